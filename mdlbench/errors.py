@@ -1,0 +1,48 @@
+"""The errors a user can meet. Each message names the file, key or value at fault and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MdlbenchError(Exception):
+    """An expected failure: shown as one message, without a traceback. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(MdlbenchError):
+    """The request itself is wrong: an unknown key, a bad option, nothing matched. Exit code 2."""
+
+    exit_code = 2
+
+
+class SuiteError(UsageError):
+    """A suite file is missing, malformed, or holds something other than data."""
+
+
+class CheckpointError(MdlbenchError):
+    """An SAE cannot be loaded: missing, truncated, mis-shaped, or with non-finite weights."""
+
+
+class CoderError(MdlbenchError):
+    """A loaded SAE misbehaves when run: wrong shapes or non-finite output."""
+
+
+class RecordError(MdlbenchError):
+    """A record or bitstream cannot be read: truncated, of a newer schema, or inconsistent."""
+
+
+class OutputError(MdlbenchError):
+    """A result cannot be written: unwritable folder, full disk."""
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """The tail of an "unknown NAME" message: the nearest valid choice, then all of them."""
+    known = sorted(choices)
+    if not known:
+        return "There are none."
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{hint}Known: {', '.join(known)}."

@@ -1,0 +1,148 @@
+"""Images as activations: one image is one token and one document; a classifier prices a splice."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64, UInt8
+from safetensors.torch import load_file
+from torch import nn
+
+from mdlbench.errors import SuiteError, UsageError
+from mdlbench.sources import Block, SpliceLoss, Split
+from mdlbench.suite import Suite
+
+BLOCK_IMAGES = 4096
+N_CLASSES = 10
+
+
+class Classifier(nn.Module):
+    """Two-layer perceptron from pixels in [0, 1] to class logits."""
+
+    def __init__(self, d_in: int, hidden: int = 512) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(d_in, hidden)
+        self.logits = nn.Linear(hidden, N_CLASSES)
+
+    def forward(self, x: Float[torch.Tensor, "image pixel"]) -> Float[torch.Tensor, "image class"]:
+        return cast(torch.Tensor, self.logits(torch.relu(self.hidden(x))))
+
+    @classmethod
+    def load(cls, path: Path) -> Classifier:
+        try:
+            weights = load_file(path)
+            hidden, d_in = weights["hidden.weight"].shape
+            model = cls(d_in, hidden)
+            model.load_state_dict(weights)
+        except Exception as error:
+            raise SuiteError(f"{path}: not a classifier checkpoint: {error}") from error
+        return model.eval()
+
+
+class ImageSource:
+    """The `ActivationSource` of an image suite: pixels divided by 255, flattened."""
+
+    def __init__(self, suite: Suite, device: str = "cpu", limit: int | None = None) -> None:
+        config = suite.source
+        files = [suite.path(name) for name in (config.images, config.labels, config.classifier)]
+        images, labels = load_images(files[0], files[1])
+        if not 0 < config.n_test < len(images):
+            raise SuiteError(
+                f"suite {suite.name!r}: n_test={config.n_test} does not split {len(images)} images"
+            )
+        if limit is not None and limit < 1:
+            raise UsageError(f"--limit must be at least 1, not {limit}")
+        n_train = len(images) - config.n_test
+        self._images = {
+            "calibration": images[:n_train][:limit],
+            "test": images[n_train:][:limit],
+        }
+        self._labels = {
+            "calibration": labels[:n_train][:limit],
+            "test": labels[n_train:][:limit],
+        }
+        self.hook = "pixels"
+        self.image_shape = (images.shape[1], images.shape[2])
+        self.d_in = images.shape[1] * images.shape[2]
+        self.n_documents: dict[Split, int] = {
+            "calibration": len(self._images["calibration"]),
+            "test": len(self._images["test"]),
+        }
+        self.n_tokens = dict(self.n_documents)
+        self.data_sha256 = _digest(files)
+        self.device = torch.device(device)
+        self._classifier = Classifier.load(files[2]).to(self.device)
+
+    def blocks(self, split: Split) -> Iterator[Block]:
+        images = self._images[split]
+        for index, start in enumerate(range(0, len(images), BLOCK_IMAGES)):
+            pixels = torch.from_numpy(images[start : start + BLOCK_IMAGES]).to(self.device)
+            yield Block(
+                index=index,
+                document=np.arange(start, start + len(pixels), dtype=np.int64),
+                activations=pixels.reshape(len(pixels), self.d_in).float() / 255.0,
+            )
+
+    def clean_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
+        return self._ce(self._log_probabilities(block.activations), block)
+
+    def ablated_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
+        return self._ce(self._log_probabilities(torch.zeros_like(block.activations)), block)
+
+    def splice(self, block: Block, reconstruction: Float[torch.Tensor, "token d_in"]) -> SpliceLoss:
+        clean = self._log_probabilities(block.activations)
+        spliced = self._log_probabilities(reconstruction)
+        kl = (clean.exp() * (clean - spliced)).sum(dim=-1)
+        return SpliceLoss(self._ce(spliced, block), kl.cpu().numpy())
+
+    @torch.no_grad()
+    def _log_probabilities(
+        self, x: Float[torch.Tensor, "token d_in"]
+    ) -> Float64[torch.Tensor, "token class"]:
+        return torch.log_softmax(self._classifier(x).double(), dim=-1)
+
+    def _ce(
+        self, log_probabilities: Float64[torch.Tensor, "token class"], block: Block
+    ) -> Float64[np.ndarray, " token"]:
+        labels = torch.from_numpy(self._test_labels(block)).to(self.device)
+        return -log_probabilities.gather(1, labels[:, None])[:, 0].cpu().numpy()
+
+    def _test_labels(self, block: Block) -> Int64[np.ndarray, " token"]:
+        return self._labels["test"][block.document].astype(np.int64)
+
+
+def load_images(
+    images: Path, labels: Path
+) -> tuple[UInt8[np.ndarray, "image row column"], UInt8[np.ndarray, " image"]]:
+    """Two xz-compressed `.npy` files; raises `SuiteError` naming the one that cannot be read."""
+    arrays = [_load_npy_xz(path) for path in (images, labels)]
+    if arrays[0].ndim != 3 or arrays[1].shape != arrays[0].shape[:1]:
+        raise SuiteError(
+            f"{images}: expected images [image, row, column] and as many labels, "
+            f"found {arrays[0].shape} and {arrays[1].shape}"
+        )
+    return arrays[0], arrays[1]
+
+
+def _load_npy_xz(path: Path) -> UInt8[np.ndarray, "..."]:
+    try:
+        with lzma.open(path) as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+        raise SuiteError(f"{path}: not an xz-compressed .npy file: {error}") from error
+    if array.dtype != np.uint8:
+        raise SuiteError(f"{path}: expected uint8, found {array.dtype}")
+    return cast(np.ndarray, array)
+
+
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()

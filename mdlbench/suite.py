@@ -1,0 +1,188 @@
+"""Suites: what is measured, on which data, within which tolerances. A suite holds data, never code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mdlbench.errors import SuiteError, UsageError, did_you_mean
+
+Metric = Literal["mse", "fvu", "delta_ce"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Key = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
+
+SUITE_FILE = "suite.yaml"
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImagesSource(Strict):
+    """Images as activations; the spliced-in loss is a classifier's cross-entropy."""
+
+    kind: Literal["images"]
+    images: str
+    """xz-compressed `.npy` of uint8 [image, row, column], relative to the suite's folder."""
+    labels: str
+    """xz-compressed `.npy` of uint8 [image]."""
+    classifier: str
+    """safetensors of the classifier that reads the reconstructions."""
+    n_test: Annotated[int, Field(gt=0)]
+    """The last `n_test` images are the test split; all before them are for calibration."""
+
+
+class Steps(Strict):
+    """The dyadic grid of quantiser steps: finest · 2^j for j = 0 … octaves − 1."""
+
+    finest: Positive
+    octaves: Annotated[int, Field(ge=1, le=16)]
+
+    @property
+    def grid(self) -> list[float]:
+        return [self.finest * 2.0**j for j in range(self.octaves)]
+
+
+class Tolerance(Strict):
+    """Limits on one total distortion after quantisation, each ranked on its own."""
+
+    metric: Metric
+    epsilons: Annotated[list[Positive], Field(min_length=1)]
+
+
+class Headline(Strict):
+    """The one tolerance that figures and the README show."""
+
+    metric: Metric
+    epsilon: Positive
+
+
+class SuiteEntry(Strict):
+    """One SAE of the suite."""
+
+    key: Key
+    spec: str
+    """`ADAPTER:ARGUMENT`; a relative path in the argument is relative to the suite's folder."""
+
+
+class Suite(Strict):
+    """A named, versioned measurement and the SAEs it is shipped with."""
+
+    name: Key
+    title: str
+    source: ImagesSource
+    quantiser: Literal["normalised", "uniform"] = "normalised"
+    steps: Steps
+    tolerances: Annotated[list[Tolerance], Field(min_length=1)]
+    headline: Headline
+    seed: int = 0
+    replicates: Annotated[int, Field(ge=100, le=10_000)] = 500
+    saes: list[SuiteEntry] = []
+    folder: Annotated[Path, Field(exclude=True)] = Path()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Suite:
+        keys = [entry.key for entry in self.saes]
+        if repeated := {key for key in keys if keys.count(key) > 1}:
+            raise ValueError(f"saes: repeated key {sorted(repeated)[0]!r}")
+        if (self.headline.metric, self.headline.epsilon) not in list(self.limits()):
+            raise ValueError("headline: not among the tolerances")
+        return self
+
+    def limits(self) -> Iterator[tuple[Metric, float]]:
+        """Every (metric, epsilon) of the suite, in order."""
+        for tolerance in self.tolerances:
+            for epsilon in tolerance.epsilons:
+                yield tolerance.metric, epsilon
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what decides a number: all of the suite but its title and its list of SAEs."""
+        content = self.model_dump(mode="json", exclude={"title", "saes", "headline"})
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def entry(self, key: str) -> SuiteEntry:
+        for entry in self.saes:
+            if entry.key == key:
+                return entry
+        raise UsageError(
+            f"suite {self.name!r} has no SAE {key!r}. "
+            + did_you_mean(key, [entry.key for entry in self.saes])
+        )
+
+    def path(self, relative: str) -> Path:
+        """A file of the suite; raises `SuiteError` if it is missing or lies outside its folder."""
+        path = (self.folder / relative).resolve()
+        if not path.is_relative_to(self.folder.resolve()):
+            raise SuiteError(f"suite {self.name!r}: {relative!r} lies outside {self.folder}")
+        if not path.exists():
+            raise SuiteError(f"suite {self.name!r}: {path} does not exist")
+        return path
+
+
+def suites_folder() -> Path:
+    """Where the shipped suites are: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).parent
+    shipped = package / "_suites"
+    return shipped if shipped.is_dir() else package.parent / "suites"
+
+
+def suite_names() -> list[str]:
+    return sorted(path.parent.name for path in suites_folder().glob(f"*/{SUITE_FILE}"))
+
+
+def load_suite(name: str | Path) -> Suite:
+    """A shipped suite by name, or one of yours by the path of its folder or file.
+
+    Raises:
+        UsageError: no such suite; the message names the nearest one.
+        SuiteError: the file is not YAML data or does not fit the schema.
+    """
+    path = _suite_file(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{path}: cannot be read: {error}") from error
+    except yaml.constructor.ConstructorError as error:
+        raise SuiteError(
+            f"{path}: a suite is data only, and this file asks for code: {error.problem}"
+        ) from error
+    except yaml.YAMLError as error:
+        raise SuiteError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise SuiteError(f"{path}: a suite is a mapping of keys, not a {type(content).__name__}")
+    try:
+        return Suite.model_validate({**content, "folder": path.parent})
+    except ValidationError as error:
+        raise SuiteError(f"{path}: {_first_problems(error)}") from error
+
+
+def _suite_file(name: str | Path) -> Path:
+    path = Path(name)
+    if path.is_dir() and (path / SUITE_FILE).is_file():
+        return path / SUITE_FILE
+    if path.is_file():
+        return path
+    shipped = suites_folder() / str(name) / SUITE_FILE
+    if str(name) in suite_names():
+        return shipped
+    raise UsageError(f"unknown suite {str(name)!r}. {did_you_mean(str(name), suite_names())}")
+
+
+def _first_problems(error: ValidationError, limit: int = 3) -> str:
+    problems = []
+    for item in error.errors()[:limit]:
+        where = ".".join(map(str, item["loc"])) or "suite"
+        message = item["msg"]
+        if item["type"] == "extra_forbidden":
+            known = Suite.model_fields if len(item["loc"]) == 1 else ()
+            message = "unknown key. " + (did_you_mean(str(item["loc"][-1]), known) if known else "")
+        problems.append(f"{where}: {message.strip()}")
+    return "; ".join(problems)

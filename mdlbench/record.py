@@ -1,0 +1,277 @@
+"""The result of scoring one SAE on one suite: schema, identity, canonical JSON.
+
+One record is one JSON file. Floats are unrounded; a value that was not measured is absent, never
+NaN. The names of the keys are a contract with everyone who reads records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mdlbench.curve import RateDistortionCurve, RatePoint
+from mdlbench.errors import RecordError
+from mdlbench.suite import Metric
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+PROTOCOL = 1
+"""Version of the measurement itself: quantisers, codes and metrics. Numbers of different
+protocols are never compared."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Interval = tuple[Finite, Finite]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CoderIdentity(Part):
+    """Which SAE, as far as it decides numbers."""
+
+    name: str
+    adapter: str
+    version: str
+    arguments: dict[str, Any]
+    weights_sha256: str
+
+
+class Identity(Part):
+    """All that decides a record's numbers; computed before the run, compared by equality."""
+
+    suite: str
+    suite_digest: str
+    protocol: int
+    coder: CoderIdentity
+    data_sha256: str
+    seed: int
+    limit: int | None = None
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the canonical JSON of the identity."""
+        return hashlib.sha256(_canonical(self.model_dump(mode="json")).encode()).hexdigest()
+
+
+class Tokens(Part):
+    calibration: int
+    test: int
+
+
+class CoderFacts(Part):
+    """What the SAE is and does before quantisation."""
+
+    d_in: int
+    d_out: int
+    d_latents: int
+    architecture: str
+    hook: str
+    l0: Finite
+    """Mean active latents per test token."""
+    dead_fraction: Finite
+    """Share of latents active on no token of either split."""
+    decoder_weight_bits: int | None = None
+    """Coarsest bits per decoder weight that still keep the headline tolerance."""
+    decoder_bits: Finite | None = None
+    """(live rows · d + d) · decoder_weight_bits (maths §3)."""
+    codebook_bits: Finite | None = None
+    """Real size of the codebook in the audited bitstream's header."""
+    break_even_tokens: Finite | None = None
+    """Tokens after which the latents sent have cost as much as decoder and codebook."""
+    details: dict[str, Any] = {}
+
+
+class Distortion(Part):
+    """Losses of a reconstruction (maths §5); CE and KL in nats per token."""
+
+    mse: Finite
+    fvu: Finite
+    cosine: Finite
+    ce: Finite
+    delta_ce: Finite
+    ce_recovered: Finite | None = None
+    kl: Finite
+
+
+class Bits(Part):
+    """Rates in bits per token (maths §3)."""
+
+    plugin: Finite
+    support: Finite
+    """Part of `plugin` that says which latents are active."""
+    magnitude: Finite
+    """Part of `plugin` that says how active they are."""
+    heldout: Finite
+    heldout_ci: Interval
+    adaptive: Finite
+    enumerative: Finite
+    bound: Finite
+    side: Finite
+    total: Finite
+    """heldout + side: the headline."""
+    coded: Finite | None = None
+    """Payload of a real bitstream that was decoded and compared symbol by symbol."""
+
+
+class Point(Distortion):
+    """One operating point: a quantiser at one step."""
+
+    quantiser: str
+    step: Finite
+    top_k: int | None = None
+    l0: Finite
+    """Mean nonzero symbols per test token."""
+    bits: Bits
+    mse_ci: Interval
+    delta_ce_ci: Interval
+
+
+class ToleranceResult(Part):
+    """The coarsest step within one tolerance, or the fact that there is none (maths §6)."""
+
+    metric: Metric
+    epsilon: Finite
+    feasible: bool
+    step: Finite | None = None
+    bits: Finite | None = None
+    """`bits.total` of the point at `step`."""
+    bits_ci: Interval | None = None
+    l0: Finite | None = None
+    ranked: bool = False
+    non_monotone: bool = False
+    """A coarser step of the dyadic grid passes although a finer one fails."""
+    at_coarsest: bool = False
+    """Even the coarsest step of the grid passes, so the rate shown is not the smallest."""
+    replicates: list[Finite] = []
+    """Bootstrap replicates of `bits`, in single precision; the same resampled documents for every
+    SAE of a suite, so that differences are paired."""
+
+
+class Environment(Part):
+    """Where it ran; not part of the identity."""
+
+    device: str
+    dtype: str
+    threads: int
+    seconds: Finite
+    versions: dict[str, str]
+
+
+class Provenance(Part):
+    """Which code ran, and when."""
+
+    commit: str | None = None
+    dirty: bool | None = None
+    date: str
+
+
+class EvalRecord(Part):
+    """One SAE scored on one suite."""
+
+    schema_version: int = SCHEMA_VERSION
+    id: str
+    identity: Identity
+    n_tokens: Tokens
+    coder: CoderFacts
+    floor: Distortion
+    """Losses of the unquantised reconstruction."""
+    points: list[Point]
+    tolerances: list[ToleranceResult]
+    partial: bool
+    environment: Environment
+    provenance: Provenance
+    status: Literal["complete"] = "complete"
+
+    @property
+    def name(self) -> str:
+        return self.identity.coder.name
+
+    def curve(self, metric: Metric = "mse") -> RateDistortionCurve:
+        """Total rate against one distortion, over all operating points."""
+        points = [
+            RatePoint(p.bits.total, float(getattr(p, metric)), p.step, p.l0) for p in self.points
+        ]
+        return RateDistortionCurve.of(points, name=self.name, metric=metric)
+
+    def at(self, metric: Metric, epsilon: float) -> ToleranceResult:
+        """The result at one tolerance; raises `RecordError` if the suite did not ask for it."""
+        for result in self.tolerances:
+            if result.metric == metric and result.epsilon == epsilon:
+                return result
+        known = ", ".join(f"{r.metric} {r.epsilon:g}" for r in self.tolerances)
+        raise RecordError(f"{self.name}: no tolerance {metric} {epsilon:g}. Known: {known}.")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per operating point; its bits are columns `bits_plugin`, `bits_heldout`, …"""
+        import pandas as pd
+
+        rows = []
+        for point in self.points:
+            row = point.model_dump()
+            bits = row.pop("bits")
+            rows.append({"name": self.name, **row, **{f"bits_{k}": v for k, v in bits.items()}})
+        return pd.DataFrame(rows)
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no NaN, a newline at the end."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+class References(Part):
+    """What the curves of a suite are drawn against; computed once from its data."""
+
+    schema_version: int = SCHEMA_VERSION
+    suite: str
+    suite_digest: str
+    data_sha256: str
+    partial: bool
+    d: int
+    eigenvalues: list[Finite]
+    """Of the covariance of the test activations, descending: the Gaussian reference (maths §8)."""
+    dense: list[tuple[int, Finite]]
+    """(n, MSE) when every dimension is sent as n fixed-length bits over its calibration range."""
+
+    def to_json(self) -> str:
+        content = self.model_dump(mode="json")
+        return json.dumps(content, sort_keys=True, allow_nan=False) + "\n"
+
+
+def parse_record(text: str, where: Path | str) -> EvalRecord:
+    """A record from its JSON text.
+
+    Raises:
+        RecordError: not a record, of a newer schema, or its id is not that of its identity.
+    """
+    try:
+        content = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise RecordError(f"{where}: not JSON: {error}") from error
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise RecordError(f"{where}: not an mdlbench record")
+    version = content["schema_version"]
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise RecordError(
+            f"{where}: schema_version {version!r} is newer than this mdlbench reads "
+            f"({SCHEMA_VERSION}); upgrade mdlbench"
+        )
+    try:
+        record = EvalRecord.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = ".".join(map(str, first["loc"]))
+        raise RecordError(f"{where}: {location}: {first['msg']}") from error
+    if record.id != record.identity.id:
+        raise RecordError(f"{where}: the id is not that of the record's identity")
+    return record
+
+
+def _canonical(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

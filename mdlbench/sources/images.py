@@ -78,6 +78,7 @@ class ImageSource:
         self.data_sha256 = _digest(files)
         self.device = torch.device(device)
         self._classifier = Classifier.load(files[2]).to(self.device)
+        self._clean: dict[int, torch.Tensor] = {}
 
     def blocks(self, split: Split) -> Iterator[Block]:
         images = self._images[split]
@@ -96,10 +97,12 @@ class ImageSource:
         return self._ce(self._log_probabilities(torch.zeros_like(block.activations)), block)
 
     def splice(self, block: Block, reconstruction: Float[torch.Tensor, "token d_in"]) -> SpliceLoss:
-        clean = self._log_probabilities(block.activations)
+        if block.index not in self._clean:
+            self._clean[block.index] = self._log_probabilities(block.activations)
+        clean = self._clean[block.index]
         spliced = self._log_probabilities(reconstruction)
         kl = (clean.exp() * (clean - spliced)).sum(dim=-1)
-        return SpliceLoss(self._ce(spliced, block), kl.cpu().numpy())
+        return SpliceLoss(self._ce(spliced, block), np.asarray(kl.cpu()))
 
     @torch.no_grad()
     def _log_probabilities(
@@ -111,10 +114,10 @@ class ImageSource:
         self, log_probabilities: Float64[torch.Tensor, "token class"], block: Block
     ) -> Float64[np.ndarray, " token"]:
         labels = torch.from_numpy(self._test_labels(block)).to(self.device)
-        return -log_probabilities.gather(1, labels[:, None])[:, 0].cpu().numpy()
+        return np.asarray(-log_probabilities.gather(1, labels[:, None])[:, 0].cpu())
 
     def _test_labels(self, block: Block) -> Int64[np.ndarray, " token"]:
-        return self._labels["test"][block.document].astype(np.int64)
+        return np.asarray(self._labels["test"][block.document], dtype=np.int64)
 
 
 def load_images(
@@ -130,7 +133,7 @@ def load_images(
     return arrays[0], arrays[1]
 
 
-def _load_npy_xz(path: Path) -> UInt8[np.ndarray, "..."]:
+def _load_npy_xz(path: Path) -> UInt8[np.ndarray, ...]:
     try:
         with lzma.open(path) as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
@@ -138,7 +141,7 @@ def _load_npy_xz(path: Path) -> UInt8[np.ndarray, "..."]:
         raise SuiteError(f"{path}: not an xz-compressed .npy file: {error}") from error
     if array.dtype != np.uint8:
         raise SuiteError(f"{path}: expected uint8, found {array.dtype}")
-    return cast(np.ndarray, array)
+    return array
 
 
 def _digest(files: list[Path]) -> str:

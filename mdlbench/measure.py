@@ -1,0 +1,227 @@
+"""Rate and distortion of one SAE: passes over a split's activations and its spooled latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64
+
+from mdlbench import codelength
+from mdlbench.adapters import SparseCoder
+from mdlbench.codelength import Codebook
+from mdlbench.distortion import (
+    DistortionSums,
+    Reference,
+    cosines,
+    document_sums,
+    squared_errors,
+)
+from mdlbench.errors import CoderError
+from mdlbench.latents import SparseLatents, concatenate
+from mdlbench.quantise import Symbols, dequantise, quantise
+from mdlbench.sources import ActivationSource, Block, Split
+from mdlbench.spool import LatentSpool
+from mdlbench.tally import Tally
+
+
+class EncodedSplit(NamedTuple):
+    """What encoding a split showed, beside the latents that it spooled.
+
+    Attributes:
+        n_active: nonzero latents over all tokens, before quantisation.
+        fired: which latents were active at least once.
+    """
+
+    n_active: int
+    fired: Bool[np.ndarray, " latent"]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Bits per token of the test split at one step, by every code (maths §3).
+
+    Attributes:
+        document_bits: `heldout` bits of each document, side information not included.
+        l0: nonzero symbols per token.
+    """
+
+    plugin: codelength.Rate
+    heldout: float
+    adaptive: float
+    enumerative: float
+    bound: float
+    l0: float
+    document_bits: Float64[np.ndarray, " document"]
+
+
+def quantiser_scale(coder: SparseCoder, quantiser: str) -> Float32[np.ndarray, " latent"]:
+    """Factor on each latent before rounding: ‖w_i‖ for `normalised`, 1 for `uniform` (maths §2)."""
+    norms = coder.spec.decoder_norms
+    return norms if quantiser == "normalised" else np.ones_like(norms)
+
+
+def reference(source: ActivationSource) -> Reference:
+    """Clean and ablated losses, variation and covariance of the test split; two passes."""
+    n_documents = source.n_documents["test"]
+    tokens, clean, ablated = (np.zeros(n_documents) for _ in range(3))
+    total = torch.zeros(source.d_in, dtype=torch.float64, device=source.device)
+    for block in source.blocks("test"):
+        tokens += document_sums(np.ones(len(block.document)), block.document, n_documents)
+        clean += document_sums(source.clean_ce(block), block.document, n_documents)
+        ablated += document_sums(source.ablated_ce(block), block.document, n_documents)
+        total += block.activations.sum(dim=0, dtype=torch.float64)
+    mean = total / tokens.sum()
+    scatter = torch.zeros(source.d_in, source.d_in, dtype=torch.float64, device=source.device)
+    for block in source.blocks("test"):
+        centred = block.activations.double() - mean
+        scatter += centred.T @ centred
+    eigenvalues = np.asarray(torch.linalg.eigvalsh(scatter / tokens.sum()).flip(0).cpu())
+    return Reference(
+        tokens=tokens,
+        d=source.d_in,
+        variation=float(scatter.trace()),
+        clean_ce=clean,
+        ablated_ce=ablated,
+        eigenvalues=np.maximum(eigenvalues, 0.0),
+    )
+
+
+def encode_split(
+    coder: SparseCoder,
+    source: ActivationSource,
+    split: Split,
+    spool: LatentSpool,
+    scale: Float32[np.ndarray, " latent"],
+    finest: float,
+) -> EncodedSplit:
+    """Encode a split into the spool, scaled for the quantiser.
+
+    Values that round to zero at the finest step, and so at every step, are not kept.
+    """
+    n_active, fired = 0, np.zeros(coder.spec.d_latents, dtype=bool)
+    for block in source.blocks(split):
+        latents, side = _encode(coder, block)
+        n_active += latents.nnz
+        fired[latents.latent] = True
+        spool.append(_audible(latents.scaled(scale), finest), side, block.document)
+    return EncodedSplit(n_active, fired)
+
+
+def floor_distortion(coder: SparseCoder, source: ActivationSource) -> DistortionSums:
+    """Losses of the unquantised reconstruction of the test split."""
+    sums = DistortionSums.zeros(source.n_documents["test"])
+    for block in source.blocks("test"):
+        latents, side = _encode(coder, block)
+        sums = sums + block_distortion(source, block, coder.decode(latents, side))
+    return sums
+
+
+def quantised_distortion(
+    coder: SparseCoder,
+    source: ActivationSource,
+    test: LatentSpool,
+    scale: Float32[np.ndarray, " latent"],
+    steps: Sequence[float],
+) -> list[DistortionSums]:
+    """Losses of the test split at each step, from one pass over its activations."""
+    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    sums = [DistortionSums.zeros(source.n_documents["test"]) for _ in steps]
+    for block, run in zip(source.blocks("test"), test.runs(), strict=True):
+        for i, step in enumerate(steps):
+            quantised = dequantise(quantise(run.latents, step), step).scaled(inverse)
+            reconstruction = coder.decode(quantised, run.side)
+            sums[i] = sums[i] + block_distortion(source, block, reconstruction)
+    return sums
+
+
+def block_distortion(
+    source: ActivationSource, block: Block, reconstruction: Float[torch.Tensor, "token d"]
+) -> DistortionSums:
+    """Per-document losses of one block, zero for documents outside it."""
+    if not torch.isfinite(reconstruction).all():
+        raise CoderError("decode returned NaN or infinite values")
+    x = block.activations
+    loss = source.splice(block, reconstruction)
+    per_token = (squared_errors(x, reconstruction), cosines(x, reconstruction), loss.ce, loss.kl)
+    n_documents = source.n_documents["test"]
+    return DistortionSums(*(document_sums(v, block.document, n_documents) for v in per_token))
+
+
+def rates(
+    calibration: LatentSpool, test: LatentSpool, finest: float, octaves: int, n_documents: int
+) -> list[Rates]:
+    """Bits per token at every dyadic step from `finest` on, from one count of each split."""
+    codebooks = fit_codebooks(calibration, finest, octaves)
+    tally = count(test, finest, octaves)
+    document_bits = np.zeros((n_documents, octaves))
+    for run in test.runs():
+        document_bits += codelength.document_bits(
+            run.latents, finest, codebooks, run.document, n_documents
+        )
+    return [
+        _rates_at(tally, octave, codebooks[octave], document_bits[:, octave])
+        for octave in range(octaves)
+    ]
+
+
+def fit_codebooks(calibration: LatentSpool, finest: float, octaves: int) -> list[Codebook]:
+    tally = count(calibration, finest, octaves)
+    return [Codebook.fit(tally.at(octave)) for octave in range(octaves)]
+
+
+def count(spool: LatentSpool, finest: float, octaves: int) -> Tally:
+    tally = Tally.empty(spool.n_latents, octaves)
+    for run in spool.runs():
+        tally = tally + Tally.count(run.latents, finest, octaves)
+    return tally
+
+
+def all_symbols(spool: LatentSpool, step: float) -> Symbols:
+    """The symbols of a whole split as one run."""
+    latents = concatenate([run.latents for run in spool.runs()])
+    return quantise(latents, step)
+
+
+def _rates_at(
+    tally: Tally, octave: int, codebook: Codebook, document_bits: Float64[np.ndarray, " document"]
+) -> Rates:
+    counts = tally.at(octave)
+    heldout = codebook.bits(counts)
+    return Rates(
+        plugin=codelength.plugin(counts),
+        heldout=heldout.total,
+        adaptive=codelength.adaptive(counts),
+        enumerative=codelength.enumerative(
+            counts, tally.active_per_token(octave), heldout.magnitude
+        ),
+        bound=codelength.bound(counts),
+        l0=float(counts.active.sum() / counts.n_tokens),
+        document_bits=document_bits,
+    )
+
+
+def _encode(
+    coder: SparseCoder, block: Block
+) -> tuple[SparseLatents, Float32[np.ndarray, "token side"]]:
+    latents, side = coder.encode(block.activations)
+    if (latents.n_tokens, latents.n_latents) != (len(block.document), coder.spec.d_latents):
+        raise CoderError(
+            f"encode returned {latents.n_tokens} tokens × {latents.n_latents} latents, "
+            f"expected {len(block.document)} × {coder.spec.d_latents}"
+        )
+    return latents, side
+
+
+def _audible(latents: SparseLatents, finest: float) -> SparseLatents:
+    keep = np.abs(latents.value) >= finest / 2
+    return SparseLatents(
+        latents.token[keep],
+        latents.latent[keep],
+        latents.value[keep],
+        latents.n_tokens,
+        latents.n_latents,
+    )

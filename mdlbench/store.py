@@ -1,0 +1,79 @@
+"""Records in a folder: written whole or not at all, found again by identity."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from mdlbench.errors import OutputError, RecordError
+from mdlbench.files import write_atomically
+from mdlbench.record import EvalRecord, Identity, parse_record
+
+RECORDS = "records"
+
+
+class RecordStore:
+    """The records of a results folder, in its subfolder `records`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / RECORDS
+
+    def prepare(self) -> None:
+        """Raises `OutputError` now rather than after an hour of work."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be created: {error}") from error
+        write_atomically(self.folder / ".writable", b"")
+        (self.folder / ".writable").unlink(missing_ok=True)
+
+    def find(self, identity: Identity) -> EvalRecord | None:
+        """The finished record of exactly this identity, if there is one that can be read."""
+        path = self.path(identity)
+        if not path.is_file():
+            return None
+        try:
+            return read_record(path)
+        except RecordError:
+            return None
+
+    def save(self, record: EvalRecord) -> Path:
+        path = self.path(record.identity)
+        write_atomically(path, record.to_json().encode())
+        return path
+
+    def path(self, identity: Identity) -> Path:
+        """Readable name and the start of the id; nothing of a name can leave the folder."""
+        slug = re.sub(r"[^a-z0-9]+", "-", identity.coder.name.lower()).strip("-")[:60]
+        return self.folder / f"{slug or 'sae'}-{identity.id[:12]}.json"
+
+
+def read_record(path: Path) -> EvalRecord:
+    """One record file; raises `RecordError` if it is missing, truncated or not a record."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read: {error}") from error
+    return parse_record(text, path)
+
+
+def read_records(folder: Path) -> list[EvalRecord]:
+    """All records of a results folder (or of its `records`), by name.
+
+    Raises:
+        RecordError: the folder holds none, or one of them cannot be read.
+    """
+    paths = record_paths(folder)
+    if not paths:
+        raise RecordError(f"{folder}: no records here; `mdlbench eval` writes them")
+    return _sorted(read_record(path) for path in paths)
+
+
+def record_paths(folder: Path) -> list[Path]:
+    inner = folder / RECORDS
+    return sorted((inner if inner.is_dir() else folder).glob("*.json"))
+
+
+def _sorted(records: Iterable[EvalRecord]) -> list[EvalRecord]:
+    return sorted(records, key=lambda record: (record.name, record.id))

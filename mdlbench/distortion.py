@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class DistortionSums:
         """CE(spliced) − CE(clean), paired on the same tokens."""
         return self.ce - reference.clean_ce
 
-    def metrics(self, reference: Reference) -> dict[str, float | None]:
+    def metrics(self, reference: Reference) -> dict[str, Any]:
         """Means over all tokens, as in `maths §5`; `ce_recovered` is None where undefined."""
         n_tokens = reference.tokens.sum()
         clean, ablated = reference.clean_ce.sum(), reference.ablated_ce.sum()

@@ -25,7 +25,9 @@ from mdlbench.latents import SparseLatents, concatenate
 from mdlbench.quantise import Symbols, dequantise, quantise
 from mdlbench.sources import ActivationSource, Block, Split
 from mdlbench.spool import LatentSpool
+from mdlbench.suite import Steps
 from mdlbench.tally import Tally
+from mdlbench.tolerance import STEPS_PER_OCTAVE, step_at
 
 
 class EncodedSplit(NamedTuple):
@@ -34,10 +36,12 @@ class EncodedSplit(NamedTuple):
     Attributes:
         n_active: nonzero latents over all tokens, before quantisation.
         fired: which latents were active at least once.
+        floor: losses of the unquantised reconstruction; zero for the calibration split.
     """
 
     n_active: int
     fired: Bool[np.ndarray, " latent"]
+    floor: DistortionSums
 
 
 @dataclass(frozen=True)
@@ -98,26 +102,20 @@ def encode_split(
     scale: Float32[np.ndarray, " latent"],
     finest: float,
 ) -> EncodedSplit:
-    """Encode a split into the spool, scaled for the quantiser.
+    """Encode a split into the spool, scaled for the quantiser; decode the test split once.
 
     Values that round to zero at the finest step, and so at every step, are not kept.
     """
     n_active, fired = 0, np.zeros(coder.spec.d_latents, dtype=bool)
+    floor = DistortionSums.zeros(source.n_documents["test"])
     for block in source.blocks(split):
         latents, side = _encode(coder, block)
         n_active += latents.nnz
         fired[latents.latent] = True
         spool.append(_audible(latents.scaled(scale), finest), side, block.document)
-    return EncodedSplit(n_active, fired)
-
-
-def floor_distortion(coder: SparseCoder, source: ActivationSource) -> DistortionSums:
-    """Losses of the unquantised reconstruction of the test split."""
-    sums = DistortionSums.zeros(source.n_documents["test"])
-    for block in source.blocks("test"):
-        latents, side = _encode(coder, block)
-        sums = sums + block_distortion(source, block, coder.decode(latents, side))
-    return sums
+        if split == "test":
+            floor = floor + block_distortion(source, block, coder.decode(latents, side))
+    return EncodedSplit(n_active, fired, floor)
 
 
 def quantised_distortion(
@@ -184,6 +182,84 @@ def all_symbols(spool: LatentSpool, step: float) -> Symbols:
     """The symbols of a whole split as one run."""
     latents = concatenate([run.latents for run in spool.runs()])
     return quantise(latents, step)
+
+
+def fixed_length_mse(
+    source: ActivationSource, precisions: Sequence[int] = range(1, 9)
+) -> list[tuple[int, float]]:
+    """(n, MSE) when each dimension of the test split is sent as n bits over its calibration range.
+
+    Levels are spaced evenly from the smallest to the largest calibration value of the dimension.
+    """
+    low = torch.full((source.d_in,), torch.inf, device=source.device)
+    high = -low
+    for block in source.blocks("calibration"):
+        low = torch.minimum(low, block.activations.amin(dim=0))
+        high = torch.maximum(high, block.activations.amax(dim=0))
+    errors = np.zeros(len(precisions))
+    for block in source.blocks("test"):
+        for i, bits in enumerate(precisions):
+            spacing = ((high - low) / (2**bits - 1)).clamp_min(torch.finfo(torch.float32).tiny)
+            level = ((block.activations - low) / spacing).round().clamp(0, 2**bits - 1)
+            errors[i] += squared_errors(block.activations, low + level * spacing).sum()
+    n_values = source.n_tokens["test"] * source.d_in
+    return [(n, float(e / n_values)) for n, e in zip(precisions, errors, strict=True)]
+
+
+class Sweep:
+    """Rate and distortion of one SAE as the step varies, each measured at most once.
+
+    A step is named by its position p on the refined grid: finest·2^(p/20), see `tolerance`.
+    """
+
+    def __init__(
+        self,
+        coder: SparseCoder,
+        source: ActivationSource,
+        scale: Float32[np.ndarray, " latent"],
+        steps: Steps,
+        calibration: LatentSpool,
+        test: LatentSpool,
+    ) -> None:
+        self.coder, self.source, self.scale = coder, source, scale
+        self.calibration, self.test = calibration, test
+        self.finest = steps.finest
+        self.dyadic = [octave * STEPS_PER_OCTAVE for octave in range(steps.octaves)]
+        self._distortions: dict[int, DistortionSums] = {}
+        self._rates: dict[int, Rates] = {}
+
+    def step(self, position: int) -> float:
+        return step_at(self.finest, position)
+
+    def distortion(self, position: int) -> DistortionSums:
+        if position not in self._distortions:
+            wanted = self.dyadic if position in self.dyadic else [position]
+            steps = [self.step(p) for p in wanted]
+            sums = quantised_distortion(self.coder, self.source, self.test, self.scale, steps)
+            self._distortions.update(zip(wanted, sums, strict=True))
+        return self._distortions[position]
+
+    def rates(self, position: int) -> Rates:
+        if position not in self._rates:
+            wanted = self.dyadic if position in self.dyadic else [position]
+            n_documents = self.source.n_documents["test"]
+            measured = rates(
+                self.calibration, self.test, self.step(wanted[0]), len(wanted), n_documents
+            )
+            self._rates.update(zip(wanted, measured, strict=True))
+        return self._rates[position]
+
+    def priced(self) -> list[int]:
+        """Positions whose rate was measured, from the finest step to the coarsest."""
+        return sorted(self._rates)
+
+    def distortion_at_precision(self, position: int, weight_bits: int) -> DistortionSums | None:
+        """Losses with the decoder rounded to `weight_bits` a weight; None if it has no weights."""
+        rounded = self.coder.with_decoder_precision(weight_bits)
+        if rounded is None:
+            return None
+        steps = [self.step(position)]
+        return quantised_distortion(rounded, self.source, self.test, self.scale, steps)[0]
 
 
 def _rates_at(

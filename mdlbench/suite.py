@@ -1,4 +1,4 @@
-"""Suites: what is measured, on which data, within which tolerances. A suite holds data, never code."""
+"""Suites: what is measured, on which data, within which tolerances; data only, never code."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class ImageSource:
             "test": labels[n_train:][:limit],
         }
         self.hook = "pixels"
-        self.image_shape = (images.shape[1], images.shape[2])
+        self.image_shape: tuple[int, int] | None = (images.shape[1], images.shape[2])
         self.d_in = images.shape[1] * images.shape[2]
         self.n_documents: dict[Split, int] = {
             "calibration": len(self._images["calibration"]),

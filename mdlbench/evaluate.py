@@ -1,0 +1,326 @@
+"""Score one SAE on one suite: the only module that composes source, coder, codes and record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from mdlbench import bitstream, codelength, measure
+from mdlbench.adapters import SparseCoder
+from mdlbench.bootstrap import Bootstrap, percentile_interval, upper_limit
+from mdlbench.distortion import DistortionSums, Reference
+from mdlbench.errors import MdlbenchError
+from mdlbench.measure import Rates, Sweep
+from mdlbench.provenance import environment, provenance
+from mdlbench.record import (
+    PROTOCOL,
+    Bits,
+    CoderFacts,
+    CoderIdentity,
+    Distortion,
+    EvalRecord,
+    Identity,
+    Point,
+    References,
+    Tokens,
+    ToleranceResult,
+)
+from mdlbench.sources import ActivationSource
+from mdlbench.sources.images import ImageSource
+from mdlbench.spool import LatentSpool
+from mdlbench.suite import Metric, Suite
+from mdlbench.tolerance import ToleranceSearch, coarsest_within
+
+WEIGHT_BITS = (2, 24)
+"""Precisions tried for a decoder weight; where none suffices it is sent as float32."""
+
+Report = Callable[[str], None]
+"""Called with the name of each stage of an evaluation as it begins."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One tolerance of a suite, and where the search for its step ended."""
+
+    metric: Metric
+    epsilon: float
+    search: ToleranceSearch
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A real bitstream at one position, decoded and compared symbol by symbol.
+
+    Attributes:
+        position: where on the grid.
+        coded: payload bits per token.
+        codebook_bits: bits of the codebook in the header.
+    """
+
+    position: int
+    coded: float
+    codebook_bits: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A suite opened for measuring: its activations, what they are compared with, resamples."""
+
+    suite: Suite
+    source: ActivationSource
+    reference: Reference
+    bootstrap: Bootstrap
+    limit: int | None
+
+    @classmethod
+    def open(cls, suite: Suite, device: str = "cpu", limit: int | None = None) -> Bench:
+        """Load the suite's data; `limit` keeps that many documents of each split."""
+        source = ImageSource(suite, device, limit)
+        bootstrap = Bootstrap(source.n_documents["test"], suite.replicates, suite.seed)
+        return cls(suite, source, measure.reference(source), bootstrap, limit)
+
+    def identity(self, coder: CoderIdentity) -> Identity:
+        return Identity(
+            suite=self.suite.name,
+            suite_digest=self.suite.digest,
+            protocol=PROTOCOL,
+            coder=coder,
+            data_sha256=self.source.data_sha256,
+            seed=self.suite.seed,
+            limit=self.limit,
+        )
+
+    def references(self) -> References:
+        return References(
+            suite=self.suite.name,
+            suite_digest=self.suite.digest,
+            data_sha256=self.source.data_sha256,
+            partial=self.limit is not None,
+            d=self.source.d_in,
+            eigenvalues=self.reference.eigenvalues.tolist(),
+            dense=measure.fixed_length_mse(self.source),
+        )
+
+    def per_document(
+        self, sums: DistortionSums, metric: Metric
+    ) -> Float64[np.ndarray, " document"]:
+        """The metric as a sum per document whose mean over tokens is the metric."""
+        if metric == "delta_ce":
+            return sums.added_ce(self.reference)
+        if metric == "fvu":
+            share = self.reference.tokens.sum() / self.reference.variation
+            return np.asarray(sums.squared_error * share)
+        return sums.squared_error_per_dimension(self.reference)
+
+    def replicates(
+        self, sums: Float64[np.ndarray, " document"]
+    ) -> Float64[np.ndarray, " replicate"]:
+        return self.bootstrap.means(sums, self.reference.tokens)
+
+
+def evaluate_coder(
+    bench: Bench, coder: SparseCoder, identity: Identity, report: Report = lambda stage: None
+) -> EvalRecord:
+    """Run one SAE through the whole measurement.
+
+    Raises:
+        CoderError: the SAE misbehaves: wrong shapes, non-finite latents or reconstruction.
+    """
+    started = time.perf_counter()
+    suite, n_latents = bench.suite, coder.spec.d_latents
+    scale = measure.quantiser_scale(coder, suite.quantiser)
+    finest = suite.steps.finest
+    with LatentSpool(n_latents) as calibration, LatentSpool(n_latents) as test:
+        report("encode")
+        seen = measure.encode_split(coder, bench.source, "calibration", calibration, scale, finest)
+        shown = measure.encode_split(coder, bench.source, "test", test, scale, finest)
+        sweep = Sweep(coder, bench.source, scale, suite.steps, calibration, test)
+        report("distortion")
+        limits = [search_limit(bench, sweep, *limit) for limit in suite.limits()]
+        report("rate")
+        results = [tolerance_result(bench, sweep, limit) for limit in limits]
+        report("bitstream")
+        audit = audit_bitstream(bench, sweep, limits)
+        report("decoder")
+        facts = coder_facts(bench, sweep, limits, audit, seen, shown)
+        points = all_points(bench, sweep, audit)
+    return EvalRecord(
+        id=identity.id,
+        identity=identity,
+        n_tokens=Tokens(**bench.source.n_tokens),
+        coder=facts,
+        floor=Distortion.model_validate(shown.floor.metrics(bench.reference)),
+        points=points,
+        tolerances=results,
+        partial=bench.limit is not None,
+        environment=environment(str(bench.source.device), time.perf_counter() - started),
+        provenance=provenance(),
+    )
+
+
+def search_limit(bench: Bench, sweep: Sweep, metric: Metric, epsilon: float) -> Limit:
+    """The coarsest step within one tolerance.
+
+    A step passes if the upper confidence limit of its distortion is within ε (maths §6).
+    """
+
+    def distortion_at(position: int) -> float:
+        sums = bench.per_document(sweep.distortion(position), metric)
+        return upper_limit(bench.replicates(sums))
+
+    dyadic = [distortion_at(position) for position in sweep.dyadic]
+    return Limit(metric, epsilon, coarsest_within(dyadic, distortion_at, epsilon))
+
+
+def tolerance_result(bench: Bench, sweep: Sweep, limit: Limit) -> ToleranceResult:
+    """What the SAE costs at one tolerance, or that it cannot meet it."""
+    search = limit.search
+    if search.position is None:
+        return ToleranceResult(
+            metric=limit.metric,
+            epsilon=limit.epsilon,
+            feasible=False,
+            non_monotone=search.non_monotone,
+        )
+    rates = sweep.rates(search.position)
+    side = sweep.coder.spec.side_bits
+    replicates = bench.replicates(rates.document_bits) + side
+    return ToleranceResult(
+        metric=limit.metric,
+        epsilon=limit.epsilon,
+        feasible=True,
+        step=sweep.step(search.position),
+        bits=rates.heldout + side,
+        bits_ci=percentile_interval(replicates),
+        l0=rates.l0,
+        ranked=bench.limit is None,
+        non_monotone=search.non_monotone,
+        at_coarsest=search.at_coarsest,
+        replicates=[float(str(np.float32(value))) for value in replicates],
+    )
+
+
+def all_points(bench: Bench, sweep: Sweep, audit: Audit) -> list[Point]:
+    """Every operating point that was priced, from the finest step to the coarsest."""
+    return [point(bench, sweep, position, audit) for position in sweep.priced()]
+
+
+def point(bench: Bench, sweep: Sweep, position: int, audit: Audit) -> Point:
+    rates, sums = sweep.rates(position), sweep.distortion(position)
+    coded = audit.coded if position == audit.position else None
+    return Point(
+        **sums.metrics(bench.reference),
+        quantiser=bench.suite.quantiser,
+        step=sweep.step(position),
+        l0=rates.l0,
+        bits=bits(bench, rates, sweep.coder.spec.side_bits, coded),
+        mse_ci=percentile_interval(bench.replicates(bench.per_document(sums, "mse"))),
+        delta_ce_ci=percentile_interval(bench.replicates(bench.per_document(sums, "delta_ce"))),
+    )
+
+
+def bits(bench: Bench, rates: Rates, side: float, coded: float | None) -> Bits:
+    return Bits(
+        plugin=rates.plugin.total,
+        support=rates.plugin.support,
+        magnitude=rates.plugin.magnitude,
+        heldout=rates.heldout,
+        heldout_ci=percentile_interval(bench.replicates(rates.document_bits)),
+        adaptive=rates.adaptive,
+        enumerative=rates.enumerative,
+        bound=rates.bound,
+        side=side,
+        total=rates.heldout + side,
+        coded=coded,
+    )
+
+
+def headline_limit(bench: Bench, limits: list[Limit]) -> Limit | None:
+    """The suite's headline tolerance if it is met, else the first one that is."""
+    headline = bench.suite.headline
+    met = [limit for limit in limits if limit.search.position is not None]
+    for limit in met:
+        if (limit.metric, limit.epsilon) == (headline.metric, headline.epsilon):
+            return limit
+    return met[0] if met else None
+
+
+def audit_bitstream(bench: Bench, sweep: Sweep, limits: list[Limit]) -> Audit:
+    """Code the test split for real at the headline step (the finest, where no tolerance is met).
+
+    Raises:
+        MdlbenchError: the stream does not decode to the same symbols.
+    """
+    limit = headline_limit(bench, limits)
+    position = 0 if limit is None or limit.search.position is None else limit.search.position
+    step = sweep.step(position)
+    codebook = measure.fit_codebooks(sweep.calibration, step, octaves=1)[0]
+    symbols = measure.all_symbols(sweep.test, step)
+    decoded = bitstream.decode(bitstream.encode(symbols, codebook, step=step, metadata={}))
+    if not decoded.symbols.equals(symbols):
+        raise MdlbenchError("bitstream: the decoded symbols are not the encoded ones")
+    return Audit(
+        position=position,
+        coded=8 * decoded.payload_bytes / symbols.n_tokens,
+        codebook_bits=8.0 * decoded.codebook_bytes,
+    )
+
+
+def coder_facts(
+    bench: Bench,
+    sweep: Sweep,
+    limits: list[Limit],
+    audit: Audit,
+    seen: measure.EncodedSplit,
+    shown: measure.EncodedSplit,
+) -> CoderFacts:
+    spec, n_test = sweep.coder.spec, bench.source.n_tokens["test"]
+    alive: Bool[np.ndarray, " latent"] = seen.fired | shown.fired
+    weight_bits = decoder_weight_bits(bench, sweep, headline_limit(bench, limits))
+    model = None
+    if weight_bits is not None:
+        model = codelength.decoder_bits(int(alive.sum()), spec.d_out, weight_bits)
+    bits_per_token = sweep.rates(audit.position).heldout + spec.side_bits
+    return CoderFacts(
+        d_in=spec.d_in,
+        d_out=spec.d_out,
+        d_latents=spec.d_latents,
+        architecture=spec.architecture,
+        hook=spec.hook,
+        l0=shown.n_active / n_test,
+        dead_fraction=float(1 - alive.mean()) if len(alive) else 0.0,
+        decoder_weight_bits=weight_bits,
+        decoder_bits=model,
+        codebook_bits=audit.codebook_bits,
+        break_even_tokens=(
+            codelength.break_even_tokens(model + audit.codebook_bits, bits_per_token)
+            if model is not None and bits_per_token > 0
+            else None
+        ),
+        details=spec.details,
+    )
+
+
+def decoder_weight_bits(bench: Bench, sweep: Sweep, limit: Limit | None) -> int | None:
+    """The coarsest bits per decoder weight at which the SAE's step still meets the tolerance.
+
+    None where no tolerance is met or the decoder has no weights to round.
+    """
+    if limit is None or limit.search.position is None:
+        return None
+    low, high = WEIGHT_BITS[0], WEIGHT_BITS[1] + 1
+    while low < high:
+        middle = (low + high) // 2
+        sums = sweep.distortion_at_precision(limit.search.position, middle)
+        if sums is None:
+            return None
+        distortion = upper_limit(bench.replicates(bench.per_document(sums, limit.metric)))
+        if distortion <= limit.epsilon:
+            high = middle
+        else:
+            low = middle + 1
+    return low if low <= WEIGHT_BITS[1] else 32

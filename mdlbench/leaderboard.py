@@ -1,0 +1,357 @@
+"""Records → ranks with intervals and honest ties: one table per tolerance of a suite."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from mdlbench.bootstrap import CONFIDENCE
+from mdlbench.errors import RecordError, UsageError
+from mdlbench.record import EvalRecord, Point, ToleranceResult
+from mdlbench.suite import Headline, Metric
+
+Status = Literal["ranked", "unranked", "partial", "infeasible"]
+Replicates = Float64[np.ndarray, "sae replicate"]
+
+STATUS_ORDER: tuple[Status, ...] = ("ranked", "unranked", "partial", "infeasible")
+ID_CHARACTERS = 8
+"""Of a record's id, where two SAEs have the same name."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One SAE at one tolerance. Absent values were not measured, or do not apply.
+
+    Attributes:
+        rank: competition rank ("1, 2, 2, 4"); None unless `status` is "ranked".
+        label: the SAE's name, with the start of its id where the name alone is not unique.
+        status: "ranked"; "unranked" (feasible, but the record asks not to be ranked); "partial"
+            (made with `--limit`); "infeasible" (no step of the quantiser keeps ε).
+        bits, bits_low, bits_high: bits per token at `step`, with their 95% interval.
+        delta, delta_low, delta_high: bits above the best ranked SAE, with the paired interval.
+        step, l0: quantiser step, and mean nonzero symbols per token there.
+        heldout … coded: the parts and the other codes at that step (maths §3).
+        floor: the tolerance's metric of the unquantised reconstruction.
+        at_coarsest, non_monotone: as in `ToleranceResult`.
+    """
+
+    metric: Metric
+    epsilon: float
+    rank: int | None
+    label: str
+    status: Status
+    bits: float | None
+    bits_low: float | None
+    bits_high: float | None
+    delta: float | None
+    delta_low: float | None
+    delta_high: float | None
+    step: float | None
+    l0: float | None
+    mse: float | None
+    fvu: float | None
+    delta_ce: float | None
+    plugin: float | None
+    heldout: float | None
+    side: float | None
+    adaptive: float | None
+    enumerative: float | None
+    bound: float | None
+    coded: float | None
+    floor: float
+    floor_mse: float
+    floor_fvu: float
+    floor_delta_ce: float
+    at_coarsest: bool
+    non_monotone: bool
+    d_latents: int
+    l0_unquantised: float
+    dead_fraction: float
+    decoder_weight_bits: int | None
+    decoder_bits: float | None
+    codebook_bits: float | None
+    break_even_tokens: float | None
+    architecture: str
+    adapter: str
+    hook: str
+    test_tokens: int
+    name: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """All SAEs at one tolerance: ranked ones first, then unranked, partial and infeasible ones."""
+
+    metric: Metric
+    epsilon: float
+    rows: tuple[Row, ...]
+
+    def of(self, status: Status) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.status == status)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The tables of one suite, the headline's first."""
+
+    suite: str
+    suite_digest: str
+    protocol: int
+    tables: tuple[Table, ...]
+
+    @property
+    def headline(self) -> Table:
+        return self.tables[0]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    row: Row
+    replicates: list[float]
+
+
+def build(records: Iterable[EvalRecord], headline: Headline) -> Leaderboard:
+    """One table per tolerance of the records, in the suite's order, the headline's first.
+
+    The result does not depend on the order of the records.
+
+    Raises:
+        UsageError: there are no records, or `headline` is not among their tolerances.
+        RecordError: the records cannot stand on one board; the message names them.
+    """
+    ordered = comparable(records)
+    labels = unique_labels(ordered)
+    first = ordered[0]
+    limits = [(result.metric, result.epsilon) for result in first.tolerances]
+    wanted = (headline.metric, headline.epsilon)
+    if wanted not in limits:
+        known = ", ".join(f"{metric} {epsilon:g}" for metric, epsilon in limits)
+        raise UsageError(
+            f"no record has the tolerance {headline.metric} {headline.epsilon:g}. Known: {known}."
+        )
+    limits.sort(key=lambda limit: limit != wanted)
+    return Leaderboard(
+        suite=first.identity.suite,
+        suite_digest=first.identity.suite_digest,
+        protocol=first.identity.protocol,
+        tables=tuple(_table(ordered, labels, *limit) for limit in limits),
+    )
+
+
+def rank(records: Iterable[EvalRecord], metric: Metric, epsilon: float) -> Table:
+    """The table at one tolerance; raises as `build` does."""
+    ordered = comparable(records)
+    return _table(ordered, unique_labels(ordered), metric, epsilon)
+
+
+def comparable(records: Iterable[EvalRecord]) -> list[EvalRecord]:
+    """The records in a fixed order, if they measure the same thing on the same data.
+
+    Raises:
+        UsageError: there are none.
+        RecordError: two records share an id, or differ in suite, protocol, data, seed or
+            tolerances.
+    """
+    ordered = sorted(records, key=lambda record: (record.name, record.id))
+    if not ordered:
+        raise UsageError("no records to rank")
+    repeated = [id_ for id_, n in Counter(record.id for record in ordered).items() if n > 1]
+    if repeated:
+        names = sorted({record.name for record in ordered if record.id == repeated[0]})
+        raise RecordError(f"{', '.join(names)}: two records with the same id {repeated[0]}")
+    for record in ordered[1:]:
+        _refuse_difference(ordered[0], record)
+    return ordered
+
+
+def shared_ranks(replicates: Replicates) -> list[int]:
+    """Competition ranks of SAEs sorted by bits, fewest first.
+
+    Two SAEs whose paired difference interval covers 0 share a rank (maths §7), and so does
+    everything between them: ranks are the finest split of the list into contiguous runs that
+    keeps every such pair together.
+
+    Args:
+        replicates: bootstrap replicates of bits; a column is one resample of the documents.
+    """
+    low, high = replicates.min(axis=1), replicates.max(axis=1)
+    tied_to_previous = _covers_zero(np.diff(replicates, axis=0))
+    starts: list[int] = []
+    for i in range(len(replicates)):
+        if i == 0 or not tied_to_previous[i - 1]:
+            starts.append(i)
+        overlapping = (high[: starts[-1]] >= low[i]) & (low[: starts[-1]] <= high[i])
+        others = np.flatnonzero(overlapping)
+        tied = others[_covers_zero(replicates[i] - replicates[others])]
+        while len(tied) and starts[-1] > tied[0]:
+            starts.pop()
+    lengths = np.diff([*starts, len(replicates)])
+    return [start + 1 for start, length in zip(starts, lengths, strict=True) for _ in range(length)]
+
+
+def unique_labels(records: Sequence[EvalRecord]) -> dict[str, str]:
+    """What to call each record's SAE, by record id: its name, made unique where it is not."""
+    uses = Counter(record.name for record in records)
+    return {
+        record.id: record.name
+        if uses[record.name] == 1
+        else f"{record.name} ({record.id[:ID_CHARACTERS]})"
+        for record in records
+    }
+
+
+def operating_point(record: EvalRecord, result: ToleranceResult) -> Point | None:
+    """The record's point at the step that a tolerance accepted, if there is one."""
+    for point in record.points:
+        if point.step == result.step and point.top_k is None:
+            return point
+    return None
+
+
+def _table(
+    records: Sequence[EvalRecord], labels: dict[str, str], metric: Metric, epsilon: float
+) -> Table:
+    candidates = [_candidate(record, labels[record.id], metric, epsilon) for record in records]
+    candidates.sort(key=lambda candidate: _order(candidate.row))
+    n_ranked = sum(candidate.row.status == "ranked" for candidate in candidates)
+    rest = [candidate.row for candidate in candidates[n_ranked:]]
+    return Table(metric, epsilon, (*_ranked(candidates[:n_ranked]), *rest))
+
+
+def _ranked(candidates: Sequence[_Candidate]) -> list[Row]:
+    if not candidates:
+        return []
+    replicates = _paired_replicates(candidates)
+    tail = (1 - CONFIDENCE) / 2
+    lows, highs = np.quantile(replicates - replicates[0], [tail, 1 - tail], axis=1)
+    bits = np.array([candidate.row.bits for candidate in candidates], dtype=np.float64)
+    ranks = shared_ranks(replicates)
+    return [
+        replace(
+            candidate.row,
+            rank=ranks[i],
+            delta=float(bits[i] - bits[0]),
+            delta_low=float(lows[i]),
+            delta_high=float(highs[i]),
+        )
+        for i, candidate in enumerate(candidates)
+    ]
+
+
+def _paired_replicates(candidates: Sequence[_Candidate]) -> Replicates:
+    expected = len(candidates[0].replicates)
+    for candidate in candidates:
+        if not expected or len(candidate.replicates) != expected:
+            row = candidate.row
+            raise RecordError(
+                f"{row.label}: {len(candidate.replicates)} bootstrap replicates at {row.metric} "
+                f"{row.epsilon:g}, {candidates[0].row.label} has {expected}; they cannot be paired"
+            )
+    return np.array([candidate.replicates for candidate in candidates], dtype=np.float64)
+
+
+def _covers_zero(differences: Float64[np.ndarray, "pair replicate"]) -> Bool[np.ndarray, " pair"]:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(differences, [tail, 1 - tail], axis=1)
+    return np.asarray((low <= 0) & (high >= 0))
+
+
+def _order(row: Row) -> tuple[int, bool, float, str, str]:
+    """Status first; fewest bits first, then lowest floor where there are no bits."""
+    value = row.floor if row.bits is None else row.bits
+    return STATUS_ORDER.index(row.status), row.bits is None, value, row.name, row.id
+
+
+def _candidate(record: EvalRecord, label: str, metric: Metric, epsilon: float) -> _Candidate:
+    result = record.at(metric, epsilon)
+    status = _status(record, result)
+    if result.feasible and (result.bits is None or result.bits_ci is None):
+        raise RecordError(
+            f"{label}: feasible at {metric} {epsilon:g}, but without bits or interval"
+        )
+    low, high = result.bits_ci or (None, None)
+    coder = record.coder
+    row = Row(
+        metric=metric,
+        epsilon=epsilon,
+        rank=None,
+        label=label,
+        status=status,
+        bits=result.bits,
+        bits_low=low,
+        bits_high=high,
+        delta=None,
+        delta_low=None,
+        delta_high=None,
+        step=result.step,
+        l0=result.l0,
+        **_at_step(operating_point(record, result)),
+        floor=float(getattr(record.floor, metric)),
+        floor_mse=record.floor.mse,
+        floor_fvu=record.floor.fvu,
+        floor_delta_ce=record.floor.delta_ce,
+        at_coarsest=result.at_coarsest,
+        non_monotone=result.non_monotone,
+        d_latents=coder.d_latents,
+        l0_unquantised=coder.l0,
+        dead_fraction=coder.dead_fraction,
+        decoder_weight_bits=coder.decoder_weight_bits,
+        decoder_bits=coder.decoder_bits,
+        codebook_bits=coder.codebook_bits,
+        break_even_tokens=coder.break_even_tokens,
+        architecture=coder.architecture,
+        adapter=record.identity.coder.adapter,
+        hook=coder.hook,
+        test_tokens=record.n_tokens.test,
+        name=record.name,
+        id=record.id,
+    )
+    return _Candidate(row, result.replicates)
+
+
+def _status(record: EvalRecord, result: ToleranceResult) -> Status:
+    if record.partial or record.identity.limit is not None:
+        return "partial"
+    if not result.feasible:
+        return "infeasible"
+    return "ranked" if result.ranked else "unranked"
+
+
+def _at_step(point: Point | None) -> dict[str, Any]:
+    losses = ("mse", "fvu", "delta_ce")
+    codes = ("plugin", "heldout", "side", "adaptive", "enumerative", "bound", "coded")
+    if point is None:
+        return dict.fromkeys(losses + codes)
+    return {
+        **{name: getattr(point, name) for name in losses},
+        **{name: getattr(point.bits, name) for name in codes},
+    }
+
+
+def _refuse_difference(one: EvalRecord, other: EvalRecord) -> None:
+    for key in ("suite", "suite_digest", "protocol", "data_sha256", "seed"):
+        values = getattr(one.identity, key), getattr(other.identity, key)
+        if values[0] != values[1]:
+            raise RecordError(
+                f"{one.name} and {other.name} cannot be compared: their {key} differs "
+                f"({_short(values[0])} and {_short(values[1])}); rank them apart"
+            )
+    if _limits(one) != _limits(other):
+        raise RecordError(f"{one.name} and {other.name} cannot be compared: tolerances differ")
+
+
+def _limits(record: EvalRecord) -> list[tuple[Metric, float]]:
+    return [(result.metric, result.epsilon) for result in record.tolerances]
+
+
+def _short(value: str | int) -> str:
+    """A digest by its start; any other value whole."""
+    text = str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text

@@ -1,0 +1,242 @@
+"""Synthetic records for the tests of everything that reads records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mdlbench.record import (
+    Bits,
+    CoderFacts,
+    CoderIdentity,
+    Distortion,
+    Environment,
+    EvalRecord,
+    Identity,
+    Point,
+    Provenance,
+    References,
+    Tokens,
+    ToleranceResult,
+)
+from mdlbench.suite import Headline, Metric
+
+HEADLINE = Headline(metric="mse", epsilon=0.015)
+SUITE_DIGEST = "d1" * 32
+DATA_SHA256 = "da" * 32
+Limit = tuple[Metric, float]
+MNIST_LIMITS: tuple[Limit, ...] = (
+    *(("mse", epsilon) for epsilon in (0.010, 0.015, 0.020, 0.030)),
+    *(("delta_ce", epsilon) for epsilon in (0.01, 0.02, 0.05, 0.1)),
+)
+
+
+def make_identity(name: str, **changes: Any) -> Identity:
+    """`changes` are fields of the identity or of its coder."""
+    coder = {
+        "name": name,
+        "adapter": "saelens",
+        "version": "6.54.0",
+        "arguments": {"path": f"saes/{name}"},
+        "weights_sha256": "ab" * 32,
+    }
+    identity = {
+        "suite": "mnist",
+        "suite_digest": SUITE_DIGEST,
+        "protocol": 1,
+        "data_sha256": DATA_SHA256,
+        "seed": 0,
+        "limit": None,
+    }
+    for key, value in changes.items():
+        (coder if key in coder else identity)[key] = value
+    return Identity(coder=CoderIdentity(**coder), **identity)
+
+
+def make_distortion(mse: float, delta_ce: float = 0.02) -> Distortion:
+    return Distortion(
+        mse=mse, fvu=mse / 0.0672, cosine=0.95, ce=0.08 + delta_ce, delta_ce=delta_ce, kl=0.03
+    )
+
+
+def make_point(step: float, bits: float, mse: float, l0: float, delta_ce: float = 0.02) -> Point:
+    return Point(
+        quantiser="normalised",
+        step=step,
+        l0=l0,
+        bits=Bits(
+            plugin=bits * 0.99,
+            support=bits * 0.6,
+            magnitude=bits * 0.39,
+            heldout=bits,
+            heldout_ci=(bits - 1, bits + 1),
+            adaptive=bits * 1.01,
+            enumerative=bits * 1.2,
+            bound=bits * 1.5,
+            side=0.0,
+            total=bits,
+            coded=bits * 1.003,
+        ),
+        mse_ci=(mse * 0.99, mse * 1.01),
+        delta_ce_ci=(delta_ce - 0.001, delta_ce + 0.001),
+        **make_distortion(mse, delta_ce).model_dump(),
+    )
+
+
+def make_result(
+    limit: Limit, replicates: Sequence[float] | None, **changes: Any
+) -> ToleranceResult:
+    """Feasible with these replicates, their mean as bits; infeasible without."""
+    metric, epsilon = limit
+    if replicates is None:
+        return ToleranceResult(metric=metric, epsilon=epsilon, feasible=False)
+    low, high = np.quantile(replicates, [0.025, 0.975])
+    content = {
+        "feasible": True,
+        "step": 0.5,
+        "bits": float(np.mean(replicates)),
+        "bits_ci": (float(low), float(high)),
+        "l0": 16.0,
+        "ranked": True,
+        "replicates": [float(r) for r in replicates],
+    }
+    return ToleranceResult(metric=metric, epsilon=epsilon, **{**content, **changes})
+
+
+def make_record(
+    name: str,
+    replicates: Sequence[float] | None = (100.0, 101.0),
+    *,
+    results: Sequence[ToleranceResult] | None = None,
+    points: Sequence[Point] | None = None,
+    floor: Distortion | None = None,
+    coder: Mapping[str, Any] = {},
+    partial: bool = False,
+    **identity: Any,
+) -> EvalRecord:
+    """A record at the headline tolerance alone, unless `results` says otherwise."""
+    who = make_identity(name, **identity)
+    if results is None:
+        results = [make_result((HEADLINE.metric, HEADLINE.epsilon), replicates)]
+    if points is None:
+        points = [make_point(r.step, r.bits, 0.0149, 16.0) for r in results if r.step and r.bits]
+    facts = {
+        "d_in": 784,
+        "d_out": 784,
+        "d_latents": 256,
+        "architecture": "batchtopk",
+        "hook": "pixels",
+        "l0": 16.5,
+        "dead_fraction": 0.0,
+        "decoder_weight_bits": 6,
+        "decoder_bits": 1.2e6,
+        "codebook_bits": 9.0e3,
+        "break_even_tokens": 12_000.0,
+    }
+    return EvalRecord(
+        id=who.id,
+        identity=who,
+        n_tokens=Tokens(calibration=60_000, test=10_000),
+        coder=CoderFacts(**{**facts, **coder}),
+        floor=floor or make_distortion(0.012),
+        points=list(points),
+        tolerances=list(results),
+        partial=partial,
+        environment=Environment(
+            device="cpu", dtype="float32", threads=1, seconds=1.5, versions={"numpy": "2.4"}
+        ),
+        provenance=Provenance(commit=None, dirty=None, date="2026-01-01T00:00:00Z"),
+    )
+
+
+def realistic_suite(
+    widths: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048, 4096),
+    sparsities: Sequence[int] = (8, 16, 24, 40),
+    n_replicates: int = 500,
+) -> list[EvalRecord]:
+    """A zoo with the shape of real results: rates, losses, dead latents and infeasible SAEs."""
+    generator = np.random.default_rng(0)
+    shared = generator.normal(size=n_replicates)
+    zoo = [
+        _realistic(f"batchtopk-{width}-k{k}", width, float(k), shared, generator)
+        for width in widths
+        for k in sparsities
+        if k <= width // 2
+    ]
+    pca = _realistic("pca", 784, 60.0, shared, generator, architecture="pca", adapter="baseline")
+    kmeans = _realistic(
+        "kmeans-1024", 1024, 1.0, shared, generator, architecture="kmeans", adapter="baseline"
+    )
+    return [*zoo, pca, kmeans]
+
+
+def _realistic(
+    name: str,
+    width: int,
+    k: float,
+    shared: np.ndarray,
+    generator: np.random.Generator,
+    architecture: str = "jumprelu",
+    adapter: str = "saelens",
+) -> EvalRecord:
+    floor = 0.052 / (1 + 0.1 * k**0.8 * (1 + 0.25 * np.log2(width / 32)))
+    dead = max(0.0, 0.12 * np.log2(width / 512)) if architecture == "jumprelu" else 0.0
+    alive = width * (1 - dead)
+
+    def at(step: float) -> tuple[float, float, float]:
+        l0 = k * float(np.exp(-0.10 * step))
+        share = min(l0 / alive, 0.5)
+        entropy = -share * np.log2(share) - (1 - share) * np.log2(1 - share)
+        magnitude = max(0.3, 2.4 - np.log2(step))
+        return alive * entropy + l0 * magnitude, floor + 0.0009 * step**2 * l0 / 20, l0
+
+    def delta_ce(mse: float) -> float:
+        return 9.0 * (mse - 0.008) ** 1.4 if mse > 0.008 else -0.002
+
+    steps = [0.03125 * 2.0**j for j in range(8)]
+    points = [make_point(s, *at(s)[:2], at(s)[2], delta_ce(at(s)[1])) for s in steps]
+    results = []
+    noise = 0.3 * shared + 0.08 * generator.normal(size=shared.size)
+    for metric, epsilon in MNIST_LIMITS:
+        fine = 0.03125 * 2.0 ** (np.arange(141) / 20)
+        losses = [at(s)[1] if metric == "mse" else delta_ce(at(s)[1]) for s in fine]
+        passing = [s for s, loss in zip(fine, losses, strict=True) if loss <= epsilon]
+        if not passing:
+            results.append(make_result((metric, epsilon), None))
+            continue
+        step = float(passing[-1])
+        bits, mse, l0 = at(step)
+        points.append(make_point(step, bits, mse, l0, delta_ce(mse)))
+        replicates = np.float32(bits + bits / 100 * noise)
+        results.append(make_result((metric, epsilon), replicates, step=step, bits=bits, l0=l0))
+    return make_record(
+        name,
+        results=results,
+        points=points,
+        floor=make_distortion(floor, delta_ce(floor)),
+        coder={
+            "d_latents": width,
+            "architecture": architecture,
+            "l0": k,
+            "dead_fraction": dead,
+            "decoder_bits": alive * 784 * 6.0,
+        },
+        adapter=adapter,
+        weights_sha256=f"{width:032x}{int(k):032x}",
+    )
+
+
+def realistic_references() -> References:
+    """Eigenvalues that fall like MNIST's, total 52.7, and dense fixed-length pixels."""
+    eigenvalues = 5.0 * np.exp(-np.arange(784) / 10.5)
+    return References(
+        suite="mnist",
+        suite_digest=SUITE_DIGEST,
+        data_sha256=DATA_SHA256,
+        partial=False,
+        d=784,
+        eigenvalues=[float(v) for v in eigenvalues],
+        dense=[(n, 0.085 / 4.0**n) for n in range(1, 9)],
+    )

@@ -1,0 +1,289 @@
+"""Ranks, ties and the refusal of what cannot be compared."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from records import (
+    HEADLINE,
+    MNIST_LIMITS,
+    make_distortion,
+    make_point,
+    make_record,
+    make_result,
+    realistic_suite,
+)
+
+from mdlbench.errors import RecordError, UsageError
+from mdlbench.leaderboard import build, comparable, rank, shared_ranks
+from mdlbench.suite import Headline
+
+
+def standings(records):
+    """(rank, label) of every row of the headline table."""
+    return [(row.rank, row.label) for row in build(records, HEADLINE).headline.rows]
+
+
+def around(bits, pattern):
+    return [bits + p for p in pattern]
+
+
+def test_sorted_by_bits_with_competition_ranks():
+    records = [
+        make_record("d", around(130, (-1, 0, 1))),
+        make_record("b", around(110.0, (-1, 0, 1))),
+        make_record("c", around(110.1, (0, -1, 1))),
+        make_record("a", around(100, (-1, 0, 1))),
+    ]
+    assert standings(records) == [(1, "a"), (2, "b"), (2, "c"), (4, "d")]
+
+
+def test_differences_are_paired():
+    """Wide marginal intervals that overlap, but one SAE is dearer in every single resample."""
+    documents = np.array([-20.0, -5.0, 0.0, 5.0, 20.0])
+    steadily_dearer = make_record("dearer", 100.5 + documents)
+    cheap = make_record("cheap", 100.0 + documents)
+    table = rank([steadily_dearer, cheap], "mse", 0.015)
+    first, second = table.rows
+    assert (first.rank, second.rank) == (1, 2)
+    assert second.bits_low < first.bits_high
+    assert (second.delta, second.delta_low, second.delta_high) == (0.5, 0.5, 0.5)
+
+
+def test_the_same_replicates_unpaired_are_a_tie():
+    documents = np.array([-20.0, -5.0, 0.0, 5.0, 20.0])
+    other = make_record("other", 100.5 + documents[::-1])
+    cheap = make_record("cheap", 100.0 + documents)
+    assert standings([other, cheap]) == [(1, "cheap"), (1, "other")]
+
+
+def test_ties_chain():
+    """a-b and b-c are ties, a-c is not: all three share the rank."""
+    records = [
+        make_record("a", [100.0, 100.0, 100.0, 100.0]),
+        make_record("b", [99.0, 102.0, 99.0, 102.0]),
+        make_record("c", [100.9, 101.1, 100.9, 101.1]),
+        make_record("d", [105.0, 105.0, 105.0, 105.0]),
+    ]
+    assert standings(records) == [(1, "a"), (1, "b"), (1, "c"), (4, "d")]
+
+
+def test_a_tie_spans_what_lies_between():
+    """c ties with a alone; b, between them and clearly apart from both, shares the rank."""
+    a, b, c = np.full(1000, 100.0), np.full(1000, 101.0), np.full(1000, 102.0)
+    b[:20], c[:20] = 90.0, 91.0  # b < a in 2% of the resamples: not a tie
+    c[20:40] = 95.0  # c < b in 2%: not a tie; but c < a in 4%
+    assert shared_ranks(np.array([a, b])) == [1, 2]
+    assert shared_ranks(np.array([b, c])) == [1, 2]
+    assert shared_ranks(np.array([a, c])) == [1, 1]
+    assert shared_ranks(np.array([a, b, c, np.full(1000, 120.0)])) == [1, 1, 1, 4]
+
+
+def test_interval_of_the_difference_is_the_95_percent_percentile_interval():
+    differences = np.arange(1, 1001) / 100  # 0.01 … 10.00
+    base = np.random.default_rng(0).normal(100, 5, size=1000)
+    worse, best = make_record("worse", base + differences), make_record("best", base)
+    row = rank([worse, best], "mse", 0.015).rows[1]
+    # linear interpolation at positions 0.025·999 and 0.975·999 of the sorted differences
+    assert row.delta_low == pytest.approx(0.01 + 24.975 * 0.01)
+    assert row.delta_high == pytest.approx(0.01 + 974.025 * 0.01)
+    assert row.delta == pytest.approx(differences.mean())
+    assert row.rank == 2
+
+
+def test_an_interval_that_touches_zero_is_a_tie():
+    assert shared_ranks(np.array([[100.0, 100.0], [100.0, 100.0]])) == [1, 1]
+    assert shared_ranks(np.array([[1.0] * 1000, [0.9] * 25 + [2.0] * 975])) == [1, 2]
+    assert shared_ranks(np.array([[1.0] * 1000, [0.9] * 26 + [2.0] * 974])) == [1, 1]
+
+
+def connected_runs(replicates):
+    """Reference for `shared_ranks`: all pairs, then all contiguous runs that they join."""
+    n = len(replicates)
+    joined = [False] * n  # joined[k]: k and k − 1 must be together
+    for i in range(n):
+        for j in range(i):
+            low, high = np.percentile(replicates[i] - replicates[j], [2.5, 97.5])
+            if low <= 0 <= high:
+                joined[j + 1 : i + 1] = [True] * (i - j)
+    ranks = []
+    for k in range(n):
+        ranks.append(ranks[-1] if joined[k] else k + 1)
+    return ranks
+
+
+@given(
+    arrays(
+        np.float64,
+        st.tuples(st.integers(1, 12), st.integers(2, 9)),
+        elements=st.integers(0, 40).map(float),
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_shared_ranks_equal_the_all_pairs_reference(replicates):
+    replicates = replicates[np.argsort(replicates.mean(axis=1), kind="stable")]
+    assert shared_ranks(replicates) == connected_runs(replicates)
+
+
+def test_infeasible_saes_come_last_by_floor_without_a_rank():
+    records = [
+        make_record("poor", None, floor=make_distortion(0.04)),
+        make_record("nearly", None, floor=make_distortion(0.016)),
+        make_record("good", [300.0, 301.0]),
+    ]
+    rows = build(records, HEADLINE).headline.rows
+    assert [(r.rank, r.label, r.status, r.floor) for r in rows] == [
+        (1, "good", "ranked", 0.012),
+        (None, "nearly", "infeasible", 0.016),
+        (None, "poor", "infeasible", 0.04),
+    ]
+    assert rows[1].bits is None
+    assert rows[1].delta is None
+
+
+def test_partial_and_unranked_records_never_get_a_rank():
+    cheap = [1.0, 1.5]
+    partial = make_record("partial", cheap, partial=True, limit=100)
+    limited = make_record("limited", cheap, limit=200)
+    limit = ("mse", 0.015)
+    unranked = make_record("unranked", results=[make_result(limit, cheap, ranked=False)])
+    rows = build([partial, limited, unranked, make_record("whole")], HEADLINE).headline.rows
+    assert [(r.rank, r.label, r.status) for r in rows] == [
+        (1, "whole", "ranked"),
+        (None, "unranked", "unranked"),
+        (None, "limited", "partial"),
+        (None, "partial", "partial"),
+    ]
+    assert rows[0].delta == 0.0
+
+
+def test_a_board_of_partial_records_alone_has_no_rank():
+    table = build([make_record("a", partial=True, limit=10)], HEADLINE).headline
+    assert [row.rank for row in table.rows] == [None]
+    assert table.of("ranked") == ()
+
+
+def test_floor_is_that_of_the_tables_metric():
+    limits = [("mse", 0.015), ("delta_ce", 0.05)]
+    record = make_record(
+        "a", results=[make_result(x, None) for x in limits], floor=make_distortion(0.02, 0.07)
+    )
+    board = build([record], HEADLINE)
+    assert [(t.metric, t.rows[0].floor) for t in board.tables] == [
+        ("mse", 0.02),
+        ("delta_ce", 0.07),
+    ]
+
+
+def test_headline_first_then_the_suites_order():
+    board = build(realistic_suite(widths=(256,)), HEADLINE)
+    expected = [("mse", 0.015), *(x for x in MNIST_LIMITS if x != ("mse", 0.015))]
+    assert [(t.metric, t.epsilon) for t in board.tables] == expected
+
+
+def test_a_headline_that_no_record_has_is_refused():
+    with pytest.raises(UsageError, match=r"fvu 0\.2.*Known: mse 0\.015"):
+        build([make_record("a")], Headline(metric="fvu", epsilon=0.2))
+
+
+def test_rows_carry_the_operating_point_at_their_step():
+    points = [make_point(s, b, 0.01, 9.0) for s, b in ((0.25, 150.0), (0.5, 120.0))]
+    record = make_record("a", [119.0, 121.0], points=points)
+    row = rank([record], "mse", 0.015).rows[0]
+    assert (row.step, row.bits, row.heldout, row.coded) == (0.5, 120.0, 120.0, 120.0 * 1.003)
+    elsewhere = make_record("b", [119.0, 121.0], points=points[:1])
+    assert rank([elsewhere], "mse", 0.015).rows[0].heldout is None
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"suite": "gpt2-l8"},
+        {"suite_digest": "e2" * 32},
+        {"protocol": 2},
+        {"data_sha256": "db" * 32},
+        {"seed": 1},
+    ],
+)
+def test_records_of_another_measurement_are_refused_by_name(difference):
+    (key,) = difference
+    with pytest.raises(
+        RecordError, match=f"mine and yours cannot be compared: their {key} differs"
+    ):
+        build([make_record("mine"), make_record("yours", **difference)], HEADLINE)
+
+
+def test_other_tolerances_are_refused():
+    other = make_record("b", results=[make_result(("mse", 0.02), [1.0, 2.0])])
+    with pytest.raises(RecordError, match="a and b cannot be compared: tolerances differ"):
+        build([make_record("a"), other], HEADLINE)
+
+
+def test_replicates_that_cannot_be_paired_are_refused():
+    with pytest.raises(RecordError, match=r"3 bootstrap replicates.*they cannot be paired"):
+        build([make_record("a", [1.0, 2.0]), make_record("b", [1.0, 2.0, 3.0])], HEADLINE)
+
+
+def test_a_ranked_record_without_replicates_is_refused():
+    result = make_result(("mse", 0.015), [1.0, 2.0]).model_copy(update={"replicates": []})
+    with pytest.raises(RecordError, match="0 bootstrap replicates"):
+        build([make_record("a", results=[result])], HEADLINE)
+
+
+def test_a_feasible_record_without_bits_is_refused():
+    result = make_result(("mse", 0.015), [1.0, 2.0], bits=None)
+    with pytest.raises(RecordError, match=r"a: feasible at mse 0\.015, but without bits"):
+        build([make_record("a", results=[result], points=[])], HEADLINE)
+
+
+def test_duplicate_ids_are_refused():
+    with pytest.raises(RecordError, match="a: two records with the same id"):
+        comparable([make_record("a"), make_record("b"), make_record("a")])
+
+
+def test_nothing_to_rank_is_an_error():
+    with pytest.raises(UsageError, match="no records"):
+        build([], HEADLINE)
+
+
+def test_equal_names_are_told_apart_by_their_ids():
+    one, two = make_record("sae"), make_record("sae", weights_sha256="cd" * 32)
+    labels = {row.label for row in build([one, two], HEADLINE).headline.rows}
+    assert labels == {f"sae ({one.id[:8]})", f"sae ({two.id[:8]})"}
+
+
+def test_the_order_of_the_records_does_not_matter():
+    records = realistic_suite(n_replicates=100)
+    shuffled = records.copy()
+    random.Random(1).shuffle(shuffled)
+    assert build(shuffled, HEADLINE) == build(records, HEADLINE)
+
+
+def test_ten_thousand_saes_are_ranked_in_seconds():
+    generator = np.random.default_rng(0)
+    bits = np.sort(generator.uniform(60, 400, size=10_000))
+    replicates = bits[:, None] + generator.normal(0, 0.03, size=(10_000, 200))
+    start = time.perf_counter()
+    ranks = shared_ranks(replicates)
+    assert time.perf_counter() - start < 10
+    assert ranks[0] == 1
+    assert ranks == sorted(ranks)
+    assert 1 < len(set(ranks)) < 10_000
+
+
+def test_imports_no_torch_and_no_matplotlib():
+    code = (
+        "import sys, mdlbench.leaderboard as l; print({'torch', 'matplotlib'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"

@@ -1,0 +1,445 @@
+"""Code lengths from symbol counts (maths §3). Bits per token unless a name says otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int32, Int64
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import betaln, digamma, gammaln
+
+from mdlbench.errors import CoderError
+from mdlbench.latents import SparseLatents
+from mdlbench.quantise import half_steps, symbol_at
+from mdlbench.tally import SymbolCounts
+
+PARAMETER_BITS = 32
+"""Bits of one hyperparameter in the header of the adaptive code."""
+
+BLOCK_NONZEROS = 2**16
+TABLE_CELLS = 2**24
+"""A codebook's latent × symbol price table has at most this many cells."""
+
+_LOG2 = math.log(2.0)
+_PRIOR_BOUNDS = (math.log(1e-4), math.log(1e7))
+_STRENGTH_BOUNDS = (math.log(1e-3), math.log(1e7))
+
+
+class Rate(NamedTuple):
+    """Bits per token, for which latents are on and for the values of those that are."""
+
+    support: float
+    magnitude: float
+
+    @property
+    def total(self) -> float:
+        return self.support + self.magnitude
+
+
+def binary_entropy(p: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+    """H₂(p) in bits, 0 at p = 0 and p = 1."""
+    return -(_xlog2x(p) + _xlog2x(1.0 - p))
+
+
+def plugin(counts: SymbolCounts) -> Rate:
+    """Entropy of the counts themselves: Σ H₂(k_i/N) + (k_i/N)·H(v given on) (maths §3)."""
+    if counts.n_tokens == 0:
+        return Rate(0.0, 0.0)
+    active = counts.active.astype(np.float64)
+    support = binary_entropy(active / counts.n_tokens).sum()
+    magnitude = _xlog2x(active).sum() - _xlog2x(counts.count.astype(np.float64)).sum()
+    return Rate(float(support), max(float(magnitude) / counts.n_tokens, 0.0))
+
+
+def exp_golomb_bits(x: Int64[np.ndarray, "*shape"]) -> Int64[np.ndarray, "*shape"]:
+    """2⌊log₂x⌋ + 1 bits for a positive integer."""
+    _, exponent = np.frexp(x)
+    bits: Int64[np.ndarray, "*shape"] = 2 * (exponent.astype(np.int64) - 1) + 1
+    return bits
+
+
+class BetaPrior(NamedTuple):
+    """Beta(a, b), shared by the firing probabilities of all latents."""
+
+    a: float
+    b: float
+
+
+def fit_beta_prior(active: Int64[np.ndarray, " latent"], n_tokens: int) -> BetaPrior:
+    """(a, b) of greatest Beta-binomial marginal likelihood (maths §3).
+
+    Sums run over the distinct k_i only. Where the likelihood has no maximum (all latents dead, or
+    all alike), a and b stop at 1e-4 or 1e7.
+    """
+    if len(active) == 0 or n_tokens == 0:
+        return BetaPrior(0.5, 0.5)
+    distinct, weight = np.unique(active, return_counts=True)
+    k, weight = distinct.astype(np.float64), weight / len(active)
+
+    def loss(log_ab: Float64[np.ndarray, " 2"]) -> tuple[float, Float64[np.ndarray, " 2"]]:
+        a, b = np.exp(log_ab)
+        value = weight @ (betaln(k + a, n_tokens - k + b) - betaln(a, b))
+        shared = digamma(a + b) - digamma(n_tokens + a + b)
+        da = a * (weight @ digamma(k + a) - digamma(a) + shared)
+        db = b * (weight @ digamma(n_tokens - k + b) - digamma(b) + shared)
+        return -float(value), -np.array([da, db])
+
+    rate = float(np.clip(weight @ k / n_tokens, 1e-6, 1 - 1e-6))
+    start = np.log([0.5, 0.5 * (1 - rate) / rate])
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[_PRIOR_BOUNDS] * 2)
+    a, b = np.exp(found.x)
+    return BetaPrior(float(a), float(b))
+
+
+@dataclass(frozen=True, eq=False)
+class PooledMagnitudes:
+    """g(v): how nonzero symbols are distributed over all latents together, escape included.
+
+    The escape stands for every symbol that calibration never showed. Its probability is the
+    Good-Turing estimate that the next nonzero is such a one, (t₁ + 1) / (M + t₁ + 1), with t₁ the
+    symbols seen exactly once among M nonzeros; those seen share the rest in proportion.
+
+    Attributes:
+        alphabet: distinct symbols seen, increasing.
+        probability: g of each, in (0, 1).
+        escape: g of the escape; 1 when no symbol was seen.
+        signed: whether negative symbols can be coded; costs a bit in the escape's tail.
+    """
+
+    alphabet: Int32[np.ndarray, " value"]
+    probability: Float64[np.ndarray, " value"]
+    escape: float
+    signed: bool
+
+    @classmethod
+    def fit(cls, counts: SymbolCounts) -> PooledMagnitudes:
+        alphabet, total = pooled_counts(counts)
+        seen = int(total.sum())
+        novelty = int((total == 1).sum()) + 1
+        return cls(
+            alphabet=alphabet,
+            probability=total / (seen + novelty),
+            escape=novelty / (seen + novelty),
+            signed=len(alphabet) == 0 or bool(alphabet[0] < 0),
+        )
+
+    def __post_init__(self) -> None:
+        if len(self.alphabet) != len(self.probability):
+            raise CoderError("codebook: alphabet and probabilities differ in length")
+
+    def of(self, symbol: Int32[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        """g of each symbol, 0 for those never seen."""
+        return _found(self.alphabet, self.probability, symbol)
+
+    def tail_bits(self, symbol: Int32[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Exp-Golomb bits of an escaped symbol, and its sign where there are signs.
+
+        Raises:
+            CoderError: a negative symbol, and calibration showed positive ones only.
+        """
+        if not self.signed and len(symbol) and symbol.min() < 0:
+            raise CoderError(
+                f"cannot code symbol {symbol.min()}: no calibration token had a negative latent; "
+                "calibrate on data like that which is scored"
+            )
+        return exp_golomb_bits(np.abs(symbol).astype(np.int64)) + int(self.signed)
+
+
+def pooled_counts(
+    counts: SymbolCounts,
+) -> tuple[Int32[np.ndarray, " value"], Int64[np.ndarray, " value"]]:
+    """The distinct symbols, increasing, and how often each occurs over all latents."""
+    alphabet, position = _alphabet(counts.symbol)
+    total = np.zeros(len(alphabet), dtype=np.int64)
+    np.add.at(total, position, counts.count)
+    return alphabet, total
+
+
+def fit_strength(counts: SymbolCounts, pooled: Float64[np.ndarray, " value"]) -> float:
+    """s of greatest Dirichlet-multinomial marginal likelihood with base s·g (maths §3).
+
+    `pooled` is g of each distinct symbol, increasing. Latents and symbols with equal counts are
+    summed once. No nonzeros: s = 1.
+    """
+    if len(counts.count) == 0:
+        return 1.0
+    likelihood = _MagnitudeLikelihood(counts, pooled)
+    found = minimize_scalar(
+        lambda log_s: -likelihood.log(math.exp(log_s)),
+        bounds=_STRENGTH_BOUNDS,
+        method="bounded",
+        options={"xatol": 1e-3},
+    )
+    return math.exp(found.x)
+
+
+class _MagnitudeLikelihood:
+    """log Π_i Γ(s)/Γ(k_i+s) Π_v Γ(n_i(v)+s·g(v))/Γ(s·g(v)), in nats, as a function of s."""
+
+    def __init__(self, counts: SymbolCounts, pooled: Float64[np.ndarray, " value"]) -> None:
+        active, self._latents = np.unique(counts.active[counts.active > 0], return_counts=True)
+        self._active = active.astype(np.float64)
+        _, position = _alphabet(counts.symbol)
+        stride = int(counts.count.max()) + 1
+        group, self._pairs = _distinct(position * np.int64(stride) + counts.count)
+        self._pooled = pooled[group // stride]
+        self._count = (group % stride).astype(np.float64)
+
+    def log(self, s: float) -> float:
+        base = s * self._pooled
+        latents = self._latents @ (math.lgamma(s) - gammaln(self._active + s))
+        pairs = self._pairs @ (gammaln(self._count + base) - gammaln(base))
+        return float(latents + pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """The frozen code of `heldout`, fitted on calibration tokens (maths §3).
+
+    Latent i is on with π_i = (k_i + a)/(N + a + b); an active latent shows symbol v with
+    q_i(v) = (n_i(v) + s·g(v))/(k_i + s), or an escape with s·g(escape)/(k_i + s) that an Exp-Golomb
+    code of |v| follows. All of it follows from `counts`, `prior` and `strength` by arithmetic.
+
+    Attributes:
+        counts: symbol counts of the calibration tokens.
+        prior: (a, b).
+        strength: s.
+        pooled: g.
+        firing_probability: π_i, in (0, 1).
+    """
+
+    counts: SymbolCounts
+    prior: BetaPrior
+    strength: float
+    pooled: PooledMagnitudes
+    firing_probability: Float64[np.ndarray, " latent"]
+
+    @classmethod
+    def fit(cls, counts: SymbolCounts) -> Codebook:
+        """The codebook of greatest marginal likelihood; deterministic."""
+        pooled = PooledMagnitudes.fit(counts)
+        prior = fit_beta_prior(counts.active, counts.n_tokens)
+        return cls.build(counts, prior, fit_strength(counts, pooled.probability))
+
+    @classmethod
+    def build(cls, counts: SymbolCounts, prior: BetaPrior, strength: float) -> Codebook:
+        """The codebook of given hyperparameters, as a decoder rebuilds it."""
+        firing = (counts.active + prior.a) / (counts.n_tokens + prior.a + prior.b)
+        return cls(counts, prior, strength, PooledMagnitudes.fit(counts), firing)
+
+    @cached_property
+    def off_latent_bits(self) -> Float64[np.ndarray, " latent"]:
+        """−log₂ q_i(0) of each latent."""
+        return -np.log1p(-self.firing_probability) / _LOG2
+
+    @cached_property
+    def on_latent_bits(self) -> Float64[np.ndarray, " latent"]:
+        """−log₂ π_i of each latent."""
+        return -np.log2(self.firing_probability)
+
+    @cached_property
+    def off_bits(self) -> float:
+        """B₀ = −Σ_i log₂ q_i(0), the bits of a token with nothing on."""
+        return float(self.off_latent_bits.sum())
+
+    def magnitude_distribution(
+        self, latent: int
+    ) -> tuple[Int32[np.ndarray, " value"], Float64[np.ndarray, " value_and_escape"]]:
+        """The alphabet, and q_i of each of its symbols and, last, of the escape; sums to 1."""
+        alphabet = self.pooled.alphabet
+        k, s = int(self.counts.active[latent]), self.strength
+        n = self.counts.lookup(np.full(len(alphabet), latent, dtype=np.int32), alphabet)
+        base = np.append(self.pooled.probability, self.pooled.escape)
+        return alphabet, (np.append(n, 0) + s * base) / (k + s)
+
+    def magnitude_bits(
+        self, latent: Int32[np.ndarray, " n"], symbol: Int32[np.ndarray, " n"]
+    ) -> Float64[np.ndarray, " n"]:
+        """−log₂ q_i(v | on), escape and tail included, for nonzero symbols.
+
+        Raises:
+            CoderError: a negative symbol, and calibration showed positive ones only.
+        """
+        base, s = self.pooled.of(symbol), self.strength
+        novel = base == 0
+        tail = self.pooled.tail_bits(symbol[novel])
+        n = self.counts.lookup(latent, symbol)
+        mass = n + s * np.where(novel, self.pooled.escape, base)
+        bits = np.log2(self.counts.active[latent] + s) - np.log2(mass)
+        bits[novel] += tail
+        return bits
+
+    def symbol_bits(
+        self, latent: Int32[np.ndarray, " n"], symbol: Int32[np.ndarray, " n"]
+    ) -> Float64[np.ndarray, " n"]:
+        """−log₂ q_i(v), zero (off) included."""
+        bits = self.off_latent_bits[latent]
+        on = symbol != 0
+        bits[on] = self.on_latent_bits[latent[on]] + self.magnitude_bits(latent[on], symbol[on])
+        return bits
+
+    def excess_bits(
+        self, latent: Int32[np.ndarray, " n"], symbol: Int32[np.ndarray, " n"]
+    ) -> Float64[np.ndarray, " n"]:
+        """w = log₂ q_i(0) − log₂ q_i(v), what a symbol adds to B₀; 0 for zero."""
+        return self.symbol_bits(latent, symbol) - self.off_latent_bits[latent]
+
+    def bits(self, counts: SymbolCounts) -> Rate:
+        """`heldout`: the rate of other tokens' counts under this codebook (maths §3)."""
+        if counts.n_latents != self.counts.n_latents:
+            raise CoderError(
+                f"a codebook of {self.counts.n_latents} latents cannot code {counts.n_latents}"
+            )
+        n, k = counts.n_tokens, counts.active
+        if n == 0:
+            return Rate(0.0, 0.0)
+        support = k @ self.on_latent_bits + (n - k) @ self.off_latent_bits
+        magnitude = counts.count @ self.magnitude_bits(counts.latent, counts.symbol)
+        return Rate(float(support) / n, float(magnitude) / n)
+
+
+def document_bits(
+    latents: SparseLatents,
+    finest: float,
+    codebooks: Sequence[Codebook],
+    document: Int64[np.ndarray, " token"],
+    n_documents: int,
+) -> Float64[np.ndarray, "document octave"]:
+    """`heldout` bits of each document at step finest · 2^j under the j-th codebook (maths §3).
+
+    `latents` are already scaled for the quantiser; `document` numbers the document of each token.
+    Documents without a token here cost 0, so that the parts of a split add up.
+    """
+    tokens = np.bincount(document, minlength=n_documents)
+    bits = tokens[:, None] * np.array([[codebook.off_bits for codebook in codebooks]])
+    c = half_steps(latents.value, finest)
+    owner = document[latents.token]
+    for octave, codebook in enumerate(codebooks):
+        excess = codebook.excess_bits(latents.latent, symbol_at(c, octave))
+        bits[:, octave] += np.bincount(owner, weights=excess, minlength=n_documents)
+    return bits
+
+
+def adaptive(counts: SymbolCounts) -> float:
+    """Beta-binomial × Dirichlet-multinomial code, which needs no codebook (maths §3).
+
+    The closed form of coding each latent token by token with counts kept by encoder and decoder.
+    Its hyperparameters are fitted on the scored counts and charged: a, b and s as 32-bit floats,
+    and g as the pooled count of every symbol up to the largest, each in Exp-Golomb bits, after
+    that largest symbol and a bit that says whether there are signs.
+    """
+    if counts.n_tokens == 0:
+        return 0.0
+    alphabet, total = pooled_counts(counts)
+    prior = BetaPrior(*(_as_sent(x) for x in fit_beta_prior(counts.active, counts.n_tokens)))
+    pooled = total / max(int(total.sum()), 1)
+    nats = _support_log_likelihood(counts, prior)
+    if len(alphabet):
+        s = _as_sent(fit_strength(counts, pooled))
+        nats += _MagnitudeLikelihood(counts, pooled).log(s)
+    return (-nats / _LOG2 + _adaptive_header_bits(alphabet, total)) / counts.n_tokens
+
+
+def _as_sent(parameter: float) -> float:
+    return float(np.float32(parameter))
+
+
+def _adaptive_header_bits(
+    alphabet: Int32[np.ndarray, " value"], total: Int64[np.ndarray, " value"]
+) -> int:
+    largest = int(np.abs(alphabet).max(initial=0))
+    signs = 2 if len(alphabet) and alphabet[0] < 0 else 1
+    unused = signs * largest - len(alphabet)
+    size = int(exp_golomb_bits(np.array([largest + 1])).sum()) + 1
+    return 3 * PARAMETER_BITS + size + int(exp_golomb_bits(total + 1).sum()) + unused
+
+
+def _support_log_likelihood(counts: SymbolCounts, prior: BetaPrior) -> float:
+    k, n = counts.active.astype(np.float64), counts.n_tokens
+    return float((betaln(k + prior.a, n - k + prior.b) - betaln(prior.a, prior.b)).sum())
+
+
+def enumerative(
+    counts: SymbolCounts, active_histogram: Int64[np.ndarray, " active"], magnitude_bits: float
+) -> float:
+    """Mean over tokens of log₂ C(D, k_t) + L(k_t), plus the bits of the magnitudes (maths §3).
+
+    L is the Exp-Golomb length of k_t + 1; `active_histogram` counts tokens by k_t.
+    """
+    if counts.n_tokens == 0:
+        return 0.0
+    k = np.arange(len(active_histogram))
+    subset = log2_binomial(counts.n_latents, k) + exp_golomb_bits(k + 1)
+    return float(active_histogram @ subset) / counts.n_tokens + magnitude_bits
+
+
+def log2_binomial(n: int, k: Int64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+    """log₂ C(n, k), for k ≤ n."""
+    bits = (gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)) / _LOG2
+    return np.maximum(bits, 0.0)
+
+
+def bound(counts: SymbolCounts) -> float:
+    """The paper's upper bound L0·(B + log₂ D), at the B these counts need (maths §3)."""
+    return bound_formula(counts.l0, bits_per_nonzero(counts), counts.n_latents)
+
+
+def bound_formula(l0: float, bits_per_nonzero: int, n_latents: int) -> float:
+    """L0·(B + log₂ D)."""
+    return l0 * (bits_per_nonzero + math.log2(n_latents)) if n_latents else 0.0
+
+
+def bits_per_nonzero(counts: SymbolCounts) -> int:
+    """B = ⌈log₂ of the magnitude levels in use⌉, and one more where there are signs."""
+    levels = len(np.unique(np.abs(counts.symbol)))
+    signed = bool((counts.symbol < 0).any())
+    return math.ceil(math.log2(max(levels, 1))) + int(signed)
+
+
+def decoder_bits(live_rows: int, d: int, weight_bits: int) -> int:
+    """Bits of the dictionary and its bias, (live rows · d + d)·b, sent once (maths §3)."""
+    return (live_rows * d + d) * weight_bits
+
+
+def break_even_tokens(model_bits: float, bits_per_token: float) -> float:
+    """Tokens after which the latents sent have cost as much as the model part; inf at rate 0."""
+    return model_bits / bits_per_token if bits_per_token > 0 else math.inf
+
+
+def _xlog2x(x: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+    return x * np.log2(np.where(x > 0, x, 1.0))
+
+
+def _alphabet(
+    symbol: Int32[np.ndarray, " pair"],
+) -> tuple[Int32[np.ndarray, " value"], Int64[np.ndarray, " pair"]]:
+    """Distinct symbols, increasing, and the position of each pair's symbol among them."""
+    alphabet, position = np.unique(symbol, return_inverse=True)
+    return alphabet, position.astype(np.int64, copy=False)
+
+
+def _distinct(
+    key: Int64[np.ndarray, " n"],
+) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+    """Distinct non-negative integers, increasing, and how often each occurs."""
+    if key.max() <= 4 * len(key):
+        count = np.bincount(key)
+        present = np.flatnonzero(count)
+        return present, count[present]
+    return np.unique(key, return_counts=True)
+
+
+def _found(
+    alphabet: Int32[np.ndarray, " value"],
+    of: Float64[np.ndarray, " value"],
+    symbol: Int32[np.ndarray, " n"],
+) -> Float64[np.ndarray, " n"]:
+    if len(alphabet) == 0:
+        return np.zeros(len(symbol))
+    at = np.minimum(np.searchsorted(alphabet, symbol), len(alphabet) - 1)
+    return np.where(alphabet[at] == symbol, of[at], 0.0)

@@ -1,0 +1,318 @@
+"""Counts of symbols per latent, for all dyadic steps from one pass, merged exactly (maths §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from mdlbench.errors import CoderError, UsageError
+from mdlbench.latents import SparseLatents
+from mdlbench.quantise import HALF_STEP_LIMIT, Symbols, half_steps, symbol_at
+
+MAX_OCTAVES = 16
+BLOCK_TOKENS = 8192
+FOLD_AT = 2**19
+"""Pairs kept waiting before they are folded into the counts."""
+DENSE_CELLS = 2**24
+"""A latent × half-step table of at most this many cells is counted in place."""
+
+_PAIR_BITS = 31
+
+Pairs = tuple[Int32[np.ndarray, " nnz"], Int32[np.ndarray, " nnz"]]
+KeyCounts = tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]
+Counts = tuple[Int32[np.ndarray, " pair"], Int32[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]
+
+
+@dataclass(frozen=True, eq=False)
+class SymbolCounts:
+    """How often each latent took each nonzero symbol over `n_tokens` tokens.
+
+    Attributes:
+        latent, symbol: the distinct pairs, sorted by latent, then by symbol.
+        count: tokens on which the pair occurred, at least 1.
+        n_tokens: N.
+        n_latents: dictionary size D.
+    """
+
+    latent: Int32[np.ndarray, " pair"]
+    symbol: Int32[np.ndarray, " pair"]
+    count: Int64[np.ndarray, " pair"]
+    n_tokens: int
+    n_latents: int
+
+    @classmethod
+    def of(cls, symbols: Symbols) -> SymbolCounts:
+        """Counts of one run."""
+        key, count = np.unique(_pair_key(symbols.latent, symbols.symbol), return_counts=True)
+        latent, symbol = _pairs(key)
+        return cls(
+            latent, symbol, count.astype(np.int64, copy=False), symbols.n_tokens, symbols.n_latents
+        )
+
+    @cached_property
+    def active(self) -> Int64[np.ndarray, " latent"]:
+        """k_i, the tokens on which each latent is on."""
+        start = np.searchsorted(self.latent, np.arange(self.n_latents + 1))
+        return np.diff(np.concatenate([[0], np.cumsum(self.count)])[start])
+
+    @property
+    def l0(self) -> float:
+        """Nonzero symbols per token; 0 for no tokens."""
+        return float(self.count.sum()) / max(self.n_tokens, 1)
+
+    def __add__(self, other: SymbolCounts) -> SymbolCounts:
+        """Counts of both runs of tokens, exactly."""
+        _same("latents", self.n_latents, other.n_latents)
+        key, count = _merged((self._key, self.count), (other._key, other.count))
+        latent, symbol = _pairs(key)
+        return SymbolCounts(latent, symbol, count, self.n_tokens + other.n_tokens, self.n_latents)
+
+    def lookup(
+        self, latent: Int32[np.ndarray, " query"], symbol: Int32[np.ndarray, " query"]
+    ) -> Int64[np.ndarray, " query"]:
+        """The count of each (latent, symbol) asked for, 0 where it did not occur."""
+        if len(self.count) == 0:
+            return np.zeros(len(latent), dtype=np.int64)
+        key = _pair_key(latent, symbol)
+        at = np.minimum(np.searchsorted(self._key, key), len(self.count) - 1)
+        return np.where(self._key[at] == key, self.count[at], 0)
+
+    @cached_property
+    def _key(self) -> Int64[np.ndarray, " pair"]:
+        return _pair_key(self.latent, self.symbol)
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Distinct (latent, half-step) pairs and active latents per token, for all dyadic steps.
+
+    Memory grows with distinct pairs, not with tokens. `a + b` is exact in any order and grouping.
+
+    Attributes:
+        latent, half_step: the distinct pairs, sorted; half-steps of the finest step, never zero.
+        occurrences: tokens on which the pair occurred, at least 1.
+        active_histogram: tokens by octave and by number of active latents.
+        n_tokens: N.
+        n_latents: dictionary size D.
+    """
+
+    latent: Int32[np.ndarray, " pair"]
+    half_step: Int32[np.ndarray, " pair"]
+    occurrences: Int64[np.ndarray, " pair"]
+    active_histogram: Int64[np.ndarray, "octave active"]
+    n_tokens: int
+    n_latents: int
+
+    @classmethod
+    def empty(cls, n_latents: int, octaves: int) -> Tally:
+        """The tally of no tokens."""
+        return cls.count_blocks([], 1.0, octaves, n_latents)
+
+    @classmethod
+    def count(cls, latents: SparseLatents, finest: float, octaves: int) -> Tally:
+        """The tally of one run at steps finest · 2^j, j < octaves; latents already scaled.
+
+        Raises:
+            CoderError: a value is not finite, or too large for the finest step.
+        """
+        return cls.count_blocks([latents], finest, octaves, latents.n_latents)
+
+    @classmethod
+    def count_blocks(
+        cls, blocks: Iterable[SparseLatents], finest: float, octaves: int, n_latents: int
+    ) -> Tally:
+        """The tally of many runs, each forgotten once counted. The fastest way to a whole split.
+
+        Raises:
+            CoderError: a value is not finite, too large, or of another dictionary.
+        """
+        if not 1 <= octaves <= MAX_OCTAVES:
+            raise UsageError(f"octaves must be from 1 to {MAX_OCTAVES}, not {octaves}")
+        pairs = _PairCounter(n_latents)
+        histogram, n_tokens = np.zeros((octaves, 1), dtype=np.int64), 0
+        for block in blocks:
+            _same("latents", n_latents, block.n_latents)
+            n_tokens += block.n_tokens
+            for run in _short_runs(block):
+                c = half_steps(run.value, finest)
+                pairs.add(run.latent, c)
+                histogram = _padded_sum(histogram, _active_histogram(run, c, octaves))
+        latent, half_step, count = pairs.result()
+        return cls(latent, half_step, count, histogram, n_tokens, n_latents)
+
+    @property
+    def octaves(self) -> int:
+        return len(self.active_histogram)
+
+    def __add__(self, other: Tally) -> Tally:
+        """The tally of both runs of tokens, exactly; both counted at the same finest step."""
+        _same("latents", self.n_latents, other.n_latents)
+        _same("octaves", self.octaves, other.octaves)
+        key, count = _merged(
+            (_pair_key(self.latent, self.half_step), self.occurrences),
+            (_pair_key(other.latent, other.half_step), other.occurrences),
+        )
+        latent, half_step = _pairs(key)
+        return Tally(
+            latent,
+            half_step,
+            count,
+            _padded_sum(self.active_histogram, other.active_histogram),
+            self.n_tokens + other.n_tokens,
+            self.n_latents,
+        )
+
+    def at(self, octave: int) -> SymbolCounts:
+        """Symbol counts at step 2^octave · finest."""
+        symbol = symbol_at(self.half_step, octave)
+        first = np.empty(len(symbol), dtype=bool)
+        first[:1] = True
+        np.not_equal(symbol[1:], symbol[:-1], out=first[1:])
+        first[1:] |= self.latent[1:] != self.latent[:-1]
+        start = np.flatnonzero(first)
+        count = np.add.reduceat(self.occurrences, start) if len(start) else self.occurrences
+        on = symbol[start] != 0
+        start = start[on]
+        return SymbolCounts(
+            self.latent[start], symbol[start], count[on], self.n_tokens, self.n_latents
+        )
+
+    def active_per_token(self, octave: int) -> Int64[np.ndarray, " active"]:
+        """Tokens by number of active latents k_t at step 2^octave · finest."""
+        return self.active_histogram[octave]
+
+
+class _PairCounter:
+    """Counts (latent, value) pairs: usual values in a dense table, the others by sorting."""
+
+    def __init__(self, n_latents: int) -> None:
+        self._n_latents = n_latents
+        self._waiting: list[Pairs] = []
+        self._n_waiting = 0
+        self._sorted: KeyCounts = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+        self._table: Int64[np.ndarray, " cell"] | None = None
+        self._low, self._width = 0, 0
+
+    def add(self, latent: Int32[np.ndarray, " nnz"], value: Int32[np.ndarray, " nnz"]) -> None:
+        on = value != 0
+        self._waiting.append((latent, value) if on.all() else (latent[on], value[on]))
+        self._n_waiting += len(latent)
+        if self._n_waiting >= FOLD_AT:
+            latent, value = self._take_waiting()
+            self._count_unusual(*self._count_usual(latent, value))
+
+    def result(self) -> Counts:
+        """The distinct pairs, sorted, and their counts."""
+        waiting = self._take_waiting()
+        if self._table is None:
+            self._count_unusual(*waiting)
+            return (*_pairs(self._sorted[0]), self._sorted[1])
+        self._count_unusual(*self._count_usual(*waiting))
+        cell = np.flatnonzero(self._table)
+        latent, column = np.divmod(cell, self._width)
+        usual = ((latent << _PAIR_BITS) + (column + self._low + HALF_STEP_LIMIT), self._table[cell])
+        key, count = _merged(self._sorted, usual) if len(self._sorted[0]) else usual
+        return (*_pairs(key), count)
+
+    def _take_waiting(self) -> Pairs:
+        waiting = self._waiting or [(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32))]
+        self._waiting, self._n_waiting = [], 0
+        latent, value = zip(*waiting, strict=True)
+        return np.concatenate(latent), np.concatenate(value)
+
+    def _count_usual(
+        self, latent: Int32[np.ndarray, " nnz"], value: Int32[np.ndarray, " nnz"]
+    ) -> Pairs:
+        """Count what the table covers; return the rest."""
+        if self._table is None:
+            self._open_table(value)
+        assert self._table is not None
+        column = value - np.int32(self._low)
+        usual = (column >= 0) & (column < self._width)
+        rest = (latent[~usual], value[~usual])
+        if len(rest[0]):
+            latent, column = latent[usual], column[usual]
+        cell = latent.astype(np.int64)
+        cell *= self._width
+        cell += column
+        np.add.at(self._table, cell, 1)
+        return rest
+
+    def _open_table(self, value: Int32[np.ndarray, " nnz"]) -> None:
+        """Cover twice the range of all but a thousandth of the first values, cells permitting."""
+        usual = 2 * int(np.quantile(np.abs(value), 0.999, method="lower"))
+        signs = 2 if value.min() < 0 else 1
+        reach = min(usual, DENSE_CELLS // (signs * self._n_latents) - 1)
+        self._low = -reach if signs == 2 else 0
+        self._width = max(signs * reach + 1, 0)
+        self._table = np.zeros(self._n_latents * self._width, dtype=np.int64)
+
+    def _count_unusual(
+        self, latent: Int32[np.ndarray, " nnz"], value: Int32[np.ndarray, " nnz"]
+    ) -> None:
+        if len(latent):
+            key, count = np.unique(_pair_key(latent, value), return_counts=True)
+            self._sorted = _merged(self._sorted, (key, count.astype(np.int64, copy=False)))
+
+
+def _short_runs(latents: SparseLatents) -> Iterator[SparseLatents]:
+    for start in range(0, latents.n_tokens, BLOCK_TOKENS):
+        yield latents.rows(start, min(start + BLOCK_TOKENS, latents.n_tokens))
+
+
+def _active_histogram(
+    latents: SparseLatents, half_step: Int32[np.ndarray, " nnz"], octaves: int
+) -> Int64[np.ndarray, "octave active"]:
+    """Tokens by octave and number of active latents; |c| ≥ 2^j is what octave j sees."""
+    octaves_on = np.repeat(
+        np.arange(octaves + 1, dtype=np.uint8), [1, *(1 << j for j in range(octaves - 1)), 1]
+    )
+    level = octaves_on[np.minimum(np.abs(half_step), len(octaves_on) - 1)]
+    cell = latents.token.astype(np.int64) * (octaves + 1) + level
+    by_level = np.bincount(cell, minlength=latents.n_tokens * (octaves + 1))
+    by_level = by_level.reshape(latents.n_tokens, octaves + 1)
+    active = np.cumsum(by_level[:, :0:-1], axis=1)[:, ::-1]
+    width = int(active.max(initial=0)) + 1
+    cell = active + width * np.arange(octaves)
+    return np.bincount(cell.ravel(), minlength=octaves * width).reshape(octaves, width)
+
+
+def _padded_sum(
+    a: Int64[np.ndarray, "octave m"], b: Int64[np.ndarray, "octave n"]
+) -> Int64[np.ndarray, "octave k"]:
+    total = np.zeros((len(a), max(a.shape[1], b.shape[1])), dtype=np.int64)
+    total[:, : a.shape[1]] += a
+    total[:, : b.shape[1]] += b
+    return total
+
+
+def _pair_key(
+    latent: Int32[np.ndarray, " n"], value: Int32[np.ndarray, " n"]
+) -> Int64[np.ndarray, " n"]:
+    """One integer that sorts like (latent, value)."""
+    return (latent.astype(np.int64) << _PAIR_BITS) + (value + np.int64(HALF_STEP_LIMIT))
+
+
+def _pairs(key: Int64[np.ndarray, " n"]) -> Pairs:
+    value = (key & ((1 << _PAIR_BITS) - 1)) - HALF_STEP_LIMIT
+    return (key >> _PAIR_BITS).astype(np.int32), value.astype(np.int32)
+
+
+def _merged(a: KeyCounts, b: KeyCounts) -> KeyCounts:
+    """Two sorted lists of keys with counts as one."""
+    key, count = np.concatenate([a[0], b[0]]), np.concatenate([a[1], b[1]])
+    if len(key) == 0:
+        return key, count
+    order = np.argsort(key, kind="stable")
+    key, count = key[order], count[order]
+    start = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    return key[start], np.add.reduceat(count, start)
+
+
+def _same(what: str, a: int, b: int) -> None:
+    if a != b:
+        raise CoderError(f"cannot count together: {what} differ ({a} and {b})")

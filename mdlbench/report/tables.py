@@ -1,0 +1,298 @@
+"""A leaderboard as CSV, JSON, Markdown, and a table for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from mdlbench.leaderboard import Leaderboard, Row, Table
+
+if TYPE_CHECKING:
+    import rich.table
+
+METRIC_NAMES = {"mse": "MSE", "fvu": "FVU", "delta_ce": "ΔCE"}
+METRIC_UNITS = {"mse": " per dimension", "fvu": "", "delta_ce": " nats"}
+LABEL_LENGTH = 60
+ABSENT = "–"
+
+
+class Column(NamedTuple):
+    """One column of a table that people read."""
+
+    header: str
+    justify: Literal["left", "right"]
+    cell: Callable[[Row], str]
+
+
+def to_csv(board: Leaderboard) -> str:
+    """Long format: a line per tolerance and SAE, every field of `Row`, floats unrounded."""
+    buffer = io.StringIO()
+    names = [field.name for field in fields(Row)]
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["suite", *names])
+    for table in board.tables:
+        for row in table.rows:
+            writer.writerow([board.suite, *(_csv_cell(getattr(row, name)) for name in names)])
+    return buffer.getvalue()
+
+
+def to_json(board: Leaderboard) -> str:
+    """The same fields as `to_csv`, as one JSON object; absent values are left out."""
+    tables = [
+        {
+            "metric": table.metric,
+            "epsilon": table.epsilon,
+            "rows": [_without_absent(asdict(row)) for row in table.rows],
+        }
+        for table in board.tables
+    ]
+    content = {
+        "suite": board.suite,
+        "suite_digest": board.suite_digest,
+        "protocol": board.protocol,
+        "tables": tables,
+    }
+    return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def to_markdown(board: Leaderboard) -> str:
+    """One section per tolerance, the headline's first."""
+    n_tokens = board.headline.rows[0].test_tokens
+    parts = [
+        f"# Leaderboard of {escape_markdown(board.suite)}",
+        "Bits per token that it takes to send an SAE's quantised latents, with a codebook fitted "
+        "on calibration data, such that the reconstruction from them stays within the tolerance: "
+        f"fewer is better. Measured on {n_tokens:,} test tokens.",
+        "Two SAEs share a rank where the 95% interval of their difference, paired over resampled "
+        "documents, covers 0; whatever lies between them shares it too. Δ is the difference to the "
+        "first SAE. D: latents in the dictionary. L0: nonzero symbols per token at that step. "
+        "Coded: bits per token of a real bitstream, where one was written. Floor: loss of the "
+        "unquantised reconstruction. Break-even: tokens after which the latents sent have cost as "
+        "much as the decoder and the codebook.",
+        f"Suite digest `{board.suite_digest[:12]}`, protocol {board.protocol}.",
+    ]
+    for i, table in enumerate(board.tables):
+        parts.append(f"## {limit_name(table)}{' (headline)' if i == 0 else ''}")
+        parts.extend(_markdown_section(table))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_rich(table: Table, suite: str) -> rich.table.Table:
+    """The table at one tolerance for a terminal of 80 columns or more.
+
+    Names are shown as they are, never as markup.
+    """
+    import rich.box
+    import rich.table
+    from rich.text import Text
+
+    notes = [_nothing_ranked(table), *_footnotes(table.rows)]
+    if table.of("infeasible"):
+        notes.append("floor: infeasible, the loss even before quantisation is this large.")
+    result = rich.table.Table(
+        title=Text(f"{printable(suite)}: bits per token at {limit_name(table)}"),
+        caption=Text("\n".join(note for note in notes if note)),
+        caption_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    columns = _terminal_columns(table)
+    for column in columns:
+        is_name = column.justify == "left"
+        result.add_column(
+            Text(column.header),
+            justify=column.justify,
+            no_wrap=not is_name,
+            overflow="fold",
+            min_width=16 if is_name else None,
+        )
+    for row in table.rows:
+        cells = [Text(column.cell(row)) for column in columns]
+        result.add_row(*cells, style="" if row.status == "ranked" else "dim")
+    return result
+
+
+def limit_name(table: Table) -> str:
+    """The tolerance in words, as "MSE per dimension ≤ 0.015"."""
+    unit = METRIC_UNITS[table.metric] if table.metric == "mse" else ""
+    after = METRIC_UNITS[table.metric] if table.metric == "delta_ce" else ""
+    return f"{METRIC_NAMES[table.metric]}{unit} ≤ {table.epsilon:g}{after}"
+
+
+def printable(name: str) -> str:
+    """A name from a checkpoint, fit to be shown: no control characters, not too long."""
+    clean = "".join(c if c.isprintable() else "�" for c in name)
+    if len(clean) <= LABEL_LENGTH:
+        return clean
+    half = (LABEL_LENGTH - 1) // 2
+    return f"{clean[:half]}…{clean[-half:]}"
+
+
+def escape_markdown(name: str) -> str:
+    """A name as inert text in a Markdown table: no cells, markup, HTML or code."""
+    text = printable(name).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*\[\]|~$#!])", r"\\\1", text)
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", text)
+
+
+def _markdown_section(table: Table) -> list[str]:
+    shown = [row for row in table.rows if row.status != "infeasible"]
+    infeasible = table.of("infeasible")
+    parts = [note for note in (_nothing_ranked(table),) if note]
+    if shown:
+        parts.append(_markdown_table(_columns(table), shown))
+        parts.extend(_footnotes(shown))
+    if infeasible:
+        parts.append(
+            "Infeasible: even the finest step of the quantiser exceeds the tolerance, so they have "
+            "no rank."
+        )
+        parts.append(_markdown_table(_infeasible_columns(table), infeasible))
+    return parts
+
+
+def _markdown_table(columns: list[Column], rows: Iterable[Row]) -> str:
+    rules = ["---:" if column.justify == "right" else "---" for column in columns]
+    lines = [[column.header for column in columns], rules]
+    lines += [[_markdown_cell(column, row) for column in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown_cell(column: Column, row: Row) -> str:
+    return escape_markdown(column.cell(row)) if column.justify == "left" else column.cell(row)
+
+
+def _columns(table: Table) -> list[Column]:
+    return [
+        Column("Rank", "right", _rank),
+        Column("SAE", "left", lambda row: row.label),
+        Column("Architecture", "left", lambda row: row.architecture),
+        Column("D", "right", lambda row: str(row.d_latents)),
+        Column("L0", "right", lambda row: _fixed(row.l0, 2)),
+        Column("Step", "right", lambda row: _significant(row.step)),
+        Column("Bits/token", "right", _bits),
+        Column("95% CI", "right", lambda row: _interval(row.bits_low, row.bits_high)),
+        Column("Δ", "right", lambda row: _fixed(row.delta, 2)),
+        Column("95% CI of Δ", "right", _difference_interval),
+        Column("Coded", "right", lambda row: _fixed(row.coded, 2)),
+        _floor_column(table),
+        Column("Dead", "right", lambda row: f"{row.dead_fraction:.1%}"),
+        Column("Decoder bits", "right", lambda row: _prefixed(row.decoder_bits)),
+        Column("Break-even", "right", lambda row: _prefixed(row.break_even_tokens)),
+    ]
+
+
+def _infeasible_columns(table: Table) -> list[Column]:
+    return [
+        Column("SAE", "left", lambda row: row.label),
+        Column("Architecture", "left", lambda row: row.architecture),
+        Column("D", "right", lambda row: str(row.d_latents)),
+        Column("L0 unquantised", "right", lambda row: _fixed(row.l0_unquantised, 2)),
+        _floor_column(table),
+        Column("Dead", "right", lambda row: f"{row.dead_fraction:.1%}"),
+    ]
+
+
+def _terminal_columns(table: Table) -> list[Column]:
+    return [
+        Column("Rank", "right", _rank),
+        Column("SAE", "left", lambda row: printable(row.label)),
+        Column("D", "right", lambda row: str(row.d_latents)),
+        Column("L0", "right", lambda row: _fixed(row.l0, 1)),
+        Column("Bits/token", "right", _bits_and_half_width),
+        Column("Δ [95% CI]", "right", _difference),
+        Column("Dead", "right", lambda row: f"{row.dead_fraction:.1%}"),
+    ]
+
+
+def _floor_column(table: Table) -> Column:
+    return Column(
+        f"Floor {METRIC_NAMES[table.metric]}", "right", lambda row: _significant(row.floor)
+    )
+
+
+def _rank(row: Row) -> str:
+    if row.rank is not None:
+        return str(row.rank)
+    return {"unranked": "not ranked", "partial": "partial"}.get(row.status, ABSENT)
+
+
+def _bits(row: Row) -> str:
+    if row.bits is None:
+        return ABSENT
+    marks = ("≤ " if row.at_coarsest else "", "†" if row.non_monotone else "")
+    return f"{marks[0]}{row.bits:.2f}{marks[1]}"
+
+
+def _bits_and_half_width(row: Row) -> str:
+    if row.bits is None or row.bits_low is None or row.bits_high is None:
+        return f"floor {row.floor:.3g}"
+    return f"{_bits(row)} ± {(row.bits_high - row.bits_low) / 2:.2f}"
+
+
+def _difference(row: Row) -> str:
+    return f"{_fixed(row.delta, 2)} {_difference_interval(row)}".removesuffix(f" {ABSENT}")
+
+
+def _difference_interval(row: Row) -> str:
+    """Absent for the first SAE itself, whose difference is 0 in every resample."""
+    is_first = row.delta_low == row.delta_high == 0
+    return ABSENT if is_first else _interval(row.delta_low, row.delta_high)
+
+
+def _footnotes(rows: Iterable[Row]) -> list[str]:
+    rows = list(rows)
+    notes = []
+    if any(row.at_coarsest for row in rows):
+        notes.append("≤: even the coarsest step of the grid passes; fewer bits may do.")
+    if any(row.non_monotone for row in rows):
+        notes.append("†: a coarser step passes although a finer one fails; the finer side is used.")
+    return notes
+
+
+def _nothing_ranked(table: Table) -> str:
+    if table.of("ranked"):
+        return ""
+    if all(row.status == "partial" for row in table.rows):
+        return "Nothing is ranked: all records are partial (made with `--limit`)."
+    return "Nothing is ranked at this tolerance."
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return ABSENT if value is None else f"{value:.{digits}f}"
+
+
+def _significant(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.4g}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return ABSENT if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
+
+
+def _prefixed(value: float | None) -> str:
+    """A large count with its SI prefix: 1.23 M."""
+    if value is None:
+        return ABSENT
+    for size, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{prefix}"
+    return f"{value:.3g}"
+
+
+def _csv_cell(value: float | int | str | bool | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _without_absent(row: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in row.items() if value is not None}

@@ -1,0 +1,159 @@
+"""`ADAPTER:ARGUMENT?OPTION=VALUE` → a `SparseCoder`.
+
+A path to a folder that an adapter recognises will do as well: `runs/my-sae`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from mdlbench.adapters.protocol import (
+    Adapter,
+    CoderIdentity,
+    CoderSpec,
+    Identifies,
+    Request,
+    SparseCoder,
+)
+from mdlbench.adapters.registry import AdapterEntry, adapters, find_adapter
+from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageError, did_you_mean
+from mdlbench.sources import ActivationSource
+
+RECOGNISED = {"saelens": "cfg.json"}
+"""Adapters whose folders may be named without them, and the file that tells such a folder."""
+
+
+def load_coder(
+    spec: str,
+    *,
+    device: str = "cpu",
+    source: ActivationSource | None = None,
+    folder: Path | None = None,
+    adapter: str | None = None,
+) -> SparseCoder:
+    """The coder that `spec` names.
+
+    Args:
+        spec: `ADAPTER:ARGUMENT`, or a path.
+        device: where it computes.
+        source: the activations that it is for; their width is checked.
+        folder: what relative paths are relative to; the working folder by default.
+        adapter: the adapter's name or `package.module:Class`; `spec` is then its argument alone.
+
+    Raises:
+        UsageError: the spec cannot be read, or names no known adapter.
+        CheckpointError: there is no such SAE, it is damaged, or it is for another width.
+        MdlbenchError: a plugin cannot be imported.
+    """
+    entry, request = _request(spec, device, source, folder, adapter)
+    coder = import_adapter(entry).load(request)
+    if not isinstance(coder, SparseCoder) or not isinstance(coder.spec, CoderSpec):
+        raise MdlbenchError(
+            f"adapter {entry.name!r} ({entry.target}) returned a {type(coder).__name__}, "
+            "which is not a SparseCoder"
+        )
+    check_widths(coder.spec, source)
+    return coder
+
+
+def identify_coder(
+    spec: str,
+    *,
+    source: ActivationSource | None = None,
+    folder: Path | None = None,
+    adapter: str | None = None,
+) -> CoderIdentity:
+    """What `load_coder` would load, without fitting it where its adapter can tell."""
+    entry, request = _request(spec, "cpu", source, folder, adapter)
+    loader = import_adapter(entry)
+    if isinstance(loader, Identifies):
+        return loader.identify(request)
+    return load_coder(spec, source=source, folder=folder, adapter=adapter).spec.identity
+
+
+def import_adapter(entry: AdapterEntry) -> Adapter:
+    """An instance of the adapter's class.
+
+    Raises:
+        MdlbenchError: it cannot be imported, or is no adapter; names its package and target.
+    """
+    owner = f" of package {entry.distribution!r}" if entry.distribution else ""
+    module, _, attribute = entry.target.partition(":")
+    try:
+        adapter = getattr(importlib.import_module(module), attribute)()
+    except Exception as error:
+        raise MdlbenchError(
+            f"adapter {entry.name!r}{owner} cannot be imported from {entry.target!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(adapter, Adapter):
+        raise MdlbenchError(f"adapter {entry.name!r}{owner}: {entry.target!r} has no method load")
+    return adapter
+
+
+def check_widths(spec: CoderSpec, source: ActivationSource | None) -> None:
+    """Raise `CheckpointError` unless the coder reads and writes the source's activations."""
+    if len(spec.decoder_norms) != spec.d_latents:
+        raise CoderError(
+            f"{spec.name}: {len(spec.decoder_norms)} decoder norms for {spec.d_latents} latents"
+        )
+    if source is None:
+        return
+    if spec.d_in != source.d_in:
+        raise CheckpointError(
+            f"{spec.name}: reads activations of width {spec.d_in}, but those at hook "
+            f"{source.hook!r} have width {source.d_in}"
+        )
+    if spec.d_out != source.d_in:
+        raise CheckpointError(
+            f"{spec.name}: reconstructs to width {spec.d_out}, but activations at hook "
+            f"{source.hook!r} have width {source.d_in}"
+        )
+
+
+def _request(
+    spec: str,
+    device: str,
+    source: ActivationSource | None,
+    folder: Path | None,
+    adapter: str | None,
+) -> tuple[AdapterEntry, Request]:
+    folder = folder or Path()
+    name, text = (adapter, spec) if adapter else _split(spec, folder)
+    argument, _, query = text.partition("?")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as error:
+        raise UsageError(f"{spec!r}: options are written ?name=value&name=value") from error
+    return find_adapter(name), Request(argument, dict(pairs), folder, device, source)
+
+
+def _split(spec: str, folder: Path) -> tuple[str, str]:
+    """Adapter and argument of a SPEC."""
+    known = {entry.name for entry in adapters()}
+    name, colon, argument = spec.partition(":")
+    if colon and name in known:
+        return name, argument
+    path = folder / Path(spec).expanduser()
+    if path.exists():
+        return _recognised(path), spec
+    if colon:
+        raise UsageError(f"{spec!r}: unknown adapter {name!r}. {did_you_mean(name, known)}")
+    if len(Path(spec).parts) > 1:
+        raise CheckpointError(f"{path}: no such file or folder")
+    raise UsageError(
+        f"{spec!r} is neither a folder nor ADAPTER:ARGUMENT. {did_you_mean(spec, known)}"
+    )
+
+
+def _recognised(path: Path) -> str:
+    for name, file in RECOGNISED.items():
+        if (path / file).is_file():
+            return name
+    expected = ", or ".join(f"{file} ({name})" for name, file in RECOGNISED.items())
+    raise CheckpointError(
+        f"{path}: not a checkpoint that is recognised by its files (expected {expected}); "
+        "name its adapter: ADAPTER:PATH"
+    )

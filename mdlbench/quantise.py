@@ -83,8 +83,8 @@ def half_steps(value: Float32[np.ndarray, " nnz"], step: float) -> Int32[np.ndar
     return half_step
 
 
-def symbol_at(half_step: Int32[np.ndarray, ...], octave: int) -> Int32[np.ndarray, ...]:
-    """The symbol at step 2^octave · finest: sign(c)·((|c| + 2^octave) >> (octave + 1)) (maths §4)."""
+def symbol_at(half_step: Int32[np.ndarray, "*shape"], octave: int) -> Int32[np.ndarray, "*shape"]:
+    """The symbol at step 2^octave · finest, sign(c)·((|c| + 2^octave) >> (octave + 1))."""
     magnitude = (np.abs(half_step) + np.int32(1 << octave)) >> np.int32(octave + 1)
-    symbol: Int32[np.ndarray, ...] = np.sign(half_step) * magnitude
+    symbol: Int32[np.ndarray, "*shape"] = np.sign(half_step) * magnitude
     return symbol

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
 from mdlbench import bitstream, codelength, measure
-from mdlbench.adapters import SparseCoder
+from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.bootstrap import Bootstrap, percentile_interval, upper_limit
 from mdlbench.distortion import DistortionSums, Reference
 from mdlbench.errors import MdlbenchError
@@ -30,7 +31,7 @@ from mdlbench.record import (
     ToleranceResult,
 )
 from mdlbench.sources import ActivationSource
-from mdlbench.sources.images import ImageSource
+from mdlbench.sources.open import open_source
 from mdlbench.spool import LatentSpool
 from mdlbench.suite import Metric, Suite
 from mdlbench.tolerance import ToleranceSearch, coarsest_within
@@ -79,7 +80,7 @@ class Bench:
     @classmethod
     def open(cls, suite: Suite, device: str = "cpu", limit: int | None = None) -> Bench:
         """Load the suite's data; `limit` keeps that many documents of each split."""
-        source = ImageSource(suite, device, limit)
+        source = open_source(suite, device, limit)
         bootstrap = Bootstrap(source.n_documents["test"], suite.replicates, suite.seed)
         return cls(suite, source, measure.reference(source), bootstrap, limit)
 
@@ -99,6 +100,7 @@ class Bench:
             suite=self.suite.name,
             suite_digest=self.suite.digest,
             data_sha256=self.source.data_sha256,
+            headline=self.suite.headline,
             partial=self.limit is not None,
             d=self.source.d_in,
             eigenvalues=self.reference.eigenvalues.tolist(),
@@ -122,6 +124,28 @@ class Bench:
         return self.bootstrap.means(sums, self.reference.tokens)
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """An SAE whose latents of both splits are spooled, ready to be quantised at any step."""
+
+    sweep: Sweep
+    calibration: measure.EncodedSplit
+    test: measure.EncodedSplit
+
+
+@contextmanager
+def encoded(bench: Bench, coder: SparseCoder) -> Iterator[Encoded]:
+    """Encode both splits once; the spooled latents live as long as the context."""
+    n_latents, steps = coder.spec.d_latents, bench.suite.steps
+    scale = measure.quantiser_scale(coder, bench.suite.quantiser)
+    with LatentSpool(n_latents) as calibration, LatentSpool(n_latents) as test:
+        splits = [
+            measure.encode_split(coder, bench.source, "calibration", calibration, scale, steps),
+            measure.encode_split(coder, bench.source, "test", test, scale, steps),
+        ]
+        yield Encoded(Sweep(coder, bench.source, scale, steps, calibration, test), *splits)
+
+
 def evaluate_coder(
     bench: Bench, coder: SparseCoder, identity: Identity, report: Report = lambda stage: None
 ) -> EvalRecord:
@@ -131,29 +155,23 @@ def evaluate_coder(
         CoderError: the SAE misbehaves: wrong shapes, non-finite latents or reconstruction.
     """
     started = time.perf_counter()
-    suite, n_latents = bench.suite, coder.spec.d_latents
-    scale = measure.quantiser_scale(coder, suite.quantiser)
-    finest = suite.steps.finest
-    with LatentSpool(n_latents) as calibration, LatentSpool(n_latents) as test:
-        report("encode")
-        seen = measure.encode_split(coder, bench.source, "calibration", calibration, scale, finest)
-        shown = measure.encode_split(coder, bench.source, "test", test, scale, finest)
-        sweep = Sweep(coder, bench.source, scale, suite.steps, calibration, test)
+    report("encode")
+    with encoded(bench, coder) as run:
         report("distortion")
-        limits = [search_limit(bench, sweep, *limit) for limit in suite.limits()]
+        limits = [search_limit(bench, run.sweep, *limit) for limit in bench.suite.limits()]
         report("rate")
-        results = [tolerance_result(bench, sweep, limit) for limit in limits]
+        results = [tolerance_result(bench, run.sweep, limit) for limit in limits]
         report("bitstream")
-        audit = audit_bitstream(bench, sweep, limits)
+        audit = audit_bitstream(bench, run.sweep, limits)
         report("decoder")
-        facts = coder_facts(bench, sweep, limits, audit, seen, shown)
-        points = all_points(bench, sweep, audit)
+        facts = coder_facts(bench, run, limits, audit)
+        points = [point(bench, run.sweep, position, audit) for position in run.sweep.priced()]
     return EvalRecord(
         id=identity.id,
         identity=identity,
         n_tokens=Tokens(**bench.source.n_tokens),
         coder=facts,
-        floor=Distortion.model_validate(shown.floor.metrics(bench.reference)),
+        floor=Distortion.model_validate(run.test.floor.metrics(bench.reference)),
         points=points,
         tolerances=results,
         partial=bench.limit is not None,
@@ -204,11 +222,6 @@ def tolerance_result(bench: Bench, sweep: Sweep, limit: Limit) -> ToleranceResul
     )
 
 
-def all_points(bench: Bench, sweep: Sweep, audit: Audit) -> list[Point]:
-    """Every operating point that was priced, from the finest step to the coarsest."""
-    return [point(bench, sweep, position, audit) for position in sweep.priced()]
-
-
 def point(bench: Bench, sweep: Sweep, position: int, audit: Audit) -> Point:
     rates, sums = sweep.rates(position), sweep.distortion(position)
     coded = audit.coded if position == audit.position else None
@@ -249,49 +262,61 @@ def headline_limit(bench: Bench, limits: list[Limit]) -> Limit | None:
     return met[0] if met else None
 
 
-def audit_bitstream(bench: Bench, sweep: Sweep, limits: list[Limit]) -> Audit:
-    """Code the test split for real at the headline step (the finest, where no tolerance is met).
+def audited_position(bench: Bench, limits: list[Limit]) -> int:
+    """The headline step; the finest where no tolerance is met."""
+    limit = headline_limit(bench, limits)
+    return 0 if limit is None or limit.search.position is None else limit.search.position
+
+
+def encode_test_split(bench: Bench, sweep: Sweep, step: float) -> bytes:
+    """The symbols of the test split as a bitstream, its codebook fitted on the calibration split.
 
     Raises:
         MdlbenchError: the stream does not decode to the same symbols.
     """
-    limit = headline_limit(bench, limits)
-    position = 0 if limit is None or limit.search.position is None else limit.search.position
-    step = sweep.step(position)
     codebook = measure.fit_codebooks(sweep.calibration, step, octaves=1)[0]
     symbols = measure.all_symbols(sweep.test, step)
-    decoded = bitstream.decode(bitstream.encode(symbols, codebook, step=step, metadata={}))
-    if not decoded.symbols.equals(symbols):
+    spec = sweep.coder.spec
+    metadata = {
+        "suite": bench.suite.name,
+        "suite_digest": bench.suite.digest,
+        "sae": spec.name,
+        "weights_sha256": spec.weights_sha256,
+        "quantiser": bench.suite.quantiser,
+    }
+    data = bitstream.encode(symbols, codebook, step=step, metadata=metadata)
+    if not bitstream.decode(data).symbols.equals(symbols):
         raise MdlbenchError("bitstream: the decoded symbols are not the encoded ones")
+    return data
+
+
+def audit_bitstream(bench: Bench, sweep: Sweep, limits: list[Limit]) -> Audit:
+    """Code the test split for real at the headline step, decode it and compare."""
+    position = audited_position(bench, limits)
+    sizes = bitstream.sizes(encode_test_split(bench, sweep, sweep.step(position)))
     return Audit(
         position=position,
-        coded=8 * decoded.payload_bytes / symbols.n_tokens,
-        codebook_bits=8.0 * decoded.codebook_bytes,
+        coded=8 * sizes.payload_bytes / bench.source.n_tokens["test"],
+        codebook_bits=8.0 * sizes.codebook_bytes,
     )
 
 
-def coder_facts(
-    bench: Bench,
-    sweep: Sweep,
-    limits: list[Limit],
-    audit: Audit,
-    seen: measure.EncodedSplit,
-    shown: measure.EncodedSplit,
-) -> CoderFacts:
-    spec, n_test = sweep.coder.spec, bench.source.n_tokens["test"]
-    alive: Bool[np.ndarray, " latent"] = seen.fired | shown.fired
-    weight_bits = decoder_weight_bits(bench, sweep, headline_limit(bench, limits))
+def coder_facts(bench: Bench, run: Encoded, limits: list[Limit], audit: Audit) -> CoderFacts:
+    """What the SAE is, how it behaves before quantisation, and what its model part costs."""
+    spec, n_test = run.sweep.coder.spec, bench.source.n_tokens["test"]
+    alive: Bool[np.ndarray, " latent"] = run.calibration.fired | run.test.fired
+    weight_bits = decoder_weight_bits(bench, run.sweep, headline_limit(bench, limits))
     model = None
     if weight_bits is not None:
         model = codelength.decoder_bits(int(alive.sum()), spec.d_out, weight_bits)
-    bits_per_token = sweep.rates(audit.position).heldout + spec.side_bits
+    bits_per_token = run.sweep.rates(audit.position).heldout + spec.side_bits
     return CoderFacts(
         d_in=spec.d_in,
         d_out=spec.d_out,
         d_latents=spec.d_latents,
         architecture=spec.architecture,
         hook=spec.hook,
-        l0=shown.n_active / n_test,
+        l0=run.test.n_active / n_test,
         dead_fraction=float(1 - alive.mean()) if len(alive) else 0.0,
         decoder_weight_bits=weight_bits,
         decoder_bits=model,

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64
 
 from mdlbench import codelength
-from mdlbench.adapters import SparseCoder
+from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.codelength import Codebook
 from mdlbench.distortion import (
     DistortionSums,
@@ -100,7 +100,7 @@ def encode_split(
     split: Split,
     spool: LatentSpool,
     scale: Float32[np.ndarray, " latent"],
-    finest: float,
+    steps: Steps,
 ) -> EncodedSplit:
     """Encode a split into the spool, scaled for the quantiser; decode the test split once.
 
@@ -112,7 +112,7 @@ def encode_split(
         latents, side = _encode(coder, block)
         n_active += latents.nnz
         fired[latents.latent] = True
-        spool.append(_audible(latents.scaled(scale), finest), side, block.document)
+        spool.append(_audible(latents.scaled(scale), steps.finest), side, block.document)
         if split == "test":
             floor = floor + block_distortion(source, block, coder.decode(latents, side))
     return EncodedSplit(n_active, fired, floor)
@@ -172,10 +172,9 @@ def fit_codebooks(calibration: LatentSpool, finest: float, octaves: int) -> list
 
 
 def count(spool: LatentSpool, finest: float, octaves: int) -> Tally:
-    tally = Tally.empty(spool.n_latents, octaves)
-    for run in spool.runs():
-        tally = tally + Tally.count(run.latents, finest, octaves)
-    return tally
+    """Symbol counts of a whole split at every dyadic step from `finest` on."""
+    runs = (run.latents for run in spool.runs())
+    return Tally.count_blocks(runs, finest, octaves, spool.n_latents)
 
 
 def all_symbols(spool: LatentSpool, step: float) -> Symbols:
@@ -275,7 +274,7 @@ def _rates_at(
             counts, tally.active_per_token(octave), heldout.magnitude
         ),
         bound=codelength.bound(counts),
-        l0=float(counts.active.sum() / counts.n_tokens),
+        l0=counts.l0,
         document_bits=document_bits,
     )
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mdlbench.curve import RateDistortionCurve, RatePoint
 from mdlbench.errors import RecordError
-from mdlbench.suite import Metric
+from mdlbench.suite import Headline, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,7 @@ protocols are never compared."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Interval = tuple[Finite, Finite]
+Versioned = TypeVar("Versioned", bound=BaseModel)
 
 
 class Part(BaseModel):
@@ -232,6 +233,7 @@ class References(Part):
     suite: str
     suite_digest: str
     data_sha256: str
+    headline: Headline
     partial: bool
     d: int
     eigenvalues: list[Finite]
@@ -250,12 +252,24 @@ def parse_record(text: str, where: Path | str) -> EvalRecord:
     Raises:
         RecordError: not a record, of a newer schema, or its id is not that of its identity.
     """
+    record = _parse(EvalRecord, text, where)
+    if record.id != record.identity.id:
+        raise RecordError(f"{where}: the id is not that of the record's identity")
+    return record
+
+
+def parse_references(text: str, where: Path | str) -> References:
+    """References from their JSON text; raises `RecordError` as `parse_record` does."""
+    return _parse(References, text, where)
+
+
+def _parse(model: type[Versioned], text: str, where: Path | str) -> Versioned:
     try:
         content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise RecordError(f"{where}: not JSON: {error}") from error
     if not isinstance(content, dict) or "schema_version" not in content:
-        raise RecordError(f"{where}: not an mdlbench record")
+        raise RecordError(f"{where}: not written by mdlbench: it has no schema_version")
     version = content["schema_version"]
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise RecordError(
@@ -263,14 +277,11 @@ def parse_record(text: str, where: Path | str) -> EvalRecord:
             f"({SCHEMA_VERSION}); upgrade mdlbench"
         )
     try:
-        record = EvalRecord.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"]))
         raise RecordError(f"{where}: {location}: {first['msg']}") from error
-    if record.id != record.identity.id:
-        raise RecordError(f"{where}: the id is not that of the record's identity")
-    return record
 
 
 def _canonical(content: Any) -> str:

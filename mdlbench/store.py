@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from mdlbench.errors import OutputError, RecordError
 from mdlbench.files import write_atomically
-from mdlbench.record import EvalRecord, Identity, parse_record
+from mdlbench.record import (
+    EvalRecord,
+    Identity,
+    References,
+    parse_record,
+    parse_references,
+)
 
 RECORDS = "records"
+REFERENCES = "references.json"
 
 
 class RecordStore:
@@ -43,6 +51,14 @@ class RecordStore:
         write_atomically(path, record.to_json().encode())
         return path
 
+    def readable(self) -> list[EvalRecord]:
+        """All records that can be read, by name; damaged files are left out."""
+        records = []
+        for path in self.folder.glob("*.json"):
+            with contextlib.suppress(RecordError):
+                records.append(read_record(path))
+        return _sorted(records)
+
     def path(self, identity: Identity) -> Path:
         """Readable name and the start of the id; nothing of a name can leave the folder."""
         slug = re.sub(r"[^a-z0-9]+", "-", identity.coder.name.lower()).strip("-")[:60]
@@ -51,11 +67,13 @@ class RecordStore:
 
 def read_record(path: Path) -> EvalRecord:
     """One record file; raises `RecordError` if it is missing, truncated or not a record."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from error
-    return parse_record(text, path)
+    return parse_record(_text(path), path)
+
+
+def read_references(folder: Path) -> References:
+    """What the curves of a results folder are drawn against; raises `RecordError`."""
+    path = folder / REFERENCES
+    return parse_references(_text(path), path)
 
 
 def read_records(folder: Path) -> list[EvalRecord]:
@@ -73,6 +91,13 @@ def read_records(folder: Path) -> list[EvalRecord]:
 def record_paths(folder: Path) -> list[Path]:
     inner = folder / RECORDS
     return sorted((inner if inner.is_dir() else folder).glob("*.json"))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read: {error}") from error
 
 
 def _sorted(records: Iterable[EvalRecord]) -> list[EvalRecord]:

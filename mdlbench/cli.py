@@ -1,0 +1,294 @@
+"""The command line: parse, call, print. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mdlbench.errors import UsageError
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer(
+    help="Score sparse autoencoders by description length: bits per token at a given loss.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SuiteOption = Annotated[
+    str, typer.Option("--suite", help="A shipped suite (see `mdlbench ls suites`) or a path.")
+]
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+AdapterOption = Annotated[
+    str | None,
+    typer.Option(help="Adapter for SPEC: a name, or package.module:Class of your own."),
+]
+
+_debug = False
+
+
+class Listing(StrEnum):
+    """What `mdlbench ls` lists."""
+
+    suites = "suites"
+    adapters = "adapters"
+    records = "records"
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    global _debug
+    _debug = debug
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("mdlbench"))
+        raise typer.Exit
+
+
+@app.command("eval")
+def eval_suite(
+    suite: SuiteOption,
+    sae: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sae",
+            help="Score only this SAE: a key of the suite, ADAPTER:ARGUMENT, or a folder. "
+            "Repeatable. Default: all of the suite's.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Results folder [results/SUITE].")
+    ] = None,
+    adapter: AdapterOption = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Documents per split, for a quick look; never ranked."),
+    ] = None,
+    device: DeviceOption = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Score a suite's SAEs: records, leaderboard tables and figures in one folder.
+
+    Finished SAEs are not recomputed: interrupt it and run it again. An SAE that cannot be scored
+    is reported at the end (exit code 1) and stops no other.
+    """
+    from mdlbench.evaluate import Bench
+    from mdlbench.leaderboard import build
+    from mdlbench.progress import suite_progress
+    from mdlbench.report import print_board, write_report
+    from mdlbench.run import records_like, run, targets
+    from mdlbench.store import read_references
+    from mdlbench.suite import load_suite
+
+    chosen = load_suite(suite)
+    wanted = targets(chosen, sae or [], adapter)
+    folder = output or Path("results") / (chosen.name + (f"-limit-{limit}" if limit else ""))
+    with suite_progress(len(wanted), quiet) as progress:
+        progress.stage("opening the suite")
+        bench = Bench.open(chosen, _torch_device(device), limit)
+        outcomes = [progress.finish(o) for o in run(bench, wanted, folder, progress.stage)]
+    records = records_like(bench, folder)
+    paths = write_report(records, read_references(folder), folder) if records else []
+    if as_json:
+        _print_outcomes(outcomes)
+    elif records:
+        print_board(build(records, chosen.headline))
+        print(f"\n{folder}/ holds the records and {', '.join(path.name for path in paths)}.")
+    _exit_for(outcomes)
+
+
+@app.command("ls")
+def list_things(
+    what: Annotated[Listing, typer.Argument(help="suites, adapters or records")],
+    folder: Annotated[Path, typer.Argument(help="Where to look for records.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List suites, adapters, or the records under a folder."""
+    from mdlbench import listing
+
+    if what is Listing.suites:
+        rows = listing.suites()
+    elif what is Listing.adapters:
+        rows = listing.adapters()
+    else:
+        rows = listing.records(folder)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        listing.print_table(rows)
+
+
+@app.command("check-adapter")
+def check_adapter(
+    spec: Annotated[str, typer.Argument(help="ADAPTER:ARGUMENT or a folder.")],
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Check on this suite's activations instead of standard-normal ones."),
+    ] = None,
+    adapter: AdapterOption = None,
+    device: DeviceOption = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a SPEC loads, and whether it behaves as an SAE should."""
+    from mdlbench import listing
+    from mdlbench.adapters.check import check_coder
+    from mdlbench.adapters.load import load_coder
+    from mdlbench.sources.open import open_source
+    from mdlbench.suite import load_suite
+
+    source = open_source(load_suite(suite), _torch_device(device)) if suite else None
+    coder = load_coder(spec, device=_torch_device(device), source=source, adapter=adapter)
+    checks = check_coder(coder, source)
+    if as_json:
+        print(json.dumps(listing.checks(coder, checks), indent=1))
+    else:
+        listing.print_checks(coder, checks)
+    if any(check.passed is False for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def leaderboard(
+    folder: Annotated[Path, typer.Argument(help="A results folder, such as results/mnist.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write tables and figures here, too.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+) -> None:
+    """Rank the records of a folder at every tolerance; draw their curves again with -o."""
+    from mdlbench.leaderboard import build
+    from mdlbench.report import print_board, write_report
+    from mdlbench.store import read_records, read_references
+
+    records, references = read_records(folder), read_references(folder)
+    board = build(records, references.headline)
+    if output is not None:
+        write_report(records, references, output)
+    if as_json:
+        print(board.to_json())
+    else:
+        print_board(board)
+
+
+@app.command()
+def train(
+    width: Annotated[int, typer.Option(min=1, help="Latents in the dictionary.")],
+    k: Annotated[float, typer.Option(min=0, help="Active latents per token, on average.")],
+    suite: SuiteOption = "mnist",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the SAE.")
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Train an SAE on a suite's calibration split and save it as SAELens does."""
+    raise NotImplementedError
+
+
+@app.command()
+def encode(
+    spec: Annotated[str, typer.Argument(help="A key of the suite, ADAPTER:ARGUMENT or a folder.")],
+    suite: SuiteOption,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    step: Annotated[
+        float | None,
+        typer.Option(min=0, help="Quantiser step [the coarsest within the headline tolerance]."),
+    ] = None,
+    adapter: AdapterOption = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Documents per split, for a quick look.")
+    ] = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Write a test split's quantised latents as a real file, so that its size shows the rate.
+
+    The file is decoded again and compared symbol by symbol before it is kept.
+    """
+    from mdlbench import bitstream, listing
+    from mdlbench.run import encode_target, targets
+    from mdlbench.suite import load_suite
+
+    chosen = load_suite(suite)
+    target = targets(chosen, [spec], adapter)[0]
+    data = encode_target(chosen, target, step, _torch_device(device), limit)
+    bitstream.write(output, data)
+    listing.print_pairs({"file": str(output), **listing.stream_facts(bitstream.decode(data))})
+
+
+@app.command()
+def decode(
+    file: Annotated[Path, typer.Argument(help="A file written by `mdlbench encode`.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write the symbols as .npz: token, latent, symbol."),
+    ] = None,
+) -> None:
+    """Decode such a file, check it against its checksum and say what it holds."""
+    from mdlbench import bitstream, listing
+
+    decoded = bitstream.decode(bitstream.read(file))
+    if output is not None:
+        listing.write_symbols(output, decoded.symbols)
+    listing.print_pairs({"file": str(file), **listing.stream_facts(decoded)})
+
+
+def main() -> None:
+    """Entry point; exit codes: 0 complete, 1 something failed, 2 usage, 130 interrupted."""
+    try:
+        app()
+    except MdlbenchError as error:
+        if _debug:
+            traceback.print_exc()
+        print(f"mdlbench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _torch_device(name: str) -> str:
+    """The device if torch has it here; raises `UsageError` otherwise."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: not to be had here: {error}") from error
+    return name
+
+
+def _print_outcomes(outcomes: Sequence[Scored | Failed]) -> None:
+    from mdlbench.run import Scored
+
+    records = [o.record.model_dump(mode="json") for o in outcomes if isinstance(o, Scored)]
+    failed = [
+        {"sae": o.target.label, "error": str(o.error)}
+        for o in outcomes
+        if not isinstance(o, Scored)
+    ]
+    print(json.dumps({"records": records, "failed": failed}, allow_nan=False))
+
+
+def _exit_for(outcomes: Sequence[Scored | Failed]) -> None:
+    """Name what failed and leave with the worst of its exit codes."""
+    from mdlbench.run import Failed
+
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+    for failure in failures:
+        print(f"mdlbench: {failure.target.label}: {failure.error}", file=sys.stderr)
+    if failures:
+        raise typer.Exit(max(failure.error.exit_code for failure in failures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Score many SAEs on one suite: finished ones are not recomputed, a failing one stops no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mdlbench.adapters import protocol
+from mdlbench.adapters.load import identify_coder, load_coder
+from mdlbench.adapters.protocol import SparseCoder
+from mdlbench.adapters.python import coder_of
+from mdlbench.errors import MdlbenchError, OutputError
+from mdlbench.evaluate import (
+    Bench,
+    Report,
+    encode_test_split,
+    encoded,
+    evaluate_coder,
+    search_limit,
+)
+from mdlbench.files import write_atomically
+from mdlbench.record import CoderIdentity, EvalRecord, Identity
+from mdlbench.report.features import write_feature_grid
+from mdlbench.store import REFERENCES, RecordStore
+from mdlbench.suite import Suite, load_suite
+
+FEATURES = "features"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One SAE to score.
+
+    Attributes:
+        spec: `ADAPTER:ARGUMENT` or a path.
+        folder: what a relative path in it is relative to.
+        name: what to call it; None for the adapter's own name.
+        adapter: the adapter's name or class, if not in the spec.
+    """
+
+    spec: str
+    folder: Path
+    name: str | None = None
+    adapter: str | None = None
+
+    @property
+    def label(self) -> str:
+        return self.name or self.spec
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A target with its record; `reused` if an earlier run had finished it."""
+
+    target: Target
+    record: EvalRecord
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A target that could not be scored, and why."""
+
+    target: Target
+    error: MdlbenchError
+
+
+def targets(suite: Suite, saes: Sequence[str], adapter: str | None) -> list[Target]:
+    """The SAEs asked for, by key of the suite or by spec; all of the suite's if none is named."""
+    if not saes:
+        return [Target(entry.spec, suite.folder, entry.key) for entry in suite.saes]
+    keys = {entry.key for entry in suite.saes}
+    return [
+        Target(suite.entry(sae).spec, suite.folder, sae)
+        if sae in keys and adapter is None
+        else Target(sae, Path(), adapter=adapter)
+        for sae in saes
+    ]
+
+
+def evaluate(
+    sae: object,
+    suite: Suite | str | Path,
+    *,
+    name: str | None = None,
+    device: str = "cpu",
+    limit: int | None = None,
+) -> EvalRecord:
+    """Score one SAE on a suite.
+
+    Args:
+        sae: `ADAPTER:ARGUMENT`, the path of a folder, a key of the suite, or any object with
+            `encode` and `decode`.
+        suite: a loaded suite, a shipped suite's name, or a path.
+        name: what to call the SAE in the record.
+        device: where to compute.
+        limit: documents per split, for a quick look; such a record is never ranked.
+
+    Raises:
+        UsageError: no such suite, key or adapter.
+        CheckpointError: the SAE cannot be loaded.
+        CoderError: the SAE misbehaves when run.
+    """
+    loaded = suite if isinstance(suite, Suite) else load_suite(suite)
+    bench = Bench.open(loaded, device, limit)
+    if isinstance(sae, str | Path):
+        target = targets(loaded, [str(sae)], adapter=None)[0]
+        coder = _load(bench, target)
+        name = name or target.name
+    else:
+        coder = coder_of(sae, bench.source)
+    return evaluate_coder(bench, coder, _identity(bench, coder.spec.identity, name))
+
+
+def run(
+    bench: Bench,
+    wanted: Sequence[Target],
+    folder: Path,
+    report: Report = lambda stage: None,
+) -> Iterator[Scored | Failed]:
+    """Score each target in turn and keep its record under `folder`.
+
+    Raises:
+        OutputError: results cannot be written; what was finished before is kept.
+    """
+    store = RecordStore(folder)
+    store.prepare()
+    write_atomically(folder / REFERENCES, bench.references().to_json().encode())
+    for target in wanted:
+        try:
+            yield _score(bench, target, store, folder, report)
+        except OutputError:
+            raise
+        except MdlbenchError as error:
+            yield Failed(target, error)
+
+
+def _score(
+    bench: Bench, target: Target, store: RecordStore, folder: Path, report: Report
+) -> Scored:
+    report("load")
+    found = identify_coder(
+        target.spec, source=bench.source, folder=target.folder, adapter=target.adapter
+    )
+    identity = _identity(bench, found, target.name)
+    finished = store.find(identity)
+    if finished is not None:
+        return Scored(target, finished, reused=True)
+    coder = _load(bench, target)
+    record = evaluate_coder(bench, coder, identity, report)
+    if bench.source.image_shape is not None and coder.spec.d_latents:
+        path = folder / FEATURES / f"{store.path(identity).stem}.png"
+        write_feature_grid(path, record.name, coder.decoder_rows(), bench.source.image_shape)
+    store.save(record)
+    return Scored(target, record, reused=False)
+
+
+def _load(bench: Bench, target: Target) -> SparseCoder:
+    return load_coder(
+        target.spec,
+        device=str(bench.source.device),
+        source=bench.source,
+        folder=target.folder,
+        adapter=target.adapter,
+    )
+
+
+def _identity(bench: Bench, found: protocol.CoderIdentity, name: str | None) -> Identity:
+    facts = asdict(found)
+    return bench.identity(CoderIdentity(**facts | {"name": name or found.name}))
+
+
+def records_like(bench: Bench, folder: Path) -> list[EvalRecord]:
+    """The folder's records of the same measurement as the bench's, from this run or earlier."""
+    return [
+        r for r in RecordStore(folder).readable() if r.identity == bench.identity(r.identity.coder)
+    ]
+
+
+def encode_target(bench: Bench, target: Target, step: float | None) -> bytes:
+    """A target's test split as a bitstream, at a step or at the suite's headline tolerance."""
+    with encoded(bench, _load(bench, target)) as run:
+        if step is None:
+            headline = bench.suite.headline
+            search = search_limit(bench, run.sweep, headline.metric, headline.epsilon).search
+            if search.position is None:
+                raise MdlbenchError(
+                    f"{target.label}: no step keeps {headline.metric} within "
+                    f"{headline.epsilon:g}; give one with --step"
+                )
+            step = run.sweep.step(search.position)
+        return encode_test_split(bench, run.sweep, step)

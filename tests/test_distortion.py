@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlbench.distortion import DistortionSums, Reference, cosines, document_sums, squared_errors
+
+
+def sums_of(generator, n_documents):
+    return DistortionSums(*generator.random((4, n_documents)))
+
+
+def test_against_an_independent_computation():
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(2, 60, 9)).astype(np.float32)
+    ce, clean, ablated, kl = generator.random((4, 60))
+    document = np.repeat(np.arange(12), 5)
+    reference = Reference(
+        tokens=np.full(12, 5.0),
+        d=9,
+        variation=float(((x - x.mean(0)).astype(np.float64) ** 2).sum()),
+        clean_ce=document_sums(clean, document, 12),
+        ablated_ce=document_sums(ablated + 5, document, 12),
+        eigenvalues=np.zeros(9),
+    )
+    per_token = (
+        squared_errors(torch.from_numpy(x), torch.from_numpy(y)),
+        cosines(torch.from_numpy(x), torch.from_numpy(y)),
+        ce,
+        kl,
+    )
+    metrics = DistortionSums(*(document_sums(v, document, 12) for v in per_token)).metrics(
+        reference
+    )
+
+    wide_x, wide_y = x.astype(np.float64), y.astype(np.float64)
+    error = ((wide_x - wide_y) ** 2).sum()
+    norms = np.linalg.norm(wide_x, axis=1) * np.linalg.norm(wide_y, axis=1)
+    expected = {
+        "mse": error / x.size,
+        "fvu": error / ((wide_x - wide_x.mean(0)) ** 2).sum(),
+        "cosine": ((wide_x * wide_y).sum(1) / norms).mean(),
+        "ce": ce.mean(),
+        "delta_ce": (ce - clean).mean(),
+        "ce_recovered": (ablated.sum() + 300 - ce.sum()) / (ablated.sum() + 300 - clean.sum()),
+        "kl": kl.mean(),
+    }
+    assert metrics == pytest.approx(expected, rel=1e-6)
+
+
+def test_recovery_is_undefined_when_ablation_costs_nothing():
+    reference = Reference(np.ones(3), 2, 1.0, np.ones(3), np.ones(3), np.zeros(2))
+    assert DistortionSums.zeros(3).metrics(reference)["ce_recovered"] is None
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.permutations(range(4)))
+def test_shards_of_documents_merge_in_any_order(seed, order):
+    generator = np.random.default_rng(seed)
+    parts = [sums_of(generator, 8) for _ in range(4)]
+    masked = [
+        DistortionSums(*(np.where(np.arange(8) % 4 == i, v, 0) for v in vars(part).values()))
+        for i, part in enumerate(parts)
+    ]
+    total = DistortionSums.zeros(8)
+    for i in order:
+        total = total + masked[i]
+    for name, value in vars(total).items():
+        expected = np.choose(np.arange(8) % 4, [vars(part)[name] for part in parts])
+        assert np.array_equal(value, expected)

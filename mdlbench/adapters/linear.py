@@ -17,7 +17,7 @@ from mdlbench.adapters.protocol import CoderSpec
 from mdlbench.errors import CoderError, UsageError
 from mdlbench.latents import SparseLatents, concatenate
 
-BLOCK_BYTES = 1 << 26
+BLOCK_BYTES = 1 << 24
 """No dense [token, latent] matrix is larger than this."""
 
 SPARSE_SHARE = 1 / 8

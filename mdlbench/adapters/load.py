@@ -5,10 +5,10 @@ A path to a folder that an adapter recognises will do as well: `runs/my-sae`.
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from mdlbench.adapters.imports import import_object
 from mdlbench.adapters.protocol import (
     Adapter,
     CoderIdentity,
@@ -17,7 +17,7 @@ from mdlbench.adapters.protocol import (
     Request,
     SparseCoder,
 )
-from mdlbench.adapters.registry import AdapterEntry, adapters, find_adapter
+from mdlbench.adapters.registry import BUILT_IN, AdapterEntry, adapters, find_adapter
 from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageError, did_you_mean
 from mdlbench.sources import ActivationSource
 
@@ -48,7 +48,7 @@ def load_coder(
         MdlbenchError: a plugin cannot be imported.
     """
     entry, request = _request(spec, device, source, folder, adapter)
-    coder = import_adapter(entry).load(request)
+    coder = _load(entry, request)
     if not isinstance(coder, SparseCoder) or not isinstance(coder.spec, CoderSpec):
         raise MdlbenchError(
             f"adapter {entry.name!r} ({entry.target}) returned a {type(coder).__name__}, "
@@ -56,6 +56,21 @@ def load_coder(
         )
     check_widths(coder.spec, source)
     return coder
+
+
+def _load(entry: AdapterEntry, request: Request) -> SparseCoder:
+    loader = import_adapter(entry)
+    if entry in BUILT_IN:
+        return loader.load(request)
+    try:
+        return loader.load(request)
+    except MdlbenchError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{request.argument}: adapter {entry.name!r} ({entry.target}) fails: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def identify_coder(
@@ -80,9 +95,8 @@ def import_adapter(entry: AdapterEntry) -> Adapter:
         MdlbenchError: it cannot be imported, or is no adapter; names its package and target.
     """
     owner = f" of package {entry.distribution!r}" if entry.distribution else ""
-    module, _, attribute = entry.target.partition(":")
     try:
-        adapter = getattr(importlib.import_module(module), attribute)()
+        adapter = import_object(entry.target)()
     except Exception as error:
         raise MdlbenchError(
             f"adapter {entry.name!r}{owner} cannot be imported from {entry.target!r}: "
@@ -132,7 +146,7 @@ def _request(
 
 def _split(spec: str, folder: Path) -> tuple[str, str]:
     """Adapter and argument of a SPEC."""
-    known = {entry.name for entry in adapters()}
+    known = {entry.name for entry in adapters() if entry.usable}
     name, colon, argument = spec.partition(":")
     if colon and name in known:
         return name, argument

@@ -20,6 +20,7 @@ class AdapterEntry:
         description: one line.
         distribution: the installed package that brings it; "mdlbench" for the built-in ones.
         version: that package's version; empty for the built-in ones, which carry their own.
+        usable: False for a package's adapter that takes the name of a built-in one.
     """
 
     name: str
@@ -27,6 +28,7 @@ class AdapterEntry:
     description: str
     distribution: str = "mdlbench"
     version: str = ""
+    usable: bool = True
 
 
 BUILT_IN = (
@@ -50,19 +52,9 @@ BUILT_IN = (
 
 
 def adapters() -> list[AdapterEntry]:
-    """The built-in adapters, then those of installed packages by name.
-
-    A package that takes a built-in adapter's name is not among them: see `shadowing`.
-    """
-    built_in = {entry.name for entry in BUILT_IN}
-    plugins = [_entry(point) for point in _entry_points() if point.name not in built_in]
+    """The built-in adapters, then those of installed packages by name."""
+    plugins = [_entry(point) for point in entry_points(group=ENTRY_POINTS)]
     return [*BUILT_IN, *sorted(plugins, key=lambda entry: (entry.name, entry.distribution))]
-
-
-def shadowing() -> list[AdapterEntry]:
-    """Adapters of installed packages that are ignored because their name is a built-in one's."""
-    built_in = {entry.name for entry in BUILT_IN}
-    return [_entry(point) for point in _entry_points() if point.name in built_in]
 
 
 def find_adapter(name: str) -> AdapterEntry:
@@ -72,7 +64,7 @@ def find_adapter(name: str) -> AdapterEntry:
         UsageError: there is none; the message names the nearest.
         MdlbenchError: two installed packages bring one of that name.
     """
-    known = adapters()
+    known = [entry for entry in adapters() if entry.usable]
     found = [entry for entry in known if entry.name == name]
     if not found and ":" in name:
         return AdapterEntry(name, name, "", distribution="")
@@ -89,18 +81,15 @@ def find_adapter(name: str) -> AdapterEntry:
     return found[0]
 
 
-def _entry_points() -> list[EntryPoint]:
-    return list(entry_points(group=ENTRY_POINTS))
-
-
 def _entry(point: EntryPoint) -> AdapterEntry:
     distribution = point.dist
-    if distribution is None:
-        return AdapterEntry(point.name, point.value, "", distribution="")
+    usable = point.name not in {entry.name for entry in BUILT_IN}
+    summary = distribution.metadata["Summary"] if distribution else ""
     return AdapterEntry(
         point.name,
         point.value,
-        distribution.metadata["Summary"] or "",
-        distribution.metadata["Name"],
-        distribution.version,
+        (summary or "") if usable else "ignored: mdlbench has a built-in adapter of this name",
+        distribution.metadata["Name"] if distribution else "",
+        distribution.version if distribution else "",
+        usable,
     )

@@ -231,15 +231,15 @@ def _look_up(
 
 
 def _details(config: SAELensConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """Plain facts of the metadata; `k` is also that of a BatchTopK SAE saved as JumpReLU."""
     facts = {
-        key: value
-        for key, value in config.metadata.items()
-        if isinstance(value, str | int | float | dict)
+        key: value for key, value in config.metadata.items() if isinstance(value, str | int | float)
     }
-    if config.k is not None:
-        facts["k"] = config.k
+    training = config.metadata.get("training_architecture_details")
+    k = config.k or (training.get("k") if isinstance(training, dict) else None)
     return {
         **facts,
+        **({} if k is None else {"k": k}),
         "normalize_activations": config.normalize_activations,
         "stored_dtype": str(dtype).removeprefix("torch."),
     }

@@ -1,0 +1,278 @@
+"""Does a loaded coder behave as an SAE should? What `mdlbench check-adapter` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64
+
+from mdlbench.adapters.protocol import CoderSpec, SparseCoder
+from mdlbench.adapters.python import sample
+from mdlbench.errors import CoderError
+from mdlbench.latents import SparseLatents
+from mdlbench.sources import ActivationSource
+
+SAMPLE_TOKENS = 2048
+ALONE_TOKENS = 64
+"""This many tokens are encoded again, each alone."""
+DECODE_TOKENS = 256
+DIFFERING_SHARE = 1e-3
+"""Share of latents that rounding may move across a threshold."""
+TOLERANCE = 1e-4
+"""Relative error allowed to float32 against float64."""
+L0_RATIO = 2.0
+"""How far the measured L0 may be from the one that the checkpoint was trained to."""
+DEAD_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what, in a word or two.
+        passed: True, False, or "warning" where it may be meant so.
+        message: what was found, in plain words.
+    """
+
+    name: str
+    passed: bool | Literal["warning"]
+    message: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a coder on some activations.
+
+    Attributes:
+        real: whether they are a source's activations, not standard-normal ones.
+    """
+
+    coder: SparseCoder
+    x: Float32[torch.Tensor, "token d_in"]
+    real: bool
+    latents: SparseLatents
+    side: Float32[np.ndarray, "token side"]
+    reconstruction: Float[torch.Tensor, "token d_out"]
+
+    @property
+    def spec(self) -> CoderSpec:
+        return self.coder.spec
+
+
+def check_coder(coder: SparseCoder, source: ActivationSource | None = None) -> list[Check]:
+    """What was loaded, and whether it behaves, on the source's activations if there are any.
+
+    Checks that only real activations can answer (L0 against training, dead latents,
+    reconstruction) are left out where there are none.
+    """
+    loaded = Check("loaded", True, _description(coder.spec))
+    x = sample(coder.spec.d_in, source, SAMPLE_TOKENS)
+    try:
+        trial = _try(coder, x, source is not None)
+        shape = check_shapes(trial)
+        if not shape.passed:
+            return [loaded, shape]
+        return [loaded, shape, *(check(trial) for check in CHECKS), *_checks_of_data(trial)]
+    except CoderError as error:
+        return [loaded, Check("runs", False, str(error))]
+
+
+def check_shapes(trial: Trial) -> Check:
+    spec, latents = trial.spec, trial.latents
+    found = (latents.n_tokens, latents.n_latents, len(trial.side), *trial.reconstruction.shape)
+    expected = (len(trial.x), spec.d_latents, len(trial.x), len(trial.x), spec.d_out)
+    order = latents.token.astype(np.int64) * max(1, latents.n_latents) + latents.latent
+    in_order = bool((np.diff(order) > 0).all())
+    message = (
+        f"[{len(trial.x)}, {spec.d_in}] → latents [{latents.n_tokens}, {latents.n_latents}], "
+        f"side {list(trial.side.shape)} → {list(trial.reconstruction.shape)}"
+    )
+    if not in_order:
+        message += "; latents are not sorted by token, then latent, each once"
+    return Check("shapes", found == expected and in_order, message)
+
+
+def check_finite(trial: Trial) -> Check:
+    latents = bool(np.isfinite(trial.latents.value).all())
+    decoded = bool(trial.reconstruction.isfinite().all())
+    at_fault = [
+        name for name, fine in (("latents", latents), ("reconstruction", decoded)) if not fine
+    ]
+    return Check(
+        "finite",
+        not at_fault,
+        f"{' and '.join(at_fault)}: NaN or infinite" if at_fault else "all values are finite",
+    )
+
+
+def check_deterministic(trial: Trial) -> Check:
+    again, _ = trial.coder.encode(trial.x)
+    same = (
+        np.array_equal(again.token, trial.latents.token)
+        and np.array_equal(again.latent, trial.latents.latent)
+        and np.array_equal(again.value, trial.latents.value)
+    )
+    said = "gives the same latents" if same else "gives other latents: something in it is random"
+    return Check("deterministic", same, f"encoding twice {said}")
+
+
+def check_independent(trial: Trial) -> Check:
+    """Each of some tokens encoded alone, in reverse order, against the whole run."""
+    n = min(ALONE_TOKENS, len(trial.x))
+    together = trial.latents.rows(0, n).to_dense()
+    alone = np.stack(
+        [trial.coder.encode(trial.x[t : t + 1])[0].to_dense()[0] for t in reversed(range(n))]
+    )[::-1]
+    tolerance = TOLERANCE * np.abs(together).max(initial=0.0)
+    moved = int((np.abs(together - alone) > tolerance).sum())
+    share = moved / max(1, int((together != 0).sum()))
+    if share <= DIFFERING_SHARE:
+        return Check("token by token", True, f"{n} tokens encoded alone give the same latents")
+    return Check(
+        "token by token",
+        False,
+        f"{moved} latents ({share:.1%} of the active ones) change when tokens are encoded alone: "
+        "encode looks at other tokens of the batch (BatchTopK must be saved with its threshold)",
+    )
+
+
+def check_l0(trial: Trial) -> Check:
+    active = np.bincount(trial.latents.token, minlength=len(trial.x))
+    mean, most, promised = float(active.mean()), int(active.max()), trial.spec.promised_l0
+    found = f"L0 is {mean:.1f} on average, {most} at most"
+    if promised is not None and most > promised:
+        return Check("L0", False, f"{found}, but {promised:g} is promised: loaded as another kind")
+    if mean == 0 and trial.spec.d_latents:
+        return Check("L0", False, "no latent is ever active")
+    expected = _trained_l0(trial.spec) if trial.real else None
+    if expected is not None and not 1 / L0_RATIO <= mean / expected <= L0_RATIO:
+        return Check("L0", "warning", f"{found}, but it was trained to {expected:g}")
+    if promised is not None:
+        return Check("L0", True, f"{found}; {promised:g} is promised")
+    return Check("L0", True, found if expected is None else f"{found}; trained to {expected:g}")
+
+
+def check_bias(trial: Trial) -> Check:
+    """decode(0) is one vector, whatever the token."""
+    nothing = _nothing(trial, DECODE_TOKENS)
+    side = np.repeat(trial.side[:1], nothing.n_tokens, axis=0)
+    decoded = trial.coder.decode(nothing, side)
+    same = bool((decoded == decoded[:1]).all()) and bool(decoded.isfinite().all())
+    norm = float(decoded[0].double().norm())
+    message = f"no latents decode to the bias, norm {norm:.4g}"
+    return Check("decode(0)", same, message if same else "no latents decode to differing vectors")
+
+
+def check_decoder(trial: Trial) -> Check:
+    """decode(z) − decode(0) against z times the decoder rows, in float64."""
+    run = trial.latents.rows(0, min(DECODE_TOKENS, len(trial.x)))
+    side = trial.side[: run.n_tokens]
+    nothing = trial.coder.decode(_nothing(trial, run.n_tokens), side)
+    decoded = (trial.coder.decode(run, side) - nothing).double().cpu().numpy()
+    expected = run.to_dense().astype(np.float64) @ trial.coder.decoder_rows().astype(np.float64)
+    if trial.side.shape[1]:
+        expected = expected * _scale(decoded, expected)
+    size = np.abs(expected).max(initial=0.0) + float(nothing.abs().max())
+    error = float(np.abs(decoded - expected).max(initial=0.0)) / max(size, 1e-30)
+    if error <= TOLERANCE:
+        return Check("decoder", True, f"decode is the weighted sum of its rows to {error:.0e}")
+    if trial.spec.details.get("affine_decoder") is False:
+        return Check(
+            "decoder",
+            "warning",
+            "decode is not affine: decoder norms are those of single latents, and its weights "
+            "are not priced",
+        )
+    return Check("decoder", False, f"decode differs from the weighted sum of its rows: {error:.0e}")
+
+
+def check_norms(trial: Trial) -> Check:
+    rows = trial.coder.decoder_rows().astype(np.float64)
+    norms = np.sqrt((rows**2).sum(axis=1))
+    fits = np.allclose(norms, trial.spec.decoder_norms, rtol=TOLERANCE, atol=1e-12)
+    zero = int((norms == 0).sum())
+    message = f"from {norms.min():.3g} to {norms.max():.3g}" if len(norms) else "no rows"
+    if not fits:
+        return Check("decoder norms", False, "spec.decoder_norms are not those of the rows")
+    if zero:
+        return Check("decoder norms", "warning", f"{message}; {zero} rows are zero")
+    return Check("decoder norms", True, message)
+
+
+CHECKS: tuple[Callable[[Trial], Check], ...] = (
+    check_finite,
+    check_deterministic,
+    check_independent,
+    check_l0,
+    check_bias,
+    check_decoder,
+    check_norms,
+)
+
+
+def check_dead(trial: Trial) -> Check:
+    d_latents = trial.spec.d_latents
+    dead = d_latents - len(np.unique(trial.latents.latent))
+    share = dead / d_latents if d_latents else 0.0
+    message = f"{dead} of {d_latents} latents ({share:.1%}) are off on all {len(trial.x)} tokens"
+    return Check("dead latents", True if share <= DEAD_SHARE else "warning", message)
+
+
+def check_reconstruction(trial: Trial) -> Check:
+    x = trial.x.double()
+    error = (x - trial.reconstruction.double()).square().sum()
+    fvu = float(error / (x - x.mean(dim=0)).square().sum())
+    message = f"fraction of variance unexplained is {fvu:.4f}"
+    if fvu > 1 + TOLERANCE and trial.spec.d_latents:
+        return Check(
+            "reconstruction",
+            "warning",
+            f"{message}: worse than the mean; wrong hook point, or a normalisation is missing",
+        )
+    return Check("reconstruction", True, message)
+
+
+def _checks_of_data(trial: Trial) -> list[Check]:
+    return [check_dead(trial), check_reconstruction(trial)] if trial.real else []
+
+
+def _try(coder: SparseCoder, x: Float32[torch.Tensor, "token d_in"], real: bool) -> Trial:
+    latents, side = coder.encode(x)
+    return Trial(coder, x, real, latents, side, coder.decode(latents, side))
+
+
+def _nothing(trial: Trial, n_tokens: int) -> SparseLatents:
+    index, value = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
+    return SparseLatents(index, index, value, n_tokens, trial.spec.d_latents)
+
+
+def _scale(
+    decoded: Float64[np.ndarray, "token d_out"], expected: Float64[np.ndarray, "token d_out"]
+) -> Float64[np.ndarray, "token 1"]:
+    """The factor of each token by which its side information stretches the decoder."""
+    power = (expected**2).sum(axis=1, keepdims=True)
+    factor: np.ndarray = (decoded * expected).sum(axis=1, keepdims=True) / np.maximum(power, 1e-30)
+    return factor
+
+
+def _trained_l0(spec: CoderSpec) -> float | None:
+    """The k that the checkpoint's metadata tells of its training."""
+    k = spec.details.get("k")
+    return float(k) if isinstance(k, int | float) and k > 0 else None
+
+
+def _description(spec: CoderSpec) -> str:
+    promised = f"at most {spec.promised_l0:g} active; " if spec.promised_l0 is not None else ""
+    side = f"{spec.side_bits:g} side bits per token; " if spec.side_bits else ""
+    hook = f"hook {spec.hook}; " if spec.hook else ""
+    facts = ", ".join(f"{key}={value}" for key, value in spec.details.items())
+    return (
+        f"{spec.name}: {spec.architecture} by adapter {spec.adapter} {spec.version}; "
+        f"{spec.d_in} → {spec.d_latents} → {spec.d_out}; {hook}{promised}{side}"
+        f"weights {spec.weights_sha256[:12]}; {facts}"
+    ).rstrip("; ")

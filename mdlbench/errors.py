@@ -30,6 +30,10 @@ class CoderError(MdlbenchError):
     """A loaded SAE misbehaves when run: wrong shapes or non-finite output."""
 
 
+class TrainingError(MdlbenchError):
+    """A training run cannot go on: its loss is no longer a number."""
+
+
 class RecordError(MdlbenchError):
     """A record or bitstream cannot be read: truncated, of a newer schema, or inconsistent."""
 

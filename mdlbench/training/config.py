@@ -1,0 +1,119 @@
+"""The settings that decide a trained SAE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from sae_lens import SAETrainer, TrainingSAE
+from sae_lens.config import SAETrainerConfig
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
+from sae_lens.saes.sae import SAEMetadata
+
+from mdlbench.errors import UsageError, did_you_mean
+from mdlbench.sources import ActivationSource
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training run. Equal settings on equal data give equal weights.
+
+    Attributes:
+        width: number of latents.
+        k: mean number of active latents per token, for the architectures that have one.
+        architecture: a name in SAELens' registry of training classes, your own included.
+        epochs: passes over the calibration split, at most.
+        batch_size: tokens per step.
+        lr: Adam's learning rate after warm-up.
+        warm_up_steps: steps over which the rate rises linearly from 0.
+        decay: the last fraction of all steps, over which the rate falls linearly to 0.
+        patience: epochs without a better test MSE after which training stops; None: never.
+        dead_window: steps without firing after which a latent counts as dead for an auxiliary loss.
+        seed: of the initial weights and the order of the tokens.
+        storage: precision of the weights on disk; SAELens computes with them in float32.
+        options: further fields of the architecture's SAELens config.
+    """
+
+    width: int
+    k: int | float | None = None
+    architecture: str = "batchtopk"
+    epochs: int = 50
+    batch_size: int = 512
+    lr: float = 3e-3
+    warm_up_steps: int = 100
+    decay: float = 0.5
+    patience: int | None = 10
+    dead_window: int = 100
+    seed: int = 0
+    storage: Literal["float16", "float32"] = "float16"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("width", "epochs", "batch_size", "lr", "dead_window"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.k is not None and not 0 < self.k <= self.width:
+            raise UsageError(f"k must lie between 0 and the width {self.width}, not {self.k}")
+        if not 0 <= self.decay < 1:
+            raise UsageError(f"decay is a fraction of the steps, not {self.decay}")
+        if self.storage not in ("float16", "float32"):
+            raise UsageError(f"storage is float16 or float32, not {self.storage!r}")
+        if self.architecture not in SAE_TRAINING_CLASS_REGISTRY:
+            raise UsageError(
+                f"unknown architecture {self.architecture!r}. "
+                + did_you_mean(self.architecture, SAE_TRAINING_CLASS_REGISTRY)
+            )
+
+
+def build_sae(config: TrainingConfig, source: ActivationSource) -> TrainingSAE[Any]:
+    """SAELens' training SAE for a source, its weights drawn from torch's global generator.
+
+    Raises:
+        UsageError: `k` or an option is none of the architecture's settings, or none it takes.
+    """
+    sae_class, config_class = get_sae_training_class(config.architecture)
+    options = dict(config.options) if config.k is None else {"k": config.k, **config.options}
+    known = {item.name for item in fields(config_class)}
+    if unknown := sorted(set(options) - known):
+        raise UsageError(
+            f"architecture {config.architecture!r} has no setting {unknown[0]!r}. "
+            + did_you_mean(unknown[0], known)
+        )
+    try:
+        return sae_class(
+            config_class(
+                d_in=source.d_in,
+                d_sae=config.width,
+                device=str(source.device),
+                metadata=SAEMetadata(hook_name=source.hook),
+                **options,
+            )
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"architecture {config.architecture!r}: {error}") from error
+
+
+def build_trainer(
+    config: TrainingConfig, sae: TrainingSAE[Any], steps_per_epoch: int
+) -> SAETrainer[Any, Any]:
+    """SAELens' trainer, to be driven by `step`: bfloat16 autocast, fused Adam."""
+    steps = config.epochs * steps_per_epoch
+    trainer = SAETrainer(
+        SAETrainerConfig(
+            total_training_samples=steps * config.batch_size,
+            train_batch_size_samples=config.batch_size,
+            lr=config.lr,
+            lr_end=config.lr,
+            lr_warm_up_steps=min(config.warm_up_steps, steps // 2),
+            lr_decay_steps=int(config.decay * steps),
+            dead_feature_window=config.dead_window,
+            device=str(sae.device),
+            autocast=True,
+        ),
+        sae,
+        data_provider=iter(()),
+    )
+    for group in trainer.optimizer.param_groups:
+        group["fused"] = True
+    return trainer

@@ -1,0 +1,211 @@
+"""The folder of a training run: its settings, its log, its checkpoints, the finished SAE."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from sae_lens import SAETrainer
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save, save_file
+
+from mdlbench.errors import CheckpointError, OutputError, UsageError
+from mdlbench.files import write_atomically
+from mdlbench.sources import ActivationSource
+from mdlbench.training.config import TrainingConfig
+from mdlbench.training.inference import Inference, Weights
+
+TRAINING_FILE = "training.json"
+LOG_FILE = "log.csv"
+PACKAGES = ("mdlbench", "sae-lens", "torch")
+NEVER_FIRED = 1e-10
+"""Stands in for a firing rate of 0 under the logarithm, as in SAELens."""
+
+
+class Epoch(NamedTuple):
+    """A row of the log.
+
+    Attributes:
+        epoch: from 0.
+        train_mse: mean over the epoch's batches, as trained.
+        test_mse: on the test split, as at inference.
+        l0: active latents per test token.
+        dead_fraction: of the latents, active on no test token.
+        lr: of the epoch's first step.
+        seconds: the epoch took, its measurement included.
+    """
+
+    epoch: int
+    train_mse: float
+    test_mse: float
+    l0: float
+    dead_fraction: float
+    lr: float
+    seconds: float
+
+
+@dataclass
+class History:
+    """The epochs so far, and the weights of the one with the lowest test MSE."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best: Weights = field(default_factory=dict)
+
+    def add(self, epoch: Epoch, weights: Weights) -> None:
+        if not self.epochs or epoch.test_mse < self.best_epoch.test_mse:
+            self.best = weights
+        self.epochs.append(epoch)
+
+    @property
+    def best_epoch(self) -> Epoch:
+        return min(self.epochs, key=lambda epoch: epoch.test_mse)
+
+    @property
+    def epochs_since_best(self) -> int:
+        return len(self.epochs) - 1 - self.best_epoch.epoch if self.epochs else 0
+
+    def to_csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(Epoch._fields)
+        writer.writerows(self.epochs)
+        return text.getvalue()
+
+
+def read_log(path: Path) -> list[Epoch]:
+    """The rows of a `log.csv`."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return [Epoch(int(row[0]), *map(float, row[1:])) for row in rows]
+
+
+class RunFolder:
+    """One run's folder. Every file in it is written whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def claim(self, config: TrainingConfig, source: ActivationSource) -> bool:
+        """Take the folder for this run, and say whether the run is finished already.
+
+        Raises:
+            UsageError: the folder is another run's, or holds something else.
+            OutputError: the folder cannot be written.
+        """
+        self.settings = json.loads(
+            json.dumps({**asdict(config), "data_sha256": source.data_sha256})
+        )
+        file = self.path / TRAINING_FILE
+        if file.exists():
+            content = _read_json(file)
+            self._refuse_other_settings(content["settings"])
+            return "result" in content
+        if self.path.exists() and any(self.path.iterdir()):
+            raise UsageError(
+                f"{self.path}: not empty and not a training run: choose another folder"
+            )
+        self._write_training({})
+        return False
+
+    def _refuse_other_settings(self, found: Mapping[str, Any]) -> None:
+        for name, asked in self.settings.items():
+            if found.get(name) != asked:
+                raise UsageError(
+                    f"{self.path}: holds a run with {name} = {found.get(name)!r}, not {asked!r}: "
+                    "choose another folder, or delete this one to train afresh"
+                )
+
+    def _write_training(self, result: Mapping[str, Any]) -> None:
+        content: dict[str, Any] = {"settings": self.settings}
+        if result:
+            content["result"] = result
+            content["versions"] = {name: version(name) for name in PACKAGES}
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / TRAINING_FILE, text.encode())
+
+    def write_log(self, history: History) -> None:
+        write_atomically(self.path / LOG_FILE, history.to_csv().encode())
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.path.glob("checkpoint-*"))
+
+    def save_checkpoint(self, trainer: SAETrainer[Any, Any], history: History) -> None:
+        """The whole state at the end of an epoch; earlier checkpoints are removed after it."""
+        earlier = self._checkpoints()
+        checkpoint = self.path / f"checkpoint-{len(history.epochs):06d}"
+        with _whole_folder(checkpoint) as partial:
+            trainer.save_checkpoint("trainer", base_path=partial)
+            save_file(history.best, partial / "best.safetensors")
+            (partial / LOG_FILE).write_text(history.to_csv(), encoding="utf-8")
+        for folder in earlier:
+            shutil.rmtree(folder)
+
+    def load_checkpoint(self, trainer: SAETrainer[Any, Any]) -> History:
+        """Puts the trainer where the last checkpoint was; an empty history if there is none.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read.
+        """
+        checkpoints = self._checkpoints()
+        if not checkpoints:
+            return History()
+        checkpoint = checkpoints[-1]
+        try:
+            trainer.sae.load_weights_from_checkpoint(checkpoint / "trainer")
+            trainer.load_trainer_state(checkpoint / "trainer")
+            return History(
+                read_log(checkpoint / LOG_FILE), load_file(checkpoint / "best.safetensors")
+            )
+        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{checkpoint}: not a readable checkpoint; delete it to train afresh: {error}"
+            ) from error
+
+    def save_sae(
+        self,
+        config: Mapping[str, Any],
+        weights: Weights,
+        numbers: Inference,
+        result: Mapping[str, Any],
+    ) -> None:
+        """The finished SAE in the SAELens layout, then the result; the checkpoints go."""
+        sparsity = torch.log10(numbers.firing_rate + NEVER_FIRED).float()
+        text = json.dumps({**config, "device": "cpu"}, indent=2) + "\n"
+        write_atomically(self.path / SAE_CFG_FILENAME, text.encode())
+        write_atomically(self.path / SAE_WEIGHTS_FILENAME, save(weights))
+        write_atomically(self.path / SPARSITY_FILENAME, save({"sparsity": sparsity}))
+        self._write_training(result)
+        for checkpoint in self._checkpoints():
+            shutil.rmtree(checkpoint)
+
+
+@contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, renamed to `path` once it is filled."""
+    partial = path.with_name(f".{path.name}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        partial.rename(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not the record of a training run: {error}") from error
+    return dict(content)

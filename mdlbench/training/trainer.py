@@ -1,0 +1,178 @@
+"""Trains SAEs with SAELens' own classes, epoch by epoch, so that a killed run can go on."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import Progress
+from sae_lens import TrainingSAE
+
+from mdlbench.errors import TrainingError, UsageError
+from mdlbench.sources import ActivationSource
+from mdlbench.training.config import TrainingConfig, build_sae, build_trainer
+from mdlbench.training.folder import Epoch, RunFolder
+from mdlbench.training.inference import inference_sae, inference_weights, measure_inference
+
+
+def train(
+    config: TrainingConfig,
+    source: ActivationSource,
+    folder: Path,
+    *,
+    progress: bool = True,
+    checkpoint_every: int = 5,
+) -> Path:
+    """Train an SAE on the calibration split and save it in the SAELens layout.
+
+    The folder receives `cfg.json`, `sae_weights.safetensors` and `sparsity.safetensors` (log10 of
+    each latent's firing rate on the test split) of the epoch with the lowest test MSE, `log.csv`
+    with a row per epoch, and `training.json` with the settings and the final numbers. A folder
+    that holds the finished run is left as it is. One that holds an unfinished run is continued
+    from its last checkpoint, to the same rows (but for seconds) and the same weights as without
+    the interruption, on as many threads.
+
+    Args:
+        config: the settings.
+        source: the activations, whose calibration split is held in memory, and the device.
+        folder: where the run lives; created if absent.
+        progress: show a bar on stderr, where that is a terminal.
+        checkpoint_every: epochs between checkpoints.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: the settings do not fit the architecture or the data, or the folder holds a
+            run with other settings, or something else.
+        TrainingError: the loss is no longer finite; the last checkpoint is kept.
+        CheckpointError: the checkpoint to continue from cannot be read.
+        OutputError: the folder cannot be written.
+    """
+    run_folder = RunFolder(folder)
+    if run_folder.claim(config, source):
+        return folder
+    console = Console(stderr=True)
+    with (
+        torch.random.fork_rng(),
+        Progress(console=console, disable=not (progress and console.is_terminal)) as bar,
+    ):
+        run = _Run(config, source, run_folder)
+        task = bar.add_task(folder.name, total=config.epochs, completed=len(run.history.epochs))
+        while not run.finished:
+            epoch = run.epoch()
+            if (epoch.epoch + 1) % checkpoint_every == 0 and not run.finished:
+                run_folder.save_checkpoint(run.trainer, run.history)
+            bar.update(task, advance=1, description=f"{folder.name} MSE {epoch.test_mse:.5f}")
+        run.save()
+    return folder
+
+
+@torch.no_grad()
+def initialise_from_data(
+    sae: TrainingSAE[Any], activations: Float[torch.Tensor, "token d_in"]
+) -> None:
+    """Start each latent at a token: few latents then die, where most of a random start's do.
+
+    The decoder's bias becomes the mean activation; its rows random tokens less that mean, at unit
+    norm; the encoder's columns the same. Only a width beyond the number of tokens repeats any.
+    On MNIST at width 1,024 and k 8, six epochs leave 12% of the latents dead at MSE 0.0151, where
+    SAELens' random start leaves 50 to 60% dead at 0.0162.
+    """
+    mean = activations.mean(dim=0)
+    chosen = torch.randperm(len(activations))[torch.arange(sae.cfg.d_sae) % len(activations)]
+    rows = torch.nn.functional.normalize(activations[chosen] - mean, dim=1)
+    sae.b_dec.copy_(mean)
+    sae.W_dec.copy_(rows)
+    sae.W_enc.copy_(rows.T)
+
+
+class _Run:
+    """A run in memory, at the end of some epoch."""
+
+    def __init__(self, config: TrainingConfig, source: ActivationSource, folder: RunFolder) -> None:
+        self.config = config
+        self.source = source
+        self.folder = folder
+        self.activations = torch.cat([block.activations for block in source.blocks("calibration")])
+        self.n_steps = len(self.activations) // config.batch_size
+        if self.n_steps == 0:
+            raise UsageError(
+                f"batch_size {config.batch_size} exceeds the {len(self.activations)} tokens "
+                "of the calibration split"
+            )
+        torch.manual_seed(config.seed)
+        sae = build_sae(config, source)
+        initialise_from_data(sae, self.activations)
+        self.trainer = build_trainer(config, sae, self.n_steps)
+        self.history = folder.load_checkpoint(self.trainer)
+        self.inference = inference_sae(sae)
+
+    @property
+    def finished(self) -> bool:
+        patience = self.config.patience
+        stale = patience is not None and self.history.epochs_since_best >= patience
+        return stale or len(self.history.epochs) == self.config.epochs
+
+    def epoch(self) -> Epoch:
+        """One pass over the calibration split in an order of its own, measured and logged."""
+        number = len(self.history.epochs)
+        lr = float(self.trainer.optimizer.param_groups[0]["lr"])
+        start = time.perf_counter()
+        train_mse = self._pass(number)
+        weights = inference_weights(self.trainer.sae)
+        self.inference.load_state_dict(weights)
+        test = measure_inference(self.inference, self.source)
+        self._require_finite(test.mse)
+        seconds = round(time.perf_counter() - start, 2)
+        epoch = Epoch(number, train_mse, test.mse, test.l0, test.dead_fraction, lr, seconds)
+        self.history.add(epoch, weights)
+        self.folder.write_log(self.history)
+        return epoch
+
+    def _pass(self, number: int) -> float:
+        """The mean MSE of the batches as trained. The order depends on seed and epoch alone."""
+        seed = np.random.SeedSequence((self.config.seed, number)).generate_state(1)
+        torch.manual_seed(int(seed[0]))
+        order = torch.randperm(len(self.activations), device=self.activations.device)
+        total = 0.0
+        for step in range(self.n_steps):
+            batch = order[step * self.config.batch_size :][: self.config.batch_size]
+            output = self.trainer.step(self.activations[batch])
+            self.trainer.n_training_steps += 1
+            self._require_finite(output.loss.item())
+            total += output.losses["mse_loss"].item()
+        return total / (self.n_steps * self.source.d_in)
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{self.folder.path}: the loss became {loss} in epoch {len(self.history.epochs)}; "
+                f"lower lr (now {self.config.lr:g}) and train into another folder. "
+                "The last checkpoint is kept."
+            )
+
+    def save(self) -> None:
+        """Keep the best epoch's weights, as stored: what is reported is measured after rounding."""
+        dtype = getattr(torch, self.config.storage)
+        weights = {name: tensor.to(dtype).cpu() for name, tensor in self.history.best.items()}
+        self.inference.load_state_dict(weights)
+        numbers = measure_inference(self.inference, self.source)
+        best = self.history.best_epoch
+        result = {
+            "epochs": len(self.history.epochs),
+            "best_epoch": best.epoch,
+            "seconds": round(sum(epoch.seconds for epoch in self.history.epochs), 2),
+            "test_mse_before_rounding": best.test_mse,
+            "test_mse": numbers.mse,
+            "l0": numbers.l0,
+            "dead_fraction": numbers.dead_fraction,
+        }
+        sae_config = self.trainer.sae.cfg.get_inference_sae_cfg_dict()
+        self.folder.save_sae(sae_config, weights, numbers, result)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -109,6 +110,11 @@ class Leaderboard:
     @property
     def headline(self) -> Table:
         return self.tables[0]
+
+    def to_json(self) -> str:
+        """Every field of every row, floats unrounded; absent values are left out."""
+        content = asdict(self, dict_factory=_without_absent)
+        return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -349,6 +355,10 @@ def _refuse_difference(one: EvalRecord, other: EvalRecord) -> None:
 
 def _limits(record: EvalRecord) -> list[tuple[Metric, float]]:
     return [(result.metric, result.epsilon) for result in record.tolerances]
+
+
+def _without_absent(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in items if value is not None}
 
 
 def _short(value: str | int) -> str:

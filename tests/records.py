@@ -236,6 +236,7 @@ def realistic_references() -> References:
         suite_digest=SUITE_DIGEST,
         data_sha256=DATA_SHA256,
         partial=False,
+        headline=HEADLINE,
         d=784,
         eigenvalues=[float(v) for v in eigenvalues],
         dense=[(n, 0.085 / 4.0**n) for n in range(1, 9)],

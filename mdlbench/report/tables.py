@@ -1,13 +1,12 @@
-"""A leaderboard as CSV, JSON, Markdown, and a table for the terminal."""
+"""A leaderboard as CSV, Markdown, and a table for the terminal."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mdlbench.leaderboard import Leaderboard, Row, Table
@@ -39,25 +38,6 @@ def to_csv(board: Leaderboard) -> str:
         for row in table.rows:
             writer.writerow([board.suite, *(_csv_cell(getattr(row, name)) for name in names)])
     return buffer.getvalue()
-
-
-def to_json(board: Leaderboard) -> str:
-    """The same fields as `to_csv`, as one JSON object; absent values are left out."""
-    tables = [
-        {
-            "metric": table.metric,
-            "epsilon": table.epsilon,
-            "rows": [_without_absent(asdict(row)) for row in table.rows],
-        }
-        for table in board.tables
-    ]
-    content = {
-        "suite": board.suite,
-        "suite_digest": board.suite_digest,
-        "protocol": board.protocol,
-        "tables": tables,
-    }
-    return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def to_markdown(board: Leaderboard) -> str:
@@ -292,7 +272,3 @@ def _csv_cell(value: float | int | str | bool | None) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if isinstance(value, float) else str(value)
-
-
-def _without_absent(row: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in row.items() if value is not None}

@@ -1,0 +1,235 @@
+"""Rate-distortion curves of all SAEs of a suite, with what they are to be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from mdlbench.curve import METRIC_LABELS, gaussian_rate_distortion
+from mdlbench.leaderboard import operating_point
+from mdlbench.record import EvalRecord, References
+from mdlbench.report.style import (
+    FAINT,
+    INK,
+    colour_of,
+    house_style,
+    plain_log_scale,
+    plain_numbers,
+    width_colours,
+)
+from mdlbench.report.tables import METRIC_NAMES, printable
+from mdlbench.suite import Metric
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
+
+BASELINE = "baseline"
+"""The adapter of coders that are fitted rather than trained: PCA, k-means, dense, mean."""
+BASELINE_STYLES: dict[str, dict[str, Any]] = {
+    "pca": {"color": "#D55E00", "linewidth": 2.4, "label": "PCA codec"},
+    "kmeans": {"color": "#CC79A7", "linewidth": 1.2, "marker": "D", "markersize": 4},
+    "dense": {"color": "#8a8a8a", "linewidth": 1.2, "marker": "s", "markersize": 3},
+}
+
+
+class View(NamedTuple):
+    """The part of the rate-distortion plane that a panel shows."""
+
+    rates: tuple[float, float]
+    distortions: tuple[float, float]
+
+
+def curves_figure(records: Sequence[EvalRecord], references: References) -> Figure:
+    """Distortion against bits per token, one panel per distortion of the suite.
+
+    Args:
+        records: of one suite; partial ones are drawn only where there are no others.
+        references: of the same suite; the tolerance of their headline is drawn heavier.
+    """
+    from matplotlib.figure import Figure
+
+    shown = presentable(records)
+    metrics = list(dict.fromkeys(result.metric for result in shown[0].tolerances))
+    widths = sorted({record.coder.d_latents for record in shown if not is_baseline(record)})
+    with house_style():
+        figure = Figure(figsize=(5.4 * len(metrics) + 0.9, 5.6), layout="constrained")
+        axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+        colours = width_colours(widths)
+        for ax, metric in zip(axes, metrics, strict=True):
+            _panel(ax, metric, shown, references, colours)
+        if widths:
+            bar = figure.colorbar(colours, ax=axes, pad=0.01, aspect=40)
+            bar.set_label("width: latents in the dictionary")
+            bar.outline.set_visible(False)
+            plain_numbers(bar.ax.yaxis, widths)
+        figure.suptitle(_title(shown), x=0.01, ha="left", weight="bold")
+        _legend(figure, list(axes), has_saes=bool(widths))
+    return figure
+
+
+def presentable(records: Sequence[EvalRecord]) -> list[EvalRecord]:
+    """The complete records, or all of them where every one is partial."""
+    return [record for record in records if not record.partial] or list(records)
+
+
+def is_baseline(record: EvalRecord) -> bool:
+    return record.identity.coder.adapter == BASELINE
+
+
+def _title(records: Sequence[EvalRecord]) -> str:
+    partial = " (partial: made with --limit)" if records[0].partial else ""
+    return f"{printable(records[0].identity.suite)}: rate-distortion curves{partial}"
+
+
+def _legend(figure: Figure, axes: Sequence[Axes], has_saes: bool) -> None:
+    """What SAEs look like, in no width's colour, then every line that has a label."""
+    from matplotlib.lines import Line2D
+
+    entries: dict[str, Artist] = {}
+    if has_saes:
+        entries = {
+            "SAE, swept over quantiser steps": Line2D([], [], color=FAINT, linewidth=1.1),
+            "its coarsest step within ε": Line2D([], [], color=FAINT, marker="o", linestyle=""),
+            "its floor: loss before quantisation": Line2D([], [], color=FAINT, linewidth=2.5),
+        }
+    for ax in axes:
+        handles, labels = ax.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside lower center", ncols=3, handlelength=2.5
+    )
+
+
+def _panel(
+    ax: Axes,
+    metric: Metric,
+    records: Sequence[EvalRecord],
+    references: References,
+    colours: ScalarMappable,
+) -> None:
+    view, headline = _view(records, metric), references.headline
+    ax.set_yscale("log")
+    for record in sorted(records, key=lambda record: (record.coder.d_latents, record.name)):
+        if is_baseline(record):
+            _baseline(ax, record, metric)
+        else:
+            _sae(ax, record, metric, colour_of(record.coder.d_latents, colours))
+    _references(ax, metric, references, view)
+    for result in records[0].tolerances:
+        if result.metric == metric:
+            is_headline = (metric, result.epsilon) == (headline.metric, headline.epsilon)
+            _tolerance_line(ax, result.epsilon, is_headline)
+    ax.set_xlim(view.rates)
+    ax.set_ylim(view.distortions)
+    plain_log_scale(ax.yaxis)
+    ax.set_xlabel("rate (bits per token)")
+    ax.set_ylabel(METRIC_LABELS[metric])
+    ax.set_title(f"{METRIC_NAMES[metric]} after quantisation")
+
+
+def _view(records: Sequence[EvalRecord], metric: Metric) -> View:
+    """The neighbourhood of the tolerances, where the SAEs that meet them are."""
+    results = [r for record in records for r in record.tolerances if r.metric == metric]
+    epsilons = [result.epsilon for result in results]
+    rates = [result.bits for result in results if result.bits]
+    if not rates:
+        rates = [point.bits.total for record in records for point in record.points]
+    low, high = (float(rate) for rate in np.quantile(rates, [0.0, 0.97]))
+    return View(
+        rates=(0.0 if low < 0.4 * high else 0.75 * low, 1.12 * high),
+        distortions=(0.6 * min(epsilons), 1.7 * max(epsilons)),
+    )
+
+
+def _sae(ax: Axes, record: EvalRecord, metric: Metric, colour: tuple[float, ...]) -> None:
+    curve = record.curve(metric)
+    ax.plot(curve.rates, _above_zero(curve.distortions), color=colour, linewidth=1.1, alpha=0.85)
+    accepted = [
+        (result.bits, getattr(point, metric))
+        for result in record.tolerances
+        if result.metric == metric and (point := operating_point(record, result))
+    ]
+    if accepted:
+        ax.plot(
+            *zip(*accepted, strict=True),
+            linestyle="none",
+            marker="o",
+            markersize=3,
+            color=colour,
+        )
+    floor = getattr(record.floor, metric)
+    ax.plot(
+        [0.975, 1.0],
+        [floor, floor],
+        transform=ax.get_yaxis_transform(),
+        color=colour,
+        linewidth=1.5,
+        alpha=0.6,
+    )
+
+
+def _baseline(ax: Axes, record: EvalRecord, metric: Metric) -> None:
+    curve = record.curve(metric)
+    name = printable(record.name)
+    style: dict[str, Any] = {"color": INK, "linewidth": 1.2, "label": name, "zorder": 3}
+    style |= BASELINE_STYLES.get(record.coder.architecture, {})
+    ax.plot(curve.rates, _above_zero(curve.distortions), **style)
+
+
+def _references(ax: Axes, metric: Metric, references: References, view: View) -> None:
+    """The Gaussian and the dense codec, for distortions that are squared errors."""
+    if metric == "delta_ce":
+        return
+    eigenvalues = np.array(references.eigenvalues, dtype=np.float64)
+    unit = references.d / eigenvalues.sum() if metric == "fvu" else 1.0
+    rates, distortions = gaussian_rate_distortion(eigenvalues)
+    ax.plot(
+        rates,
+        distortions * unit,
+        color=INK,
+        linewidth=1.4,
+        linestyle=(0, (5, 2, 1, 2)),
+        label="Gaussian R(D), a reference",
+    )
+    dense = [(n * references.d, mse * unit) for n, mse in references.dense]
+    visible = any(view.rates[0] <= rate <= view.rates[1] for rate, _ in dense)
+    label = "dense, n bits per dimension"
+    ax.plot(
+        *zip(*dense, strict=True),
+        color=FAINT,
+        linewidth=1.2,
+        linestyle=":",
+        marker="s",
+        markersize=3,
+        label=label if visible else f"{label} (off scale: from {references.d:,} bits)",
+    )
+
+
+def _tolerance_line(ax: Axes, epsilon: float, is_headline: bool) -> None:
+    ax.axhline(
+        epsilon, color=INK, linewidth=1.1 if is_headline else 0.7, linestyle="--", zorder=1.5
+    )
+    ax.annotate(
+        f"ε = {epsilon:g}",
+        (0.0, epsilon),
+        xycoords=ax.get_yaxis_transform(),
+        xytext=(4, 3),
+        textcoords="offset points",
+        fontsize=8,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.2},
+        zorder=4,
+        weight="bold" if is_headline else "normal",
+    )
+
+
+def _above_zero(
+    distortions: Float64[np.ndarray, " point"],
+) -> Float64[np.ndarray, " point"]:
+    """A ΔCE of zero or less leaves a logarithmic panel at its lower edge."""
+    return np.asarray(np.maximum(distortions, 1e-9))

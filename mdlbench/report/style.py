@@ -1,0 +1,100 @@
+"""How figures look: one style, colour-blind safe, the same bytes on every run."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
+
+DPI = 150
+INK, FAINT, ALERT = "#222222", "#8a8a8a", "#D55E00"
+CATEGORIES = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B")
+"""Okabe and Ito's colours, without the ones used for alerts and ink."""
+MARKERS = ("o", "s", "^", "D", "v", "P")
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": False,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "text.parse_math": False,
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """matplotlib's defaults with `STYLE` on top, for the time of the block only."""
+    import matplotlib.style
+
+    with matplotlib.style.context(["default", STYLE]):
+        yield
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG: equal figures give equal bytes, and no display is needed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    with house_style():
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def width_colours(widths: Sequence[int]) -> ScalarMappable:
+    """Colours of dictionary widths: sequential in log width, dark to light."""
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, LogNorm
+
+    # the lightest yellows of viridis cannot be read on white
+    colours = matplotlib.colormaps["viridis"](np.arange(232))
+    low, high = min(widths, default=1), max(widths, default=2)
+    norm = LogNorm(low, high) if low < high else LogNorm(low, 2 * low)
+    return ScalarMappable(norm, ListedColormap(colours))
+
+
+def colour_of(width: int, colours: ScalarMappable) -> tuple[float, ...]:
+    return tuple(float(c) for c in colours.to_rgba(np.array([width], dtype=np.float64))[0])
+
+
+def plain_numbers(axis: Axis, values: Sequence[int]) -> None:
+    """Ticks at exactly these values of a logarithmic axis, at most twelve, written out."""
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    every = -(-len(values) // 12) or 1
+    axis.set_major_locator(FixedLocator(list(values)[::every]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def plain_log_scale(axis: Axis) -> None:
+    """Ticks of a logarithmic axis of about a decade, written out."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))

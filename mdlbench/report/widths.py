@@ -1,0 +1,310 @@
+"""Bits at a tolerance against width and L0: which dictionary size describes the data best?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float64
+
+from mdlbench.leaderboard import Leaderboard, Row, Table
+from mdlbench.report.figures import BASELINE
+from mdlbench.report.style import (
+    ALERT,
+    CATEGORIES,
+    FAINT,
+    INK,
+    MARKERS,
+    colour_of,
+    house_style,
+    plain_numbers,
+    width_colours,
+)
+from mdlbench.report.tables import limit_name, printable
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NEAR = 1.25
+"""A baseline is drawn if its bits are within this factor of the SAEs'."""
+TOP = 0.965
+"""Height, as a share of the panel, at which infeasible widths are marked."""
+
+
+def width_figure(board: Leaderboard) -> Figure:
+    """At the headline tolerance: bits and dead latents against width, and bits against L0."""
+    from matplotlib.figure import Figure
+
+    table = board.headline
+    with house_style():
+        figure = Figure(figsize=(10.8, 6.0), layout="constrained")
+        axes = figure.subplot_mosaic(
+            [["bits", "l0"], ["dead", "l0"]], height_ratios=[2.2, 1.0], width_ratios=[1.0, 1.0]
+        )
+        axes["dead"].sharex(axes["bits"])
+        _bits_against_width(axes["bits"], table)
+        axes["bits"].tick_params(labelbottom=False)
+        axes["bits"].set_title("Bits against width")
+        _dead_against_width(axes["dead"], table)
+        _bits_against_l0(axes["l0"], table)
+        handles, labels = axes["bits"].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=4)
+        figure.suptitle(
+            f"{printable(board.suite)}: description length at {limit_name(table)}",
+            x=0.01,
+            ha="left",
+            weight="bold",
+        )
+    return figure
+
+
+def tolerances_figure(board: Leaderboard) -> Figure:
+    """Bits against width at every tolerance: a row per metric, a column per ε."""
+    from matplotlib.figure import Figure
+
+    metrics = list(dict.fromkeys(table.metric for table in board.tables))
+    rows = [
+        sorted((t for t in board.tables if t.metric == metric), key=lambda table: table.epsilon)
+        for metric in metrics
+    ]
+    n_columns = max(map(len, rows))
+    with house_style():
+        figure = Figure(figsize=(3.3 * n_columns, 2.7 * len(rows) + 0.3), layout="constrained")
+        axes = figure.subplots(len(rows), n_columns, squeeze=False)
+        for row, tables in enumerate(rows):
+            for column in range(n_columns):
+                ax = axes[row][column]
+                if column >= len(tables):
+                    ax.set_axis_off()
+                    continue
+                _bits_against_width(ax, tables[column])
+                ax.tick_params(axis="x", labelrotation=45, labelsize=7)
+                ax.set_title(limit_name(tables[column]))
+                ax.set_ylabel("bits per token" if column == 0 else "")
+                ax.set_xlabel("width (latents)" if row == len(rows) - 1 else "")
+        _legend_of_all(figure)
+        figure.suptitle(
+            f"{printable(board.suite)}: bits per token against width at every tolerance",
+            x=0.01,
+            ha="left",
+            weight="bold",
+        )
+    return figure
+
+
+def best_per_width(rows: Iterable[Row]) -> list[Row]:
+    """Of each width the feasible SAE with the fewest bits, by width."""
+    best: dict[int, Row] = {}
+    for row in rows:
+        if row.bits is None:
+            continue
+        rival = best.get(row.d_latents)
+        if rival is None or rival.bits is None or row.bits < rival.bits:
+            best[row.d_latents] = row
+    return [best[width] for width in sorted(best)]
+
+
+def infeasible_widths(rows: Sequence[Row]) -> list[int]:
+    """Widths at which no SAE meets the tolerance."""
+    feasible = {row.d_latents for row in rows if row.bits is not None}
+    return sorted({row.d_latents for row in rows} - feasible)
+
+
+def _bits_against_width(ax: Axes, table: Table) -> None:
+    rows = _saes(table)
+    _width_axis(ax, rows)
+    for i, (architecture, group) in enumerate(_by_architecture(rows).items()):
+        colour, marker = CATEGORIES[i % len(CATEGORIES)], MARKERS[i % len(MARKERS)]
+        _faint(ax, group, "bits", colour, marker)
+        best = best_per_width(group)
+        ax.errorbar(
+            [row.d_latents for row in best],
+            _values(best, "bits"),
+            yerr=_bars(best),
+            color=colour,
+            marker=marker,
+            markersize=4.5,
+            capsize=2.5,
+            linewidth=1.4,
+            label=f"{printable(architecture)}: best sparsity of each width",
+        )
+    _first_rank(ax, rows, "d_latents")
+    _mark_infeasible(ax, rows)
+    _bits_axis(ax, table)
+
+
+def _bits_against_l0(ax: Axes, table: Table) -> None:
+    rows = [row for row in _saes(table) if row.bits is not None and row.l0 is not None]
+    architectures = list(_by_architecture(_saes(table)))
+    colours = width_colours([row.d_latents for row in _saes(table)])
+    for width in sorted({row.d_latents for row in rows}):
+        for i, architecture in enumerate(architectures):
+            same = [r for r in rows if (r.d_latents, r.architecture) == (width, architecture)]
+            same.sort(key=lambda row: row.l0 or 0.0)
+            if same:
+                ax.errorbar(
+                    _values(same, "l0"),
+                    _values(same, "bits"),
+                    yerr=_bars(same),
+                    color=colour_of(width, colours),
+                    marker=MARKERS[i % len(MARKERS)],
+                    markersize=4.5,
+                    capsize=2.5,
+                    linewidth=1.0,
+                    label=str(width) if i == 0 else None,
+                )
+    _first_rank(ax, rows, "l0", label=None)
+    _bits_axis(ax, table)
+    ax.set_xlabel("L0 (nonzero symbols per token, after quantisation)")
+    ax.set_title("Bits against sparsity")
+    if rows:
+        ax.legend(title="width", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _dead_against_width(ax: Axes, table: Table) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    rows = _saes(table)
+    _width_axis(ax, rows)
+    for i, group in enumerate(_by_architecture(rows).values()):
+        colour, marker = CATEGORIES[i % len(CATEGORIES)], MARKERS[i % len(MARKERS)]
+        _faint(ax, group, "dead_fraction", colour, marker)
+        best = best_per_width(group)
+        ax.plot(
+            [row.d_latents for row in best],
+            [row.dead_fraction for row in best],
+            color=colour,
+            marker=marker,
+            markersize=4.5,
+            linewidth=1.4,
+        )
+    most = max((row.dead_fraction for row in rows), default=0.0)
+    ax.set_ylim(-0.04 * max(most, 0.05), 1.08 * max(most, 0.05))
+    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0 if most > 0.05 else 1))
+    ax.set_ylabel("dead latents")
+    ax.set_xlabel("width: latents in the dictionary")
+
+
+def _saes(table: Table) -> list[Row]:
+    """Rows of trained SAEs; partial ones only where there are no others."""
+    rows = [row for row in table.rows if row.adapter != BASELINE]
+    return [row for row in rows if row.status != "partial"] or rows
+
+
+def _by_architecture(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.architecture, []).append(row)
+    return dict(sorted(groups.items()))
+
+
+def _values(rows: Sequence[Row], column: str) -> Float64[np.ndarray, " row"]:
+    """A numeric column of the rows; what was not measured is NaN and is not drawn."""
+    return np.array([getattr(row, column) for row in rows], dtype=np.float64)
+
+
+def _bars(rows: Sequence[Row]) -> Float64[np.ndarray, "end row"]:
+    """Lengths of the error bars below and above each point."""
+    bits, low, high = (_values(rows, name) for name in ("bits", "bits_low", "bits_high"))
+    return np.maximum([bits - low, high - bits], 0.0)
+
+
+def _faint(ax: Axes, rows: Sequence[Row], column: str, colour: str, marker: str) -> None:
+    widths, heights = _values(rows, "d_latents"), _values(rows, column)
+    ax.scatter(widths, heights, s=14, color=colour, marker=marker, alpha=0.3)
+
+
+def _first_rank(
+    ax: Axes,
+    rows: Iterable[Row],
+    column: str,
+    label: str | None = "rank 1, shared where there are several",
+) -> None:
+    first = [row for row in rows if row.rank == 1]
+    if first:
+        ax.plot(
+            _values(first, column),
+            _values(first, "bits"),
+            linestyle="none",
+            marker="o",
+            markersize=10,
+            markerfacecolor="none",
+            markeredgecolor=ALERT,
+            label=label,
+        )
+
+
+def _mark_infeasible(ax: Axes, rows: Sequence[Row]) -> None:
+    widths = infeasible_widths(rows)
+    if widths:
+        ax.plot(
+            widths,
+            [TOP] * len(widths),
+            transform=ax.get_xaxis_transform(),
+            linestyle="none",
+            marker="x",
+            markersize=7,
+            markeredgewidth=1.8,
+            color=ALERT,
+            label="width infeasible at this tolerance",
+        )
+
+
+def _bits_axis(ax: Axes, table: Table) -> None:
+    """Limits of the bits, with room on top for the marks of infeasible widths; and baselines."""
+    values = [row.bits for row in _saes(table) if row.bits is not None]
+    ax.set_ylabel("bits per token")
+    if not values:
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "no SAE is feasible", transform=ax.transAxes, ha="center", color=FAINT)
+        return
+    baselines = [
+        (row.label, row.bits)
+        for row in table.rows
+        if row.adapter == BASELINE and row.bits is not None
+    ]
+    near = [b for b in baselines if min(values) / NEAR <= b[1] <= max(values) * NEAR]
+    for label, bits in near:
+        _baseline_line(ax, label, bits)
+    far = [
+        f"{printable(label)} {bits:,.0f}" for label, bits in baselines if (label, bits) not in near
+    ]
+    if far:
+        ax.set_title(
+            f"off scale: {', '.join(far)} bits", loc="right", fontsize=7.5, weight="normal"
+        )
+    shown = [*values, *(bits for _, bits in near)]
+    room = max(max(shown) - min(shown), 0.02 * max(shown))
+    ax.set_ylim(min(shown) - 0.08 * room, max(shown) + 0.18 * room)
+
+
+def _baseline_line(ax: Axes, label: str, bits: float) -> None:
+    ax.axhline(bits, color=INK, linewidth=1.0, linestyle=(0, (5, 2, 1, 2)))
+    ax.annotate(
+        f"{printable(label)}: {bits:,.0f}",
+        (0.01, bits),
+        xycoords=ax.get_yaxis_transform(),
+        xytext=(0, 2),
+        textcoords="offset points",
+        fontsize=8,
+    )
+
+
+def _legend_of_all(figure: Figure) -> None:
+    """One legend for the labels of all panels, under them."""
+    entries: dict[str, Artist] = {}
+    for ax in figure.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    figure.legend(list(entries.values()), list(entries), loc="outside lower left", ncols=4)
+
+
+def _width_axis(ax: Axes, rows: Iterable[Row]) -> None:
+    widths = sorted({row.d_latents for row in rows})
+    ax.set_xscale("log", base=2)
+    if widths:
+        plain_numbers(ax.xaxis, widths)
+        ax.set_xlim(widths[0] / 1.3, widths[-1] * 1.3)

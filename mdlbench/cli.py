@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mdlbench.errors import UsageError
+from mdlbench.errors import MdlbenchError, UsageError
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Sequence
+
+    from mdlbench.run import Failed, Scored
 
 app = typer.Typer(
     help="Score sparse autoencoders by description length: bits per token at a given loss.",
@@ -153,10 +156,11 @@ def check_adapter(
     source = open_source(load_suite(suite), _torch_device(device)) if suite else None
     coder = load_coder(spec, device=_torch_device(device), source=source, adapter=adapter)
     checks = check_coder(coder, source)
+    rows = listing.check_rows(checks)
     if as_json:
-        print(json.dumps(listing.checks(coder, checks), indent=1))
+        print(json.dumps(rows, indent=1))
     else:
-        listing.print_checks(coder, checks)
+        listing.print_table(rows)
     if any(check.passed is False for check in checks):
         raise typer.Exit(1)
 
@@ -187,15 +191,44 @@ def leaderboard(
 @app.command()
 def train(
     width: Annotated[int, typer.Option(min=1, help="Latents in the dictionary.")],
-    k: Annotated[float, typer.Option(min=0, help="Active latents per token, on average.")],
+    k: Annotated[float, typer.Option(help="Active latents per token, on average.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the SAE.")],
     suite: SuiteOption = "mnist",
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder of the SAE.")
-    ] = None,
+    architecture: Annotated[
+        str, typer.Option(help="A training class in SAELens' registry.")
+    ] = "batchtopk",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the calibration split.")] = 50,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tokens per step.")] = 512,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 3e-3,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Stop after so many epochs without a better test MSE.")
+    ] = 10,
+    seed: Annotated[int, typer.Option(help="Of the initial weights and the batches.")] = 0,
+    device: DeviceOption = "cpu",
     quiet: QuietOption = False,
 ) -> None:
-    """Train an SAE on a suite's calibration split and save it as SAELens does."""
-    raise NotImplementedError
+    """Train an SAE on a suite's calibration split and save it as SAELens does.
+
+    Run it again after an interruption: it goes on from its last checkpoint.
+    """
+    from mdlbench.sources.open import open_source
+    from mdlbench.suite import load_suite
+    from mdlbench.training.config import TrainingConfig
+    from mdlbench.training.trainer import train
+
+    config = TrainingConfig(
+        width=width,
+        k=k,
+        architecture=architecture,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        patience=patience,
+        seed=seed,
+    )
+    source = open_source(load_suite(suite), _torch_device(device))
+    folder = train(config, source, output, progress=not quiet)
+    print(f"{folder}: score it with `mdlbench eval --suite {suite} --sae {folder}`")
 
 
 @app.command()
@@ -218,12 +251,13 @@ def encode(
     The file is decoded again and compared symbol by symbol before it is kept.
     """
     from mdlbench import bitstream, listing
+    from mdlbench.evaluate import Bench
     from mdlbench.run import encode_target, targets
     from mdlbench.suite import load_suite
 
     chosen = load_suite(suite)
-    target = targets(chosen, [spec], adapter)[0]
-    data = encode_target(chosen, target, step, _torch_device(device), limit)
+    bench = Bench.open(chosen, _torch_device(device), limit)
+    data = encode_target(bench, targets(chosen, [spec], adapter)[0], step)
     bitstream.write(output, data)
     listing.print_pairs({"file": str(output), **listing.stream_facts(bitstream.decode(data))})
 
@@ -238,10 +272,11 @@ def decode(
 ) -> None:
     """Decode such a file, check it against its checksum and say what it holds."""
     from mdlbench import bitstream, listing
+    from mdlbench.files import write_atomically
 
     decoded = bitstream.decode(bitstream.read(file))
     if output is not None:
-        listing.write_symbols(output, decoded.symbols)
+        write_atomically(output, listing.symbols_npz(decoded.symbols))
     listing.print_pairs({"file": str(file), **listing.stream_facts(decoded)})
 
 

@@ -86,15 +86,19 @@ def squared_errors(
     x: Float[torch.Tensor, "token d"], reconstruction: Float[torch.Tensor, "token d"]
 ) -> Float64[np.ndarray, " token"]:
     """‖x − x̂‖² of each token, summed in float64."""
-    errors = (x - reconstruction).square().sum(dim=1, dtype=torch.float64)
-    return np.asarray(errors.cpu())
+    norms = torch.linalg.vector_norm(x - reconstruction, dim=1, dtype=torch.float64)
+    return np.asarray(norms.square().cpu())
 
 
 def cosines(
     x: Float[torch.Tensor, "token d"], reconstruction: Float[torch.Tensor, "token d"]
 ) -> Float64[np.ndarray, " token"]:
     """Cosine similarity of each token; 0 where either vector is zero."""
-    return np.asarray(torch.cosine_similarity(x, reconstruction, dim=1).double().cpu())
+    product = torch.linalg.vecdot(x, reconstruction).double()
+    norms = torch.linalg.vector_norm(x, dim=1).double() * torch.linalg.vector_norm(
+        reconstruction, dim=1
+    )
+    return np.asarray((product / norms.clamp_min(torch.finfo(torch.float32).tiny)).cpu())
 
 
 def document_sums(

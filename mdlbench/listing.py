@@ -1,13 +1,21 @@
-"""What `mdlbench ls` lists, as rows of plain values."""
+"""What the command line shows, as rows of plain values."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mdlbench.adapters import registry
 from mdlbench.suite import load_suite, suite_names
+
+if TYPE_CHECKING:
+    from mdlbench.adapters.check import Check
+    from mdlbench.bitstream import Decoded
+    from mdlbench.quantise import Symbols
 
 Row = dict[str, Any]
 
@@ -47,12 +55,51 @@ def records(folder: Path) -> list[Row]:
     return rows
 
 
+def stream_facts(decoded: Decoded) -> Row:
+    """What a decoded bitstream holds, and what it costs."""
+    symbols, sizes = decoded.symbols, decoded.sizes
+    return {
+        **{str(key): value for key, value in decoded.metadata.items()},
+        "step": decoded.step,
+        "tokens": symbols.n_tokens,
+        "latents": symbols.n_latents,
+        "nonzeros": len(symbols.symbol),
+        "header bytes": sizes.header_bytes,
+        "of which codebook": sizes.codebook_bytes,
+        "payload bytes": sizes.payload_bytes,
+        "bits per token (payload)": 8 * sizes.payload_bytes / max(symbols.n_tokens, 1),
+        "checksum": "matches",
+    }
+
+
+def symbols_npz(symbols: Symbols) -> bytes:
+    """Symbols as an `.npz` of arrays token, latent and symbol."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, token=symbols.token, latent=symbols.latent, symbol=symbols.symbol)
+    return buffer.getvalue()
+
+
+def check_rows(checks: Sequence[Check]) -> list[Row]:
+    words = {True: "ok", False: "FAILED", "warning": "warning"}
+    return [{"check": c.name, "": words[c.passed], "found": c.message} for c in checks]
+
+
+def print_pairs(facts: Row) -> None:
+    """A mapping, one line each."""
+    width = max(len(key) for key in facts)
+    for key, value in facts.items():
+        print(f"{key:<{width}}  {value}")
+
+
 def print_table(rows: Sequence[Row]) -> None:
     """Rows as a plain table; names in them are not read as markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    if not rows:
+        print("none")
+        return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in rows[0]:
         table.add_column(column, overflow="fold")

@@ -140,11 +140,12 @@ def block_distortion(
     source: ActivationSource, block: Block, reconstruction: Float[torch.Tensor, "token d"]
 ) -> DistortionSums:
     """Per-document losses of one block, zero for documents outside it."""
-    if not torch.isfinite(reconstruction).all():
-        raise CoderError("decode returned NaN or infinite values")
     x = block.activations
+    errors = squared_errors(x, reconstruction)
+    if not np.isfinite(errors).all():
+        raise CoderError("decode returned NaN or infinite values")
     loss = source.splice(block, reconstruction)
-    per_token = (squared_errors(x, reconstruction), cosines(x, reconstruction), loss.ce, loss.kl)
+    per_token = (errors, cosines(x, reconstruction), loss.ce, loss.kl)
     n_documents = source.n_documents["test"]
     return DistortionSums(*(document_sums(v, block.document, n_documents) for v in per_token))
 
@@ -247,6 +248,10 @@ class Sweep:
             )
             self._rates.update(zip(wanted, measured, strict=True))
         return self._rates[position]
+
+    def price_grid(self) -> None:
+        """Measure the rate of every dyadic step."""
+        self.rates(self.dyadic[0])
 
     def priced(self) -> list[int]:
         """Positions whose rate was measured, from the finest step to the coarsest."""

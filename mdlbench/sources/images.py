@@ -25,7 +25,7 @@ N_CLASSES = 10
 class Classifier(nn.Module):
     """Two-layer perceptron from pixels in [0, 1] to class logits."""
 
-    def __init__(self, d_in: int, hidden: int = 512) -> None:
+    def __init__(self, d_in: int, hidden: int = 128) -> None:
         super().__init__()
         self.hidden = nn.Linear(d_in, hidden)
         self.logits = nn.Linear(hidden, N_CLASSES)
@@ -78,9 +78,18 @@ class ImageSource:
         self.data_sha256 = _digest(files)
         self.device = torch.device(device)
         self._classifier = Classifier.load(files[2]).to(self.device)
+        self._test_blocks: list[Block] = []
         self._clean: dict[int, torch.Tensor] = {}
 
     def blocks(self, split: Split) -> Iterator[Block]:
+        if split == "calibration":
+            yield from self._blocks(split)
+            return
+        if not self._test_blocks:
+            self._test_blocks = list(self._blocks(split))
+        yield from self._test_blocks
+
+    def _blocks(self, split: Split) -> Iterator[Block]:
         images = self._images[split]
         for index, start in enumerate(range(0, len(images), BLOCK_IMAGES)):
             pixels = torch.from_numpy(images[start : start + BLOCK_IMAGES]).to(self.device)

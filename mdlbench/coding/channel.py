@@ -1,0 +1,81 @@
+"""The two ends of a range-coded stream, behind one set of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import constriction
+import numpy as np
+from jaxtyping import Float64, Int32, Int64
+
+
+def categorical(weights: Float64[np.ndarray, " symbol"]) -> object:
+    """A model of symbols 0, 1, …, at least two, in proportion to their weights, at 24 bits."""
+    return constriction.stream.model.Categorical(weights, perfect=False)
+
+
+def uniform(size: int) -> object:
+    """A model of `size` ≥ 2 equally likely symbols."""
+    return constriction.stream.model.Uniform(size)
+
+
+class Channel(Protocol):
+    """One side of a range-coded stream: the same calls write it and read it."""
+
+    def given(self, n: int, compute: Callable[[], Any]) -> Int64[np.ndarray, " n"]:
+        """What only the writer knows: `compute()` when writing, `n` zeros when reading."""
+        ...
+
+    def code(self, model: object, symbols: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
+        """Write the symbols and return them; or return as many symbols read from the stream."""
+        ...
+
+
+class Writer:
+    """The encoding `Channel`."""
+
+    def __init__(self) -> None:
+        self._encoder = constriction.stream.queue.RangeEncoder()
+
+    def given(self, n: int, compute: Callable[[], Any]) -> Int64[np.ndarray, " n"]:
+        return cast(np.ndarray, compute())
+
+    def code(self, model: object, symbols: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
+        self._encoder.encode(symbols, model)
+        return symbols
+
+    def payload(self) -> bytes:
+        """The stream so far, in whole 32-bit words."""
+        words: np.ndarray = self._encoder.get_compressed()
+        return words.astype("<u4").tobytes()
+
+
+class Reader:
+    """The decoding `Channel`; `code` raises `AssertionError` on an impossible stream."""
+
+    def __init__(self, payload: bytes) -> None:
+        words = np.frombuffer(payload, dtype="<u4").astype(np.uint32)
+        self._decoder = constriction.stream.queue.RangeDecoder(words)
+
+    def given(self, n: int, compute: Callable[[], Any]) -> Int64[np.ndarray, " n"]:
+        return np.zeros(n, dtype=np.int64)
+
+    def code(self, model: object, symbols: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
+        return cast(np.ndarray, self._decoder.decode(model, len(symbols)))
+
+
+def code_uniform(
+    channel: Channel,
+    sizes: Int64[np.ndarray, " n"],
+    members: Int64[np.ndarray, " row"],
+    symbols: Int64[np.ndarray, " n"],
+) -> Int64[np.ndarray, " n"]:
+    """Symbols uniform below their sizes; `members` counts runs of equal sizes."""
+    coded = symbols.astype(np.int32)
+    stop = 0
+    for n in members.tolist():
+        start, stop = stop, stop + n
+        model = uniform(int(sizes[start]))
+        coded[start:stop] = channel.code(model, coded[start:stop])
+    return coded.astype(np.int64)

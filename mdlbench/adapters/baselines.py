@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
-from sklearn.cluster import MiniBatchKMeans
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mdlbench.adapters.linear import (
@@ -104,6 +103,8 @@ def fit_kmeans(
 ) -> LinearCoder:
     """Mini-batch k-means from random calibration tokens; the nearest centroid of x is that of
     the largest x·c − ‖c‖²/2."""
+    from sklearn.cluster import MiniBatchKMeans  # takes seconds to import
+
     k = arguments["k"]
     tokens = _first_tokens(source, KMEANS_TOKENS)
     if k > len(tokens):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -246,7 +246,7 @@ class Decoder:
         norms: np.ndarray = self.W_dec.double().norm(dim=1).float().cpu().numpy()
         return norms
 
-    def rounded(self, bits: int) -> Self:
+    def rounded(self, bits: int) -> Decoder:
         """Every weight w as s·round(w/s), s = max|w| / (2^(bits−1) − 1) over W_dec and b_dec."""
         if not 2 <= bits <= 32:
             raise UsageError(f"decoder precision must be from 2 to 32 bits, not {bits}")

@@ -69,6 +69,17 @@ UNFOLDED = {
 }
 RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 """Keys of configs older than SAELens 6.0."""
+OLD_METADATA = (
+    "model_name",
+    "hook_name",
+    "hook_head_index",
+    "model_from_pretrained_kwargs",
+    "prepend_bos",
+    "context_size",
+    "dataset_path",
+    "sae_lens_training_version",
+)
+"""Keys that SAELens 6.0 moved under `metadata`."""
 
 
 class SAELensConfig(BaseModel):
@@ -130,7 +141,9 @@ def parse_config(content: dict[str, Any], where: str) -> SAELensConfig:
     _look_up(
         config.normalize_activations, NORMALISATIONS, UNFOLDED, f"{where}: normalize_activations"
     )
-    if config.architecture in ("topk", "abstopk") and not 0 < (config.k or 0) <= config.d_sae:
+    if config.architecture not in ("topk", "abstopk"):
+        return config.model_copy(update={"k": None})
+    if not 0 < (config.k or 0) <= config.d_sae:
         raise CheckpointError(f"{where}: k must be from 1 to d_sae={config.d_sae}, not {config.k}")
     return config
 
@@ -159,7 +172,7 @@ def build(
         d_out=config.d_in,
         d_latents=config.d_sae,
         decoder_norms=decoder.norms(),
-        promised_l0=config.k if config.architecture in ("topk", "abstopk") else None,
+        promised_l0=float(config.k) if config.k else None,
         side_bits=normalisation.bits,
         details=_details(config, tensors["W_dec"].dtype),
     )
@@ -213,10 +226,7 @@ def _modernised(content: dict[str, Any]) -> dict[str, Any]:
         config |= {"architecture": "topk", "k": kwargs.get("k", config.get("k"))}
     if isinstance(normalised := config.get("normalize_activations"), bool):
         config["normalize_activations"] = "expected_average_only_in" if normalised else "none"
-    if "metadata" not in config and "hook_name" in config:
-        config["metadata"] = {
-            key: value for key, value in config.items() if isinstance(value, str | int | float)
-        }
+    config.setdefault("metadata", {key: config[key] for key in OLD_METADATA if key in config})
     return config
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mdlbench.errors import RecordError
@@ -27,21 +27,17 @@ def write_report(records: Sequence[EvalRecord], references: References, folder: 
     from mdlbench.report.widths import tolerances_figure, width_figure
 
     board = build(records, references.headline)
-    if (board.suite, board.suite_digest) != (references.suite, references.suite_digest):
-        raise RecordError(
-            f"the records are of suite {board.suite} ({board.suite_digest[:12]}), the references "
-            f"of {references.suite} ({references.suite_digest[:12]}); run `mdlbench eval` again"
-        )
-    contents = {
-        "table.csv": to_csv(board).encode(),
-        "table.md": to_markdown(board).encode(),
-        "curves.png": png(curves_figure(records, references)),
-        "width.png": png(width_figure(board)),
-        "tolerances.png": png(tolerances_figure(board)),
+    _refuse_difference(records[0], references)
+    drawings: dict[str, Callable[[], bytes]] = {
+        "table.csv": lambda: to_csv(board).encode(),
+        "table.md": lambda: to_markdown(board).encode(),
+        "curves.png": lambda: png(curves_figure(records, references)),
+        "width.png": lambda: png(width_figure(board)),
+        "tolerances.png": lambda: png(tolerances_figure(board)),
     }
-    for name, content in contents.items():
-        write_atomically(folder / name, content)
-    return [folder / name for name in contents]
+    for name, draw in drawings.items():
+        write_atomically(folder / name, draw())
+    return [folder / name for name in drawings]
 
 
 def print_board(board: Leaderboard, every_tolerance: bool = False) -> None:
@@ -51,3 +47,13 @@ def print_board(board: Leaderboard, every_tolerance: bool = False) -> None:
     console = Console()
     for table in board.tables if every_tolerance else [board.headline]:
         console.print(to_rich(table, board.suite))
+
+
+def _refuse_difference(record: EvalRecord, references: References) -> None:
+    for key in ("suite", "suite_digest", "data_sha256"):
+        of_record, of_references = getattr(record.identity, key), getattr(references, key)
+        if of_record != of_references:
+            raise RecordError(
+                f"the references are not those of the records: {key} is {of_references[:12]} "
+                f"there and {of_record[:12]} in {record.name}; run `mdlbench eval` again"
+            )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64
+import torch
+from jaxtyping import Bool, Float64, Int32, Int64
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import betaln, digamma, gammaln
 
@@ -22,7 +24,7 @@ PARAMETER_BITS = 32
 """Bits of one hyperparameter in the header of the adaptive code."""
 
 BLOCK_NONZEROS = 2**16
-TABLE_CELLS = 2**24
+TABLE_CELLS = 2**23
 """A codebook's latent × symbol price table has at most this many cells."""
 
 _LOG2 = math.log(2.0)
@@ -43,7 +45,8 @@ class Rate(NamedTuple):
 
 def binary_entropy(p: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
     """H₂(p) in bits, 0 at p = 0 and p = 1."""
-    return -(_xlog2x(p) + _xlog2x(1.0 - p))
+    entropy: Float64[np.ndarray, "*shape"] = -(_xlog2x(p) + _xlog2x(1.0 - p))
+    return entropy
 
 
 def plugin(counts: SymbolCounts) -> Rate:
@@ -78,7 +81,7 @@ def fit_beta_prior(active: Int64[np.ndarray, " latent"], n_tokens: int) -> BetaP
     """
     if len(active) == 0 or n_tokens == 0:
         return BetaPrior(0.5, 0.5)
-    distinct, weight = np.unique(active, return_counts=True)
+    distinct, weight = _distinct(active)
     k, weight = distinct.astype(np.float64), weight / len(active)
 
     def loss(log_ab: Float64[np.ndarray, " 2"]) -> tuple[float, Float64[np.ndarray, " 2"]]:
@@ -91,7 +94,7 @@ def fit_beta_prior(active: Int64[np.ndarray, " latent"], n_tokens: int) -> BetaP
 
     rate = float(np.clip(weight @ k / n_tokens, 1e-6, 1 - 1e-6))
     start = np.log([0.5, 0.5 * (1 - rate) / rate])
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[_PRIOR_BOUNDS] * 2)
+    found = minimize(loss, start, jac=True, method="TNC", bounds=[_PRIOR_BOUNDS] * 2)
     a, b = np.exp(found.x)
     return BetaPrior(float(a), float(b))
 
@@ -118,7 +121,7 @@ class PooledMagnitudes:
 
     @classmethod
     def fit(cls, counts: SymbolCounts) -> PooledMagnitudes:
-        alphabet, total = pooled_counts(counts)
+        alphabet, total, _ = counts.pooled
         seen = int(total.sum())
         novelty = int((total == 1).sum()) + 1
         return cls(
@@ -150,51 +153,44 @@ class PooledMagnitudes:
         return exp_golomb_bits(np.abs(symbol).astype(np.int64)) + int(self.signed)
 
 
-def pooled_counts(
-    counts: SymbolCounts,
-) -> tuple[Int32[np.ndarray, " value"], Int64[np.ndarray, " value"]]:
-    """The distinct symbols, increasing, and how often each occurs over all latents."""
-    alphabet, position = _alphabet(counts.symbol)
-    total = np.zeros(len(alphabet), dtype=np.int64)
-    np.add.at(total, position, counts.count)
-    return alphabet, total
+class MagnitudeLikelihood:
+    """Dirichlet-multinomial marginal likelihood of the magnitudes, with base s·g (maths §3).
 
-
-def fit_strength(counts: SymbolCounts, pooled: Float64[np.ndarray, " value"]) -> float:
-    """s of greatest Dirichlet-multinomial marginal likelihood with base s·g (maths §3).
-
-    `pooled` is g of each distinct symbol, increasing. Latents and symbols with equal counts are
-    summed once. No nonzeros: s = 1.
+    log Π_i Γ(s)/Γ(k_i+s) Π_v Γ(n_i(v)+s·g(v))/Γ(s·g(v)), as a function of s. Latents, and symbols,
+    with equal counts are summed once. `pooled` is g of each distinct symbol, increasing.
     """
-    if len(counts.count) == 0:
-        return 1.0
-    likelihood = _MagnitudeLikelihood(counts, pooled)
-    found = minimize_scalar(
-        lambda log_s: -likelihood.log(math.exp(log_s)),
-        bounds=_STRENGTH_BOUNDS,
-        method="bounded",
-        options={"xatol": 1e-3},
-    )
-    return math.exp(found.x)
-
-
-class _MagnitudeLikelihood:
-    """log Π_i Γ(s)/Γ(k_i+s) Π_v Γ(n_i(v)+s·g(v))/Γ(s·g(v)), in nats, as a function of s."""
 
     def __init__(self, counts: SymbolCounts, pooled: Float64[np.ndarray, " value"]) -> None:
-        active, self._latents = np.unique(counts.active[counts.active > 0], return_counts=True)
+        active, self._latents = _distinct(counts.active[counts.active > 0])
         self._active = active.astype(np.float64)
-        _, position = _alphabet(counts.symbol)
-        stride = int(counts.count.max()) + 1
-        group, self._pairs = _distinct(position * np.int64(stride) + counts.count)
-        self._pooled = pooled[group // stride]
-        self._count = (group % stride).astype(np.float64)
+        self._pooled = pooled
+        stride = int(counts.count.max(initial=0)) + 1
+        group, pairs = _distinct(counts.pooled.position * np.int64(stride) + counts.count)
+        value, count = np.divmod(group, stride)
+        self._once = np.bincount(value[count == 1], pairs[count == 1], minlength=len(pooled))
+        many = count > 1
+        self._value, self._count, self._pairs = value[many], count[many], pairs[many]
+        self._repeated = np.bincount(self._value, self._pairs, minlength=len(pooled))
 
-    def log(self, s: float) -> float:
+    def nats(self, s: float) -> float:
+        """The logarithm of the likelihood at concentration s."""
         base = s * self._pooled
         latents = self._latents @ (math.lgamma(s) - gammaln(self._active + s))
-        pairs = self._pairs @ (gammaln(self._count + base) - gammaln(base))
-        return float(latents + pairs)
+        once = self._once @ np.log(base)
+        many = self._pairs @ gammaln(self._count + base[self._value])
+        return float(latents + once + many - self._repeated @ gammaln(base))
+
+    def best_strength(self) -> float:
+        """s of greatest likelihood, between 1e-3 and 1e7; 1 where nothing is on."""
+        if len(self._active) == 0:
+            return 1.0
+        found = minimize_scalar(
+            lambda log_s: -self.nats(math.exp(log_s)),
+            bounds=_STRENGTH_BOUNDS,
+            method="bounded",
+            options={"xatol": 1e-3},
+        )
+        return math.exp(found.x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +220,8 @@ class Codebook:
         """The codebook of greatest marginal likelihood; deterministic."""
         pooled = PooledMagnitudes.fit(counts)
         prior = fit_beta_prior(counts.active, counts.n_tokens)
-        return cls.build(counts, prior, fit_strength(counts, pooled.probability))
+        strength = MagnitudeLikelihood(counts, pooled.probability).best_strength()
+        return cls.build(counts, prior, strength)
 
     @classmethod
     def build(cls, counts: SymbolCounts, prior: BetaPrior, strength: float) -> Codebook:
@@ -235,12 +232,14 @@ class Codebook:
     @cached_property
     def off_latent_bits(self) -> Float64[np.ndarray, " latent"]:
         """−log₂ q_i(0) of each latent."""
-        return -np.log1p(-self.firing_probability) / _LOG2
+        bits: Float64[np.ndarray, " latent"] = np.log1p(-self.firing_probability) / -_LOG2
+        return bits
 
     @cached_property
     def on_latent_bits(self) -> Float64[np.ndarray, " latent"]:
         """−log₂ π_i of each latent."""
-        return -np.log2(self.firing_probability)
+        bits: Float64[np.ndarray, " latent"] = -np.log2(self.firing_probability)
+        return bits
 
     @cached_property
     def off_bits(self) -> float:
@@ -265,29 +264,64 @@ class Codebook:
         Raises:
             CoderError: a negative symbol, and calibration showed positive ones only.
         """
-        base, s = self.pooled.of(symbol), self.strength
-        novel = base == 0
-        tail = self.pooled.tail_bits(symbol[novel])
         n = self.counts.lookup(latent, symbol)
-        mass = n + s * np.where(novel, self.pooled.escape, base)
-        bits = np.log2(self.counts.active[latent] + s) - np.log2(mass)
-        bits[novel] += tail
+        seen = n + self.strength * self.pooled.of(symbol)
+        mass_bits = -np.log2(seen, where=n > 0, out=np.zeros(len(n)))
+        mass_bits[n == 0] = self._unseen_bits(symbol[n == 0])
+        bits: Float64[np.ndarray, " n"] = self._total_bits[latent] + mass_bits
         return bits
 
     def symbol_bits(
         self, latent: Int32[np.ndarray, " n"], symbol: Int32[np.ndarray, " n"]
     ) -> Float64[np.ndarray, " n"]:
         """−log₂ q_i(v), zero (off) included."""
-        bits = self.off_latent_bits[latent]
-        on = symbol != 0
-        bits[on] = self.on_latent_bits[latent[on]] + self.magnitude_bits(latent[on], symbol[on])
+        bits: Float64[np.ndarray, " n"] = self.off_latent_bits[latent]
+        bits += self.excess_bits(latent, symbol)
         return bits
 
     def excess_bits(
         self, latent: Int32[np.ndarray, " n"], symbol: Int32[np.ndarray, " n"]
     ) -> Float64[np.ndarray, " n"]:
-        """w = log₂ q_i(0) − log₂ q_i(v), what a symbol adds to B₀; 0 for zero."""
-        return self.symbol_bits(latent, symbol) - self.off_latent_bits[latent]
+        """w = log₂ q_i(0) − log₂ q_i(v), what a symbol adds to B₀; 0 for zero.
+
+        Raises:
+            CoderError: a negative symbol, and calibration showed positive ones only.
+        """
+        table = self._table
+        rare = np.flatnonzero(~table.holds(symbol))
+        if len(rare) == 0:
+            return table.excess_bits(latent, symbol)
+        rare_latent, rare_symbol = latent[rare], symbol[rare]
+        usual_symbol = symbol.copy()
+        usual_symbol[rare] = 0
+        bits = table.excess_bits(latent, usual_symbol)
+        bits[rare] = self._switch_bits[rare_latent]
+        bits[rare] += self.magnitude_bits(rare_latent, rare_symbol)
+        return bits
+
+    @cached_property
+    def _switch_bits(self) -> Float64[np.ndarray, " latent"]:
+        """What turning a latent on costs: log₂ q_i(0) − log₂ π_i."""
+        bits: Float64[np.ndarray, " latent"] = self.on_latent_bits - self.off_latent_bits
+        return bits
+
+    @cached_property
+    def _total_bits(self) -> Float64[np.ndarray, " latent"]:
+        """log₂(k_i + s), the denominator of q_i(v | on)."""
+        bits: Float64[np.ndarray, " latent"] = np.log2(self.counts.active + self.strength)
+        return bits
+
+    def _unseen_bits(self, symbol: Int32[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        """−log₂ s·g(v), or −log₂ s·g(escape) and the tail: the numerator where n_i(v) = 0."""
+        base = self.pooled.of(symbol)
+        novel = base == 0
+        bits = -np.log2(self.strength * np.where(novel, self.pooled.escape, base))
+        bits[novel] += self.pooled.tail_bits(symbol[novel])
+        return bits
+
+    @cached_property
+    def _table(self) -> _PriceTable:
+        return _PriceTable.of(self)
 
     def bits(self, counts: SymbolCounts) -> Rate:
         """`heldout`: the rate of other tokens' counts under this codebook (maths §3)."""
@@ -298,9 +332,71 @@ class Codebook:
         n, k = counts.n_tokens, counts.active
         if n == 0:
             return Rate(0.0, 0.0)
-        support = k @ self.on_latent_bits + (n - k) @ self.off_latent_bits
-        magnitude = counts.count @ self.magnitude_bits(counts.latent, counts.symbol)
-        return Rate(float(support) / n, float(magnitude) / n)
+        switch = float(k @ self._switch_bits)
+        excess = float(counts.count @ self.excess_bits(counts.latent, counts.symbol))
+        return Rate(self.off_bits + switch / n, (excess - switch) / n)
+
+
+@dataclass(frozen=True, eq=False)
+class _PriceTable:
+    """Excess bits of every latent's usual symbols, so that a nonzero costs one gather.
+
+    Attributes:
+        bits: row by row of latents, for symbols `low` to `high`; 0 for symbol 0.
+    """
+
+    bits: Float64[np.ndarray, " cell"]
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, codebook: Codebook) -> _PriceTable:
+        counts = codebook.counts
+        reach = _usual_reach(counts, codebook.pooled.signed)
+        low = -reach if codebook.pooled.signed else 0
+        symbol = np.arange(low, reach + 1, dtype=np.int32)
+        unseen = codebook._unseen_bits(np.where(symbol == 0, np.int32(1), symbol))
+        latent_bits = codebook._switch_bits + codebook._total_bits
+        bits = latent_bits[:, None] + unseen
+        bits[:, -low] = 0.0
+        table = cls(bits.reshape(-1), low, reach)
+        base = codebook.strength * codebook.pooled.probability
+        seen = latent_bits[counts.latent] - np.log2(counts.count + base[counts.pooled.position])
+        usual = table.holds(counts.symbol)
+        cell = table._cell(counts.latent, counts.symbol)
+        table.bits[cell[usual]] = seen[usual]
+        return table
+
+    def holds(self, symbol: Int32[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        held: Bool[np.ndarray, " n"] = symbol <= self.high
+        if self.low < 0 or (len(symbol) and symbol.min() < 0):
+            held &= symbol >= self.low
+        return held
+
+    def excess_bits(
+        self, latent: Int32[np.ndarray, " n"], symbol: Int32[np.ndarray, " n"]
+    ) -> Float64[np.ndarray, " n"]:
+        return self.bits.take(self._cell(latent, symbol))
+
+    def _cell(
+        self, latent: Int32[np.ndarray, " n"], symbol: Int32[np.ndarray, " n"]
+    ) -> Int64[np.ndarray, " n"]:
+        cell = latent.astype(np.int64)
+        cell *= self.high - self.low + 1
+        cell += symbol
+        cell -= self.low
+        return cell
+
+
+def _usual_reach(counts: SymbolCounts, signed: bool) -> int:
+    """Twice the |symbol| that all but a thousandth stay within, as far as the table may grow."""
+    limit = (TABLE_CELLS // max(counts.n_latents, 1) - 1) // (2 if signed else 1)
+    alphabet, total, _ = counts.pooled
+    order = np.argsort(np.abs(alphabet))
+    magnitude = np.abs(alphabet[order])
+    within = np.cumsum(total[order]) <= 0.999 * total.sum()
+    wanted = min(2 * int(magnitude[within].max(initial=1)), int(magnitude.max(initial=1)))
+    return max(min(wanted, limit), 1)
 
 
 def document_bits(
@@ -316,12 +412,23 @@ def document_bits(
     Documents without a token here cost 0, so that the parts of a split add up.
     """
     tokens = np.bincount(document, minlength=n_documents)
-    bits = tokens[:, None] * np.array([[codebook.off_bits for codebook in codebooks]])
-    c = half_steps(latents.value, finest)
-    owner = document[latents.token]
-    for octave, codebook in enumerate(codebooks):
-        excess = codebook.excess_bits(latents.latent, symbol_at(c, octave))
-        bits[:, octave] += np.bincount(owner, weights=excess, minlength=n_documents)
+    off_bits = np.array([codebook.off_bits for codebook in codebooks])
+    bits: Float64[np.ndarray, "document octave"] = np.outer(tokens, off_bits)
+
+    def excess(start: int) -> tuple[Int64[np.ndarray, " run"], Float64[np.ndarray, "run octave"]]:
+        block = slice(start, start + BLOCK_NONZEROS)
+        owner = document[latents.token[block]]
+        first = np.flatnonzero(np.diff(owner, prepend=-1))
+        latent, c = latents.latent[block], half_steps(latents.value[block], finest)
+        sums = np.empty((len(first), len(codebooks)))
+        for octave, codebook in enumerate(codebooks):
+            symbol = symbol_at(c, octave)
+            sums[:, octave] = np.add.reduceat(codebook.excess_bits(latent, symbol), first)
+        return owner[first], sums
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        for owner, sums in threads.map(excess, range(0, latents.nnz, BLOCK_NONZEROS)):
+            np.add.at(bits, owner, sums)
     return bits
 
 
@@ -335,13 +442,10 @@ def adaptive(counts: SymbolCounts) -> float:
     """
     if counts.n_tokens == 0:
         return 0.0
-    alphabet, total = pooled_counts(counts)
+    alphabet, total, _ = counts.pooled
     prior = BetaPrior(*(_as_sent(x) for x in fit_beta_prior(counts.active, counts.n_tokens)))
-    pooled = total / max(int(total.sum()), 1)
-    nats = _support_log_likelihood(counts, prior)
-    if len(alphabet):
-        s = _as_sent(fit_strength(counts, pooled))
-        nats += _MagnitudeLikelihood(counts, pooled).log(s)
+    likelihood = MagnitudeLikelihood(counts, total / max(int(total.sum()), 1))
+    nats = _support_nats(counts, prior) + likelihood.nats(_as_sent(likelihood.best_strength()))
     return (-nats / _LOG2 + _adaptive_header_bits(alphabet, total)) / counts.n_tokens
 
 
@@ -359,9 +463,10 @@ def _adaptive_header_bits(
     return 3 * PARAMETER_BITS + size + int(exp_golomb_bits(total + 1).sum()) + unused
 
 
-def _support_log_likelihood(counts: SymbolCounts, prior: BetaPrior) -> float:
-    k, n = counts.active.astype(np.float64), counts.n_tokens
-    return float((betaln(k + prior.a, n - k + prior.b) - betaln(prior.a, prior.b)).sum())
+def _support_nats(counts: SymbolCounts, prior: BetaPrior) -> float:
+    active, latents = _distinct(counts.active)
+    k, n = active.astype(np.float64), counts.n_tokens
+    return float(latents @ (betaln(k + prior.a, n - k + prior.b) - betaln(prior.a, prior.b)))
 
 
 def enumerative(
@@ -396,8 +501,9 @@ def bound_formula(l0: float, bits_per_nonzero: int, n_latents: int) -> float:
 
 def bits_per_nonzero(counts: SymbolCounts) -> int:
     """B = ⌈log₂ of the magnitude levels in use⌉, and one more where there are signs."""
-    levels = len(np.unique(np.abs(counts.symbol)))
-    signed = bool((counts.symbol < 0).any())
+    alphabet = counts.pooled.alphabet
+    levels = len(np.unique(np.abs(alphabet)))
+    signed = bool((alphabet < 0).any())
     return math.ceil(math.log2(max(levels, 1))) + int(signed)
 
 
@@ -415,19 +521,11 @@ def _xlog2x(x: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
     return x * np.log2(np.where(x > 0, x, 1.0))
 
 
-def _alphabet(
-    symbol: Int32[np.ndarray, " pair"],
-) -> tuple[Int32[np.ndarray, " value"], Int64[np.ndarray, " pair"]]:
-    """Distinct symbols, increasing, and the position of each pair's symbol among them."""
-    alphabet, position = np.unique(symbol, return_inverse=True)
-    return alphabet, position.astype(np.int64, copy=False)
-
-
 def _distinct(
     key: Int64[np.ndarray, " n"],
 ) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
     """Distinct non-negative integers, increasing, and how often each occurs."""
-    if key.max() <= 4 * len(key):
+    if key.max(initial=0) <= 4 * len(key) + 2**16:
         count = np.bincount(key)
         present = np.flatnonzero(count)
         return present, count[present]

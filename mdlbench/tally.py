@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -25,6 +26,20 @@ _PAIR_BITS = 31
 Pairs = tuple[Int32[np.ndarray, " nnz"], Int32[np.ndarray, " nnz"]]
 KeyCounts = tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]
 Counts = tuple[Int32[np.ndarray, " pair"], Int32[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]
+
+
+class PooledCounts(NamedTuple):
+    """Symbols without regard to their latent.
+
+    Attributes:
+        alphabet: the distinct symbols, increasing.
+        total: occurrences of each over all latents.
+        position: where each (latent, symbol) pair's symbol stands in the alphabet.
+    """
+
+    alphabet: Int32[np.ndarray, " value"]
+    total: Int64[np.ndarray, " value"]
+    position: Int64[np.ndarray, " pair"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +71,15 @@ class SymbolCounts:
     @cached_property
     def active(self) -> Int64[np.ndarray, " latent"]:
         """k_i, the tokens on which each latent is on."""
-        start = np.searchsorted(self.latent, np.arange(self.n_latents + 1))
-        return np.diff(np.concatenate([[0], np.cumsum(self.count)])[start])
+        active = np.bincount(self.latent, weights=self.count, minlength=self.n_latents)
+        return active.astype(np.int64)
+
+    @cached_property
+    def pooled(self) -> PooledCounts:
+        """The distinct symbols over all latents together."""
+        alphabet, position = _distinct(self.symbol)
+        total = np.bincount(position, weights=self.count, minlength=len(alphabet))
+        return PooledCounts(alphabet, total.astype(np.int64), position)
 
     @property
     def l0(self) -> float:
@@ -168,22 +190,25 @@ class Tally:
 
     def at(self, octave: int) -> SymbolCounts:
         """Symbol counts at step 2^octave · finest."""
-        symbol = symbol_at(self.half_step, octave)
-        first = np.empty(len(symbol), dtype=bool)
-        first[:1] = True
-        np.not_equal(symbol[1:], symbol[:-1], out=first[1:])
-        first[1:] |= self.latent[1:] != self.latent[:-1]
-        start = np.flatnonzero(first)
-        count = np.add.reduceat(self.occurrences, start) if len(start) else self.occurrences
-        on = symbol[start] != 0
-        start = start[on]
-        return SymbolCounts(
-            self.latent[start], symbol[start], count[on], self.n_tokens, self.n_latents
-        )
+        latent, half_step, count = self._halved[octave]
+        pairs = _joined(latent, symbol_at(half_step, 0), count)
+        return SymbolCounts(*pairs, self.n_tokens, self.n_latents)
+
+    @cached_property
+    def _halved(self) -> list[Counts]:
+        """The distinct pairs in half-steps of each octave; those that reach 0 stay off."""
+        halved = [(self.latent, self.half_step, self.occurrences)]
+        for _ in range(self.octaves - 1):
+            latent, half_step, count = halved[-1]
+            coarser = np.sign(half_step) * (np.abs(half_step) >> 1)
+            on = np.flatnonzero(coarser)
+            halved.append(_joined(latent[on], coarser[on], count[on]))
+        return halved
 
     def active_per_token(self, octave: int) -> Int64[np.ndarray, " active"]:
         """Tokens by number of active latents k_t at step 2^octave · finest."""
-        return self.active_histogram[octave]
+        histogram: Int64[np.ndarray, " active"] = self.active_histogram[octave]
+        return histogram
 
 
 class _PairCounter:
@@ -212,11 +237,15 @@ class _PairCounter:
             self._count_unusual(*waiting)
             return (*_pairs(self._sorted[0]), self._sorted[1])
         self._count_unusual(*self._count_usual(*waiting))
-        cell = np.flatnonzero(self._table)
-        latent, column = np.divmod(cell, self._width)
-        usual = ((latent << _PAIR_BITS) + (column + self._low + HALF_STEP_LIMIT), self._table[cell])
-        key, count = _merged(self._sorted, usual) if len(self._sorted[0]) else usual
-        return (*_pairs(key), count)
+        cell = np.flatnonzero(self._table != 0).astype(np.int32)
+        latent, column = np.divmod(cell, np.int32(max(self._width, 1)))
+        usual = (latent, column + np.int32(self._low), self._table[cell])
+        others = (*_pairs(self._sorted[0]), self._sorted[1])
+        if len(others[0]) == 0:
+            return usual
+        at = np.searchsorted(cell, others[0] * self._width + self._width * (others[1] > 0))
+        latent, value, count = (np.insert(a, at, b) for a, b in zip(usual, others, strict=True))
+        return latent, value, count
 
     def _take_waiting(self) -> Pairs:
         waiting = self._waiting or [(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32))]
@@ -300,6 +329,32 @@ def _pair_key(
 def _pairs(key: Int64[np.ndarray, " n"]) -> Pairs:
     value = (key & ((1 << _PAIR_BITS) - 1)) - HALF_STEP_LIMIT
     return (key >> _PAIR_BITS).astype(np.int32), value.astype(np.int32)
+
+
+def _distinct(
+    value: Int32[np.ndarray, " n"],
+) -> tuple[Int32[np.ndarray, " m"], Int64[np.ndarray, " n"]]:
+    """Distinct values, increasing, and the position of each value among them."""
+    low, high = int(value.min(initial=0)), int(value.max(initial=0))
+    if high - low > len(value) + 2**16:
+        distinct, position = np.unique(value, return_inverse=True)
+        return distinct, position.astype(np.int64, copy=False)
+    shifted = value - np.int32(low)
+    present = np.bincount(shifted, minlength=1) > 0
+    distinct = (np.flatnonzero(present) + low).astype(np.int32)
+    return distinct, (np.cumsum(present) - 1)[shifted]
+
+
+def _joined(
+    latent: Int32[np.ndarray, " n"], value: Int32[np.ndarray, " n"], count: Int64[np.ndarray, " n"]
+) -> Counts:
+    """Sorted pairs with counts, equal neighbours made one."""
+    if len(latent) == 0:
+        return latent, value, count
+    new = np.concatenate([[True], value[1:] != value[:-1]])
+    new[1:] |= latent[1:] != latent[:-1]
+    start = np.flatnonzero(new)
+    return latent[start], value[start], np.add.reduceat(count, start)
 
 
 def _merged(a: KeyCounts, b: KeyCounts) -> KeyCounts:

@@ -22,10 +22,12 @@ from mdlbench.latents import SparseLatents
 from mdlbench.quantise import dequantise, quantise
 from mdlbench.sources import Block, Split
 from mdlbench.sources.images import ImageSource
+from mdlbench.suite import suites_folder
 
 D, WIDTH, K = 20, 64, 7
 ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated")
 NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
+SHIPPED = sorted(file.parent for file in suites_folder().glob("*/saes/*/cfg.json"))
 Tensors = dict[str, torch.Tensor]
 
 
@@ -186,6 +188,20 @@ def test_batchtopk_saved_for_inference_is_jumprelu(tmp_path: Path) -> None:
     assert coder.spec.promised_l0 is None
     np.testing.assert_allclose(latents.to_dense(), theirs.encode(x).detach().numpy(), atol=1e-5)
     assert 0.05 < latents.value.min() < 0.06
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_shipped_saes_against_saelens(folder: Path) -> None:
+    from sae_lens import SAE
+
+    coder, theirs = load_coder(str(folder)), SAE.load_from_disk(folder)
+    x = activations(64, d=coder.spec.d_in).abs() / 4
+    expected = theirs.encode(x).detach()
+    latents, side = coder.encode(x)
+    assert latents.nnz > 0
+    np.testing.assert_allclose(latents.to_dense(), expected.numpy(), rtol=1e-4, atol=1e-4)
+    decoded = theirs.decode(expected).detach()
+    torch.testing.assert_close(coder.decode(latents, side), decoded, rtol=1e-4, atol=1e-4)
 
 
 def test_configs_older_than_saelens_6(tmp_path: Path) -> None:
@@ -774,6 +790,12 @@ def test_objects_that_are_no_saes_are_refused() -> None:
         def decode(self, z: np.ndarray) -> np.ndarray:
             raise RuntimeError("no decoder today")
 
+    class Overflowing(NumpySAE):
+        def encode(self, x: np.ndarray) -> np.ndarray:
+            return np.full((len(x), WIDTH), np.inf, dtype=np.float32)
+
+    with pytest.raises(CoderError, match="encode returned NaN or infinite values"):
+        coder_of(Overflowing())
     with pytest.raises(UsageError, match="Half has no method decode"):
         coder_of(Half())
     with pytest.raises(CoderError, match=r"encode of \[2, 20\] returned tuple"):

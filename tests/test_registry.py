@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import D_IN, tiny_suite, write_sae
 
-from mdlbench.adapters.load import identify_coder, load_coder
-from mdlbench.adapters.protocol import Request
+from mdlbench.adapters.load import check_spec, identify_coder, load_coder
+from mdlbench.adapters.protocol import CoderSpec, Request
 from mdlbench.adapters.registry import adapters, find_adapter
-from mdlbench.errors import CheckpointError, MdlbenchError, UsageError
+from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageError
 from mdlbench.sources.images import ImageSource
 
 PLUGIN = Path(__file__).parent / "plugin_package"
@@ -189,6 +190,15 @@ def test_another_width_is_refused(tmp_path: Path) -> None:
     write_sae(tmp_path / "wide", d_in=D_IN + 1)
     with pytest.raises(CheckpointError, match=rf"width {D_IN + 1}, .*'pixels' have width {D_IN}"):
         load_coder("wide", folder=tmp_path, source=source)
+
+
+@pytest.mark.parametrize("norms", [[1.0, 2.0], [1.0, 2.0, float("nan")]])
+def test_decoder_norms_are_one_finite_number_a_latent(norms: list[float]) -> None:
+    spec = CoderSpec(
+        "odd", "test", "1", {}, "", "linear", "", 4, 4, 3, np.array(norms, dtype=np.float32)
+    )
+    with pytest.raises(CoderError, match="odd: expected 3 finite decoder norms, found 2"):
+        check_spec(spec, None)
 
 
 def test_an_identity_tells_weights_apart_and_not_places(tmp_path: Path) -> None:

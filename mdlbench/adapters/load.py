@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+import numpy as np
+
 from mdlbench.adapters.imports import import_object
 from mdlbench.adapters.protocol import (
     Adapter,
@@ -54,7 +56,7 @@ def load_coder(
             f"adapter {entry.name!r} ({entry.target}) returned a {type(coder).__name__}, "
             "which is not a SparseCoder"
         )
-    check_widths(coder.spec, source)
+    check_spec(coder.spec, source)
     return coder
 
 
@@ -107,11 +109,17 @@ def import_adapter(entry: AdapterEntry) -> Adapter:
     return adapter
 
 
-def check_widths(spec: CoderSpec, source: ActivationSource | None) -> None:
-    """Raise `CheckpointError` unless the coder reads and writes the source's activations."""
-    if len(spec.decoder_norms) != spec.d_latents:
+def check_spec(spec: CoderSpec, source: ActivationSource | None) -> None:
+    """Raise unless the spec is consistent and the coder reads and writes the source's width.
+
+    Raises:
+        CheckpointError: the coder is for another width; names both.
+        CoderError: its decoder norms are not one finite number a latent.
+    """
+    if len(spec.decoder_norms) != spec.d_latents or not np.isfinite(spec.decoder_norms).all():
         raise CoderError(
-            f"{spec.name}: {len(spec.decoder_norms)} decoder norms for {spec.d_latents} latents"
+            f"{spec.name}: expected {spec.d_latents} finite decoder norms, found "
+            f"{int(np.isfinite(spec.decoder_norms).sum())}"
         )
     if source is None:
         return

@@ -112,7 +112,7 @@ class Foreign:
         as_torch = cls(target, name, "torch", dtype, d_in, device)
         as_numpy = cls(target, name, "numpy", torch.float32, d_in, device)
         preferred, other = (as_torch, as_numpy) if tensors else (as_numpy, as_torch)
-        probe = torch.zeros(2, d_in, device=device)
+        probe = sample(d_in, None, 2).to(device)
         try:
             preferred.encode(probe)
         except CoderError as error:
@@ -151,8 +151,10 @@ class Foreign:
                 f"{self.name}: {method} of {list(x.shape)} returned {shape}, "
                 f"expected an array [{len(x)}, …]"
             )
-        dense = result.to_dense() if result.is_sparse else result
-        return dense.detach().to(self.device, torch.float32)
+        dense = (result.to_dense() if result.is_sparse else result).detach()
+        if not dense.isfinite().all():
+            raise CoderError(f"{self.name}: {method} returned NaN or infinite values")
+        return dense.to(self.device, torch.float32)
 
 
 @dataclass(frozen=True)

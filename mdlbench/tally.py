@@ -23,9 +23,9 @@ DENSE_CELLS = 2**24
 
 _PAIR_BITS = 31
 
-Pairs = tuple[Int32[np.ndarray, " nnz"], Int32[np.ndarray, " nnz"]]
-KeyCounts = tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]
-Counts = tuple[Int32[np.ndarray, " pair"], Int32[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]
+Pairs = tuple[Int32[np.ndarray, " _"], Int32[np.ndarray, " _"]]
+KeyCounts = tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]
+Counts = tuple[Int32[np.ndarray, " _"], Int32[np.ndarray, " _"], Int64[np.ndarray, " _"]]
 
 
 class PooledCounts(NamedTuple):

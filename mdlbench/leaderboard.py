@@ -6,8 +6,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -20,6 +20,8 @@ from mdlbench.suite import Headline, Metric
 Status = Literal["ranked", "unranked", "partial", "infeasible"]
 Replicates = Float64[np.ndarray, "sae replicate"]
 
+INTERVAL = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+"""Tail probabilities of the percentile intervals."""
 STATUS_ORDER: tuple[Status, ...] = ("ranked", "unranked", "partial", "infeasible")
 ID_CHARACTERS = 8
 """Of a record's id, where two SAEs have the same name."""
@@ -117,10 +119,22 @@ class Leaderboard:
         return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    row: Row
-    replicates: list[float]
+class _Entry(NamedTuple):
+    """One record's result at the tolerance of a table."""
+
+    record: EvalRecord
+    result: ToleranceResult
+    label: str
+    status: Status
+
+
+class _Standing(NamedTuple):
+    """Where a ranked SAE stands; the defaults are those of SAEs without a rank."""
+
+    rank: int | None = None
+    delta: float | None = None
+    delta_low: float | None = None
+    delta_high: float | None = None
 
 
 def build(records: Iterable[EvalRecord], headline: Headline) -> Leaderboard:
@@ -224,82 +238,95 @@ def operating_point(record: EvalRecord, result: ToleranceResult) -> Point | None
 def _table(
     records: Sequence[EvalRecord], labels: dict[str, str], metric: Metric, epsilon: float
 ) -> Table:
-    candidates = [_candidate(record, labels[record.id], metric, epsilon) for record in records]
-    candidates.sort(key=lambda candidate: _order(candidate.row))
-    n_ranked = sum(candidate.row.status == "ranked" for candidate in candidates)
-    rest = [candidate.row for candidate in candidates[n_ranked:]]
-    return Table(metric, epsilon, (*_ranked(candidates[:n_ranked]), *rest))
+    entries = [_entry(record, labels[record.id], metric, epsilon) for record in records]
+    entries.sort(key=_order)
+    ranked = [entry for entry in entries if entry.status == "ranked"]
+    standings = _standings(ranked) if ranked else []
+    standings += [_Standing()] * (len(entries) - len(ranked))
+    return Table(metric, epsilon, tuple(map(_row, entries, standings)))
 
 
-def _ranked(candidates: Sequence[_Candidate]) -> list[Row]:
-    if not candidates:
-        return []
-    replicates = _paired_replicates(candidates)
-    tail = (1 - CONFIDENCE) / 2
-    lows, highs = np.quantile(replicates - replicates[0], [tail, 1 - tail], axis=1)
-    bits = np.array([candidate.row.bits for candidate in candidates], dtype=np.float64)
-    ranks = shared_ranks(replicates)
-    return [
-        replace(
-            candidate.row,
-            rank=ranks[i],
-            delta=float(bits[i] - bits[0]),
-            delta_low=float(lows[i]),
-            delta_high=float(highs[i]),
-        )
-        for i, candidate in enumerate(candidates)
-    ]
-
-
-def _paired_replicates(candidates: Sequence[_Candidate]) -> Replicates:
-    expected = len(candidates[0].replicates)
-    for candidate in candidates:
-        if not expected or len(candidate.replicates) != expected:
-            row = candidate.row
-            raise RecordError(
-                f"{row.label}: {len(candidate.replicates)} bootstrap replicates at {row.metric} "
-                f"{row.epsilon:g}, {candidates[0].row.label} has {expected}; they cannot be paired"
-            )
-    return np.array([candidate.replicates for candidate in candidates], dtype=np.float64)
-
-
-def _covers_zero(differences: Float64[np.ndarray, "pair replicate"]) -> Bool[np.ndarray, " pair"]:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(differences, [tail, 1 - tail], axis=1)
-    return np.asarray((low <= 0) & (high >= 0))
-
-
-def _order(row: Row) -> tuple[int, bool, float, str, str]:
-    """Status first; fewest bits first, then lowest floor where there are no bits."""
-    value = row.floor if row.bits is None else row.bits
-    return STATUS_ORDER.index(row.status), row.bits is None, value, row.name, row.id
-
-
-def _candidate(record: EvalRecord, label: str, metric: Metric, epsilon: float) -> _Candidate:
+def _entry(record: EvalRecord, label: str, metric: Metric, epsilon: float) -> _Entry:
     result = record.at(metric, epsilon)
-    status = _status(record, result)
     if result.feasible and (result.bits is None or result.bits_ci is None):
         raise RecordError(
             f"{label}: feasible at {metric} {epsilon:g}, but without bits or interval"
         )
+    return _Entry(record, result, label, _status(record, result))
+
+
+def _status(record: EvalRecord, result: ToleranceResult) -> Status:
+    if record.partial or record.identity.limit is not None:
+        return "partial"
+    if not result.feasible:
+        return "infeasible"
+    return "ranked" if result.ranked else "unranked"
+
+
+def _order(entry: _Entry) -> tuple[int, bool, float, str, str]:
+    """Status first; fewest bits first, then lowest floor where there are no bits."""
+    bits = entry.result.bits
+    value = _floor(entry) if bits is None else bits
+    position = STATUS_ORDER.index(entry.status)
+    return position, bits is None, value, entry.record.name, entry.record.id
+
+
+def _floor(entry: _Entry) -> float:
+    return float(getattr(entry.record.floor, entry.result.metric))
+
+
+def _standings(ranked: Sequence[_Entry]) -> list[_Standing]:
+    """Ranks and paired differences to the first of at least one SAE, fewest bits first."""
+    replicates = _paired_replicates(ranked)
+    bits = np.array([entry.result.bits for entry in ranked], dtype=np.float64)
+    lows, highs = np.quantile(replicates - replicates[0], INTERVAL, axis=1)
+    columns = (bits - bits[0]).tolist(), lows.tolist(), highs.tolist()
+    return list(map(_Standing, shared_ranks(replicates), *columns))
+
+
+def _paired_replicates(ranked: Sequence[_Entry]) -> Replicates:
+    expected = len(ranked[0].result.replicates)
+    for entry in ranked:
+        found = len(entry.result.replicates)
+        if not expected or found != expected:
+            raise RecordError(
+                f"{entry.label}: {found} bootstrap replicates at {entry.result.metric} "
+                f"{entry.result.epsilon:g}, {ranked[0].label} has {expected}; "
+                "they cannot be paired"
+            )
+    return np.array([entry.result.replicates for entry in ranked], dtype=np.float64)
+
+
+def _covers_zero(differences: Float64[np.ndarray, "pair replicate"]) -> Bool[np.ndarray, " pair"]:
+    """Whether the interval of each row covers 0.
+
+    A row with fewer values on one side of 0 than the tail holds cannot; only the others are sorted.
+    """
+    in_tail = int(INTERVAL[0] * (differences.shape[1] - 1))
+    n_below, n_above = (differences <= 0).sum(axis=1), (differences >= 0).sum(axis=1)
+    covers = (n_below > in_tail) & (n_above > in_tail)
+    if covers.any():
+        low, high = np.quantile(differences[covers], INTERVAL, axis=1)
+        covers[covers] = (low <= 0) & (high >= 0)
+    return np.asarray(covers)
+
+
+def _row(entry: _Entry, standing: _Standing) -> Row:
+    record, result, coder = entry.record, entry.result, entry.record.coder
     low, high = result.bits_ci or (None, None)
-    coder = record.coder
-    row = Row(
-        metric=metric,
-        epsilon=epsilon,
-        rank=None,
-        label=label,
-        status=status,
+    return Row(
+        metric=result.metric,
+        epsilon=result.epsilon,
+        **standing._asdict(),
+        label=entry.label,
+        status=entry.status,
         bits=result.bits,
         bits_low=low,
         bits_high=high,
-        delta=None,
-        delta_low=None,
-        delta_high=None,
         step=result.step,
         l0=result.l0,
         **_at_step(operating_point(record, result)),
-        floor=float(getattr(record.floor, metric)),
+        floor=_floor(entry),
         floor_mse=record.floor.mse,
         floor_fvu=record.floor.fvu,
         floor_delta_ce=record.floor.delta_ce,
@@ -319,15 +346,6 @@ def _candidate(record: EvalRecord, label: str, metric: Metric, epsilon: float) -
         name=record.name,
         id=record.id,
     )
-    return _Candidate(row, result.replicates)
-
-
-def _status(record: EvalRecord, result: ToleranceResult) -> Status:
-    if record.partial or record.identity.limit is not None:
-        return "partial"
-    if not result.feasible:
-        return "infeasible"
-    return "ranked" if result.ranked else "unranked"
 
 
 def _at_step(point: Point | None) -> dict[str, Any]:

@@ -123,8 +123,8 @@ def connected_runs(replicates):
 @given(
     arrays(
         np.float64,
-        st.tuples(st.integers(1, 12), st.integers(2, 9)),
-        elements=st.integers(0, 40).map(float),
+        st.tuples(st.integers(1, 10), st.integers(2, 90)),
+        elements=st.integers(0, 12).map(float),
     )
 )
 @settings(max_examples=300, deadline=None)

@@ -134,16 +134,16 @@ def _panel(
 
 
 def _view(records: Sequence[EvalRecord], metric: Metric) -> View:
-    """The neighbourhood of the tolerances, where the SAEs that meet them are."""
-    results = [r for record in records for r in record.tolerances if r.metric == metric]
-    epsilons = [result.epsilon for result in results]
-    rates = [result.bits for result in results if result.bits]
+    """The neighbourhood of the tolerances; the same rates for every metric."""
+    results = [result for record in records for result in record.tolerances]
+    rates = [result.bits for result in results if result.bits is not None]
     if not rates:
         rates = [point.bits.total for record in records for point in record.points]
     low, high = (float(rate) for rate in np.quantile(rates, [0.0, 0.97]))
+    epsilons = [result.epsilon for result in results if result.metric == metric]
     return View(
-        rates=(0.0 if low < 0.4 * high else 0.75 * low, 1.12 * high),
-        distortions=(0.6 * min(epsilons), 1.7 * max(epsilons)),
+        rates=(0.0 if low < 0.4 * high else 0.75 * low, 1.2 * max(high, 1.0)),
+        distortions=(0.75 * min(epsilons), 1.6 * max(epsilons)),
     )
 
 

@@ -255,7 +255,8 @@ def _mark_infeasible(ax: Axes, rows: Sequence[Row]) -> None:
 
 def _bits_axis(ax: Axes, table: Table) -> None:
     """Limits of the bits, with room on top for the marks of infeasible widths; and baselines."""
-    values = [row.bits for row in _saes(table) if row.bits is not None]
+    ends = [(row.bits_low, row.bits_high) for row in _saes(table)]
+    values = [bits for pair in ends for bits in pair if bits is not None]
     ax.set_ylabel("bits per token")
     if not values:
         ax.set_yticks([])

@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from sae_lens import (
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from safetensors.torch import load_file
 
-from mdlbench.errors import CheckpointError, TrainingError, UsageError
+from mdlbench.errors import CheckpointError, SuiteError, TrainingError, UsageError
 from mdlbench.files import write_atomically
 from mdlbench.sources import Block, Split
 from mdlbench.sources.images import Classifier, load_images
@@ -27,7 +27,7 @@ from mdlbench.training.classifier import accuracy
 from mdlbench.training.config import TrainingConfig, build_sae
 from mdlbench.training.folder import read_log
 from mdlbench.training.trainer import initialise_from_data, train
-from mdlbench.training.zoo import load_recipe
+from mdlbench.training.zoo import load_recipe, train_zoo
 
 CONFIG = TrainingConfig(
     width=16,
@@ -327,11 +327,35 @@ def test_half_written_file_never_shows(tmp_path, monkeypatch):
 
 def test_shipped_saes_follow_their_recipe():
     suite = load_suite("mnist")
-    for key, config in load_recipe(suite.path("zoo.yaml")).items():
+    recipe = load_recipe(suite.path("zoo.yaml"))
+    shipped = [entry.key for entry in suite.saes if entry.key.startswith("batchtopk-")]
+    assert shipped
+    for key in shipped:
         settings = json.loads(suite.path(f"saes/{key}/training.json").read_text())["settings"]
-        assert settings["width"] == config.width
-        assert settings["k"] == config.k
-        assert f"batchtopk-{config.width}-k{config.k:g}" == key
+        del settings["data_sha256"]
+        assert settings == asdict(recipe[key])
+        assert key == f"batchtopk-{settings['width']}-k{settings['k']}"
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("saes: {a: {width: 4}}", SuiteError, "not a training recipe: 'shared'"),
+        ("shared: {}\nsaes: {a: {wdth: 4}}", SuiteError, "argument"),
+        ("shared: {k: 9}\nsaes: {a: {width: 4}}", UsageError, "k must lie between 0 and"),
+        ("shared: {", SuiteError, "recipe.yaml: not a training recipe"),
+    ],
+)
+def test_bad_recipe_is_named(text, error, message, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(error, match=message):
+        load_recipe(path)
+
+
+def test_unknown_key_is_a_usage_error():
+    with pytest.raises(UsageError, match="Did you mean 'batchtopk-64-k15'"):
+        train_zoo("mnist", ["batchtopk-64-k51"])
 
 
 def test_shipped_classifier_is_accurate():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintPep3119Exception
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
@@ -14,9 +14,12 @@ Checked = TypeVar("Checked", bound=Callable[..., object])
 
 
 def check_types(function: Checked) -> Checked:
-    """beartype, except where a signature names a protocol that isinstance cannot test."""
+    """beartype, except where a signature names a protocol that isinstance cannot test.
+
+    An int may stand for a float, as for type checkers.
+    """
     try:
-        return beartype(function)
+        return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
     except BeartypeDecorHintPep3119Exception:
         return function
 

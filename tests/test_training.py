@@ -36,6 +36,7 @@ CONFIG = TrainingConfig(
     batch_size=64,
     lr=2e-3,
     warm_up_steps=5,
+    decay=0.5,
     patience=None,
     storage="float32",
 )
@@ -212,6 +213,31 @@ def test_killed_run_continues_to_the_same_rows_and_weights(trained, tmp_path):
         "sparsity.safetensors",
         "training.json",
     ]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "k", "options"),
+    [
+        ("topk", 3.0, {}),
+        ("matryoshka_batchtopk", 3, {"matryoshka_widths": [4, 8, 16]}),
+        ("standard", None, {"l1_coefficient": 0.05}),
+        ("gated", None, {"l1_coefficient": 0.05}),
+        ("jumprelu", None, {"l0_coefficient": 0.05}),
+    ],
+)
+def test_every_architecture_of_saelens_trains(architecture, k, options, tmp_path):
+    config = replace(CONFIG, architecture=architecture, k=k, options=options, epochs=3)
+    source = SparseSource()
+    folder = train(config, source, tmp_path / "run")
+    sae = SAE.load_from_disk(folder)
+    tokens = source.tokens["test"]
+    latents = sae.encode(tokens)
+    assert (sae.decode(latents) - tokens).square().mean().item() == pytest.approx(
+        result(folder)["test_mse"], rel=1e-5
+    )
+    assert (latents != 0).sum(dim=1).double().mean().item() == result(folder)["l0"]
+    if architecture == "topk":
+        assert result(folder)["l0"] <= 3
 
 
 def test_finished_run_is_left_alone(trained):

@@ -42,8 +42,8 @@ class TrainingConfig:
     batch_size: int = 512
     lr: float = 3e-3
     warm_up_steps: int = 100
-    decay: float = 0.5
-    patience: int | None = 10
+    decay: float = 0.95
+    patience: int | None = 20
     dead_window: int = 100
     seed: int = 0
     storage: Literal["float16", "float32"] = "float16"
@@ -73,7 +73,7 @@ def build_sae(config: TrainingConfig, source: ActivationSource) -> TrainingSAE[A
         UsageError: `k` or an option is none of the architecture's settings, or none it takes.
     """
     sae_class, config_class = get_sae_training_class(config.architecture)
-    options = dict(config.options) if config.k is None else {"k": config.k, **config.options}
+    options = {**_k(config), **config.options}
     known = {item.name for item in fields(config_class)}
     if unknown := sorted(set(options) - known):
         raise UsageError(
@@ -92,6 +92,13 @@ def build_sae(config: TrainingConfig, source: ActivationSource) -> TrainingSAE[A
         )
     except (TypeError, ValueError) as error:
         raise UsageError(f"architecture {config.architecture!r}: {error}") from error
+
+
+def _k(config: TrainingConfig) -> dict[str, float]:
+    """A whole k as an int, which is all that TopK takes."""
+    if config.k is None:
+        return {}
+    return {"k": int(config.k) if config.k == int(config.k) else config.k}
 
 
 def build_trainer(

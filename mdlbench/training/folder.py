@@ -92,19 +92,18 @@ def read_log(path: Path) -> list[Epoch]:
 class RunFolder:
     """One run's folder. Every file in it is written whole or not at all."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, config: TrainingConfig, source: ActivationSource) -> None:
+        settings = {**asdict(config), "data_sha256": source.data_sha256}
         self.path = path
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
 
-    def claim(self, config: TrainingConfig, source: ActivationSource) -> bool:
+    def claim(self) -> bool:
         """Take the folder for this run, and say whether the run is finished already.
 
         Raises:
             UsageError: the folder is another run's, or holds something else.
             OutputError: the folder cannot be written.
         """
-        self.settings = json.loads(
-            json.dumps({**asdict(config), "data_sha256": source.data_sha256})
-        )
         file = self.path / TRAINING_FILE
         if file.exists():
             content = _read_json(file)

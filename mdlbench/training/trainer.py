@@ -55,8 +55,8 @@ def train(
         CheckpointError: the checkpoint to continue from cannot be read.
         OutputError: the folder cannot be written.
     """
-    run_folder = RunFolder(folder)
-    if run_folder.claim(config, source):
+    run_folder = RunFolder(folder, config, source)
+    if run_folder.claim():
         return folder
     console = Console(stderr=True)
     with (

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int, Int32, Int64
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from mdlbench.codelength import BetaPrior, Codebook
@@ -54,7 +54,7 @@ data needs, and few enough that a hostile file cannot ask for all of the memory.
 
 _PREFIX = struct.Struct("<8sIIIQ")
 _FIXED_BYTES = _PREFIX.size + hashlib.sha256().digest_size
-_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 2**24, "pb": 0}]
+_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 6, "pb": 0}]
 _PAIR = np.dtype([("latent", "<i4"), ("symbol", "<i4"), ("count", "<i8")])
 _GOLDEN = 0.6180339887498949
 
@@ -305,7 +305,7 @@ class _ByLatent:
         n_latents = len(self.active)
         latent, scattered = np.divmod(self.place, max(n_tokens, 1))
         token = scattered * pow(_multiplier(n_tokens), -1, max(n_tokens, 1)) % max(n_tokens, 1)
-        order = np.argsort(token * n_latents + latent)
+        order = _stable_order(token, n_tokens)
         return Symbols(
             token[order].astype(np.int32),
             latent[order].astype(np.int32),
@@ -318,10 +318,16 @@ class _ByLatent:
 def _by_latent(symbols: Symbols) -> _ByLatent:
     n = symbols.n_tokens
     scattered = symbols.token * np.int64(_multiplier(n)) % max(n, 1)
+    order = _stable_order(scattered, n)
+    order = order[_stable_order(symbols.latent[order], symbols.n_latents)]
     place = symbols.latent * np.int64(n) + scattered
-    order = np.argsort(place)
     active = np.bincount(symbols.latent, minlength=symbols.n_latents)
     return _ByLatent(active, place[order], symbols.symbol[order])
+
+
+def _stable_order(key: Int[np.ndarray, " nnz"], limit: int) -> Int64[np.ndarray, " nnz"]:
+    """What sorts keys below a limit; keys of few bits are radix-sorted."""
+    return np.argsort(key.astype(np.min_scalar_type(limit)), kind="stable")
 
 
 def _multiplier(n_tokens: int) -> int:

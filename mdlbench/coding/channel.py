@@ -9,6 +9,9 @@ import constriction
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
+TABLE_CELLS = 1 << 19
+"""Weights tabulated at once: bounds the memory whatever N is."""
+
 
 def categorical(weights: Float64[np.ndarray, " symbol"]) -> object:
     """A model of symbols 0, 1, …, at least two, in proportion to their weights, at 24 bits."""
@@ -65,17 +68,9 @@ class Reader:
         return cast(np.ndarray, self._decoder.decode(model, len(symbols)))
 
 
-def code_uniform(
-    channel: Channel,
-    sizes: Int64[np.ndarray, " n"],
-    members: Int64[np.ndarray, " row"],
-    symbols: Int64[np.ndarray, " n"],
-) -> Int64[np.ndarray, " n"]:
-    """Symbols uniform below their sizes; `members` counts runs of equal sizes."""
-    coded = symbols.astype(np.int32)
-    stop = 0
-    for n in members.tolist():
-        start, stop = stop, stop + n
-        model = uniform(int(sizes[start]))
-        coded[start:stop] = channel.code(model, coded[start:stop])
-    return coded.astype(np.int64)
+def within(lengths: Int64[np.ndarray, " run"]) -> Int64[np.ndarray, " item"]:
+    """0 … length − 1 for each run."""
+    ends = np.cumsum(lengths)
+    first = np.repeat(ends - lengths, lengths)
+    item: Int64[np.ndarray, " item"] = np.arange(len(first)) - first
+    return item

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int32, Int64
 
 from mdlbench.codelength import Codebook
-from mdlbench.coding.channel import Channel, categorical
+from mdlbench.coding.channel import TABLE_CELLS, Channel, categorical
 
-WINDOW = 2.0**-18
-"""Tails of a count's distribution lighter than this wait for a second stage: 24 bits resolve it."""
+TAIL = 2.0**-18
+"""Mass of the tail left to a second stage, at least; 24-bit probabilities resolve it."""
 
 LEAST_PROBABILITY = 2.0**-53
 """Probabilities that rounded to 0 or 1 are moved this far inside."""
 
-TABLE_CELLS = 1 << 19
-"""Weights tabulated at once: bounds the memory whatever N is."""
+
+Weights = Float64[np.ndarray, "row x"]
+Rows = slice | Int64[np.ndarray, " row"]
 
 
 class CountFamily(Protocol):
@@ -32,9 +32,9 @@ class CountFamily(Protocol):
     mode: Int64[np.ndarray, " row"]
     deviation: Float64[np.ndarray, " row"]
 
-    def rows(self, rows: slice) -> CountFamily: ...
-    def forward(self, x: Float64[np.ndarray, "row x"]) -> Float64[np.ndarray, "row x"]: ...
-    def backward(self, x: Float64[np.ndarray, "row x"]) -> Float64[np.ndarray, "row x"]: ...
+    def rows(self, rows: Rows) -> CountFamily: ...
+    def forward(self, x: Weights) -> Weights: ...
+    def backward(self, x: Weights) -> Weights: ...
 
 
 class Binomial:
@@ -47,18 +47,20 @@ class Binomial:
         self.mode = np.clip((n + 1) * p, 0, n).astype(np.int64)
         self.deviation = np.sqrt(n * p * (1 - p))
 
-    def rows(self, rows: slice) -> Binomial:
+    def rows(self, rows: Rows) -> Binomial:
         return Binomial(self.n, self.p[rows])
 
-    def forward(self, x: Float64[np.ndarray, "row x"]) -> Float64[np.ndarray, "row x"]:
-        return (self.n - x) * self.p[:, None]
+    def forward(self, x: Weights) -> Weights:
+        odds: Weights = (self.n - x) * self.p[:, None]
+        return odds
 
-    def backward(self, x: Float64[np.ndarray, "row x"]) -> Float64[np.ndarray, "row x"]:
-        return x * (1 - self.p[:, None])
+    def backward(self, x: Weights) -> Weights:
+        odds: Weights = x * (1 - self.p[:, None])
+        return odds
 
 
 class Hypergeometric:
-    """Firings in the first `left` tokens of a block of `n` that holds `c` firings."""
+    """Firings in the first half of a block of `n` tokens that holds `c` firings."""
 
     def __init__(self, n: Int64[np.ndarray, " row"], c: Int64[np.ndarray, " row"]) -> None:
         self.n, self.c, self.left = n, c, first_half(n)
@@ -68,92 +70,22 @@ class Hypergeometric:
         share = self.left / n
         self.deviation = np.sqrt(c * share * (1 - share) * (n - c) / (n - 1))
 
-    def rows(self, rows: slice) -> Hypergeometric:
+    def rows(self, rows: Rows) -> Hypergeometric:
         return Hypergeometric(self.n[rows], self.c[rows])
 
-    def forward(self, x: Float64[np.ndarray, "row x"]) -> Float64[np.ndarray, "row x"]:
-        return (self.left[:, None] - x) * (self.c[:, None] - x)
+    def forward(self, x: Weights) -> Weights:
+        odds: Weights = (self.left[:, None] - x) * (self.c[:, None] - x)
+        return odds
 
-    def backward(self, x: Float64[np.ndarray, "row x"]) -> Float64[np.ndarray, "row x"]:
-        return x * ((self.n - self.left - self.c)[:, None] + x)
+    def backward(self, x: Weights) -> Weights:
+        odds: Weights = x * ((self.n - self.left - self.c)[:, None] + x)
+        return odds
 
 
 def first_half(n: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " row"]:
-    return n - n // 2
-
-
-def _reach(family: CountFamily) -> int:
-    """Steps from the mode beyond which no count is likely."""
-    return int(8 * family.deviation.max(initial=0.0)) + 16
-
-
-def _run(
-    family: CountFamily, start: Int64[np.ndarray, " row"], step: int, reach: int
-) -> Float64[np.ndarray, "row x"]:
-    """Weights of start, start ± 1, …, `reach` steps outwards, relative to start's."""
-    x = start[:, None] + step * np.arange(reach, dtype=np.float64)
-    if step > 0:
-        ratio = family.forward(x) / family.backward(x + 1)
-    else:
-        ratio = family.backward(x) / family.forward(x - 1)
-    weights = np.ones((len(start), reach + 1))
-    np.cumprod(ratio, axis=1, out=weights[:, 1:])
-    return np.abs(weights)
-
-
-@dataclass(frozen=True)
-class Windows:
-    """The likely counts of each row as one table of weights.
-
-    `table[row, begin:end]` are the weights of counts first, first + 1, …; where the support goes on
-    beyond the window, the outermost cell stands for everything there.
-    """
-
-    table: Float64[np.ndarray, "row cell"]
-    begin: Int64[np.ndarray, " row"]
-    end: Int64[np.ndarray, " row"]
-    first: Int64[np.ndarray, " row"]
-    opens_below: Bool[np.ndarray, " row"]
-    opens_above: Bool[np.ndarray, " row"]
-
-
-def _windows(family: CountFamily) -> Windows:
-    reach = _reach(family)
-    up, down = _run(family, family.mode, 1, reach), _run(family, family.mode, -1, reach)
-    total = up.sum(axis=1) + down.sum(axis=1) - 1
-    up_tail, down_tail = _tails(up), _tails(down)
-    n_up, opens_above = _extent(_window(up_tail, total), family.highest - family.mode)
-    n_down, opens_below = _extent(_window(down_tail, total), family.mode - family.lowest)
-    row, centre, pad = np.arange(len(total)), reach + 1, np.zeros((len(total), 1))
-    table = np.hstack([pad, down[:, :0:-1], up, pad])
-    table[row, centre + n_up + 1] = up_tail[row, n_up + 1]
-    table[row, centre - n_down - 1] = down_tail[row, n_down + 1]
-    begin = centre - n_down - opens_below
-    end = centre + n_up + opens_above + 1
-    return Windows(table, begin, end, family.mode + begin - centre, opens_below, opens_above)
-
-
-def _tails(weights: Float64[np.ndarray, "row x"]) -> Float64[np.ndarray, "row x_and_beyond"]:
-    """Weight of each count and all further out; 0 beyond the last."""
-    tails = np.zeros((len(weights), weights.shape[1] + 1))
-    np.cumsum(weights[:, ::-1], axis=1, out=tails[:, -2::-1])
-    return tails
-
-
-def _extent(
-    window: Int64[np.ndarray, " row"], available: Int64[np.ndarray, " row"]
-) -> tuple[Int64[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
-    """Steps from the mode that a window covers, and whether more than one count lies beyond it."""
-    extent = np.where(available - window <= 0, available, window - 1)
-    return extent, extent < available
-
-
-def _window(
-    tails: Float64[np.ndarray, "row x_and_beyond"], total: Float64[np.ndarray, " row"]
-) -> Int64[np.ndarray, " row"]:
-    """How many counts to tabulate so that what remains still has a 24-bit probability; ≥ 1."""
-    heavy: Int64[np.ndarray, " row"] = (tails >= WINDOW * total[:, None]).sum(axis=1)
-    return np.maximum(heavy - 1, 1)
+    """Tokens in the first half of a block of n: ⌈n/2⌉."""
+    left: Int64[np.ndarray, " row"] = n - n // 2
+    return left
 
 
 def code_counts(
@@ -163,9 +95,9 @@ def code_counts(
     counts: Int64[np.ndarray, " n"],
 ) -> Int64[np.ndarray, " n"]:
     """Counts, of which the first `members[0]` follow the family's first row, and so on."""
-    coded = np.empty_like(counts)
+    coded: Int64[np.ndarray, " n"] = np.empty_like(counts)
     bounds = np.concatenate([[0], np.cumsum(members)])
-    batch = max(1, TABLE_CELLS // (2 * _reach(family) + 3))
+    batch = max(1, TABLE_CELLS // (2 * _reach(family)))
     for start in range(0, len(members), batch):
         rows = slice(start, min(start + batch, len(members)))
         span = slice(bounds[rows.start], bounds[rows.stop])
@@ -179,42 +111,101 @@ def _code_batch(
     members: Int64[np.ndarray, " row"],
     counts: Int64[np.ndarray, " n"],
 ) -> Int64[np.ndarray, " n"]:
-    windows = _windows(family)
+    up, down = _Side(family, family.mode, 1), _Side(family, family.mode, -1)
+    total = up.mass + down.mass - 1
+    up.close(total)
+    down.close(total)
+    table = np.hstack([down.cells[:, :0:-1], up.cells])
+    first = family.mode - down.last
     row = np.repeat(np.arange(len(members)), members)
-    first, last = windows.first[row], (windows.end - windows.begin - 1)[row]
-    cell = np.clip(counts - first, 0, last).astype(np.int32)
-    stop = 0
-    for r, (n, begin, end) in enumerate(
-        zip(members.tolist(), windows.begin.tolist(), windows.end.tolist(), strict=True)
+    cell = np.clip(counts - first[row], 0, (up.last + down.last)[row]).astype(np.int32)
+    centre = down.cells.shape[1] - 1
+    _code_cells(channel, table, centre - down.last, centre + up.last + 1, members, cell)
+    coded: Int64[np.ndarray, " n"] = first[row] + cell
+    for side, beyond in (
+        (up, up.is_open[row] & (cell == (up.last + down.last)[row])),
+        (down, down.is_open[row] & (cell == 0)),
     ):
-        start, stop = stop, stop + n
-        if end - begin > 1:
-            model = categorical(windows.table[r, begin:end])
-            cell[start:stop] = channel.code(model, cell[start:stop])
-    coded = first + cell
-    below = windows.opens_below[row] & (cell == 0)
-    above = windows.opens_above[row] & (cell == last)
-    for i in np.flatnonzero(below | above).tolist():
-        alone = family.rows(slice(row[i], row[i] + 1))
-        coded[i] = _code_tail(channel, alone, int(coded[i]), 1 if above[i] else -1, int(counts[i]))
+        i = np.flatnonzero(beyond)
+        coded[i] = _code_tails(channel, family.rows(row[i]), side.step, coded[i], counts[i])
     return coded
 
 
-def _code_tail(channel: Channel, family: CountFamily, start: int, step: int, count: int) -> int:
-    """A count known to lie at `start` or beyond it, window by window: its full price, exactly."""
-    edge = int(family.highest[0] if step > 0 else family.lowest[0])
-    while start != edge:
-        reach = min(_reach(family), abs(edge - start))
-        weights = _run(family, np.array([start]), step, reach)
-        tails = _tails(weights)
-        n = int(_window(tails, tails[:, 0])[0])
-        cells = np.append(weights[0, :n], tails[0, n])
-        cell = np.array([min(abs(count - start), n)], dtype=np.int32)
-        cell = channel.code(categorical(cells), cell)
-        start += step * int(cell[0])
-        if cell[0] < n:
-            break
-    return start
+def _code_tails(
+    channel: Channel,
+    family: CountFamily,
+    step: int,
+    start: Int64[np.ndarray, " row"],
+    counts: Int64[np.ndarray, " row"],
+) -> Int64[np.ndarray, " row"]:
+    """Counts known to lie at `start` or beyond it, window by window, so that each costs its all."""
+    coded: Int64[np.ndarray, " row"] = start.copy()
+    waiting = np.arange(len(start))
+    while len(waiting):
+        side = _Side(family.rows(waiting), coded[waiting], step)
+        side.close(side.mass)
+        cell = np.clip(step * (counts[waiting] - coded[waiting]), 0, side.last).astype(np.int32)
+        ones = np.ones(len(waiting), dtype=np.int64)
+        _code_cells(channel, side.cells, 0 * ones, side.last + 1, ones, cell)
+        coded[waiting] += step * cell
+        waiting = waiting[side.is_open & (cell == side.last)]
+    return coded
+
+
+def _code_cells(
+    channel: Channel,
+    table: Float64[np.ndarray, "row cell"],
+    begin: Int64[np.ndarray, " row"],
+    end: Int64[np.ndarray, " row"],
+    members: Int64[np.ndarray, " row"],
+    cell: Int32[np.ndarray, " n"],
+) -> None:
+    """Code runs of `members` symbols in place, each under its row's weights `begin:end`."""
+    stop = 0
+    bounds = zip(members.tolist(), begin.tolist(), end.tolist(), strict=True)
+    for row, (n, low, high) in enumerate(bounds):
+        start, stop = stop, stop + n
+        if high - low > 1:
+            cell[start:stop] = channel.code(categorical(table[row, low:high]), cell[start:stop])
+
+
+def _reach(family: CountFamily) -> int:
+    """Steps from the mode beyond which no count is likely."""
+    return int(8 * family.deviation.max(initial=0.0)) + 16
+
+
+class _Side:
+    """Weights of the counts from `start` outwards, one way; and, once closed, a window of them.
+
+    Attributes:
+        step: 1 or −1.
+        cells: weights of start, start ± 1, …, relative to start's.
+        mass: sum of each row.
+        last: of a closed side, the last cell of the window.
+        is_open: whether that cell stands for more than one count: all from there on.
+    """
+
+    def __init__(self, family: CountFamily, start: Int64[np.ndarray, " row"], step: int) -> None:
+        reach = _reach(family)
+        x = start[:, None] + step * np.arange(reach, dtype=np.float64)
+        if step > 0:
+            ratio = family.forward(x) / family.backward(x + 1)
+        else:
+            ratio = family.backward(x) / family.forward(x - 1)
+        self.step = step
+        self.cells = np.ones((len(start), reach + 1))
+        np.cumprod(ratio, axis=1, out=self.cells[:, 1:])
+        self._available = (family.highest - start) if step > 0 else (start - family.lowest)
+        self._tails = np.cumsum(np.abs(self.cells)[:, ::-1], axis=1)[:, ::-1]
+        self.mass = self._tails[:, 0]
+
+    def close(self, total: Float64[np.ndarray, " row"]) -> None:
+        """End the window where the mass beyond it would sink below `TAIL` of the total."""
+        heavy = (self._tails >= TAIL * total[:, None]).sum(axis=1)
+        self.last = np.minimum(np.maximum(heavy - 1, 1), self._available)
+        self.is_open = self.last < self._available
+        row = np.flatnonzero(self.is_open)
+        self.cells[row, self.last[row]] = self._tails[row, self.last[row]]
 
 
 def code_active(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Float64, Int32, Int64
 
 from mdlbench.codelength import Codebook, PooledMagnitudes
-from mdlbench.coding.channel import Channel, categorical, uniform
+from mdlbench.coding.channel import TABLE_CELLS, Channel, categorical, uniform, within
 
 LARGEST_EXPONENT = 30
 """Symbols stay below 2^31."""
@@ -22,16 +22,44 @@ def code_magnitudes(
     pooled = codebook.pooled
     escape = len(pooled.alphabet)
     cell = channel.given(int(active.sum()), lambda: _cells(pooled, symbols)).astype(np.int32)
-    stop = 0
-    for latent in np.flatnonzero(active if escape else 0 * active).tolist():
-        start, stop = stop, stop + int(active[latent])
-        _, probability = codebook.magnitude_distribution(latent)
-        cell[start:stop] = channel.code(categorical(probability), cell[start:stop])
+    if escape:
+        _code_cells(channel, codebook, active, cell)
     coded = np.append(pooled.alphabet, np.int32(0))[cell]
     novel = np.flatnonzero(cell == escape)
     tails = channel.given(len(novel), lambda: symbols[novel].astype(np.int64))
     coded[novel] = code_integers(channel, tails, pooled.signed)
     return coded
+
+
+def _code_cells(
+    channel: Channel,
+    codebook: Codebook,
+    active: Int64[np.ndarray, " latent"],
+    cell: Int32[np.ndarray, " nnz"],
+) -> None:
+    """Code the cells in place, a model per latent."""
+    latents = np.flatnonzero(active)
+    batch = max(1, TABLE_CELLS // len(codebook.pooled.alphabet))
+    stop = 0
+    for first in range(0, len(latents), batch):
+        block = latents[first : first + batch]
+        for mass, n in zip(_masses(codebook, block), active[block].tolist(), strict=True):
+            start, stop = stop, stop + n
+            cell[start:stop] = channel.code(categorical(mass), cell[start:stop])
+
+
+def _masses(
+    codebook: Codebook, latents: Int64[np.ndarray, " latent"]
+) -> Float64[np.ndarray, "latent value_and_escape"]:
+    """q_i(v | on) up to its denominator, n_i(v) + s·g(v), of every pooled symbol and the escape."""
+    pooled, counts = codebook.pooled, codebook.counts
+    base = codebook.strength * np.append(pooled.probability, pooled.escape)
+    masses = np.repeat(base[None], len(latents), axis=0)
+    begin, end = np.searchsorted(counts.latent, [latents, latents + 1])
+    row = np.repeat(np.arange(len(latents)), end - begin)
+    pair = np.repeat(begin, end - begin) + within(end - begin)
+    masses[row, np.searchsorted(pooled.alphabet, counts.symbol[pair])] += counts.count[pair]
+    return masses
 
 
 def _cells(pooled: PooledMagnitudes, symbols: Int32[np.ndarray, " nnz"]) -> np.ndarray:

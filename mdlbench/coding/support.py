@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from jaxtyping import Int64
 
-from mdlbench.coding.channel import Channel, code_uniform
+from mdlbench.coding.channel import Channel, uniform, within
 from mdlbench.coding.counts import Hypergeometric, code_counts, first_half
 
 LEAF_TOKENS = 16
@@ -35,29 +35,19 @@ class Blocks:
         return Blocks(self.start[index], self.size[index], self.ones[index], self.slot[index])
 
     def halves(self, left_ones: Int64[np.ndarray, " block"]) -> Blocks:
+        """First and second half of each block, in order of their places."""
         left = first_half(self.size)
         return Blocks(
-            np.concatenate([self.start, self.start + left]),
-            np.concatenate([left, self.size - left]),
-            np.concatenate([left_ones, self.ones - left_ones]),
-            np.concatenate([self.slot, self.slot + left_ones]),
+            _interleave(self.start, self.start + left),
+            _interleave(left, self.size - left),
+            _interleave(left_ones, self.ones - left_ones),
+            _interleave(self.slot, self.slot + left_ones),
         )
-
-    def groups(self, key: Int64[np.ndarray, " block"]) -> tuple[Blocks, Int64[np.ndarray, " row"]]:
-        """Sorted by a key, and how many blocks share each value of it."""
-        order = np.argsort(key, kind="stable")
-        bounds = np.flatnonzero(np.diff(key[order], prepend=-1, append=-1))
-        return self[order], np.diff(bounds)
 
     def slots(self) -> Int64[np.ndarray, " slot"]:
         """The slot of every firing of every block, in order."""
-        return np.repeat(self.slot, self.ones) + _within(self.ones)
-
-
-def _within(lengths: Int64[np.ndarray, " run"]) -> Int64[np.ndarray, " item"]:
-    """0 … length − 1 for each run."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+        slot: Int64[np.ndarray, " slot"] = np.repeat(self.slot, self.ones) + within(self.ones)
+        return slot
 
 
 def code_support(
@@ -94,21 +84,17 @@ def code_support(
 
 def _fill(blocks: Blocks, coded: Int64[np.ndarray, " nnz"]) -> None:
     """Blocks that fire throughout have nothing left to say."""
-    coded[blocks.slots()] = np.repeat(blocks.start, blocks.ones) + _within(blocks.ones)
+    coded[blocks.slots()] = np.repeat(blocks.start, blocks.ones) + within(blocks.ones)
 
 
 def _code_halves(channel: Channel, blocks: Blocks, places: Int64[np.ndarray, " nnz"]) -> Blocks:
     """Split each block and code how many of its firings are in the first half."""
-    key = blocks.size * (blocks.size.max(initial=0) + 1) + blocks.ones
-    blocks, members = blocks.groups(key)
-    row = np.cumsum(members) - members
+    order, members = _groups(blocks.size * (blocks.size.max(initial=0) + 1) + blocks.ones)
     middle = blocks.start + first_half(blocks.size)
-    left_ones = code_counts(
-        channel,
-        Hypergeometric(blocks.size[row], blocks.ones[row]),
-        members,
-        channel.given(len(blocks), lambda: np.searchsorted(places, middle) - blocks.slot),
-    )
+    left_ones = channel.given(len(blocks), lambda: np.searchsorted(places, middle) - blocks.slot)
+    row = order[np.cumsum(members) - members]
+    family = Hypergeometric(blocks.size[row], blocks.ones[row])
+    left_ones[order] = code_counts(channel, family, members, left_ones[order])
     return blocks.halves(left_ones)
 
 
@@ -119,10 +105,8 @@ def _code_lone(
     coded: Int64[np.ndarray, " nnz"],
 ) -> None:
     """Blocks with one firing: its offset, uniform over the block."""
-    blocks, members = blocks.groups(blocks.size)
     offset = channel.given(len(blocks), lambda: places[blocks.slot] - blocks.start)
-    offset = code_uniform(channel, blocks.size, members, offset)
-    coded[blocks.slot] = blocks.start + offset
+    coded[blocks.slot] = blocks.start + _code_uniform(channel, blocks.size, offset)
 
 
 def _code_masks(
@@ -132,7 +116,6 @@ def _code_masks(
     coded: Int64[np.ndarray, " nnz"],
 ) -> None:
     """Short blocks: the rank of their bit mask among the masks with as many ones."""
-    blocks, members = blocks.groups(blocks.size * (LEAF_TOKENS + 1) + blocks.ones)
     slots, start = blocks.slots(), np.repeat(blocks.start, blocks.ones)
     by_weight, rank, first = _mask_tables()
 
@@ -141,9 +124,40 @@ def _code_masks(
         return rank[np.add.reduceat(bits, np.cumsum(blocks.ones) - blocks.ones)]
 
     n_masks = _binomial_coefficients()[blocks.size, blocks.ones]
-    ranked = channel.given(len(blocks), ranks)
-    masks = by_weight[first[blocks.ones] + code_uniform(channel, n_masks, members, ranked)]
+    ranked = _code_uniform(channel, n_masks, channel.given(len(blocks), ranks))
+    masks = by_weight[first[blocks.ones] + ranked]
     coded[slots] = start + np.nonzero(masks[:, None] >> np.arange(LEAF_TOKENS) & 1)[1]
+
+
+def _code_uniform(
+    channel: Channel, sizes: Int64[np.ndarray, " n"], symbols: Int64[np.ndarray, " n"]
+) -> Int64[np.ndarray, " n"]:
+    """Symbols uniform below their sizes, grouped by size."""
+    order, members = _groups(sizes)
+    coded = symbols[order].astype(np.int32)
+    stop = 0
+    for n in members.tolist():
+        start, stop = stop, stop + n
+        model = uniform(int(sizes[order[start]]))
+        coded[start:stop] = channel.code(model, coded[start:stop])
+    restored: Int64[np.ndarray, " n"] = np.empty_like(symbols)
+    restored[order] = coded
+    return restored
+
+
+def _groups(
+    key: Int64[np.ndarray, " n"],
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " group"]]:
+    """An order that brings equal keys together, and how many there are of each."""
+    order = np.argsort(key, kind="stable")
+    bounds = np.flatnonzero(np.diff(key[order], prepend=-1, append=-1))
+    return order, np.diff(bounds)
+
+
+def _interleave(
+    left: Int64[np.ndarray, " block"], right: Int64[np.ndarray, " block"]
+) -> Int64[np.ndarray, " half"]:
+    return np.column_stack([left, right]).ravel()
 
 
 @cache

@@ -20,7 +20,8 @@ from mdlbench.suite import Headline, Metric
 Status = Literal["ranked", "unranked", "partial", "infeasible"]
 Replicates = Float64[np.ndarray, "sae replicate"]
 
-INTERVAL = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+TAIL = (1 - CONFIDENCE) / 2
+INTERVAL = (TAIL, 1 - TAIL)
 """Tail probabilities of the percentile intervals."""
 STATUS_ORDER: tuple[Status, ...] = ("ranked", "unranked", "partial", "infeasible")
 ID_CHARACTERS = 8
@@ -302,7 +303,7 @@ def _covers_zero(differences: Float64[np.ndarray, "pair replicate"]) -> Bool[np.
 
     A row with fewer values on one side of 0 than the tail holds cannot; only the others are sorted.
     """
-    in_tail = int(INTERVAL[0] * (differences.shape[1] - 1))
+    in_tail = int(TAIL * (differences.shape[1] - 1))
     n_below, n_above = (differences <= 0).sum(axis=1), (differences >= 0).sum(axis=1)
     covers = (n_below > in_tail) & (n_above > in_tail)
     if covers.any():

@@ -241,8 +241,8 @@ def test_curves_show_every_sae_the_gaussian_and_the_tolerances(zoo):
         assert has_line(ax, [0, 1], [epsilon, epsilon])
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "Gaussian R(D), a reference" in labels
-    assert "PCA codec" in labels
-    assert "dense, n bits per dimension (off scale: from 784 bits)" in labels
+    assert "pca: PCA transform codec" in labels
+    assert "off scale: fixed-length: n bits for each dimension" in labels
 
 
 def test_curves_view_is_the_neighbourhood_of_the_tolerances(zoo):

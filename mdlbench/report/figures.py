@@ -32,10 +32,16 @@ if TYPE_CHECKING:
 BASELINE = "baseline"
 """The adapter of coders that are fitted rather than trained: PCA, k-means, dense, mean."""
 BASELINE_STYLES: dict[str, dict[str, Any]] = {
-    "pca": {"color": "#D55E00", "linewidth": 2.4, "label": "PCA codec"},
+    "pca": {"color": "#D55E00", "linewidth": 2.4, "marker": ""},
     "kmeans": {"color": "#CC79A7", "linewidth": 1.2, "marker": "D", "markersize": 4},
     "dense": {"color": "#8a8a8a", "linewidth": 1.2, "marker": "s", "markersize": 3},
 }
+
+
+DENSE = "fixed-length: n bits for each dimension"
+
+NEAR = 2.0
+"""A baseline's rate at a tolerance widens the view up to this factor of the SAEs' rates."""
 
 
 class View(NamedTuple):
@@ -43,6 +49,14 @@ class View(NamedTuple):
 
     rates: tuple[float, float]
     distortions: tuple[float, float]
+
+    def shows(
+        self, rates: Float64[np.ndarray, " point"], distortions: Float64[np.ndarray, " point"]
+    ) -> bool:
+        """Whether the line through these points has one within the view."""
+        rate_in = (rates >= self.rates[0]) & (rates <= self.rates[1])
+        distortion_in = (distortions >= self.distortions[0]) & (distortions <= self.distortions[1])
+        return bool((rate_in & distortion_in).any())
 
 
 def curves_figure(records: Sequence[EvalRecord], references: References) -> Figure:
@@ -69,7 +83,8 @@ def curves_figure(records: Sequence[EvalRecord], references: References) -> Figu
             bar.outline.set_visible(False)
             plain_numbers(bar.ax.yaxis, widths)
         figure.suptitle(_title(shown), x=0.01, ha="left", weight="bold")
-        _legend(figure, list(axes), has_saes=bool(widths))
+        baselines = [_label(record) for record in shown if is_baseline(record)]
+        _legend(figure, list(axes), bool(widths), [*baselines, DENSE])
     return figure
 
 
@@ -87,8 +102,10 @@ def _title(records: Sequence[EvalRecord]) -> str:
     return f"{printable(records[0].identity.suite)}: rate-distortion curves{partial}"
 
 
-def _legend(figure: Figure, axes: Sequence[Axes], has_saes: bool) -> None:
-    """What SAEs look like, in no width's colour, then every line that has a label."""
+def _legend(
+    figure: Figure, axes: Sequence[Axes], has_saes: bool, references: Sequence[str]
+) -> None:
+    """What SAEs look like, in no width's colour; every labelled line; references without one."""
     from matplotlib.lines import Line2D
 
     entries: dict[str, Artist] = {}
@@ -101,6 +118,8 @@ def _legend(figure: Figure, axes: Sequence[Axes], has_saes: bool) -> None:
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
+    if unseen := [name for name in references if name not in entries]:
+        entries[f"off scale: {', '.join(unseen)}"] = Line2D([], [], linestyle="")
     figure.legend(
         list(entries.values()), list(entries), loc="outside lower center", ncols=3, handlelength=2.5
     )
@@ -117,7 +136,7 @@ def _panel(
     ax.set_yscale("log")
     for record in sorted(records, key=lambda record: (record.coder.d_latents, record.name)):
         if is_baseline(record):
-            _baseline(ax, record, metric)
+            _baseline(ax, record, metric, view)
         else:
             _sae(ax, record, metric, colour_of(record.coder.d_latents, colours))
     _references(ax, metric, references, view)
@@ -134,15 +153,17 @@ def _panel(
 
 
 def _view(records: Sequence[EvalRecord], metric: Metric) -> View:
-    """The neighbourhood of the tolerances; the same rates for every metric."""
+    """The neighbourhood of the tolerances and of the SAEs; the same rates for every metric."""
     results = [result for record in records for result in record.tolerances]
-    rates = [result.bits for result in results if result.bits is not None]
-    if not rates:
-        rates = [point.bits.total for record in records for point in record.points]
+    saes = [record for record in records if not is_baseline(record)] or records
+    rates = [r.bits for record in saes for r in record.tolerances if r.bits is not None]
+    rates = rates or [point.bits.total for record in saes for point in record.points]
     low, high = (float(rate) for rate in np.quantile(rates, [0.0, 0.97]))
+    near = [r.bits for r in results if r.bits is not None and r.bits <= NEAR * high]
+    high = max(high, 1.0, *near)
     epsilons = [result.epsilon for result in results if result.metric == metric]
     return View(
-        rates=(0.0 if low < 0.4 * high else 0.75 * low, 1.2 * max(high, 1.0)),
+        rates=(0.0 if low < 0.4 * high else 0.75 * low, 1.1 * high),
         distortions=(0.75 * min(epsilons), 1.6 * max(epsilons)),
     )
 
@@ -174,12 +195,17 @@ def _sae(ax: Axes, record: EvalRecord, metric: Metric, colour: tuple[float, ...]
     )
 
 
-def _baseline(ax: Axes, record: EvalRecord, metric: Metric) -> None:
+def _baseline(ax: Axes, record: EvalRecord, metric: Metric, view: View) -> None:
     curve = record.curve(metric)
-    name = printable(record.name)
-    style: dict[str, Any] = {"color": INK, "linewidth": 1.2, "label": name, "zorder": 3}
+    style: dict[str, Any] = {"color": INK, "linewidth": 1.2, "marker": "*", "zorder": 3}
     style |= BASELINE_STYLES.get(record.coder.architecture, {})
-    ax.plot(curve.rates, _above_zero(curve.distortions), **style)
+    if view.shows(curve.rates, curve.distortions):
+        ax.plot(curve.rates, _above_zero(curve.distortions), label=_label(record), **style)
+
+
+def _label(record: EvalRecord) -> str:
+    name = printable(record.name)
+    return f"{name}: PCA transform codec" if record.coder.architecture == "pca" else name
 
 
 def _references(ax: Axes, metric: Metric, references: References, view: View) -> None:
@@ -197,18 +223,18 @@ def _references(ax: Axes, metric: Metric, references: References, view: View) ->
         linestyle=(0, (5, 2, 1, 2)),
         label="Gaussian R(D), a reference",
     )
-    dense = [(n * references.d, mse * unit) for n, mse in references.dense]
-    visible = any(view.rates[0] <= rate <= view.rates[1] for rate, _ in dense)
-    label = "dense, n bits per dimension"
-    ax.plot(
-        *zip(*dense, strict=True),
-        color=FAINT,
-        linewidth=1.2,
-        linestyle=":",
-        marker="s",
-        markersize=3,
-        label=label if visible else f"{label} (off scale: from {references.d:,} bits)",
-    )
+    n_bits, dense = np.array(references.dense, dtype=np.float64).reshape(-1, 2).T
+    if view.shows(n_bits * references.d, dense * unit):
+        ax.plot(
+            n_bits * references.d,
+            dense * unit,
+            color=FAINT,
+            linewidth=1.2,
+            linestyle=":",
+            marker="s",
+            markersize=3,
+            label=DENSE,
+        )
 
 
 def _tolerance_line(ax: Axes, epsilon: float, is_headline: bool) -> None:

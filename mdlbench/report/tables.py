@@ -79,8 +79,7 @@ def to_rich(table: Table, suite: str) -> rich.table.Table:
         caption=Text("\n".join(note for note in notes if note)),
         caption_justify="left",
         box=rich.box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+        padding=0,
     )
     columns = _terminal_columns(table)
     for column in columns:

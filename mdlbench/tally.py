@@ -20,6 +20,8 @@ FOLD_AT = 2**19
 """Pairs kept waiting before they are folded into the counts."""
 DENSE_CELLS = 2**24
 """A latent × half-step table of at most this many cells is counted in place."""
+CELLS_PER_PAIR = 8
+"""A run too short to be folded has a table of at most this many cells for each of its pairs."""
 
 _PAIR_BITS = 31
 
@@ -62,11 +64,9 @@ class SymbolCounts:
     @classmethod
     def of(cls, symbols: Symbols) -> SymbolCounts:
         """Counts of one run."""
-        key, count = np.unique(_pair_key(symbols.latent, symbols.symbol), return_counts=True)
-        latent, symbol = _pairs(key)
-        return cls(
-            latent, symbol, count.astype(np.int64, copy=False), symbols.n_tokens, symbols.n_latents
-        )
+        pairs = _PairCounter(symbols.n_latents)
+        pairs.add(symbols.latent, symbols.symbol)
+        return cls(*pairs.result(), symbols.n_tokens, symbols.n_latents)
 
     @cached_property
     def active(self) -> Int64[np.ndarray, " latent"]:
@@ -218,48 +218,51 @@ class _PairCounter:
         self._n_latents = n_latents
         self._waiting: list[Pairs] = []
         self._n_waiting = 0
-        self._sorted: KeyCounts = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
-        self._table: Int64[np.ndarray, " cell"] | None = None
-        self._low, self._width = 0, 0
+        self._table: _DenseTable | None = None
+        self._others: KeyCounts = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
     def add(self, latent: Int32[np.ndarray, " nnz"], value: Int32[np.ndarray, " nnz"]) -> None:
         on = value != 0
         self._waiting.append((latent, value) if on.all() else (latent[on], value[on]))
         self._n_waiting += len(latent)
         if self._n_waiting >= FOLD_AT:
-            latent, value = self._take_waiting()
-            self._count_unusual(*self._count_usual(latent, value))
+            self._fold(DENSE_CELLS)
 
     def result(self) -> Counts:
         """The distinct pairs, sorted, and their counts."""
-        waiting = self._take_waiting()
-        if self._table is None:
-            self._count_unusual(*waiting)
-            return (*_pairs(self._sorted[0]), self._sorted[1])
-        self._count_unusual(*self._count_usual(*waiting))
-        cell = np.flatnonzero(self._table != 0).astype(np.int32)
-        latent, column = np.divmod(cell, np.int32(max(self._width, 1)))
-        usual = (latent, column + np.int32(self._low), self._table[cell])
-        others = (*_pairs(self._sorted[0]), self._sorted[1])
-        if len(others[0]) == 0:
-            return usual
-        at = np.searchsorted(cell, others[0] * self._width + self._width * (others[1] > 0))
-        latent, value, count = (np.insert(a, at, b) for a, b in zip(usual, others, strict=True))
-        return latent, value, count
+        self._fold(min(DENSE_CELLS, CELLS_PER_PAIR * self._n_waiting))
+        others = (*_pairs(self._others[0]), self._others[1])
+        return others if self._table is None else self._table.with_others(others)
 
-    def _take_waiting(self) -> Pairs:
-        waiting = self._waiting or [(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32))]
+    def _fold(self, max_cells: int) -> None:
+        if not self._n_waiting:
+            return
+        latent, value = (np.concatenate(part) for part in zip(*self._waiting, strict=True))
         self._waiting, self._n_waiting = [], 0
-        latent, value = zip(*waiting, strict=True)
-        return np.concatenate(latent), np.concatenate(value)
-
-    def _count_usual(
-        self, latent: Int32[np.ndarray, " nnz"], value: Int32[np.ndarray, " nnz"]
-    ) -> Pairs:
-        """Count what the table covers; return the rest."""
         if self._table is None:
-            self._open_table(value)
-        assert self._table is not None
+            self._table = _DenseTable(self._n_latents, value, max_cells)
+        latent, value = self._table.count(latent, value)
+        if len(latent):
+            key, count = np.unique(_pair_key(latent, value), return_counts=True)
+            self._others = _merged(self._others, (key, count.astype(np.int64, copy=False)))
+
+
+class _DenseTable:
+    """Counts of every latent's values from `low` on, `width` of them.
+
+    It covers twice the range of all but a thousandth of `sample`, as far as `max_cells` permit.
+    """
+
+    def __init__(self, n_latents: int, sample: Int32[np.ndarray, " nnz"], max_cells: int) -> None:
+        signs = 2 if sample.min() < 0 else 1
+        wanted = 2 * int(np.quantile(np.abs(sample), 0.999, method="lower"))
+        reach = max(min(wanted, (max_cells // n_latents - 1) // signs), 0)
+        self._low = -reach if signs == 2 else 0
+        self._width = signs * reach + 1
+        self._cells = np.zeros(n_latents * self._width, dtype=np.int64)
+
+    def count(self, latent: Int32[np.ndarray, " nnz"], value: Int32[np.ndarray, " nnz"]) -> Pairs:
+        """Count what the table covers; return the rest."""
         column = value - np.int32(self._low)
         usual = (column >= 0) & (column < self._width)
         rest = (latent[~usual], value[~usual])
@@ -268,24 +271,20 @@ class _PairCounter:
         cell = latent.astype(np.int64)
         cell *= self._width
         cell += column
-        np.add.at(self._table, cell, 1)
+        np.add.at(self._cells, cell, 1)
         return rest
 
-    def _open_table(self, value: Int32[np.ndarray, " nnz"]) -> None:
-        """Cover twice the range of all but a thousandth of the first values, cells permitting."""
-        usual = 2 * int(np.quantile(np.abs(value), 0.999, method="lower"))
-        signs = 2 if value.min() < 0 else 1
-        reach = min(usual, DENSE_CELLS // (signs * self._n_latents) - 1)
-        self._low = -reach if signs == 2 else 0
-        self._width = max(signs * reach + 1, 0)
-        self._table = np.zeros(self._n_latents * self._width, dtype=np.int64)
-
-    def _count_unusual(
-        self, latent: Int32[np.ndarray, " nnz"], value: Int32[np.ndarray, " nnz"]
-    ) -> None:
-        if len(latent):
-            key, count = np.unique(_pair_key(latent, value), return_counts=True)
-            self._sorted = _merged(self._sorted, (key, count.astype(np.int64, copy=False)))
+    def with_others(self, others: Counts) -> Counts:
+        """The pairs counted here and those that the table does not cover, sorted."""
+        cell = np.flatnonzero(self._cells != 0)
+        latent, column = np.divmod(cell.astype(np.int32), np.int32(self._width))
+        covered = (latent, column + np.int32(self._low), self._cells[cell])
+        if len(others[0]) == 0:
+            return covered
+        first_above = (others[0] + (others[1] > 0)) * np.int64(self._width)
+        at = np.searchsorted(cell, first_above)
+        latent, value, count = (np.insert(a, at, b) for a, b in zip(covered, others, strict=True))
+        return latent, value, count
 
 
 def _short_runs(latents: SparseLatents) -> Iterator[SparseLatents]:

@@ -118,21 +118,24 @@ def test_the_order_of_tokens_does_not_matter(z: np.ndarray, random) -> None:
 
 
 @pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("fold_at", [1000, 10**9])
+@pytest.mark.parametrize(("cells", "cells_per_pair"), [(1, 1), (400, 1), (2**24, 8)])
 def test_a_dense_table_and_sorting_count_the_same(
-    signed: bool, monkeypatch: pytest.MonkeyPatch
+    signed: bool, fold_at: int, cells: int, cells_per_pair: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     latents = random_latents(0, n_tokens=3000, n_latents=40, signed=signed)
-    by_sorting = Tally.count(latents, FINEST, OCTAVES)
-    monkeypatch.setattr(tally, "FOLD_AT", 1000)
+    monkeypatch.setattr(tally, "FOLD_AT", fold_at)
     monkeypatch.setattr(tally, "BLOCK_TOKENS", 512)
-    by_table = Tally.count(latents, FINEST, OCTAVES)
-    monkeypatch.setattr(tally, "DENSE_CELLS", 400)
-    by_small_table = Tally.count(latents, FINEST, OCTAVES)
-    monkeypatch.setattr(tally, "DENSE_CELLS", 1)
-    without_table = Tally.count(latents, FINEST, OCTAVES)
-    for other in (by_table, by_small_table, without_table):
-        assert_same_tally(other, by_sorting)
-    assert as_dict(by_table.at(2)) == recount(latents.to_dense(), FINEST * 4)
+    monkeypatch.setattr(tally, "DENSE_CELLS", cells)
+    monkeypatch.setattr(tally, "CELLS_PER_PAIR", cells_per_pair)
+    counted = Tally.count(latents, FINEST, OCTAVES)
+    by_row = sum(
+        (Tally.count(latents.rows(t, t + 100), FINEST, OCTAVES) for t in range(0, 3000, 100)),
+        start=Tally.empty(40, OCTAVES),
+    )
+    assert_same_tally(counted, by_row)
+    assert as_dict(counted.at(0)) == recount(latents.to_dense(), FINEST)
+    assert as_dict(counted.at(2)) == recount(latents.to_dense(), FINEST * 4)
 
 
 def test_memory_is_of_distinct_pairs_not_of_tokens() -> None:

@@ -27,13 +27,20 @@ app = typer.Typer(
 )
 
 SuiteOption = Annotated[
-    str, typer.Option("--suite", help="A shipped suite (see `mdlbench ls suites`) or a path.")
+    str,
+    typer.Option(
+        "--suite", metavar="NAME", help="A shipped suite (see `mdlbench ls suites`) or a path."
+    ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
+DeviceOption = Annotated[
+    str, typer.Option(metavar="DEVICE", help="Where to compute: cpu, cuda, cuda:1, …")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 AdapterOption = Annotated[
     str | None,
-    typer.Option(help="Adapter for SPEC: a name, or package.module:Class of your own."),
+    typer.Option(
+        metavar="NAME", help="Adapter for SPEC: a name, or package.module:Class of your own."
+    ),
 ]
 
 _debug = False
@@ -68,17 +75,21 @@ def eval_suite(
         list[str] | None,
         typer.Option(
             "--sae",
+            metavar="SPEC",
             help="Score only this SAE: a key of the suite, ADAPTER:ARGUMENT, or a folder. "
             "Repeatable. Default: all of the suite's.",
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Results folder [results/SUITE].")
+        Path | None,
+        typer.Option("-o", "--output", metavar="PATH", help="Results folder [results/SUITE]."),
     ] = None,
     adapter: AdapterOption = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Documents per split, for a quick look; never ranked."),
+        typer.Option(
+            min=1, metavar="N", help="Documents per split, for a quick look; never ranked."
+        ),
     ] = None,
     device: DeviceOption = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
@@ -169,7 +180,8 @@ def check_adapter(
 def leaderboard(
     folder: Annotated[Path, typer.Argument(help="A results folder, such as results/mnist.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write tables and figures here, too.")
+        Path | None,
+        typer.Option("-o", "--output", metavar="PATH", help="Write tables and figures here, too."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
@@ -192,7 +204,9 @@ def leaderboard(
 def train(
     width: Annotated[int, typer.Option(min=1, help="Latents in the dictionary.")],
     k: Annotated[float, typer.Option(help="Active latents per token, on average.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the SAE.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="PATH", help="Folder of the SAE.")
+    ],
     suite: SuiteOption = "mnist",
     architecture: Annotated[
         str, typer.Option(help="A training class in SAELens' registry.")
@@ -235,14 +249,16 @@ def train(
 def encode(
     spec: Annotated[str, typer.Argument(help="A key of the suite, ADAPTER:ARGUMENT or a folder.")],
     suite: SuiteOption,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="PATH", help="The file to write.")
+    ],
     step: Annotated[
         float | None,
         typer.Option(min=0, help="Quantiser step [the coarsest within the headline tolerance]."),
     ] = None,
     adapter: AdapterOption = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Documents per split, for a quick look.")
+        int | None, typer.Option(min=1, metavar="N", help="Documents per split, for a quick look.")
     ] = None,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -267,7 +283,12 @@ def decode(
     file: Annotated[Path, typer.Argument(help="A file written by `mdlbench encode`.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Write the symbols as .npz: token, latent, symbol."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="Write the symbols as .npz: token, latent, symbol.",
+        ),
     ] = None,
 ) -> None:
     """Decode such a file, check it against its checksum and say what it holds."""

@@ -82,8 +82,9 @@ class Bench:
     def open(cls, suite: Suite, device: str = "cpu", limit: int | None = None) -> Bench:
         """Load the suite's data; `limit` keeps that many documents of each split."""
         source = open_source(suite, device, limit)
-        bootstrap = Bootstrap(source.n_documents["test"], suite.replicates, suite.seed)
-        return cls(suite, source, measure.reference(source), bootstrap, limit)
+        reference = measure.reference(source)
+        bootstrap = Bootstrap(reference.tokens, suite.replicates, suite.seed)
+        return cls(suite, source, reference, bootstrap, limit)
 
     def identity(self, coder: CoderIdentity) -> Identity:
         return Identity(
@@ -118,11 +119,6 @@ class Bench:
             share = self.reference.tokens.sum() / self.reference.variation
             return np.asarray(sums.squared_error * share)
         return sums.squared_error_per_dimension(self.reference)
-
-    def replicates(
-        self, sums: Float64[np.ndarray, " document"]
-    ) -> Float64[np.ndarray, " replicate"]:
-        return self.bootstrap.means(sums, self.reference.tokens)
 
 
 @dataclass(frozen=True)
@@ -190,7 +186,7 @@ def search_limit(bench: Bench, sweep: Sweep, metric: Metric, epsilon: float) -> 
 
     def distortion_at(position: int) -> float:
         sums = bench.per_document(sweep.distortion(position), metric)
-        return upper_limit(bench.replicates(sums))
+        return upper_limit(bench.bootstrap.means(sums))
 
     dyadic = [distortion_at(position) for position in sweep.dyadic]
     return Limit(metric, epsilon, coarsest_within(dyadic, distortion_at, epsilon))
@@ -208,7 +204,7 @@ def tolerance_result(bench: Bench, sweep: Sweep, limit: Limit) -> ToleranceResul
         )
     rates = sweep.rates(search.position)
     side = sweep.coder.spec.side_bits
-    replicates = bench.replicates(rates.document_bits) + side
+    replicates = bench.bootstrap.means(rates.document_bits) + side
     return ToleranceResult(
         metric=limit.metric,
         epsilon=limit.epsilon,
@@ -233,8 +229,8 @@ def point(bench: Bench, sweep: Sweep, position: int, audit: Audit) -> Point:
         step=sweep.step(position),
         l0=rates.l0,
         bits=bits(bench, rates, sweep.coder.spec.side_bits, coded),
-        mse_ci=percentile_interval(bench.replicates(bench.per_document(sums, "mse"))),
-        delta_ce_ci=percentile_interval(bench.replicates(bench.per_document(sums, "delta_ce"))),
+        mse_ci=bench.bootstrap.interval(bench.per_document(sums, "mse")),
+        delta_ce_ci=bench.bootstrap.interval(bench.per_document(sums, "delta_ce")),
     )
 
 
@@ -244,7 +240,7 @@ def bits(bench: Bench, rates: Rates, side: float, coded: float | None) -> Bits:
         support=rates.plugin.support,
         magnitude=rates.plugin.magnitude,
         heldout=rates.heldout,
-        heldout_ci=percentile_interval(bench.replicates(rates.document_bits)),
+        heldout_ci=bench.bootstrap.interval(rates.document_bits),
         adaptive=rates.adaptive,
         enumerative=rates.enumerative,
         bound=rates.bound,
@@ -352,7 +348,7 @@ def decoder_weight_bits(bench: Bench, sweep: Sweep, limit: Limit | None) -> int 
         sums = sweep.distortion_at_precision(limit.search.position, middle)
         if sums is None:
             return None
-        distortion = upper_limit(bench.replicates(bench.per_document(sums, limit.metric)))
+        distortion = upper_limit(bench.bootstrap.means(bench.per_document(sums, limit.metric)))
         if distortion <= limit.epsilon:
             high = middle
         else:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mdlbench.adapters import registry
 from mdlbench.suite import load_suite, suite_names
 
@@ -74,6 +72,8 @@ def stream_facts(decoded: Decoded) -> Row:
 
 def symbols_npz(symbols: Symbols) -> bytes:
     """Symbols as an `.npz` of arrays token, latent and symbol."""
+    import numpy as np
+
     buffer = io.BytesIO()
     np.savez_compressed(buffer, token=symbols.token, latent=symbols.latent, symbol=symbols.symbol)
     return buffer.getvalue()

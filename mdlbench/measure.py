@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from mdlbench.distortion import (
     document_sums,
     squared_errors,
 )
-from mdlbench.errors import CoderError
+from mdlbench.errors import CoderError, MdlbenchError
 from mdlbench.latents import SparseLatents, concatenate
 from mdlbench.quantise import Symbols, dequantise, quantise
 from mdlbench.sources import ActivationSource, Block, Split
@@ -114,7 +115,7 @@ def encode_split(
         fired[latents.latent] = True
         spool.append(_audible(latents.scaled(scale), steps.finest), side, block.document)
         if split == "test":
-            floor = floor + block_distortion(source, block, coder.decode(latents, side))
+            floor = floor + block_distortion(source, block, _decode(coder, latents, side))
     return EncodedSplit(n_active, fired, floor)
 
 
@@ -131,7 +132,7 @@ def quantised_distortion(
     for block, run in zip(source.blocks("test"), test.runs(), strict=True):
         for i, step in enumerate(steps):
             quantised = dequantise(quantise(run.latents, step), step).scaled(inverse)
-            reconstruction = coder.decode(quantised, run.side)
+            reconstruction = _decode(coder, quantised, run.side)
             sums[i] = sums[i] + block_distortion(source, block, reconstruction)
     return sums
 
@@ -287,13 +288,34 @@ def _rates_at(
 def _encode(
     coder: SparseCoder, block: Block
 ) -> tuple[SparseLatents, Float32[np.ndarray, "token side"]]:
-    latents, side = coder.encode(block.activations)
+    with _blamed(coder, "encode"):
+        latents, side = coder.encode(block.activations)
     if (latents.n_tokens, latents.n_latents) != (len(block.document), coder.spec.d_latents):
         raise CoderError(
-            f"encode returned {latents.n_tokens} tokens × {latents.n_latents} latents, "
-            f"expected {len(block.document)} × {coder.spec.d_latents}"
+            f"{coder.spec.name}: encode returned {latents.n_tokens} tokens × {latents.n_latents} "
+            f"latents, expected {len(block.document)} × {coder.spec.d_latents}"
         )
     return latents, side
+
+
+def _decode(
+    coder: SparseCoder, latents: SparseLatents, side: Float32[np.ndarray, "token side"]
+) -> Float[torch.Tensor, "token d"]:
+    with _blamed(coder, "decode"):
+        return coder.decode(latents, side)
+
+
+@contextmanager
+def _blamed(coder: SparseCoder, method: str) -> Iterator[None]:
+    """Somebody's coder may fail in any way; its failure must not stop the other SAEs."""
+    try:
+        yield
+    except MdlbenchError:
+        raise
+    except Exception as error:
+        raise CoderError(
+            f"{coder.spec.name}: {method} failed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _audible(latents: SparseLatents, finest: float) -> SparseLatents:

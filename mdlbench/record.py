@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mdlbench.curve import RateDistortionCurve, RatePoint
 from mdlbench.errors import RecordError
 from mdlbench.suite import Headline, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from mdlbench.curve import RateDistortionCurve
 
 SCHEMA_VERSION = 1
 PROTOCOL = 1
@@ -196,6 +197,8 @@ class EvalRecord(Part):
 
     def curve(self, metric: Metric = "mse") -> RateDistortionCurve:
         """Total rate against one distortion, over all operating points."""
+        from mdlbench.curve import RateDistortionCurve, RatePoint
+
         points = [
             RatePoint(p.bits.total, float(getattr(p, metric)), p.step, p.l0) for p in self.points
         ]

@@ -13,7 +13,7 @@ from mdlbench.adapters import protocol
 from mdlbench.adapters.load import identify_coder, load_coder
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.adapters.python import coder_of
-from mdlbench.errors import MdlbenchError, OutputError
+from mdlbench.errors import MdlbenchError, OutputError, UsageError
 from mdlbench.evaluate import (
     Bench,
     Report,
@@ -70,16 +70,24 @@ class Failed:
 
 
 def targets(suite: Suite, saes: Sequence[str], adapter: str | None) -> list[Target]:
-    """The SAEs asked for, by key of the suite or by spec; all of the suite's if none is named."""
+    """The SAEs asked for, by key of the suite or by spec; all of the suite's if none is named.
+
+    Raises:
+        UsageError: a name is no key of the suite, or there is nothing to score.
+    """
+    if not saes and not suite.saes:
+        raise UsageError(f"suite {suite.name!r} lists no SAEs; name one with --sae")
     if not saes:
         return [Target(entry.spec, suite.folder, entry.key) for entry in suite.saes]
-    keys = {entry.key for entry in suite.saes}
-    return [
-        Target(suite.entry(sae).spec, suite.folder, sae)
-        if sae in keys and adapter is None
-        else Target(sae, Path(), adapter=adapter)
-        for sae in saes
-    ]
+    return [_target(suite, sae, adapter) for sae in saes]
+
+
+def _target(suite: Suite, sae: str, adapter: str | None) -> Target:
+    """A key of the suite where it is one, or could be meant as one; else a spec."""
+    could_be_key = adapter is None and ":" not in sae and Path(sae).name == sae
+    if could_be_key and (sae in suite.keys or not Path(sae).exists()):
+        return Target(suite.entry(sae).spec, suite.folder, sae)
+    return Target(sae, Path(), adapter=adapter)
 
 
 def evaluate(

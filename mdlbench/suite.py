@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mdlbench.errors import SuiteError, UsageError, did_you_mean
 
@@ -70,6 +70,13 @@ class SuiteEntry(Strict):
     spec: str
     """`ADAPTER:ARGUMENT`; a relative path in the argument is relative to the suite's folder."""
 
+    @field_validator("spec")
+    @classmethod
+    def _names_no_code(cls, spec: str) -> str:
+        if spec.startswith("python:"):
+            raise ValueError("a suite is data only; name code of your own with --sae")
+        return spec
+
 
 class Suite(Strict):
     """A named, versioned measurement and the SAEs it is shipped with."""
@@ -88,8 +95,7 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
-        keys = [entry.key for entry in self.saes]
-        if repeated := {key for key in keys if keys.count(key) > 1}:
+        if repeated := {key for key in self.keys if self.keys.count(key) > 1}:
             raise ValueError(f"saes: repeated key {sorted(repeated)[0]!r}")
         if (self.headline.metric, self.headline.epsilon) not in list(self.limits()):
             raise ValueError("headline: not among the tolerances")
@@ -108,14 +114,16 @@ class Suite(Strict):
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    @property
+    def keys(self) -> list[str]:
+        return [entry.key for entry in self.saes]
+
     def entry(self, key: str) -> SuiteEntry:
+        """The SAE of that key; raises `UsageError` naming the nearest one."""
         for entry in self.saes:
             if entry.key == key:
                 return entry
-        raise UsageError(
-            f"suite {self.name!r} has no SAE {key!r}. "
-            + did_you_mean(key, [entry.key for entry in self.saes])
-        )
+        raise UsageError(f"suite {self.name!r} has no SAE {key!r}. {did_you_mean(key, self.keys)}")
 
     def path(self, relative: str) -> Path:
         """A file of the suite; raises `SuiteError` if it is missing or lies outside its folder."""

@@ -6,23 +6,22 @@ from mdlbench.bootstrap import Bootstrap, percentile_interval, upper_limit
 
 def test_the_same_arguments_draw_the_same_documents():
     sums, tokens = np.arange(50.0), np.ones(50)
-    first = Bootstrap(50, 100, seed=3).means(sums, tokens)
-    assert np.array_equal(first, Bootstrap(50, 100, seed=3).means(sums, tokens))
-    assert not np.array_equal(first, Bootstrap(50, 100, seed=4).means(sums, tokens))
+    first = Bootstrap(tokens, 100, seed=3).means(sums)
+    assert np.array_equal(first, Bootstrap(tokens, 100, seed=3).means(sums))
+    assert not np.array_equal(first, Bootstrap(tokens, 100, seed=4).means(sums))
 
 
 def test_a_constant_has_no_spread_and_means_are_linear():
-    bootstrap, generator = Bootstrap(80, 200, seed=0), np.random.default_rng(1)
+    bootstrap, generator = Bootstrap(np.ones(80), 200, seed=0), np.random.default_rng(1)
     a, b = generator.normal(size=(2, 80))
-    tokens = np.ones(80)
-    assert np.allclose(bootstrap.means(np.full(80, 2.5), tokens), 2.5, rtol=1e-14)
-    paired = bootstrap.means(a, tokens) - bootstrap.means(b, tokens)
-    assert np.allclose(paired, bootstrap.means(a - b, tokens), atol=1e-14)
+    assert np.allclose(bootstrap.means(np.full(80, 2.5)), 2.5, rtol=1e-14)
+    paired = bootstrap.means(a) - bootstrap.means(b)
+    assert np.allclose(paired, bootstrap.means(a - b), atol=1e-14)
 
 
 def test_interval_matches_the_standard_error_of_the_mean():
     values = np.random.default_rng(2).normal(10, 3, size=4000)
-    low, high = Bootstrap(4000, 2000, seed=5).interval(values, np.ones(4000))
+    low, high = Bootstrap(np.ones(4000), 2000, seed=5).interval(values)
     error = values.std() / np.sqrt(4000)
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
@@ -30,7 +29,7 @@ def test_interval_matches_the_standard_error_of_the_mean():
 
 def test_documents_weigh_by_their_tokens():
     sums, tokens = np.array([10.0, 900.0]), np.array([1.0, 99.0])
-    means = Bootstrap(2, 500, seed=0).means(sums, tokens)
+    means = Bootstrap(tokens, 500, seed=0).means(sums)
     assert set(np.round(means, 9)) == {10.0, 9.1, round(900 / 99, 9)}
 
 

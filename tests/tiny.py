@@ -79,24 +79,35 @@ def tiny_suite(folder: Path, **changes: object) -> Suite:
     return load_suite(write_tiny_suite(folder, **changes))
 
 
-def write_sae(folder: Path, seed: int = 0, d_in: int = D_IN, width: int = 24) -> Path:
-    """A JumpReLU SAE in the SAELens layout with made-up but plausible weights."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(width, d_in, generator=generator)
-    rows /= rows.norm(dim=1, keepdim=True)
-    weights = {
-        "W_enc": rows.T.contiguous(),
-        "b_enc": torch.full((width,), -0.1),
+def write_sae(folder: Path, d_in: int = D_IN, dead: int = 8) -> Path:
+    """A JumpReLU SAE in the SAELens layout that knows the bars, and some latents that never fire.
+
+    Only for d_in = 64 do its latents mean anything.
+    """
+    lines = np.zeros((2 * SIDE, SIDE, SIDE))
+    for i in range(SIDE):
+        lines[i, i, :] = 1
+        lines[SIDE + i, :, i] = 1
+    rows = np.zeros((2 * SIDE + dead, d_in))
+    rows[: 2 * SIDE, :D_IN] = lines.reshape(2 * SIDE, -1)[:, :d_in]
+    rows[2 * SIDE :] = np.random.default_rng(0).normal(size=(dead, d_in))
+    bias = np.where(np.arange(len(rows)) < 2 * SIDE, -0.02, -100.0)
+    encoder = np.zeros((d_in, len(rows)))
+    encoder[:, : 2 * SIDE] = np.linalg.pinv(rows[: 2 * SIDE])
+    arrays = {
+        "W_enc": encoder,
+        "b_enc": bias,
         "W_dec": rows,
-        "b_dec": torch.full((d_in,), 0.1),
-        "threshold": torch.full((width,), 0.2),
+        "b_dec": np.full(d_in, 6 / 255),
+        "threshold": np.full(len(rows), 0.05),
     }
     folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
     save_file(weights, folder / "sae_weights.safetensors")
     config = {
         "architecture": "jumprelu",
         "d_in": d_in,
-        "d_sae": width,
+        "d_sae": len(rows),
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": True,

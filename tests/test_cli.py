@@ -1,0 +1,210 @@
+"""The command line, run as a process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny import N_TEST, write_sae, write_tiny_suite
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "mdlbench.cli", *map(str, arguments)]
+
+
+def mdlbench(*arguments, cwd=None):
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, check=False
+    )
+
+
+def measured(folder):
+    """What the records of a folder say, without when and where they were made."""
+    records = {}
+    for path in (folder / "records").glob("*.json"):
+        record = json.loads(path.read_text())
+        del record["environment"], record["provenance"]
+        records[path.name] = record
+    return records
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    return write_tiny_suite(tmp_path_factory.mktemp("suite"))
+
+
+@pytest.fixture(scope="module")
+def finished(suite, tmp_path_factory):
+    """An uninterrupted run of the suite, its own SAE included."""
+    folder = tmp_path_factory.mktemp("results")
+    run = mdlbench("eval", "--suite", suite, "-o", folder)
+    assert run.returncode == 0, run.stderr
+    return folder, run
+
+
+def test_eval_leaves_records_tables_and_figures(finished):
+    folder, run = finished
+    assert len(measured(folder)) == 3
+    for name in ("table.csv", "table.md", "curves.png", "width.png", "references.json"):
+        assert (folder / name).stat().st_size > 500, name
+    assert "pca" in run.stdout
+    assert run.stderr == ""
+    assert not list(folder.rglob(".*"))
+
+
+def test_a_killed_run_goes_on_and_ends_like_an_uninterrupted_one(suite, finished, tmp_path):
+    arguments = command("eval", "--suite", suite, "-o", tmp_path)
+    process = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "records").glob("pca*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    first = next((tmp_path / "records").glob("pca*.json"))
+    written = first.stat().st_mtime_ns
+    assert mdlbench("eval", "--suite", suite, "-o", tmp_path).returncode == 0
+    assert first.stat().st_mtime_ns == written
+    assert measured(tmp_path) == measured(finished[0])
+    for name in ("table.csv", "table.md"):
+        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+def test_a_broken_sae_stops_no_other(suite, tmp_path):
+    broken, narrow = write_sae(tmp_path / "broken"), write_sae(tmp_path / "narrow", d_in=32)
+    weights = (broken / "sae_weights.safetensors").read_bytes()
+    (broken / "sae_weights.safetensors").write_bytes(weights[:500])
+    run = mdlbench(
+        "eval", "--suite", suite, "-o", tmp_path / "out", "--json",
+        "--sae", broken, "--sae", narrow, "--sae", "mean",
+    )  # fmt: skip
+    outcome = json.loads(run.stdout)
+    assert [record["identity"]["coder"]["name"] for record in outcome["records"]] == ["mean"]
+    errors = [failure["error"] for failure in outcome["failed"]]
+    assert "sae_weights.safetensors" in errors[0]
+    assert "32" in errors[1]
+    assert "64" in errors[1]
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 2
+
+
+def test_limited_results_are_never_ranked(suite, tmp_path):
+    assert mdlbench("eval", "--suite", suite, "--limit", 40, "--sae", "pca", cwd=tmp_path).stdout
+    folder = tmp_path / "results" / "tiny-limit-40"
+    board = json.loads(mdlbench("leaderboard", folder, "--json").stdout)
+    rows = [row for table in board["tables"] for row in table["rows"]]
+    assert rows
+    assert {row["status"] for row in rows} == {"partial"}
+    assert {row.get("rank") for row in rows} == {None}
+
+
+def test_a_leaderboard_is_rebuilt_byte_for_byte(finished, tmp_path):
+    folder, _ = finished
+    run = mdlbench("leaderboard", folder, "-o", tmp_path)
+    assert run.returncode == 0, run.stderr
+    for name in ("table.csv", "table.md", "curves.png", "width.png", "tolerances.png"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_a_damaged_or_newer_record_is_named(finished, tmp_path):
+    source = next((finished[0] / "records").glob("pca*.json"))
+    for change, message in (
+        (lambda text: text[: len(text) // 2], "not JSON"),
+        (lambda text: text.replace('"schema_version": 1', '"schema_version": 99'), "newer"),
+    ):
+        records = tmp_path / message.replace(" ", "") / "records"
+        records.mkdir(parents=True)
+        (records / "a.json").write_text(change(source.read_text()))
+        run = mdlbench("leaderboard", records.parent)
+        assert run.returncode == 1
+        assert message in run.stderr
+        assert "a.json" in run.stderr
+        assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_encode_then_decode_shows_the_rate_as_a_file_size(suite, tmp_path):
+    sae, file = write_sae(tmp_path / "sae"), tmp_path / "latents.mdl"
+    written = mdlbench("encode", sae, "--suite", suite, "-o", file)
+    assert written.returncode == 0, written.stderr
+    read = mdlbench("decode", file, "-o", tmp_path / "symbols.npz")
+    facts = dict(line.rsplit("  ", 1) for line in read.stdout.splitlines())
+    facts = {key.strip(): value.strip() for key, value in facts.items()}
+    size = int(facts["header bytes"]) + int(facts["payload bytes"])
+    assert size == file.stat().st_size
+    assert float(facts["bits per token (payload)"]) == 8 * int(facts["payload bytes"]) / N_TEST
+    symbols = np.load(tmp_path / "symbols.npz")
+    assert len(symbols["symbol"]) == int(facts["nonzeros"])
+    assert 0 not in symbols["symbol"]
+    file.write_bytes(file.read_bytes()[:-9])
+    damaged = mdlbench("decode", file)
+    assert damaged.returncode == 1
+    assert str(file) in damaged.stderr
+
+
+def test_check_adapter_says_what_was_loaded(suite, tmp_path):
+    sae = write_sae(tmp_path / "sae")
+    run = mdlbench("check-adapter", sae, "--suite", suite, "--json")
+    checks = {row["check"]: row for row in json.loads(run.stdout)}
+    assert run.returncode == 0
+    assert "jumprelu" in checks["loaded"]["found"]
+    assert {row[""] for row in checks.values()} <= {"ok", "warning"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["eval", "--suite", "mnits"], 2, "Did you mean 'mnist'"),
+        (["eval", "--suite", "mnist", "--device", "cuda:77"], 2, "--device cuda:77"),
+        (["eval", "--suite", "mnist", "--sae", "batchtopk-64"], 2, "Did you mean 'batchtopk-64-"),
+        (["eval"], 2, "--suite"),
+        (["evla"], 2, "No such command"),
+        (["leaderboard", "/nonexistent"], 1, "no records here"),
+        (["decode", "/nonexistent.mdl"], 1, "/nonexistent.mdl"),
+        (["check-adapter", "nonsense:x"], 2, "unknown adapter 'nonsense'"),
+        (["train", "--width", "8", "--k", "9", "-o", "/tmp/x"], 2, "k must lie between"),
+    ],
+)
+def test_errors_are_one_message_with_the_right_exit_code(arguments, code, message):
+    run = mdlbench(*arguments)
+    assert run.returncode == code
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_an_unwritable_folder_is_found_out_before_the_work(suite, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    run = mdlbench("eval", "--suite", suite, "-o", blocked / "results")
+    assert run.returncode == 1
+    assert str(blocked) in run.stderr
+    assert blocked.read_text() == "in the way"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["ls", "suites"], ["ls", "adapters"]])
+def test_help_and_lists_do_not_load_torch(arguments):
+    probe = (
+        "import sys, mdlbench.cli as c\n"
+        f"sys.argv = ['mdlbench', *{arguments!r}]\n"
+        "try: c.main()\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'sae_lens', 'matplotlib', 'pandas'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "set()"
+
+
+def test_ls_lists_what_there_is(finished):
+    suites = json.loads(mdlbench("ls", "suites", "--json").stdout)
+    assert "mnist" in [row["suite"] for row in suites]
+    records = json.loads(mdlbench("ls", "records", finished[0].parent, "--json").stdout)
+    assert {row["SAE"] for row in records} >= {"pca", "kmeans", "mean"}
+    assert Path(records[0]["file"]).is_file()

@@ -1,0 +1,237 @@
+"""A whole record against an obvious float64 computation of the same numbers."""
+
+import dataclasses
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from mdlbench.bootstrap import Bootstrap
+from mdlbench.run import evaluate
+from mdlbench.sources.open import open_source
+from mdlbench.tolerance import step_at
+from tests.tiny import N_TEST, N_TRAIN, tiny_suite, write_sae
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    return tiny_suite(tmp_path_factory.mktemp("suite"))
+
+
+@pytest.fixture(scope="module")
+def sae(tmp_path_factory):
+    return write_sae(tmp_path_factory.mktemp("sae"))
+
+
+@pytest.fixture(scope="module")
+def record(suite, sae):
+    return evaluate(str(sae), suite)
+
+
+class Oracle:
+    """The measurement written out densely: float64 latents, one token at a time where it helps."""
+
+    def __init__(self, suite, sae):
+        source = open_source(suite)
+        self.x, self.labels, self.source = {}, source._labels["test"], source
+        for split in ("calibration", "test"):
+            blocks = [block.activations.numpy() for block in source.blocks(split)]
+            self.x[split] = np.concatenate(blocks).astype(np.float64)
+        self.w = {
+            k: v.astype(np.float64) for k, v in load_file(sae / "sae_weights.safetensors").items()
+        }
+        self.norms = np.linalg.norm(self.w["W_dec"], axis=1)
+
+    def latents(self, split):
+        pre = (self.x[split] - self.w["b_dec"]) @ self.w["W_enc"] + self.w["b_enc"]
+        return np.where(pre > self.w["threshold"], pre, 0.0)
+
+    def symbols(self, split, step):
+        scaled = self.latents(split) * self.norms
+        return (np.sign(scaled) * np.floor(np.abs(scaled) / step + 0.5)).astype(int)
+
+    def decode(self, z):
+        return z @ self.w["W_dec"] + self.w["b_dec"]
+
+    def quantised(self, step):
+        return self.decode(self.symbols("test", step) * step / self.norms)
+
+    def log_probabilities(self, x):
+        logits = self.source._classifier(torch.from_numpy(x).float()).detach().double()
+        return torch.log_softmax(logits, dim=1).numpy()
+
+    def losses(self, reconstruction):
+        x, n = self.x["test"], len(self.x["test"])
+        clean, spliced = self.log_probabilities(x), self.log_probabilities(reconstruction)
+        rows = np.arange(n), self.labels.astype(int)
+        error = ((x - reconstruction) ** 2).sum()
+        return {
+            "mse": error / x.size,
+            "fvu": error / ((x - x.mean(0)) ** 2).sum(),
+            "ce": -spliced[rows].mean(),
+            "delta_ce": (clean[rows] - spliced[rows]).mean(),
+            "kl": (np.exp(clean) * (clean - spliced)).sum(1).mean(),
+        }
+
+    def plugin(self, step):
+        bits = 0.0
+        for column in self.symbols("test", step).T:
+            for n in Counter(column.tolist()).values():
+                bits -= n / N_TEST * math.log2(n / N_TEST)
+        return bits
+
+    def upper_mse(self, suite, step):
+        errors = ((self.x["test"] - self.quantised(step)) ** 2).mean(1)
+        means = Bootstrap(np.ones(N_TEST), suite.replicates, suite.seed).means(errors)
+        return np.quantile(means, 0.95)
+
+
+@pytest.fixture(scope="module")
+def oracle(suite, sae):
+    return Oracle(suite, sae)
+
+
+def test_sizes_and_floor(record, oracle):
+    assert (record.n_tokens.calibration, record.n_tokens.test) == (N_TRAIN, N_TEST)
+    z = oracle.latents("test")
+    assert record.coder.l0 == pytest.approx((z != 0).sum(1).mean(), abs=0.02)
+    alive = (z != 0).any(0) | (oracle.latents("calibration") != 0).any(0)
+    assert record.coder.dead_fraction == pytest.approx(1 - alive.mean())
+    floor = oracle.losses(oracle.decode(z))
+    for name, value in floor.items():
+        assert getattr(record.floor, name) == pytest.approx(value, rel=1e-4, abs=1e-7), name
+
+
+def test_every_dyadic_step_is_a_point_and_every_point_agrees(record, oracle, suite):
+    steps = [point.step for point in record.points]
+    assert steps == sorted(steps)
+    assert set(suite.steps.grid) <= set(steps)
+    for point in record.points:
+        symbols = oracle.symbols("test", point.step)
+        assert point.l0 == pytest.approx((symbols != 0).sum(1).mean(), abs=0.02)
+        for name, value in oracle.losses(oracle.quantised(point.step)).items():
+            assert getattr(point, name) == pytest.approx(value, rel=2e-3, abs=1e-5), name
+        assert point.bits.plugin == pytest.approx(oracle.plugin(point.step), rel=2e-3)
+
+
+def test_identities_between_the_rates(record):
+    for point in record.points:
+        bits = point.bits
+        assert bits.plugin == pytest.approx(bits.support + bits.magnitude, rel=1e-12)
+        assert bits.heldout >= bits.plugin
+        assert bits.total == bits.heldout + bits.side
+        assert bits.heldout_ci[0] <= bits.heldout <= bits.heldout_ci[1]
+        assert point.mse_ci[0] <= point.mse <= point.mse_ci[1]
+
+
+def test_exactly_the_headline_point_is_audited_with_real_bytes(record):
+    audited = [point for point in record.points if point.bits.coded is not None]
+    assert [point.step for point in audited] == [record.at("mse", 0.004).step]
+    flush = 64 / N_TEST
+    assert 0 <= audited[0].bits.coded - audited[0].bits.heldout <= flush
+    assert record.coder.codebook_bits > 0
+
+
+def test_the_accepted_step_is_the_last_that_passes(record, oracle, suite):
+    result = record.at("mse", 0.004)
+    positions = range((suite.steps.octaves - 1) * 20 + 1)
+    passing = [
+        p for p in positions if oracle.upper_mse(suite, step_at(suite.steps.finest, p)) <= 0.004
+    ]
+    assert result.feasible
+    assert result.step == step_at(suite.steps.finest, passing[-1])
+    point = next(point for point in record.points if point.step == result.step)
+    assert result.bits == point.bits.total
+    assert len(result.replicates) == suite.replicates
+    assert result.bits_ci[0] <= result.bits <= result.bits_ci[1]
+    assert np.mean(result.replicates) == pytest.approx(result.bits, rel=0.01)
+
+
+def test_an_unreachable_tolerance_is_infeasible_with_nothing_invented(record):
+    result = record.at("mse", 0.001)
+    assert record.floor.mse > 0.001
+    assert not result.feasible
+    assert (result.step, result.bits, result.bits_ci, result.l0) == (None, None, None, None)
+    assert not result.ranked
+    assert result.replicates == []
+
+
+def test_decoder_precision_is_the_coarsest_that_keeps_the_headline(record, oracle, suite):
+    step, limit = record.at("mse", 0.004).step, 0.004
+    symbols = oracle.symbols("test", step) * step / oracle.norms
+
+    def upper(bits):
+        largest = max(np.abs(oracle.w["W_dec"]).max(), np.abs(oracle.w["b_dec"]).max())
+        unit = largest / (2 ** (bits - 1) - 1)
+        rows, bias = (np.round(oracle.w[name] / unit) * unit for name in ("W_dec", "b_dec"))
+        errors = ((oracle.x["test"] - symbols @ rows - bias) ** 2).mean(1)
+        means = Bootstrap(np.ones(N_TEST), suite.replicates, suite.seed).means(errors)
+        return np.quantile(means, 0.95)
+
+    bits = record.coder.decoder_weight_bits
+    assert upper(bits) <= limit < upper(bits - 1)
+    live = round(24 * (1 - record.coder.dead_fraction))
+    assert record.coder.decoder_bits == (live * 64 + 64) * bits
+    model_bits = record.coder.decoder_bits + record.coder.codebook_bits
+    headline = record.at("mse", 0.004).bits
+    assert record.coder.break_even_tokens == pytest.approx(model_bits / headline)
+
+
+def test_rescaling_encoder_against_decoder_changes_nothing(suite, sae, tmp_path, record):
+    from safetensors.numpy import save_file
+
+    weights = load_file(sae / "sae_weights.safetensors")
+    scale = np.float32(2.0) ** np.random.default_rng(0).integers(-3, 4, size=24).astype(np.float32)
+    for name in ("W_enc", "b_enc", "threshold"):
+        weights[name] = weights[name] * scale
+    weights["W_dec"] = weights["W_dec"] / scale[:, None]
+    other = tmp_path / "rescaled"
+    other.mkdir()
+    (other / "cfg.json").write_text((sae / "cfg.json").read_text())
+    save_file(weights, other / "sae_weights.safetensors")
+    rescaled = evaluate(str(other), suite)
+    for mine, theirs in zip(record.points, rescaled.points, strict=True):
+        assert mine.bits == theirs.bits
+        assert mine.mse == pytest.approx(theirs.mse, rel=1e-6)
+
+
+def test_a_python_object_scores_like_its_folder(suite, sae, record):
+    weights = {
+        k: torch.from_numpy(v) for k, v in load_file(sae / "sae_weights.safetensors").items()
+    }
+
+    @dataclasses.dataclass
+    class Mine:
+        W_dec: torch.Tensor
+
+        def encode(self, x):
+            pre = (x - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]
+            return pre * (pre > weights["threshold"])
+
+        def decode(self, z):
+            return z @ self.W_dec + weights["b_dec"]
+
+    mine = evaluate(Mine(weights["W_dec"]), suite, name="mine")
+    assert mine.name == "mine"
+    assert mine.at("mse", 0.004).bits == pytest.approx(record.at("mse", 0.004).bits, rel=1e-3)
+
+
+def test_baselines_bound_the_curve(suite):
+    mean = evaluate("baseline:mean", suite)
+    assert mean.floor.fvu == pytest.approx(1.0, abs=0.02)
+    assert {point.bits.total for point in mean.points} == {0.0}
+    pca = evaluate("pca", suite)
+    assert pca.name == "pca"
+    assert pca.floor.mse < 1e-6
+    assert pca.at("mse", 0.001).feasible
+
+
+def test_a_limited_run_is_partial_and_not_ranked(suite):
+    partial = evaluate("pca", suite, limit=50)
+    assert partial.partial
+    assert partial.n_tokens.test == 50
+    assert not any(result.ranked for result in partial.tolerances)
+    assert partial.id != evaluate("pca", suite, limit=60).id

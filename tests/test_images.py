@@ -1,0 +1,101 @@
+import lzma
+
+import numpy as np
+import pytest
+import torch
+
+from mdlbench.errors import SuiteError
+from mdlbench.sources.images import ImageSource
+from mdlbench.suite import load_suite
+from tests.tiny import D_IN, N_TEST, N_TRAIN, bars, tiny_suite, write_tiny_suite
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    return ImageSource(load_suite("mnist"))
+
+
+def pixels(source, split):
+    return torch.cat([block.activations for block in source.blocks(split)]).numpy()
+
+
+def test_mnist_is_all_of_mnist(mnist):
+    train = pixels(mnist, "calibration").astype(np.float64)
+    assert train.shape == (60_000, 784)
+    assert mnist.n_tokens == {"calibration": 60_000, "test": 10_000}
+    assert train.mean() == pytest.approx(0.1307, abs=5e-5)
+    assert train.std() == pytest.approx(0.3081, abs=5e-5)
+    assert mnist._labels["calibration"][:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert np.bincount(mnist._labels["test"]).tolist() == [
+        980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009,
+    ]  # fmt: skip
+
+
+def test_the_shipped_classifier_is_good(mnist):
+    images = torch.from_numpy(pixels(mnist, "test"))
+    accuracy = (mnist._classifier(images).argmax(1).numpy() == mnist._labels["test"]).mean()
+    assert accuracy >= 0.975
+    clean = np.concatenate([mnist.clean_ce(block) for block in mnist.blocks("test")])
+    assert 0.02 < clean.mean() < 0.12
+
+
+def test_splits_and_blocks_are_the_same_every_time(tmp_path):
+    source = ImageSource(tiny_suite(tmp_path))
+    images, _ = bars(N_TRAIN + N_TEST, seed=7)
+    expected = images.reshape(-1, D_IN).astype(np.float32) / np.float32(255)
+    for _ in range(2):
+        assert np.array_equal(pixels(source, "calibration"), expected[:N_TRAIN])
+        assert np.array_equal(pixels(source, "test"), expected[N_TRAIN:])
+    documents = np.concatenate([block.document for block in source.blocks("test")])
+    assert np.array_equal(documents, np.arange(N_TEST))
+
+
+def test_splicing_the_activation_itself_costs_nothing(tmp_path):
+    source = ImageSource(tiny_suite(tmp_path))
+    for block in source.blocks("test"):
+        loss = source.splice(block, block.activations)
+        assert np.allclose(loss.ce, source.clean_ce(block), atol=1e-12)
+        assert np.allclose(loss.kl, 0, atol=1e-12)
+        blank = source.splice(block, torch.zeros_like(block.activations))
+        assert np.allclose(blank.ce, source.ablated_ce(block), atol=1e-12)
+        assert (blank.kl >= -1e-12).all()
+
+
+def test_a_limit_takes_the_first_documents_of_each_split(tmp_path):
+    suite = tiny_suite(tmp_path)
+    whole, part = ImageSource(suite), ImageSource(suite, limit=30)
+    assert part.n_tokens == {"calibration": 30, "test": 30}
+    assert np.array_equal(pixels(part, "test"), pixels(whole, "test")[:30])
+    assert part.data_sha256 == whole.data_sha256
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("images.npy.xz", b"not xz", "not an xz-compressed"),
+        ("images.npy.xz", lzma.compress(b"not npy"), "not an xz-compressed"),
+        ("classifier.safetensors", b"junk", "not a classifier"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, file, content, message):
+    folder = write_tiny_suite(tmp_path)
+    (folder / file).write_bytes(content)
+    with pytest.raises(SuiteError, match=message) as raised:
+        ImageSource(load_suite(folder))
+    assert file in str(raised.value)
+
+
+def test_truncated_images_are_named(tmp_path):
+    folder = write_tiny_suite(tmp_path)
+    whole = (folder / "images.npy.xz").read_bytes()
+    (folder / "images.npy.xz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SuiteError, match=r"images\.npy\.xz"):
+        ImageSource(load_suite(folder))
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    folder = write_tiny_suite(tmp_path)
+    with lzma.open(folder / "labels.npy.xz", "wb") as file:
+        np.save(file, np.array([object()]), allow_pickle=True)
+    with pytest.raises(SuiteError, match=r"labels\.npy\.xz"):
+        ImageSource(load_suite(folder))

@@ -1,0 +1,89 @@
+import pytest
+import yaml
+
+from mdlbench.errors import SuiteError, UsageError
+from mdlbench.suite import load_suite, suite_names
+from tests.tiny import write_tiny_suite
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_tiny_suite(tmp_path / "tiny")
+
+
+def rewrite(folder, **changes):
+    path = folder / "suite.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+    return load_suite(folder)
+
+
+def test_shipped_suites_load_by_name():
+    assert "mnist" in suite_names()
+    suite = load_suite("mnist")
+    assert suite.name == "mnist"
+    assert [e for m, e in suite.limits() if m == "mse"] == [0.010, 0.015, 0.020, 0.030]
+    for entry in suite.saes:
+        if entry.spec.startswith("saelens:"):
+            assert (suite.path(entry.spec.partition(":")[2]) / "cfg.json").is_file()
+
+
+def test_unknown_names_suggest_the_nearest(folder):
+    with pytest.raises(UsageError, match=r"unknown suite 'mnits'\. Did you mean 'mnist'"):
+        load_suite("mnits")
+    with pytest.raises(UsageError, match=r"no SAE 'kmean'\. Did you mean 'kmeans'"):
+        load_suite(folder).entry("kmean")
+
+
+def test_the_digest_covers_what_decides_numbers_and_nothing_else(folder):
+    suite = load_suite(folder)
+    assert rewrite(folder, title="Other").digest == suite.digest
+    assert rewrite(folder, saes=[]).digest == suite.digest
+    assert rewrite(folder, seed=1).digest != suite.digest
+    assert rewrite(folder, steps={"finest": 0.0625, "octaves": 6}).digest != suite.digest
+    assert rewrite(folder, seed=0, steps={"finest": 0.03125, "octaves": 6}).digest == suite.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stepz": 1}, "stepz: unknown key. Did you mean 'steps'"),
+        ({"steps": {"finest": -1, "octaves": 6}}, "steps.finest"),
+        ({"steps": {"finest": float("nan"), "octaves": 6}}, "steps.finest"),
+        ({"headline": {"metric": "mse", "epsilon": 0.5}}, "headline: not among the tolerances"),
+        ({"saes": [{"key": "a", "spec": "b"}] * 2}, "repeated key 'a'"),
+        ({"saes": [{"key": "../a", "spec": "b"}]}, "saes.0.key"),
+        ({"replicates": 5}, "replicates"),
+    ],
+)
+def test_a_malformed_suite_names_the_key(folder, changes, message):
+    with pytest.raises(SuiteError, match=message):
+        rewrite(folder, **changes)
+
+
+def test_code_in_a_suite_is_refused_and_not_run(folder, tmp_path):
+    target = tmp_path / "ran"
+    path = f"!!python/object/apply:pathlib.Path ['{target}']"
+    (folder / "suite.yaml").write_text(f"name: !!python/object/apply:pathlib.Path.touch [{path}]")
+    with pytest.raises(SuiteError, match="data only"):
+        load_suite(folder)
+    assert not target.exists()
+
+
+def test_not_yaml_not_a_mapping(folder):
+    for text, message in (
+        ("a: [", "not valid YAML"),
+        ("- 1", "not a list"),
+        ("\xff", "suite.yaml"),
+    ):
+        (folder / "suite.yaml").write_bytes(text.encode("latin-1"))
+        with pytest.raises(SuiteError, match=message):
+            load_suite(folder)
+
+
+def test_files_stay_inside_the_folder(folder):
+    suite = load_suite(folder)
+    assert suite.path("images.npy.xz").is_file()
+    with pytest.raises(SuiteError, match="outside"):
+        suite.path("../secret")
+    with pytest.raises(SuiteError, match="does not exist"):
+        suite.path("nothing.npy.xz")

@@ -242,7 +242,7 @@ def test_curves_show_every_sae_the_gaussian_and_the_tolerances(zoo):
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "Gaussian R(D), a reference" in labels
     assert "pca: PCA transform codec" in labels
-    assert "off scale: fixed-length: n bits for each dimension" in labels
+    assert "off scale: fixed-length code, n bits per dimension" in labels
 
 
 def test_curves_view_is_the_neighbourhood_of_the_tolerances(zoo):
@@ -323,6 +323,19 @@ def test_width_figure_joins_the_best_of_each_width():
     assert dead.get_xlim() == ax.get_xlim()
     l0 = axes_titled(figure, "Bits against sparsity")
     assert has_line(l0, [16.0, 16.0], [120.0, 150.0])
+
+
+def test_near_baselines_are_lines_and_far_ones_are_named():
+    near = make_record("pca", [129.0, 130.0, 131.0], adapter="baseline")
+    far = make_record("dense", [799.0, 800.0, 801.0], adapter="baseline")
+    figure = width_figure(build([*width_rows(), near, far], HEADLINE))
+    ax = axes_titled(figure, "Bits against width")
+    assert has_line(ax, [0, 1], [130.0, 130.0])
+    assert not has_line(ax, [0, 1], [800.0, 800.0])
+    texts = [text.get_text() for text in ax.texts]
+    assert "pca: 130" in texts
+    assert "off scale: dense 800 bits" in texts
+    assert ax.get_ylim()[0] < 99 < 151 < ax.get_ylim()[1] < 200
 
 
 def test_error_bars_are_the_intervals():

@@ -38,7 +38,7 @@ BASELINE_STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-DENSE = "fixed-length: n bits for each dimension"
+DENSE = "fixed-length code, n bits per dimension"
 
 NEAR = 2.0
 """A baseline's rate at a tolerance widens the view up to this factor of the SAEs' rates."""

@@ -274,12 +274,18 @@ def _bits_axis(ax: Axes, table: Table) -> None:
         f"{printable(label)} {bits:,.0f}" for label, bits in baselines if (label, bits) not in near
     ]
     if far:
-        ax.set_title(
-            f"off scale: {', '.join(far)} bits", loc="right", fontsize=7.5, weight="normal"
+        ax.text(
+            0.99,
+            0.83,
+            f"off scale: {', '.join(far)} bits",
+            transform=ax.transAxes,
+            ha="right",
+            va="bottom",
+            fontsize=7.5,
         )
     shown = [*values, *(bits for _, bits in near)]
     room = max(max(shown) - min(shown), 0.02 * max(shown))
-    ax.set_ylim(min(shown) - 0.08 * room, max(shown) + 0.18 * room)
+    ax.set_ylim(min(shown) - 0.08 * room, max(shown) + 0.26 * room)
 
 
 def _baseline_line(ax: Axes, label: str, bits: float) -> None:

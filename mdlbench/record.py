@@ -268,15 +268,17 @@ def parse_references(text: str, where: Path | str) -> References:
 
 def _parse(model: type[Versioned], text: str, where: Path | str) -> Versioned:
     try:
-        content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{where}: not JSON: {error}") from error
     if not isinstance(content, dict) or "schema_version" not in content:
         raise RecordError(f"{where}: not written by mdlbench: it has no schema_version")
     version = content["schema_version"]
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
+    if type(version) is not int or version < 1:
+        raise RecordError(f"{where}: schema_version {version!r} is not one of mdlbench's")
+    if version > SCHEMA_VERSION:
         raise RecordError(
-            f"{where}: schema_version {version!r} is newer than this mdlbench reads "
+            f"{where}: schema_version {version} is newer than this mdlbench reads "
             f"({SCHEMA_VERSION}); upgrade mdlbench"
         )
     try:
@@ -285,6 +287,10 @@ def _parse(model: type[Versioned], text: str, where: Path | str) -> Versioned:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"]))
         raise RecordError(f"{where}: {location}: {first['msg']}") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _canonical(content: Any) -> str:

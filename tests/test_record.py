@@ -167,7 +167,6 @@ def test_hostile_files_are_refused(text):
         parse_record(text, "r.json")
 
 
-@pytest.mark.xfail(strict=True, reason="parse_record lets these through; see the tests' report")
 @pytest.mark.parametrize(
     "text",
     [

@@ -1,0 +1,365 @@
+import hashlib
+import itertools
+import lzma
+import struct
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlbench import bitstream
+from mdlbench.codelength import BetaPrior, Codebook
+from mdlbench.errors import CoderError, OutputError, RecordError, UsageError
+from mdlbench.quantise import Symbols
+from mdlbench.tally import SymbolCounts
+
+GOLDEN = Path(__file__).parent / "golden" / "bitstream-v1.mdlbits"
+METADATA = {"sae": "demo", "quantiser": "normalised", "suite_digest": "0" * 64}
+PREFIX = struct.Struct("<8sIIIQ")
+
+
+def symbols_of(dense):
+    """The nonzeros of an integer [token, latent] matrix."""
+    dense = np.asarray(dense, dtype=np.int32)
+    token, latent = np.nonzero(dense)
+    return Symbols(
+        token.astype(np.int32), latent.astype(np.int32), dense[token, latent], *dense.shape
+    )
+
+
+def codebook_of(dense):
+    return Codebook.fit(SymbolCounts.of(symbols_of(dense)))
+
+
+def encode(symbols, codebook, step=0.5, metadata=METADATA):
+    return bitstream.encode(symbols, codebook, step=step, metadata=metadata)
+
+
+def assert_same(decoded, symbols):
+    for name in ("token", "latent", "symbol"):
+        found, expected = getattr(decoded, name), getattr(symbols, name)
+        assert found.dtype == expected.dtype
+        assert found.tolist() == expected.tolist()
+    assert (decoded.n_tokens, decoded.n_latents) == (symbols.n_tokens, symbols.n_latents)
+
+
+def random_dense(rng, n_tokens, probability, scale=3.0, signed=False):
+    """Gamma magnitudes, or Laplace ones, on Bernoulli supports, each latent its own."""
+    probability = np.asarray(probability)
+    shape = (n_tokens, len(probability))
+    spread = scale * np.exp(0.4 * rng.standard_normal(len(probability)))
+    size = np.ceil(rng.gamma(2.0, 1.0, shape) * spread)
+    size *= rng.choice([-1, 1], shape) if signed else 1
+    return (size * (rng.random(shape) < probability)).astype(np.int32)
+
+
+def zipf(n_latents, l0, exponent=1.0):
+    weight = np.arange(1, n_latents + 1) ** -exponent
+    return np.minimum(l0 * weight / weight.sum(), 0.95)
+
+
+@pytest.fixture(scope="module")
+def example():
+    rng = np.random.default_rng(0)
+    probability = zipf(12, 3)
+    codebook = codebook_of(random_dense(rng, 200, probability))
+    symbols = symbols_of(random_dense(rng, 50, probability))
+    return symbols, codebook, encode(symbols, codebook)
+
+
+@settings(max_examples=60)
+@given(
+    n_tokens=st.integers(0, 40),
+    n_latents=st.integers(0, 6),
+    n_calibration=st.integers(0, 40),
+    density=st.floats(0, 1),
+    largest=st.sampled_from([1, 3, 1000, 2**29 - 1]),
+    seed=st.integers(0, 999),
+)
+def test_any_symbols_come_back_whatever_the_codebook_was_fitted_on(
+    n_tokens, n_latents, n_calibration, density, largest, seed
+):
+    rng = np.random.default_rng(seed)
+
+    def draw(n, scale):
+        value = rng.integers(-scale, scale, (n, n_latents), endpoint=True)
+        return value * (rng.random((n, n_latents)) < density)
+
+    calibration = draw(n_calibration, min(largest, 50))
+    if n_calibration and n_latents:
+        calibration[0, 0] = -1  # a codebook without signs refuses negative symbols
+    symbols = symbols_of(draw(n_tokens, largest))
+    decoded = bitstream.decode(encode(symbols, codebook_of(calibration)))
+    assert_same(decoded.symbols, symbols)
+
+
+REGIMES = {
+    "narrow": (zipf(32, 3), False),
+    "wide": (zipf(1024, 20), False),
+    "rare": (zipf(2048, 3, 1.4), False),
+    "dense signed": (np.linspace(0.8, 0.97, 60), True),
+    "transform codec": (np.minimum(zipf(256, 40, 1.5), 0.97), True),
+    "some dead": (zipf(300, 6) * (np.arange(300) % 2), False),
+}
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_payload_is_heldout(regime):
+    probability, signed = REGIMES[regime]
+    rng = np.random.default_rng(1)
+    codebook = codebook_of(random_dense(rng, 6000, probability, signed=signed))
+    symbols = symbols_of(random_dense(rng, 3000, probability, signed=signed))
+    decoded = bitstream.decode(data := encode(symbols, codebook))
+    assert_same(decoded.symbols, symbols)
+    heldout = codebook.bits(SymbolCounts.of(symbols)).total * symbols.n_tokens
+    assert 8 * bitstream.sizes(data).payload_bytes == pytest.approx(heldout, rel=1e-3, abs=64)
+
+
+def test_payload_is_heldout_on_data_unlike_the_calibration_data():
+    rng = np.random.default_rng(2)
+    codebook = codebook_of(random_dense(rng, 4000, zipf(400, 12)))
+    symbols = symbols_of(random_dense(rng, 2000, zipf(400, 12)[::-1], scale=9.0))
+    heldout = codebook.bits(SymbolCounts.of(symbols)).total * symbols.n_tokens
+    payload = 8 * bitstream.sizes(encode(symbols, codebook)).payload_bytes
+    assert payload == pytest.approx(heldout, rel=5e-3)
+
+
+def test_payload_is_heldout_where_latents_fire_in_bursts():
+    rng = np.random.default_rng(3)
+    dense = random_dense(rng, 4096, np.full(64, 0.02))
+    bursts = np.sort(dense, axis=0)
+    codebook = codebook_of(dense)
+    even, burst = (encode(symbols_of(rows), codebook) for rows in (dense, bursts))
+    assert bitstream.sizes(burst).payload_bytes == pytest.approx(
+        bitstream.sizes(even).payload_bytes, rel=2e-3
+    )
+
+
+@pytest.mark.parametrize(
+    "dense",
+    [
+        np.zeros((0, 0)),
+        np.zeros((0, 3)),
+        np.zeros((5, 0)),
+        np.zeros((7, 4)),
+        [[3, 0, 9]],
+        np.full((500, 2), 2),
+        np.eye(17),
+    ],
+    ids=["nothing", "no tokens", "no latents", "all off", "one token", "always on", "identity"],
+)
+def test_extremes(dense):
+    symbols = symbols_of(dense)
+    for calibration in (dense, np.zeros((3, symbols.n_latents))):
+        decoded = bitstream.decode(encode(symbols, codebook_of(calibration)))
+        assert_same(decoded.symbols, symbols)
+
+
+def test_a_latent_that_calibration_never_saw_and_a_symbol_it_never_saw():
+    calibration = np.zeros((400, 3), dtype=np.int32)
+    calibration[::2, 0] = 5
+    test = np.zeros((100, 3), dtype=np.int32)
+    test[::2, 0] = 5
+    test[3, 0], test[7, 2], test[8, 1] = 70, 5, 1234
+    symbols = symbols_of(test)
+    assert_same(bitstream.decode(encode(symbols, codebook_of(calibration))).symbols, symbols)
+
+
+def test_a_file_says_what_it_holds(example):
+    symbols, codebook, data = example
+    decoded, sizes = bitstream.decode(data), bitstream.sizes(data)
+    assert decoded.step == 0.5
+    assert decoded.metadata == METADATA
+    assert decoded.sizes == sizes
+    assert sizes.header_bytes + sizes.payload_bytes == len(data)
+    assert 0 < sizes.codebook_bytes < sizes.header_bytes
+    assert bitstream.summarise(data).n_nonzeros == symbols.nnz
+    assert decoded.codebook.prior == codebook.prior
+    assert decoded.codebook.strength == codebook.strength
+    for name in ("latent", "symbol", "count"):
+        found, expected = getattr(decoded.codebook.counts, name), getattr(codebook.counts, name)
+        assert found.tolist() == expected.tolist()
+
+
+def test_the_codebook_is_a_compact_part():
+    """Under 12 bits per distinct (latent, symbol) pair of a realistic calibration run."""
+    codebook = codebook_of(random_dense(np.random.default_rng(4), 5000, zipf(300, 12), scale=6.0))
+    data = encode(symbols_of(np.zeros((1, 300))), codebook)
+    assert 8 * bitstream.sizes(data).codebook_bytes < 12 * len(codebook.counts.count)
+
+
+def golden_parts():
+    dense = np.zeros((40, 5), dtype=np.int32)
+    dense[::3, 0], dense[1::7, 1], dense[:, 2], dense[5, 4] = 2, -1, 7, 3
+    test = np.roll(dense[:30], 4, axis=0)
+    test[11, 3], test[12, 0] = -900, 4
+    counts = SymbolCounts.of(symbols_of(dense))
+    return symbols_of(test), Codebook.build(counts, BetaPrior(0.25, 3.5), 1.75)
+
+
+def test_files_of_format_1_are_read_for_ever():
+    symbols, codebook = golden_parts()
+    golden = GOLDEN.read_bytes()
+    assert_same(bitstream.decode(golden).symbols, symbols)
+    payload = bitstream.sizes(golden).payload_bytes
+    assert encode(symbols, codebook)[-payload:] == golden[-payload:]
+
+
+@settings(max_examples=300)
+@given(at=st.integers(0, 10**6), flip=st.integers(1, 255))
+def test_no_flipped_byte_goes_unnoticed(example, at, flip):
+    damaged = bytearray(example[2])
+    damaged[at % len(damaged)] ^= flip
+    for look in (bitstream.decode, bitstream.sizes, bitstream.summarise):
+        with pytest.raises(RecordError):
+            look(bytes(damaged))
+
+
+def test_no_truncation_or_addition_goes_unnoticed(example):
+    data = example[2]
+    for damaged in (*(data[:n] for n in range(0, len(data), 7)), data[:-1], data + b"\0", data[1:]):
+        with pytest.raises(RecordError):
+            bitstream.decode(damaged)
+
+
+def test_a_newer_version_is_named(example):
+    data = bytearray(example[2])
+    data[8] = 9
+    with pytest.raises(RecordError, match=r"version 9.*upgrade"):
+        bitstream.decode(bytes(data))
+
+
+def parts_of(data):
+    _, _, *lengths = PREFIX.unpack_from(data)
+    ends = np.cumsum([PREFIX.size + 32, *lengths])
+    return [data[a:b] for a, b in itertools.pairwise(ends)]
+
+
+def forged(parts):
+    """A file with a valid checksum whatever its parts say."""
+    prefix = PREFIX.pack(b"\x89MDLBITS", 1, *map(len, parts))
+    return prefix + hashlib.sha256(b"".join([prefix, *parts])).digest() + b"".join(parts)
+
+
+def test_forging_is_faithful(example):
+    assert forged(parts_of(example[2])) == example[2]
+
+
+@settings(max_examples=150)
+@given(part=st.integers(0, 2), at=st.integers(0, 10**6), flip=st.integers(1, 255))
+def test_no_forged_file_decodes_to_other_symbols(example, part, at, flip):
+    symbols, _, data = example
+    parts = [bytearray(p) for p in parts_of(data)]
+    parts[part][at % len(parts[part])] ^= flip
+    try:
+        decoded = bitstream.decode(forged([bytes(p) for p in parts]))
+    except RecordError:
+        return
+    assert_same(decoded.symbols, symbols)  # only what does not touch them: step, metadata
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("n_tokens", "2000000000000"),
+        ("n_tokens", "2147483647"),
+        ("n_tokens", "-1"),
+        ("n_tokens", "50.5"),
+        ("n_latents", "4000000000"),
+        ("n_latents", "2097152"),
+        ("n_latents", "3"),
+        ("n_nonzeros", "600"),
+        ("n_nonzeros", "100000000000"),
+        ("calibration_tokens", "3"),
+        ("calibration_tokens", "1" + 30 * "0"),
+        ("calibration_pairs", "10"),
+        ("calibration_pairs", "10000000000"),
+        ("step", "NaN"),
+        ("step", "0"),
+        ("strength", "-1.0"),
+        ("prior", "[0.0, 1.0]"),
+        ("prior", "[1e-300, 1e300]"),
+        ("symbols_sha256", '"abc"'),
+        pytest.param("metadata", "[" * 100_000, id="metadata-nested"),
+        ("surplus", "1"),
+    ],
+)
+def test_a_hostile_summary_is_refused_without_large_allocations(example, key, value):
+    summary, *rest = parts_of(example[2])
+    text = summary.decode()
+    if f'"{key}":' in text:
+        start = text.index(f'"{key}":') + len(key) + 3
+        depth = {"prior": "],", "metadata": "}}"}.get(key, ",")
+        end = text.index(depth, start) + len(depth) - 1
+        text = text[:start] + value + text[end:]
+    else:
+        text = f'{text[:-1]},"{key}":{value}}}'
+    tracemalloc.start()
+    with pytest.raises(RecordError):
+        bitstream.decode(forged([text.encode(), *rest]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6
+
+
+def test_a_decompression_bomb_is_refused(example):
+    summary, _, payload = parts_of(example[2])
+    bomb = lzma.compress(bytes(2**25), format=lzma.FORMAT_RAW, filters=bitstream._LZMA)
+    tracemalloc.start()
+    with pytest.raises(RecordError, match="size"):
+        bitstream.decode(forged([summary, bomb, payload]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12e6
+
+
+def test_what_a_codebook_cannot_code_is_refused():
+    positive = codebook_of([[1, 0], [2, 1]])
+    with pytest.raises(CoderError, match="negative"):
+        encode(symbols_of([[-4, 0]]), positive)
+    with pytest.raises(CoderError, match="2 latents cannot code 3"):
+        encode(symbols_of([[1, 0, 0]]), positive)
+
+
+def test_unsorted_or_repeated_symbols_are_refused():
+    codebook = codebook_of([[1, 1], [1, 1]])
+    for latent in ([1, 0], [0, 0]):
+        column = np.array(latent, dtype=np.int32)
+        broken = Symbols(0 * column, column, 0 * column + 1, 1, 2)
+        with pytest.raises(CoderError, match="sorted"):
+            encode(broken, codebook)
+
+
+def test_a_step_that_is_not_a_positive_number_is_refused(example):
+    symbols, codebook, _ = example
+    for step in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="step"):
+            encode(symbols, codebook, step=step)
+
+
+def test_files_are_written_whole_and_read_back(example, tmp_path):
+    path = tmp_path / "new" / "latents.mdlbits"
+    bitstream.write(path, example[2])
+    assert bitstream.read(path) == example[2]
+    assert [p.name for p in path.parent.iterdir()] == ["latents.mdlbits"]
+
+
+def test_an_unwritable_place_is_an_output_error(example, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="file"):
+        bitstream.write(tmp_path / "file" / "x", example[2])
+
+
+def test_errors_of_reading_name_the_file(example, tmp_path):
+    path = tmp_path / "x.mdlbits"
+    with pytest.raises(RecordError, match=r"x\.mdlbits.*cannot be read"):
+        bitstream.read(path)
+    path.write_bytes(example[2][:-5])
+    with pytest.raises(RecordError, match=r"x\.mdlbits.*truncated"):
+        bitstream.read(path)
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(RecordError, match=r"x\.mdlbits.*not a file of mdlbench"):
+        bitstream.read(path)

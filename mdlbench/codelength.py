@@ -336,6 +336,12 @@ class Codebook:
         excess = float(counts.count @ self.excess_bits(counts.latent, counts.symbol))
         return Rate(self.off_bits + switch / n, (excess - switch) / n)
 
+    def latent_bits(self, counts: SymbolCounts) -> Float64[np.ndarray, " latent"]:
+        """Bits per token of each latent; they add up to `bits` (additivity, maths §1)."""
+        excess = counts.count * self.excess_bits(counts.latent, counts.symbol)
+        spent = np.bincount(counts.latent, weights=excess, minlength=counts.n_latents)
+        return self.off_latent_bits + spent / max(counts.n_tokens, 1)
+
 
 @dataclass(frozen=True, eq=False)
 class _PriceTable:

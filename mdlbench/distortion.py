@@ -64,7 +64,7 @@ class DistortionSums:
 
     def added_ce(self, reference: Reference) -> PerDocument:
         """CE(spliced) − CE(clean), paired on the same tokens."""
-        return self.ce - reference.clean_ce
+        return np.asarray(self.ce - reference.clean_ce)
 
     def metrics(self, reference: Reference) -> dict[str, Any]:
         """Means over all tokens, as in `maths §5`; `ce_recovered` is None where undefined."""

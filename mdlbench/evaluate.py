@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -143,9 +144,16 @@ def encoded(bench: Bench, coder: SparseCoder) -> Iterator[Encoded]:
         yield Encoded(Sweep(coder, bench.source, scale, steps, calibration, test), *splits)
 
 
+class Evaluation(NamedTuple):
+    """A record, and the bits per token of each latent at the audited step (for pictures)."""
+
+    record: EvalRecord
+    latent_bits: Float64[np.ndarray, " latent"]
+
+
 def evaluate_coder(
     bench: Bench, coder: SparseCoder, identity: Identity, report: Report = lambda stage: None
-) -> EvalRecord:
+) -> Evaluation:
     """Run one SAE through the whole measurement.
 
     Raises:
@@ -164,7 +172,8 @@ def evaluate_coder(
         report("decoder")
         facts = coder_facts(bench, run, limits, audit)
         points = [point(bench, run.sweep, position, audit) for position in run.sweep.priced()]
-    return EvalRecord(
+        latent_bits = run.sweep.rates(audit.position).latent_bits
+    record = EvalRecord(
         id=identity.id,
         identity=identity,
         n_tokens=Tokens(**bench.source.n_tokens),
@@ -176,6 +185,7 @@ def evaluate_coder(
         environment=environment(str(bench.source.device), time.perf_counter() - started),
         provenance=provenance(),
     )
+    return Evaluation(record, latent_bits)
 
 
 def search_limit(bench: Bench, sweep: Sweep, metric: Metric, epsilon: float) -> Limit:

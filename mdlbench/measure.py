@@ -51,6 +51,7 @@ class Rates:
 
     Attributes:
         document_bits: `heldout` bits of each document, side information not included.
+        latent_bits: `heldout` bits per token of each latent.
         l0: nonzero symbols per token.
     """
 
@@ -61,6 +62,7 @@ class Rates:
     bound: float
     l0: float
     document_bits: Float64[np.ndarray, " document"]
+    latent_bits: Float64[np.ndarray, " latent"]
 
 
 def quantiser_scale(coder: SparseCoder, quantiser: str) -> Float32[np.ndarray, " latent"]:
@@ -282,6 +284,7 @@ def _rates_at(
         bound=codelength.bound(counts),
         l0=counts.l0,
         document_bits=document_bits,
+        latent_bits=codebook.latent_bits(counts),
     )
 
 

@@ -6,9 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float64
-
 from mdlbench.adapters import protocol
 from mdlbench.adapters.load import identify_coder, load_coder
 from mdlbench.adapters.protocol import SparseCoder
@@ -121,7 +118,7 @@ def evaluate(
         name = name or target.name
     else:
         coder = coder_of(sae, source=bench.source, device=device)
-    return evaluate_coder(bench, coder, _identity(bench, coder.spec.identity, name))
+    return evaluate_coder(bench, coder, _identity(bench, coder.spec.identity, name)).record
 
 
 def run(
@@ -159,12 +156,11 @@ def _score(
     if finished is not None:
         return Scored(target, finished, reused=True)
     coder = _load(bench, target)
-    record = evaluate_coder(bench, coder, identity, report)
+    record, latent_bits = evaluate_coder(bench, coder, identity, report)
     if bench.source.image_shape is not None and coder.spec.d_latents:
         path = folder / FEATURES / f"{store.path(identity).stem}.png"
-        write_feature_grid(
-            path, record.name, coder.decoder_rows(), bench.source.image_shape, usage(bench, coder)
-        )
+        rows = coder.decoder_rows()
+        write_feature_grid(path, record.name, rows, bench.source.image_shape, latent_bits)
     store.save(record)
     return Scored(target, record, reused=False)
 
@@ -177,13 +173,6 @@ def _load(bench: Bench, target: Target) -> SparseCoder:
         folder=target.folder,
         adapter=target.adapter,
     )
-
-
-def usage(bench: Bench, coder: SparseCoder) -> Float64[np.ndarray, " latent"]:
-    """Each latent's share of the reconstruction: Σ (z_i‖w_i‖)² over the first test block."""
-    latents, _ = coder.encode(next(iter(bench.source.blocks("test"))).activations)
-    energy = latents.scaled(coder.spec.decoder_norms).value.astype(np.float64) ** 2
-    return np.bincount(latents.latent, weights=energy, minlength=latents.n_latents)
 
 
 def _identity(bench: Bench, found: protocol.CoderIdentity, name: str | None) -> Identity:

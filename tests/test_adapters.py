@@ -184,7 +184,8 @@ def test_batchtopk_saved_for_inference_is_jumprelu(tmp_path: Path) -> None:
     coder, x = load_coder(str(tmp_path / "sae")), activations()
     theirs = SAE.load_from_disk(tmp_path / "sae")
     latents, _ = coder.encode(x)
-    assert (coder.spec.architecture, coder.spec.details["k"]) == ("jumprelu", 5)
+    assert (coder.spec.architecture, coder.spec.details["k"]) == ("batchtopk", 5)
+    assert coder.spec.details["inference_architecture"] == "jumprelu"
     assert coder.spec.promised_l0 is None
     np.testing.assert_allclose(latents.to_dense(), theirs.encode(x).detach().numpy(), atol=1e-5)
     assert 0.05 < latents.value.min() < 0.06

@@ -166,7 +166,7 @@ def build(
     normalisation = NORMALISATIONS[config.normalize_activations]()
     spec = CoderSpec(
         **vars(identity),
-        architecture=config.architecture,
+        architecture=str(config.metadata.get("training_architecture") or config.architecture),
         hook=str(config.metadata.get("hook_name") or ""),
         d_in=config.d_in,
         d_out=config.d_in,
@@ -250,6 +250,7 @@ def _details(config: SAELensConfig, dtype: torch.dtype) -> dict[str, Any]:
     return {
         **facts,
         **({} if k is None else {"k": k}),
+        "inference_architecture": config.architecture,
         "normalize_activations": config.normalize_activations,
         "stored_dtype": str(dtype).removeprefix("torch."),
     }

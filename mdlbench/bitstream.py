@@ -54,7 +54,7 @@ data needs, and few enough that a hostile file cannot ask for all of the memory.
 
 _PREFIX = struct.Struct("<8sIIIQ")
 _FIXED_BYTES = _PREFIX.size + hashlib.sha256().digest_size
-_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 6, "pb": 0}]
+_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 2**23, "pb": 0}]
 _PAIR = np.dtype([("latent", "<i4"), ("symbol", "<i4"), ("count", "<i8")])
 _GOLDEN = 0.6180339887498949
 
@@ -114,7 +114,7 @@ def encode(
     """The file that says these symbols under a codebook.
 
     Raises:
-        CoderError: the codebook cannot code the symbols, or they are not sorted and distinct.
+        CoderError: the codebook cannot code the symbols, or they are not sorted, or not nonzero.
         UsageError: the step, the metadata or the size are not what a file can hold.
     """
     _check_encodable(symbols, codebook)
@@ -269,8 +269,15 @@ def _check_encodable(symbols: Symbols, codebook: Codebook) -> None:
             f"a codebook of {codebook.counts.n_latents} latents cannot code {symbols.n_latents}"
         )
     at = symbols.token.astype(np.int64) * symbols.n_latents + symbols.latent
-    if (np.diff(at) <= 0).any():
-        raise CoderError("symbols: not sorted by token, then latent, each pair once")
+    inside = (
+        (symbols.token >= 0)
+        & (symbols.token < symbols.n_tokens)
+        & (symbols.latent >= 0)
+        & (symbols.latent < symbols.n_latents)
+        & (symbols.symbol != 0)
+    )
+    if not inside.all() or (np.diff(at) <= 0).any():
+        raise CoderError("symbols: must be nonzero, in range, and sorted by token, then latent")
     codebook.pooled.tail_bits(symbols.symbol[codebook.pooled.of(symbols.symbol) == 0])
 
 
@@ -326,8 +333,8 @@ def _by_latent(symbols: Symbols) -> _ByLatent:
 
 
 def _stable_order(key: Int[np.ndarray, " nnz"], limit: int) -> Int64[np.ndarray, " nnz"]:
-    """What sorts keys below a limit; keys of few bits are radix-sorted."""
-    return np.argsort(key.astype(np.min_scalar_type(limit)), kind="stable")
+    """What sorts keys below a limit; keys of at most 16 bits are radix-sorted."""
+    return np.argsort(key.astype(np.min_scalar_type(max(limit - 1, 0))), kind="stable")
 
 
 def _multiplier(n_tokens: int) -> int:

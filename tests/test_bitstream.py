@@ -324,13 +324,22 @@ def test_what_a_codebook_cannot_code_is_refused():
         encode(symbols_of([[1, 0, 0]]), positive)
 
 
-def test_unsorted_or_repeated_symbols_are_refused():
-    codebook = codebook_of([[1, 1], [1, 1]])
-    for latent in ([1, 0], [0, 0]):
-        column = np.array(latent, dtype=np.int32)
-        broken = Symbols(0 * column, column, 0 * column + 1, 1, 2)
-        with pytest.raises(CoderError, match="sorted"):
-            encode(broken, codebook)
+@pytest.mark.parametrize(
+    ("token", "latent", "symbol"),
+    [
+        ([0, 0], [1, 0], [1, 1]),
+        ([0, 0], [0, 0], [1, 1]),
+        ([0, 1], [0, 0], [1, 0]),
+        ([0, 2], [0, 0], [1, 1]),
+        ([0, 1], [0, 2], [1, 1]),
+        ([-1, 0], [0, 0], [1, 1]),
+    ],
+    ids=["unsorted", "repeated", "zero", "no such token", "no such latent", "negative"],
+)
+def test_symbols_that_break_their_promises_are_refused(token, latent, symbol):
+    columns = (np.array(column, dtype=np.int32) for column in (token, latent, symbol))
+    with pytest.raises(CoderError, match="sorted"):
+        encode(Symbols(*columns, n_tokens=2, n_latents=2), codebook_of([[1, 1], [1, 1]]))
 
 
 def test_a_step_that_is_not_a_positive_number_is_refused(example):

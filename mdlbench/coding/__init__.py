@@ -11,4 +11,5 @@ Coding N Bernoulli variables would take O(N·D); the same bits are spent in O(nn
 Models are built from the codebook by addition, multiplication, division and square roots alone, so
 that writer and reader build them bit for bit alike on any machine with IEEE arithmetic. One
 traversal serves both: the same calls write on a `Writer` and read from a `Reader` (`channel`).
+The constants of these modules are part of the file format: a change of one is a new version.
 """

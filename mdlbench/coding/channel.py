@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 TABLE_CELLS = 1 << 19
-"""Weights tabulated at once: bounds the memory whatever N is."""
+"""Weights tabulated at once, so that memory does not grow with N or D."""
 
 
 def categorical(weights: Float64[np.ndarray, " symbol"]) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -97,9 +98,7 @@ def code_counts(
     """Counts, of which the first `members[0]` follow the family's first row, and so on."""
     coded: Int64[np.ndarray, " n"] = np.empty_like(counts)
     bounds = np.concatenate([[0], np.cumsum(members)])
-    batch = max(1, TABLE_CELLS // (2 * _reach(family)))
-    for start in range(0, len(members), batch):
-        rows = slice(start, min(start + batch, len(members)))
+    for rows in _batches(family, len(members)):
         span = slice(bounds[rows.start], bounds[rows.stop])
         coded[span] = _code_batch(channel, family.rows(rows), members[rows], counts[span])
     return coded
@@ -126,8 +125,10 @@ def _code_batch(
         (up, up.is_open[row] & (cell == (up.last + down.last)[row])),
         (down, down.is_open[row] & (cell == 0)),
     ):
-        i = np.flatnonzero(beyond)
-        coded[i] = _code_tails(channel, family.rows(row[i]), side.step, coded[i], counts[i])
+        escaped = np.flatnonzero(beyond)
+        for batch in _batches(family, len(escaped)):
+            i = escaped[batch]
+            coded[i] = _code_tails(channel, family.rows(row[i]), side.step, coded[i], counts[i])
     return coded
 
 
@@ -167,6 +168,13 @@ def _code_cells(
         start, stop = stop, stop + n
         if high - low > 1:
             cell[start:stop] = channel.code(categorical(table[row, low:high]), cell[start:stop])
+
+
+def _batches(family: CountFamily, n: int) -> Iterator[slice]:
+    """Parts of n rows whose tables are of a bounded size."""
+    rows = max(1, TABLE_CELLS // (2 * _reach(family)))
+    for start in range(0, n, rows):
+        yield slice(start, min(start + rows, n))
 
 
 def _reach(family: CountFamily) -> int:

@@ -11,7 +11,7 @@ demo: $(STAMP)
 	@echo "Open results/mnist/curves.png and results/mnist/table.md"
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -79,7 +79,7 @@ def tiny_suite(folder: Path, **changes: object) -> Suite:
     return load_suite(write_tiny_suite(folder, **changes))
 
 
-def write_sae(folder: Path, d_in: int = D_IN, dead: int = 8) -> Path:
+def write_sae(folder: Path, seed: int = 0, d_in: int = D_IN, dead: int = 8) -> Path:
     """A JumpReLU SAE in the SAELens layout that knows the bars, and some latents that never fire.
 
     Only for d_in = 64 do its latents mean anything.
@@ -90,7 +90,7 @@ def write_sae(folder: Path, d_in: int = D_IN, dead: int = 8) -> Path:
         lines[SIDE + i, :, i] = 1
     rows = np.zeros((2 * SIDE + dead, d_in))
     rows[: 2 * SIDE, :D_IN] = lines.reshape(2 * SIDE, -1)[:, :d_in]
-    rows[2 * SIDE :] = np.random.default_rng(0).normal(size=(dead, d_in))
+    rows[2 * SIDE :] = np.random.default_rng(seed).normal(size=(dead, d_in))
     bias = np.where(np.arange(len(rows)) < 2 * SIDE, -0.02, -100.0)
     encoder = np.zeros((d_in, len(rows)))
     encoder[:, : 2 * SIDE] = np.linalg.pinv(rows[: 2 * SIDE])

@@ -341,7 +341,7 @@ def _exit_for(outcomes: Sequence[Scored | Failed]) -> None:
 
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     for failure in failures:
-        print(f"mdlbench: {failure.target.label}: {failure.error}", file=sys.stderr)
+        print(f"mdlbench: {failure.message}", file=sys.stderr)
     if failures:
         raise typer.Exit(max(failure.error.exit_code for failure in failures))
 

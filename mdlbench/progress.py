@@ -27,7 +27,7 @@ class SuiteProgress:
         """Count one SAE as done and say in a line how it went."""
         label = escape(outcome.target.label)
         if isinstance(outcome, Failed):
-            self._bar.print(f"[red]failed[/]  {label}: {escape(str(outcome.error))}")
+            self._bar.print(f"[red]failed[/]  {escape(outcome.message)}")
         elif outcome.reused:
             self._bar.print(f"kept    {label}: already scored")
         else:

@@ -65,6 +65,12 @@ class Failed:
     target: Target
     error: MdlbenchError
 
+    @property
+    def message(self) -> str:
+        """The error, led by the SAE's name where it does not begin with it."""
+        text = str(self.error)
+        return text if text.startswith(self.target.label) else f"{self.target.label}: {text}"
+
 
 def targets(suite: Suite, saes: Sequence[str], adapter: str | None) -> list[Target]:
     """The SAEs asked for, by key of the suite or by spec; all of the suite's if none is named.
@@ -137,11 +143,15 @@ def run(
     write_atomically(folder / REFERENCES, bench.references().to_json().encode())
     for target in wanted:
         try:
-            yield _score(bench, target, store, folder, report)
+            yield _score(bench, target, store, folder, _labelled(report, target))
         except OutputError:
             raise
         except MdlbenchError as error:
             yield Failed(target, error)
+
+
+def _labelled(report: Report, target: Target) -> Report:
+    return lambda stage: report(f"{target.label}: {stage}")
 
 
 def _score(

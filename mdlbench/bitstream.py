@@ -397,15 +397,17 @@ def _are_counts(counts: SymbolCounts) -> bool:
     """Whether latents, symbols and counts lie in their ranges and pairs are sorted and distinct."""
     if len(counts.count) == 0:
         return True
-    step = np.diff(counts.latent)
-    return bool(
-        counts.latent[0] >= 0
-        and counts.latent[-1] < counts.n_latents
-        and (step >= 0).all()
-        and (np.diff(counts.symbol)[step == 0] > 0).all()
-        and (counts.symbol != 0).all()
-        and (np.abs(counts.symbol.astype(np.int64)) < HALF_STEP_LIMIT).all()
-        and counts.count.min() > 0
-        and counts.count.max() <= counts.n_tokens
-        and counts.active.max() <= counts.n_tokens
+    in_range = (
+        (counts.latent >= 0)
+        & (counts.latent < counts.n_latents)
+        & (counts.symbol != 0)
+        & (counts.symbol > -HALF_STEP_LIMIT)
+        & (counts.symbol < HALF_STEP_LIMIT)
+        & (counts.count > 0)
+        & (counts.count <= counts.n_tokens)
     )
+    if not in_range.all():
+        return False
+    step = np.diff(counts.latent)
+    increasing = (step > 0) | ((step == 0) & (np.diff(counts.symbol) > 0))
+    return bool(increasing.all() and counts.active.max() <= counts.n_tokens)

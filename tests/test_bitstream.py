@@ -305,6 +305,22 @@ def test_a_hostile_summary_is_refused_without_large_allocations(example, key, va
     assert peak < 300e6
 
 
+@settings(max_examples=100)
+@given(at=st.integers(0, 10**6), value=st.sampled_from([0, 1, 127, 128, 255]))
+def test_no_forged_codebook_decodes_to_other_symbols(example, at, value):
+    symbols, _, data = example
+    summary, codebook, payload = parts_of(data)
+    filters = bitstream._LZMA
+    raw = bytearray(lzma.decompress(codebook, format=lzma.FORMAT_RAW, filters=filters))
+    raw[at % len(raw)] = value
+    packed = lzma.compress(bytes(raw), format=lzma.FORMAT_RAW, filters=filters)
+    try:
+        decoded = bitstream.decode(forged([summary, packed, payload]))
+    except RecordError:
+        return
+    assert_same(decoded.symbols, symbols)
+
+
 def test_a_decompression_bomb_is_refused(example):
     summary, _, payload = parts_of(example[2])
     bomb = lzma.compress(bytes(2**25), format=lzma.FORMAT_RAW, filters=bitstream._LZMA)

@@ -1,14 +1,14 @@
 """Codes to beat, fitted on the calibration split and scored through the same path as any SAE.
 
 `pca`: transform coding; signed coefficients of all principal components, the mean as bias.
-`kmeans?k=N`: vector quantisation; one latent of value 1, its decoder row the centroid.
+`kmeans?k=K`: vector quantisation; one latent of value 1, its decoder row the centroid.
 `dense?bits=N`: the activations themselves as latents, rounded to N bits first if asked.
 `mean`: no latents; everything decodes to the calibration mean.
 
 Under `normalised` a k-means latent becomes ‖centroid‖ and takes one symbol per centroid, so its
-magnitude is free, and the step only moves the length of the decoded centroid; from a step of
-2‖centroid‖ it vanishes. Independent support codes charge it Σ_i H₂(k_i/N), about log₂e bits more
-than the log₂N of a one-hot index, which `enumerative` charges.
+magnitude is nearly free, and the step only moves the length of the decoded centroid; beyond a step
+of 2‖centroid‖ it vanishes. Independent support codes charge Σ_i H₂(k_i/N), up to log₂e bits more
+than the entropy of the index; `enumerative` charges log₂K + 3 (maths §8).
 """
 
 from __future__ import annotations

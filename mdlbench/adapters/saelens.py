@@ -1,8 +1,8 @@
 """SAEs in the folders that SAELens saves: `cfg.json` and `sae_weights.safetensors`.
 
-The formulas are those of SAELens 6 (formats.md), read here from the files themselves: importing
-SAELens costs seconds, and its `layer_norm` forgets its statistics after one decode, where a sweep
-decodes the same tokens many times. The tests hold every architecture to SAELens' own output.
+The formulas are those of SAELens 6, read here from the files themselves: importing SAELens costs
+seconds, and its `layer_norm` forgets its statistics after one decode, where a sweep decodes the
+same tokens many times. The tests hold every architecture to SAELens' own output.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ class CoderFacts(Part):
     dead_fraction: Finite
     """Share of latents active on no token of either split."""
     decoder_weight_bits: int | None = None
-    """Coarsest bits per decoder weight that still keep the headline tolerance."""
+    """Coarsest bits per decoder weight that still keep the headline tolerance; where the SAE does
+    not meet that one, the first tolerance that it meets."""
     decoder_bits: Finite | None = None
     """(live rows · d + d) · decoder_weight_bits (maths §3)."""
     codebook_bits: Finite | None = None

@@ -110,7 +110,7 @@ class Suite(Strict):
     @property
     def digest(self) -> str:
         """SHA-256 of what decides a number: all of the suite but its title and its list of SAEs."""
-        content = self.model_dump(mode="json", exclude={"title", "saes", "headline"})
+        content = self.model_dump(mode="json", exclude={"title", "saes"})
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

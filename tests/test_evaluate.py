@@ -1,7 +1,9 @@
 """A whole record against an obvious float64 computation of the same numbers."""
 
 import dataclasses
+import json
 import math
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -9,7 +11,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from mdlbench.adapters.load import load_coder
 from mdlbench.bootstrap import Bootstrap
+from mdlbench.evaluate import Bench, evaluate_coder
+from mdlbench.record import CoderIdentity
 from mdlbench.run import evaluate
 from mdlbench.sources.open import open_source
 from mdlbench.tolerance import step_at
@@ -217,6 +222,49 @@ def test_a_python_object_scores_like_its_folder(suite, sae, record):
     mine = evaluate(Mine(weights["W_dec"]), suite, name="mine")
     assert mine.name == "mine"
     assert mine.at("mse", 0.004).bits == pytest.approx(record.at("mse", 0.004).bits, rel=1e-3)
+
+
+def test_side_information_is_charged_everywhere(suite, sae, tmp_path, record):
+    normalised = tmp_path / "layer-norm"
+    shutil.copytree(sae, normalised)
+    config = json.loads((sae / "cfg.json").read_text())
+    (normalised / "cfg.json").write_text(
+        json.dumps(config | {"normalize_activations": "layer_norm"})
+    )
+    charged = evaluate(str(normalised), suite)
+    assert {point.bits.side for point in record.points} == {0.0}
+    for point in charged.points:
+        assert point.bits.side == 64.0  # mean and standard deviation as float32
+        assert point.bits.total == point.bits.heldout + 64.0
+    met = [result for result in charged.tolerances if result.feasible]
+    assert met
+    for result in met:
+        point = next(point for point in charged.points if point.step == result.step)
+        assert result.bits == point.bits.total
+        assert np.mean(result.replicates) == pytest.approx(result.bits, rel=0.01)
+        assert result.bits_ci[0] > 64.0
+
+
+def test_references_against_numpy(suite, oracle):
+    references = Bench.open(suite).references()
+    train, test = oracle.x["calibration"], oracle.x["test"]
+    eigenvalues = np.linalg.eigvalsh(np.cov(test.T, bias=True))[::-1]
+    assert np.allclose(references.eigenvalues, eigenvalues, atol=1e-6)
+    low, span = train.min(0), np.ptp(train, axis=0)
+    assert [n for n, _ in references.dense] == list(range(1, 9))
+    for n, mse in references.dense:
+        unit = span / (2**n - 1)
+        levels = np.clip(np.round((test - low) / unit), 0, 2**n - 1)
+        assert mse == pytest.approx(((test - low - levels * unit) ** 2).mean(), rel=1e-3)
+
+
+def test_bits_of_latents_add_up_to_the_rate(suite, sae):
+    bench = Bench.open(suite)
+    coder = load_coder(str(sae), source=bench.source)
+    identity = bench.identity(CoderIdentity(**dataclasses.asdict(coder.spec.identity)))
+    record, latent_bits = evaluate_coder(bench, coder, identity)
+    assert latent_bits.sum() == pytest.approx(record.at("mse", 0.004).bits, rel=1e-12)
+    assert latent_bits[-8:].max() < 0.01 < latent_bits[:16].min()
 
 
 def test_baselines_bound_the_curve(suite):

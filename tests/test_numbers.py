@@ -57,7 +57,7 @@ def test_gpt2_dense_activations() -> None:
 
 
 def test_gpt2_one_hot_as_printed_and_as_bounded() -> None:
-    """The seed prints a product 7·128·log₂ V; its own bound is the sum 7 + 128·log₂ V."""
+    """As printed it is a product, 7·128·log₂ V; the paper's own bound is the sum 7 + 128·log₂ V."""
     index = codelength.bound_formula(128, 0, 50257)
     assert 7 * index == pytest.approx(13992.87, abs=0.005)
     assert 7 + index == pytest.approx(2005.98, abs=0.005)

@@ -39,8 +39,11 @@ def test_the_digest_covers_what_decides_numbers_and_nothing_else(folder):
     assert rewrite(folder, title="Other").digest == suite.digest
     assert rewrite(folder, saes=[]).digest == suite.digest
     assert rewrite(folder, seed=1).digest != suite.digest
+    headline = {"metric": "delta_ce", "epsilon": 0.05}
+    assert rewrite(folder, seed=0, headline=headline).digest != suite.digest
     assert rewrite(folder, steps={"finest": 0.0625, "octaves": 6}).digest != suite.digest
-    assert rewrite(folder, seed=0, steps={"finest": 0.03125, "octaves": 6}).digest == suite.digest
+    original = {"headline": suite.headline.model_dump(), "steps": suite.steps.model_dump()}
+    assert rewrite(folder, **original).digest == suite.digest
 
 
 @pytest.mark.parametrize(

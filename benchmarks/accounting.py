@@ -14,8 +14,8 @@ L0 = 65, at all 8 dyadic steps together:
 The latents arrive in blocks of 8,192 tokens and none is kept, as in an evaluation. Not timed:
 generating them, and counting the calibration tokens, which is `count` again on other tokens. Each
 side runs several times, in turns, with the same threads; medians are compared. Memory is the peak
-resident size of a child process that fits the codebooks on 65,536 tokens, then counts and prices N,
-2N or 4N tokens block by block.
+resident size of a child process that fits the codebooks on 65,536 tokens, then counts and prices N
+or 2N tokens block by block.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -82,25 +83,25 @@ def count(blocks: Iterable[SparseLatents], finest: float) -> Tally:
 
 
 def fit(calibration: Tally) -> list[Codebook]:
-    return [Codebook.fit(calibration.at(octave)) for octave in range(OCTAVES)]
+    return codelength.fit_codebooks(calibration)
 
 
 def price(tally: Tally, codebooks: list[Codebook]) -> list[tuple[float, ...]]:
-    rates = []
-    for octave, codebook in enumerate(codebooks):
-        counts = tally.at(octave)
-        heldout = codebook.bits(counts)
-        subset = codelength.enumerative(counts, tally.active_per_token(octave), heldout.magnitude)
-        rates.append(
-            (
-                codelength.plugin(counts).total,
-                heldout.total,
-                codelength.adaptive(counts),
-                subset,
-                codelength.bound(counts),
-            )
-        )
-    return rates
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return list(threads.map(lambda o: price_octave(tally, o, codebooks[o]), range(OCTAVES)))
+
+
+def price_octave(tally: Tally, octave: int, codebook: Codebook) -> tuple[float, ...]:
+    counts = tally.at(octave)
+    heldout = codebook.bits(counts)
+    histogram = tally.active_per_token(octave)
+    return (
+        codelength.plugin(counts).total,
+        heldout.total,
+        codelength.adaptive(counts),
+        codelength.enumerative(counts, histogram, heldout.magnitude),
+        codelength.bound(counts),
+    )
 
 
 def price_documents(
@@ -199,24 +200,19 @@ def print_rates(finest: float, rates: list[tuple[float, ...]]) -> None:
 
 
 def compare_memory() -> None:
-    print(
-        f"\npeak memory of counting and pricing, one process each, codebooks of {N_TOKENS:,} tokens"
-    )
-    first = 0.0
-    for factor in (1, 2, 4):
-        n_tokens = factor * N_TOKENS
-        child = subprocess.run(
-            [sys.executable, __file__, CHILD, str(n_tokens)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+    """Before this process grows, whose size a child would start from."""
+    print(f"peak memory of counting and pricing, codebooks of {N_TOKENS:,} tokens")
+    peaks = []
+    for n_tokens in (N_TOKENS, 2 * N_TOKENS):
+        command = [sys.executable, __file__, CHILD, str(n_tokens)]
+        child = subprocess.run(command, capture_output=True, text=True, check=True)
         peak, pairs = (float(word) for word in child.stdout.split())
-        first = first or peak
+        peaks.append(peak)
         print(
-            f"  {n_tokens:8,} tokens  {peak:8.1f} MiB   × {peak / first:.3f}"
+            f"  {n_tokens:8,} tokens  {peak:8.1f} MiB   × {peak / peaks[0]:.3f}"
             f"   ({int(pairs):,} distinct pairs)"
         )
+    print()
 
 
 def count_and_price(n_tokens: int) -> None:
@@ -237,5 +233,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == [CHILD]:
         count_and_price(int(sys.argv[2]))
     else:
-        compare_times()
         compare_memory()
+        compare_times()

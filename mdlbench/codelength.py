@@ -18,7 +18,7 @@ from scipy.special import betaln, digamma, gammaln
 from mdlbench.errors import CoderError
 from mdlbench.latents import SparseLatents
 from mdlbench.quantise import half_steps, symbol_at
-from mdlbench.tally import SymbolCounts
+from mdlbench.tally import SymbolCounts, Tally
 
 PARAMETER_BITS = 32
 """Bits of one hyperparameter in the header of the adaptive code."""
@@ -86,13 +86,13 @@ def fit_beta_prior(active: Int64[np.ndarray, " latent"], n_tokens: int) -> BetaP
 
     def loss(log_ab: Float64[np.ndarray, " 2"]) -> tuple[float, Float64[np.ndarray, " 2"]]:
         a, b = np.exp(log_ab)
-        value = weight @ (betaln(k + a, n_tokens - k + b) - betaln(a, b))
+        value = _dot(weight, betaln(k + a, n_tokens - k + b) - betaln(a, b))
         shared = digamma(a + b) - digamma(n_tokens + a + b)
-        da = a * (weight @ digamma(k + a) - digamma(a) + shared)
-        db = b * (weight @ digamma(n_tokens - k + b) - digamma(b) + shared)
-        return -float(value), -np.array([da, db])
+        da = a * (_dot(weight, digamma(k + a)) - digamma(a) + shared)
+        db = b * (_dot(weight, digamma(n_tokens - k + b)) - digamma(b) + shared)
+        return -value, -np.array([da, db])
 
-    rate = float(np.clip(weight @ k / n_tokens, 1e-6, 1 - 1e-6))
+    rate = float(np.clip(_dot(weight, k) / n_tokens, 1e-6, 1 - 1e-6))
     start = np.log([0.5, 0.5 * (1 - rate) / rate])
     found = minimize(loss, start, jac=True, method="TNC", bounds=[_PRIOR_BOUNDS] * 2)
     a, b = np.exp(found.x)
@@ -175,10 +175,10 @@ class MagnitudeLikelihood:
     def nats(self, s: float) -> float:
         """The logarithm of the likelihood at concentration s."""
         base = s * self._pooled
-        latents = self._latents @ (math.lgamma(s) - gammaln(self._active + s))
-        once = self._once @ np.log(base)
-        many = self._pairs @ gammaln(self._count + base[self._value])
-        return float(latents + once + many - self._repeated @ gammaln(base))
+        latents = _dot(self._latents, math.lgamma(s) - gammaln(self._active + s))
+        once = _dot(self._once, np.log(base))
+        many = _dot(self._pairs, gammaln(self._count + base[self._value]))
+        return latents + once + many - _dot(self._repeated, gammaln(base))
 
     def best_strength(self) -> float:
         """s of greatest likelihood, between 1e-3 and 1e7; 1 where nothing is on."""
@@ -332,8 +332,8 @@ class Codebook:
         n, k = counts.n_tokens, counts.active
         if n == 0:
             return Rate(0.0, 0.0)
-        switch = float(k @ self._switch_bits)
-        excess = float(counts.count @ self.excess_bits(counts.latent, counts.symbol))
+        switch = _dot(k, self._switch_bits)
+        excess = _dot(counts.count, self.excess_bits(counts.latent, counts.symbol))
         return Rate(self.off_bits + switch / n, (excess - switch) / n)
 
     def latent_bits(self, counts: SymbolCounts) -> Float64[np.ndarray, " latent"]:
@@ -395,14 +395,20 @@ class _PriceTable:
 
 
 def _usual_reach(counts: SymbolCounts, signed: bool) -> int:
-    """Twice the |symbol| that all but a thousandth stay within, as far as the table may grow."""
+    """5/4 of the |symbol| that all but a thousandth stay within, as far as the table may grow."""
     limit = (TABLE_CELLS // max(counts.n_latents, 1) - 1) // (2 if signed else 1)
     alphabet, total, _ = counts.pooled
     order = np.argsort(np.abs(alphabet))
     magnitude = np.abs(alphabet[order])
     within = np.cumsum(total[order]) <= 0.999 * total.sum()
-    wanted = min(2 * int(magnitude[within].max(initial=1)), int(magnitude.max(initial=1)))
+    wanted = min(5 * int(magnitude[within].max(initial=1)) // 4, int(magnitude.max(initial=1)))
     return max(min(wanted, limit), 1)
+
+
+def fit_codebooks(tally: Tally) -> list[Codebook]:
+    """The codebook of every octave, fitted on several threads."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return list(threads.map(lambda j: Codebook.fit(tally.at(j)), range(tally.octaves)))
 
 
 def document_bits(
@@ -472,7 +478,7 @@ def _adaptive_header_bits(
 def _support_nats(counts: SymbolCounts, prior: BetaPrior) -> float:
     active, latents = _distinct(counts.active)
     k, n = active.astype(np.float64), counts.n_tokens
-    return float(latents @ (betaln(k + prior.a, n - k + prior.b) - betaln(prior.a, prior.b)))
+    return _dot(latents, betaln(k + prior.a, n - k + prior.b) - betaln(prior.a, prior.b))
 
 
 def enumerative(
@@ -486,7 +492,7 @@ def enumerative(
         return 0.0
     k = np.arange(len(active_histogram))
     subset = log2_binomial(counts.n_latents, k) + exp_golomb_bits(k + 1)
-    return float(active_histogram @ subset) / counts.n_tokens + magnitude_bits
+    return _dot(active_histogram, subset) / counts.n_tokens + magnitude_bits
 
 
 def log2_binomial(n: int, k: Int64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
@@ -521,6 +527,13 @@ def decoder_bits(live_rows: int, d: int, weight_bits: int) -> int:
 def break_even_tokens(model_bits: float, bits_per_token: float) -> float:
     """Tokens after which the latents sent have cost as much as the model part; inf at rate 0."""
     return model_bits / bits_per_token if bits_per_token > 0 else math.inf
+
+
+def _dot(
+    a: Float64[np.ndarray, " n"] | Int64[np.ndarray, " n"], b: Float64[np.ndarray, " n"]
+) -> float:
+    """Σ a·b, the same to the last bit however many threads there are (BLAS would not be)."""
+    return float((a * b).sum())
 
 
 def _xlog2x(x: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:

@@ -15,6 +15,7 @@ from mdlbench.latents import SparseLatents
 from mdlbench.quantise import HALF_STEP_LIMIT, Symbols, half_steps, symbol_at
 
 MAX_OCTAVES = 16
+MAX_TOKENS = 2**31 - 1
 BLOCK_TOKENS = 8192
 FOLD_AT = 2**19
 """Pairs kept waiting before they are folded into the counts."""
@@ -150,7 +151,8 @@ class Tally:
         """The tally of many runs, each forgotten once counted. The fastest way to a whole split.
 
         Raises:
-            CoderError: a value is not finite, too large, or of another dictionary.
+            CoderError: a value is not finite, too large, or of another dictionary; or there are
+                2^31 tokens or more, which have to be counted in parts.
         """
         if not 1 <= octaves <= MAX_OCTAVES:
             raise UsageError(f"octaves must be from 1 to {MAX_OCTAVES}, not {octaves}")
@@ -159,6 +161,10 @@ class Tally:
         for block in blocks:
             _same("latents", n_latents, block.n_latents)
             n_tokens += block.n_tokens
+            if n_tokens > MAX_TOKENS:
+                raise CoderError(
+                    f"count at most {MAX_TOKENS:,} tokens at once, and add the tallies"
+                )
             for run in _short_runs(block):
                 c = half_steps(run.value, finest)
                 pairs.add(run.latent, c)
@@ -250,16 +256,16 @@ class _PairCounter:
 class _DenseTable:
     """Counts of every latent's values from `low` on, `width` of them.
 
-    It covers twice the range of all but a thousandth of `sample`, as far as `max_cells` permit.
+    It covers 5/4 of the range of all but a thousandth of `sample`, as far as `max_cells` permit.
     """
 
     def __init__(self, n_latents: int, sample: Int32[np.ndarray, " nnz"], max_cells: int) -> None:
         signs = 2 if sample.min() < 0 else 1
-        wanted = 2 * int(np.quantile(np.abs(sample), 0.999, method="lower"))
+        wanted = 5 * int(np.quantile(np.abs(sample), 0.999, method="lower")) // 4
         reach = max(min(wanted, (max_cells // n_latents - 1) // signs), 0)
         self._low = -reach if signs == 2 else 0
         self._width = signs * reach + 1
-        self._cells = np.zeros(n_latents * self._width, dtype=np.int64)
+        self._cells = np.zeros(n_latents * self._width, dtype=np.int32)
 
     def count(self, latent: Int32[np.ndarray, " nnz"], value: Int32[np.ndarray, " nnz"]) -> Pairs:
         """Count what the table covers; return the rest."""
@@ -271,14 +277,14 @@ class _DenseTable:
         cell = latent.astype(np.int64)
         cell *= self._width
         cell += column
-        np.add.at(self._cells, cell, 1)
+        np.add.at(self._cells, cell, np.int32(1))
         return rest
 
     def with_others(self, others: Counts) -> Counts:
         """The pairs counted here and those that the table does not cover, sorted."""
         cell = np.flatnonzero(self._cells != 0)
         latent, column = np.divmod(cell.astype(np.int32), np.int32(self._width))
-        covered = (latent, column + np.int32(self._low), self._cells[cell])
+        covered: Counts = (latent, column + np.int32(self._low), self._cells[cell].astype(np.int64))
         if len(others[0]) == 0:
             return covered
         first_above = (others[0] + (others[1] > 0)) * np.int64(self._width)
@@ -350,10 +356,11 @@ def _joined(
     """Sorted pairs with counts, equal neighbours made one."""
     if len(latent) == 0:
         return latent, value, count
-    new = np.concatenate([[True], value[1:] != value[:-1]])
-    new[1:] |= latent[1:] != latent[:-1]
-    start = np.flatnonzero(new)
-    return latent[start], value[start], np.add.reduceat(count, start)
+    last = np.ones(len(latent), dtype=bool)
+    np.not_equal(value[1:], value[:-1], out=last[:-1])
+    last[:-1] |= latent[1:] != latent[:-1]
+    end = np.flatnonzero(last)
+    return latent[end], value[end], np.diff(np.cumsum(count)[end], prepend=0)
 
 
 def _merged(a: KeyCounts, b: KeyCounts) -> KeyCounts:

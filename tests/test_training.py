@@ -253,8 +253,8 @@ def test_other_settings_are_refused(trained):
 
 def test_other_data_is_refused(trained):
     source = SparseSource()
-    source.data_sha256 = "1" * 64
-    with pytest.raises(UsageError, match="data_sha256"):
+    source.tokens["calibration"] = source.tokens["calibration"] + 1e-6
+    with pytest.raises(UsageError, match="activations_sha256"):
         train(CONFIG, source, trained)
 
 
@@ -358,7 +358,7 @@ def test_shipped_saes_follow_their_recipe():
     assert shipped
     for key in shipped:
         settings = json.loads(suite.path(f"saes/{key}/training.json").read_text())["settings"]
-        del settings["data_sha256"]
+        del settings["activations_sha256"]
         assert settings == asdict(recipe[key])
         assert key == f"batchtopk-{settings['width']}-k{settings['k']}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from sae_lens import SAETrainer
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from safetensors import SafetensorError
@@ -21,7 +23,6 @@ from safetensors.torch import load_file, save, save_file
 
 from mdlbench.errors import CheckpointError, OutputError, UsageError
 from mdlbench.files import write_atomically
-from mdlbench.sources import ActivationSource
 from mdlbench.training.config import TrainingConfig
 from mdlbench.training.inference import Inference, Weights
 
@@ -92,8 +93,11 @@ def read_log(path: Path) -> list[Epoch]:
 class RunFolder:
     """One run's folder. Every file in it is written whole or not at all."""
 
-    def __init__(self, path: Path, config: TrainingConfig, source: ActivationSource) -> None:
-        settings = {**asdict(config), "data_sha256": source.data_sha256}
+    def __init__(
+        self, path: Path, config: TrainingConfig, activations: Float[torch.Tensor, "token d_in"]
+    ) -> None:
+        digest = hashlib.sha256(activations.cpu().numpy().tobytes()).hexdigest()
+        settings = {**asdict(config), "activations_sha256": digest}
         self.path = path
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
 

@@ -55,7 +55,8 @@ def train(
         CheckpointError: the checkpoint to continue from cannot be read.
         OutputError: the folder cannot be written.
     """
-    run_folder = RunFolder(folder, config, source)
+    activations = torch.cat([block.activations for block in source.blocks("calibration")])
+    run_folder = RunFolder(folder, config, activations)
     if run_folder.claim():
         return folder
     console = Console(stderr=True)
@@ -63,7 +64,7 @@ def train(
         torch.random.fork_rng(),
         Progress(console=console, disable=not (progress and console.is_terminal)) as bar,
     ):
-        run = _Run(config, source, run_folder)
+        run = _Run(config, source, activations, run_folder)
         task = bar.add_task(folder.name, total=config.epochs, completed=len(run.history.epochs))
         while not run.finished:
             epoch = run.epoch()
@@ -96,20 +97,26 @@ def initialise_from_data(
 class _Run:
     """A run in memory, at the end of some epoch."""
 
-    def __init__(self, config: TrainingConfig, source: ActivationSource, folder: RunFolder) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        source: ActivationSource,
+        activations: Float[torch.Tensor, "token d_in"],
+        folder: RunFolder,
+    ) -> None:
         self.config = config
         self.source = source
         self.folder = folder
-        self.activations = torch.cat([block.activations for block in source.blocks("calibration")])
-        self.n_steps = len(self.activations) // config.batch_size
+        self.activations = activations
+        self.n_steps = len(activations) // config.batch_size
         if self.n_steps == 0:
             raise UsageError(
-                f"batch_size {config.batch_size} exceeds the {len(self.activations)} tokens "
+                f"batch_size {config.batch_size} exceeds the {len(activations)} tokens "
                 "of the calibration split"
             )
         torch.manual_seed(config.seed)
         sae = build_sae(config, source)
-        initialise_from_data(sae, self.activations)
+        initialise_from_data(sae, activations)
         self.trainer = build_trainer(config, sae, self.n_steps)
         self.history = folder.load_checkpoint(self.trainer)
         self.inference = inference_sae(sae)

@@ -14,8 +14,9 @@ L0 = 65, at all 8 dyadic steps together:
 The latents arrive in blocks of 8,192 tokens and none is kept, as in an evaluation. Not timed:
 generating them, and counting the calibration tokens, which is `count` again on other tokens. Each
 side runs several times, in turns, with the same threads; medians are compared. Memory is the peak
-resident size of a child process that fits the codebooks on 65,536 tokens, then counts and prices N
-or 2N tokens block by block.
+resident size of a child process that fits the codebooks on 65,536 tokens, then counts and prices
+N or 2N tokens block by block. It does not depend on tokens, only on distinct pairs; the 2N tokens
+are therefore once the N tokens again, and once others, which bring pairs not seen before.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -40,7 +42,7 @@ from mdlbench.tally import Tally
 N_TOKENS, D_IN, N_LATENTS, L0 = 65_536, 768, 24_576, 65
 OCTAVES, LARGEST_USUAL = 8, 2**7
 BLOCK, DOCUMENT, TURNS = 8_192, 128, 3
-CALIBRATION, TEST = 1, 2
+CALIBRATION, TEST, OTHER = 1, 2, 3
 Result = TypeVar("Result")
 
 
@@ -59,8 +61,8 @@ class Dictionary:
         block = self._block(rng)
         self.finest = float(np.quantile(block.value, 0.999)) / LARGEST_USUAL
 
-    def blocks(self, seed: int, n_tokens: int = N_TOKENS) -> Iterator[SparseLatents]:
-        for start in range(0, n_tokens, BLOCK):
+    def blocks(self, seed: int) -> Iterator[SparseLatents]:
+        for start in range(0, N_TOKENS, BLOCK):
             yield self._block(np.random.default_rng([seed, start]))
 
     def _block(self, rng: np.random.Generator) -> SparseLatents:
@@ -202,27 +204,30 @@ def print_rates(finest: float, rates: list[tuple[float, ...]]) -> None:
 def compare_memory() -> None:
     """Before this process grows, whose size a child would start from."""
     print(f"peak memory of counting and pricing, codebooks of {N_TOKENS:,} tokens")
-    peaks = []
-    for n_tokens in (N_TOKENS, 2 * N_TOKENS):
-        command = [sys.executable, __file__, CHILD, str(n_tokens)]
+    first = 0.0
+    for seeds in ([TEST], [TEST, TEST], [TEST, OTHER]):
+        command = [sys.executable, __file__, CHILD, *map(str, seeds)]
         child = subprocess.run(command, capture_output=True, text=True, check=True)
         peak, pairs = (float(word) for word in child.stdout.split())
-        peaks.append(peak)
+        first = first or peak
+        what = "tokens twice" if len(set(seeds)) < len(seeds) else "tokens"
+        n_tokens = N_TOKENS * len(set(seeds))
         print(
-            f"  {n_tokens:8,} tokens  {peak:8.1f} MiB   × {peak / peaks[0]:.3f}"
+            f"  {n_tokens:8,} {what:14}{peak:8.1f} MiB   × {peak / first:.3f}"
             f"   ({int(pairs):,} distinct pairs)"
         )
     print()
 
 
-def count_and_price(n_tokens: int) -> None:
+def count_and_price(seeds: list[int]) -> None:
     """In a child process: print the peak resident MiB and the tally's distinct pairs."""
     dictionary = Dictionary()
     finest = dictionary.finest
     codebooks = fit(count(dictionary.blocks(CALIBRATION), finest))
-    tally = count(dictionary.blocks(TEST, n_tokens), finest)
+    tally = count(chain(*map(dictionary.blocks, seeds)), finest)
     price(tally, codebooks)
-    price_documents(dictionary.blocks(TEST, n_tokens), finest, codebooks, n_tokens)
+    blocks = chain(*map(dictionary.blocks, seeds))
+    price_documents(blocks, finest, codebooks, N_TOKENS * len(seeds))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(peak, len(tally.occurrences))
 
@@ -231,7 +236,7 @@ CHILD = "count-and-price"
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [CHILD]:
-        count_and_price(int(sys.argv[2]))
+        count_and_price([int(seed) for seed in sys.argv[2:]])
     else:
         compare_memory()
         compare_times()

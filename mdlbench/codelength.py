@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,10 +53,11 @@ def plugin(counts: SymbolCounts) -> Rate:
     """Entropy of the counts themselves: Σ H₂(k_i/N) + (k_i/N)·H(v given on) (maths §3)."""
     if counts.n_tokens == 0:
         return Rate(0.0, 0.0)
-    active = counts.active.astype(np.float64)
-    support = binary_entropy(active / counts.n_tokens).sum()
-    magnitude = _xlog2x(active).sum() - _xlog2x(counts.count.astype(np.float64)).sum()
-    return Rate(float(support), max(float(magnitude) / counts.n_tokens, 0.0))
+    active, latents = _distinct(counts.active)
+    times, pairs = _distinct(counts.count)
+    support = _dot(latents, binary_entropy(active / counts.n_tokens))
+    magnitude = _dot(latents, _xlog2x(active)) - _dot(pairs, _xlog2x(times))
+    return Rate(support, max(magnitude / counts.n_tokens, 0.0))
 
 
 def exp_golomb_bits(x: Int64[np.ndarray, "*shape"]) -> Int64[np.ndarray, "*shape"]:
@@ -333,7 +334,10 @@ class Codebook:
         if n == 0:
             return Rate(0.0, 0.0)
         switch = _dot(k, self._switch_bits)
-        excess = _dot(counts.count, self.excess_bits(counts.latent, counts.symbol))
+        excess = sum(
+            _dot(counts.count[block], self.excess_bits(counts.latent[block], counts.symbol[block]))
+            for block in _blocks(len(counts.count))
+        )
         return Rate(self.off_bits + switch / n, (excess - switch) / n)
 
     def latent_bits(self, counts: SymbolCounts) -> Float64[np.ndarray, " latent"]:
@@ -427,8 +431,7 @@ def document_bits(
     off_bits = np.array([codebook.off_bits for codebook in codebooks])
     bits: Float64[np.ndarray, "document octave"] = np.outer(tokens, off_bits)
 
-    def excess(start: int) -> tuple[Int64[np.ndarray, " run"], Float64[np.ndarray, "run octave"]]:
-        block = slice(start, start + BLOCK_NONZEROS)
+    def excess(block: slice) -> tuple[Int64[np.ndarray, " run"], Float64[np.ndarray, "run octave"]]:
         owner = document[latents.token[block]]
         first = np.flatnonzero(np.diff(owner, prepend=-1))
         latent, c = latents.latent[block], half_steps(latents.value[block], finest)
@@ -439,7 +442,7 @@ def document_bits(
         return owner[first], sums
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        for owner, sums in threads.map(excess, range(0, latents.nnz, BLOCK_NONZEROS)):
+        for owner, sums in threads.map(excess, _blocks(latents.nnz)):
             np.add.at(bits, owner, sums)
     return bits
 
@@ -529,6 +532,11 @@ def break_even_tokens(model_bits: float, bits_per_token: float) -> float:
     return model_bits / bits_per_token if bits_per_token > 0 else math.inf
 
 
+def _blocks(length: int) -> Iterator[slice]:
+    for start in range(0, length, BLOCK_NONZEROS):
+        yield slice(start, start + BLOCK_NONZEROS)
+
+
 def _dot(
     a: Float64[np.ndarray, " n"] | Int64[np.ndarray, " n"], b: Float64[np.ndarray, " n"]
 ) -> float:
@@ -536,8 +544,11 @@ def _dot(
     return float((a * b).sum())
 
 
-def _xlog2x(x: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
-    return x * np.log2(np.where(x > 0, x, 1.0))
+def _xlog2x(
+    x: Float64[np.ndarray, "*shape"] | Int64[np.ndarray, "*shape"],
+) -> Float64[np.ndarray, "*shape"]:
+    product: Float64[np.ndarray, "*shape"] = x * np.log2(np.where(x > 0, x, 1))
+    return product
 
 
 def _distinct(

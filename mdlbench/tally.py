@@ -42,7 +42,7 @@ class PooledCounts(NamedTuple):
 
     alphabet: Int32[np.ndarray, " value"]
     total: Int64[np.ndarray, " value"]
-    position: Int64[np.ndarray, " pair"]
+    position: Int32[np.ndarray, " pair"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,20 +196,12 @@ class Tally:
 
     def at(self, octave: int) -> SymbolCounts:
         """Symbol counts at step 2^octave · finest."""
-        latent, half_step, count = self._halved[octave]
-        pairs = _joined(latent, symbol_at(half_step, 0), count)
-        return SymbolCounts(*pairs, self.n_tokens, self.n_latents)
-
-    @cached_property
-    def _halved(self) -> list[Counts]:
-        """The distinct pairs in half-steps of each octave; those that reach 0 stay off."""
-        halved = [(self.latent, self.half_step, self.occurrences)]
-        for _ in range(self.octaves - 1):
-            latent, half_step, count = halved[-1]
-            coarser = np.sign(half_step) * (np.abs(half_step) >> 1)
-            on = np.flatnonzero(coarser)
-            halved.append(_joined(latent[on], coarser[on], count[on]))
-        return halved
+        symbol = symbol_at(self.half_step, octave)
+        latent, symbol, count = _joined(self.latent, symbol, self.occurrences)
+        if not symbol.all():
+            on = symbol != 0
+            latent, symbol, count = latent[on], symbol[on], count[on]
+        return SymbolCounts(latent, symbol, count, self.n_tokens, self.n_latents)
 
     def active_per_token(self, octave: int) -> Int64[np.ndarray, " active"]:
         """Tokens by number of active latents k_t at step 2^octave · finest."""
@@ -338,16 +330,17 @@ def _pairs(key: Int64[np.ndarray, " n"]) -> Pairs:
 
 def _distinct(
     value: Int32[np.ndarray, " n"],
-) -> tuple[Int32[np.ndarray, " m"], Int64[np.ndarray, " n"]]:
+) -> tuple[Int32[np.ndarray, " m"], Int32[np.ndarray, " n"]]:
     """Distinct values, increasing, and the position of each value among them."""
     low, high = int(value.min(initial=0)), int(value.max(initial=0))
     if high - low > len(value) + 2**16:
         distinct, position = np.unique(value, return_inverse=True)
-        return distinct, position.astype(np.int64, copy=False)
+        return distinct, position.astype(np.int32)
     shifted = value - np.int32(low)
-    present = np.bincount(shifted, minlength=1) > 0
+    present = np.zeros(high - low + 1, dtype=bool)
+    present[shifted] = True
     distinct = (np.flatnonzero(present) + low).astype(np.int32)
-    return distinct, (np.cumsum(present) - 1)[shifted]
+    return distinct, (np.cumsum(present, dtype=np.int32) - np.int32(1))[shifted]
 
 
 def _joined(

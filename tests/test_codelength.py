@@ -109,6 +109,15 @@ def test_dropping_latents_lowers_the_rate() -> None:
     assert codelength.plugin(counted(kept)).total < 0.9 * codelength.plugin(counted(z)).total
 
 
+@given(dense_latents(), st.sampled_from([2.0**-7, 2.0**9]))
+def test_rates_do_not_depend_on_the_scale_of_latents_and_step(z: np.ndarray, s: float) -> None:
+    """Alphabets hold what was seen: SAEBench's ranges all reach 100, whatever the latents do."""
+    a, b = counted(z), counted(z * np.float32(s), STEP * s)
+    assert codelength.plugin(a) == codelength.plugin(b)
+    assert codelength.adaptive(a) == codelength.adaptive(b)
+    assert Codebook.fit(a).bits(a) == Codebook.fit(b).bits(b)
+
+
 # the codebook
 
 

@@ -442,6 +442,7 @@ def document_bits(
         return owner[first], sums
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(lambda codebook: codebook._table, codebooks))
         for owner, sums in threads.map(excess, _blocks(latents.nnz)):
             np.add.at(bits, owner, sums)
     return bits

@@ -333,6 +333,17 @@ def test_prices_do_not_depend_on_the_size_of_the_table(
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_latents_add_up_to_the_rate() -> None:
+    """Independent additivity (maths §1), and each latent alone by its own symbols."""
+    calibration, test = counted(zipf_latents(7, 300, 20)), counted(zipf_latents(8, 300, 20))
+    codebook = Codebook.fit(calibration)
+    bits = codebook.latent_bits(test)
+    assert bits.sum() == pytest.approx(codebook.bits(test).total, rel=1e-12)
+    symbols = quantised(zipf_latents(8, 300, 20), STEP)[:, 3].astype(np.int32)
+    alone = codebook.symbol_bits(np.full(300, 3, dtype=np.int32), symbols)
+    assert bits[3] == pytest.approx(alone.mean(), rel=1e-12)
+
+
 def test_heldout_is_scored_with_calibration_only() -> None:
     """SAEBench scores a histogram on the data it was fitted on; ours costs more than its own."""
     calibration, test = counted(zipf_latents(7, 300, 20)), counted(zipf_latents(8, 300, 20))

@@ -7,7 +7,7 @@ from math import lgamma, log, log2
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import dense_latents, entropy, exp_golomb, histogram, quantised, sparse, subset_bits
 from scipy.optimize import brute
@@ -91,6 +91,7 @@ def test_plugin_is_support_plus_magnitude(z: np.ndarray) -> None:
 
 
 @given(dense_latents(), SEEDS)
+@settings(max_examples=40)
 def test_codes_do_not_know_the_order_of_tokens_or_latents(z: np.ndarray, seed: int) -> None:
     rng = np.random.default_rng(seed)
     shuffled = z[rng.permutation(len(z))][:, rng.permutation(z.shape[1])]
@@ -110,6 +111,7 @@ def test_dropping_latents_lowers_the_rate() -> None:
 
 
 @given(dense_latents(), st.sampled_from([2.0**-7, 2.0**9]))
+@settings(max_examples=40)
 def test_rates_do_not_depend_on_the_scale_of_latents_and_step(z: np.ndarray, s: float) -> None:
     """Alphabets hold what was seen: SAEBench's ranges all reach 100, whatever the latents do."""
     a, b = counted(z), counted(z * np.float32(s), STEP * s)
@@ -354,6 +356,7 @@ def test_heldout_is_scored_with_calibration_only() -> None:
 
 
 @given(dense_latents(max_tokens=30), SEEDS)
+@settings(max_examples=40)
 def test_documents_add_up_to_the_rate_at_every_octave(z: np.ndarray, seed: int) -> None:
     rng = np.random.default_rng(seed)
     document = np.sort(rng.integers(0, 5, len(z)))

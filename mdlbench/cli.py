@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mdlbench.errors import MdlbenchError, UsageError
+from mdlbench.errors import MdlbenchError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,29 +100,37 @@ def eval_suite(
     Finished SAEs are not recomputed: interrupt it and run it again. An SAE that cannot be scored
     is reported at the end (exit code 1) and stops no other.
     """
-    from mdlbench.evaluate import Bench
+    from mdlbench.evaluation import Bench
     from mdlbench.leaderboard import build
     from mdlbench.progress import suite_progress
     from mdlbench.report import print_board, write_report
-    from mdlbench.run import records_like, run, targets
-    from mdlbench.store import read_references
+    from mdlbench.run import run, targets
+    from mdlbench.store import read_records, read_references, record_paths
     from mdlbench.suite import load_suite
 
     chosen = load_suite(suite)
     wanted = targets(chosen, sae or [], adapter)
     folder = output or Path("results") / (chosen.name + (f"-limit-{limit}" if limit else ""))
+    outcomes: list[Scored | Failed] = []
     with suite_progress(len(wanted), quiet) as progress:
         progress.stage("opening the suite")
         bench = Bench.open(chosen, _torch_device(device), limit)
-        outcomes = [progress.finish(o) for o in run(bench, wanted, folder, progress.stage)]
-    records = records_like(bench, folder)
-    paths = write_report(records, read_references(folder), folder) if records else []
+        try:
+            for outcome in run(bench, wanted, folder, progress.stage):
+                outcomes.append(progress.finish(outcome))
+        except OutputError:
+            _name_failures(outcomes)
+            raise
     if as_json:
         _print_outcomes(outcomes)
-    elif records:
-        print_board(build(records, chosen.headline))
-        print(f"\n{folder}/ holds the records and {', '.join(path.name for path in paths)}.")
-    _exit_for(outcomes)
+    if record_paths(folder):
+        records = read_records(folder)
+        paths = write_report(records, read_references(folder), folder)
+        if not as_json:
+            print_board(build(records, chosen.headline))
+            print(f"\n{folder}/ holds the records and {', '.join(path.name for path in paths)}.")
+    if failures := _name_failures(outcomes):
+        raise typer.Exit(max(failure.error.exit_code for failure in failures))
 
 
 @app.command("ls")
@@ -183,6 +191,7 @@ def leaderboard(
         Path | None,
         typer.Option("-o", "--output", metavar="PATH", help="Write tables and figures here, too."),
     ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show every tolerance.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """Rank the records of a folder at every tolerance; draw their curves again with -o."""
@@ -197,7 +206,7 @@ def leaderboard(
     if as_json:
         print(board.to_json())
     else:
-        print_board(board)
+        print_board(board, every_tolerance=every)
 
 
 @app.command()
@@ -267,7 +276,7 @@ def encode(
     The file is decoded again and compared symbol by symbol before it is kept.
     """
     from mdlbench import bitstream, listing
-    from mdlbench.evaluate import Bench
+    from mdlbench.evaluation import Bench
     from mdlbench.run import encode_target, targets
     from mdlbench.suite import load_suite
 
@@ -326,7 +335,7 @@ def _torch_device(name: str) -> str:
 def _print_outcomes(outcomes: Sequence[Scored | Failed]) -> None:
     from mdlbench.run import Scored
 
-    records = [o.record.model_dump(mode="json") for o in outcomes if isinstance(o, Scored)]
+    records = [json.loads(o.record.to_json()) for o in outcomes if isinstance(o, Scored)]
     failed = [
         {"sae": o.target.label, "error": str(o.error)}
         for o in outcomes
@@ -335,15 +344,14 @@ def _print_outcomes(outcomes: Sequence[Scored | Failed]) -> None:
     print(json.dumps({"records": records, "failed": failed}, allow_nan=False))
 
 
-def _exit_for(outcomes: Sequence[Scored | Failed]) -> None:
-    """Name what failed and leave with the worst of its exit codes."""
+def _name_failures(outcomes: Sequence[Scored | Failed]) -> list[Failed]:
+    """Say on stderr what failed and why."""
     from mdlbench.run import Failed
 
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     for failure in failures:
         print(f"mdlbench: {failure.message}", file=sys.stderr)
-    if failures:
-        raise typer.Exit(max(failure.error.exit_code for failure in failures))
+    return failures
 
 
 if __name__ == "__main__":

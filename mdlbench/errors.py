@@ -38,6 +38,10 @@ class RecordError(MdlbenchError):
     """A record or bitstream cannot be read: truncated, of a newer schema, or inconsistent."""
 
 
+class SpoolError(MdlbenchError):
+    """Latents cannot be kept while an SAE is scored: no temporary folder, or no room in it."""
+
+
 class OutputError(MdlbenchError):
     """A result cannot be written: unwritable folder, full disk."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64
 
 from mdlbench import codelength
+from mdlbench.adapters import checked
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.codelength import Codebook
 from mdlbench.distortion import (
@@ -21,7 +21,7 @@ from mdlbench.distortion import (
     document_sums,
     squared_errors,
 )
-from mdlbench.errors import CoderError, MdlbenchError
+from mdlbench.errors import CoderError
 from mdlbench.latents import SparseLatents, concatenate
 from mdlbench.quantise import Symbols, dequantise, quantise
 from mdlbench.sources import ActivationSource, Block, Split
@@ -112,12 +112,13 @@ def encode_split(
     n_active, fired = 0, np.zeros(coder.spec.d_latents, dtype=bool)
     floor = DistortionSums.zeros(source.n_documents["test"])
     for block in source.blocks(split):
-        latents, side = _encode(coder, block)
+        latents, side = checked.encode(coder, block.activations)
         n_active += latents.nnz
         fired[latents.latent] = True
         spool.append(_audible(latents.scaled(scale), steps.finest), side, block.document)
         if split == "test":
-            floor = floor + block_distortion(source, block, _decode(coder, latents, side))
+            reconstruction = checked.decode(coder, latents, side, source.device)
+            floor = floor + block_distortion(source, block, reconstruction)
     return EncodedSplit(n_active, fired, floor)
 
 
@@ -134,7 +135,7 @@ def quantised_distortion(
     for block, run in zip(source.blocks("test"), test.runs(), strict=True):
         for i, step in enumerate(steps):
             quantised = dequantise(quantise(run.latents, step), step).scaled(inverse)
-            reconstruction = _decode(coder, quantised, run.side)
+            reconstruction = checked.decode(coder, quantised, run.side, source.device)
             sums[i] = sums[i] + block_distortion(source, block, reconstruction)
     return sums
 
@@ -144,11 +145,11 @@ def block_distortion(
 ) -> DistortionSums:
     """Per-document losses of one block, zero for documents outside it."""
     x = block.activations
-    errors = squared_errors(x, reconstruction)
-    if not np.isfinite(errors).all():
-        raise CoderError("decode returned NaN or infinite values")
     loss = source.splice(block, reconstruction)
+    errors = squared_errors(x, reconstruction)
     per_token = (errors, cosines(x, reconstruction), loss.ce, loss.kl)
+    if not all(np.isfinite(values).all() for values in per_token):
+        raise CoderError("decode returned NaN, infinite, or too large values")
     n_documents = source.n_documents["test"]
     return DistortionSums(*(document_sums(v, block.document, n_documents) for v in per_token))
 
@@ -262,7 +263,7 @@ class Sweep:
 
     def distortion_at_precision(self, position: int, weight_bits: int) -> DistortionSums | None:
         """Losses with the decoder rounded to `weight_bits` a weight; None if it has no weights."""
-        rounded = self.coder.with_decoder_precision(weight_bits)
+        rounded = checked.with_decoder_precision(self.coder, weight_bits)
         if rounded is None:
             return None
         steps = [self.step(position)]
@@ -286,39 +287,6 @@ def _rates_at(
         document_bits=document_bits,
         latent_bits=codebook.latent_bits(counts),
     )
-
-
-def _encode(
-    coder: SparseCoder, block: Block
-) -> tuple[SparseLatents, Float32[np.ndarray, "token side"]]:
-    with _blamed(coder, "encode"):
-        latents, side = coder.encode(block.activations)
-    if (latents.n_tokens, latents.n_latents) != (len(block.document), coder.spec.d_latents):
-        raise CoderError(
-            f"{coder.spec.name}: encode returned {latents.n_tokens} tokens × {latents.n_latents} "
-            f"latents, expected {len(block.document)} × {coder.spec.d_latents}"
-        )
-    return latents, side
-
-
-def _decode(
-    coder: SparseCoder, latents: SparseLatents, side: Float32[np.ndarray, "token side"]
-) -> Float[torch.Tensor, "token d"]:
-    with _blamed(coder, "decode"):
-        return coder.decode(latents, side)
-
-
-@contextmanager
-def _blamed(coder: SparseCoder, method: str) -> Iterator[None]:
-    """Somebody's coder may fail in any way; its failure must not stop the other SAEs."""
-    try:
-        yield
-    except MdlbenchError:
-        raise
-    except Exception as error:
-        raise CoderError(
-            f"{coder.spec.name}: {method} failed: {type(error).__name__}: {error}"
-        ) from error
 
 
 def _audible(latents: SparseLatents, finest: float) -> SparseLatents:

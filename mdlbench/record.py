@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from mdlbench.errors import RecordError
+from mdlbench.errors import RecordError, UsageError, did_you_mean
 from mdlbench.suite import Headline, Metric
 
 if TYPE_CHECKING:
@@ -26,9 +26,20 @@ PROTOCOL = 1
 """Version of the measurement itself: quantisers, codes and metrics. Numbers of different
 protocols are never compared."""
 
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Interval = tuple[Finite, Finite]
 Versioned = TypeVar("Versioned", bound=BaseModel)
+
+
+def _finite(facts: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    json.dumps(facts, allow_nan=False)
+    return facts
+
+
+Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+"""Whatever JSON can hold; no NaN."""
 
 
 class Part(BaseModel):
@@ -41,7 +52,7 @@ class CoderIdentity(Part):
     name: str
     adapter: str
     version: str
-    arguments: dict[str, Any]
+    arguments: Facts
     weights_sha256: str
 
 
@@ -88,7 +99,7 @@ class CoderFacts(Part):
     """Real size of the codebook in the audited bitstream's header."""
     break_even_tokens: Finite | None = None
     """Tokens after which the latents sent have cost as much as decoder and codebook."""
-    details: dict[str, Any] = {}
+    details: Facts = {}
 
 
 class Distortion(Part):
@@ -197,7 +208,9 @@ class EvalRecord(Part):
         return self.identity.coder.name
 
     def curve(self, metric: Metric = "mse") -> RateDistortionCurve:
-        """Total rate against one distortion, over all operating points."""
+        """Total rate against one distortion, over all operating points; raises `UsageError`."""
+        if metric not in METRICS:
+            raise UsageError(f"no curve of {metric!r}. {did_you_mean(metric, METRICS)}")
         from mdlbench.curve import RateDistortionCurve, RatePoint
 
         points = [
@@ -236,17 +249,28 @@ class References(Part):
     schema_version: int = SCHEMA_VERSION
     suite: str
     suite_digest: str
+    protocol: int
     data_sha256: str
     headline: Headline
-    partial: bool
+    limit: int | None = None
     d: int
     eigenvalues: list[Finite]
     """Of the covariance of the test activations, descending: the Gaussian reference (maths §8)."""
     dense: list[tuple[int, Finite]]
     """(n, MSE) when every dimension is sent as n fixed-length bits over its calibration range."""
 
+    @property
+    def measurement(self) -> tuple[str, str, int, str, int | None]:
+        """What records must agree in to be drawn against these."""
+        return self.suite, self.suite_digest, self.protocol, self.data_sha256, self.limit
+
+    def describe(self) -> str:
+        limited = "" if self.limit is None else f" limited to {self.limit} documents"
+        digests = f"digest {self.suite_digest[:12]}, data {self.data_sha256[:12]}"
+        return f"suite {self.suite} ({digests}, protocol {self.protocol}){limited}"
+
     def to_json(self) -> str:
-        content = self.model_dump(mode="json")
+        content = self.model_dump(mode="json", exclude_none=True)
         return json.dumps(content, sort_keys=True, allow_nan=False) + "\n"
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mdlbench.adapters import protocol
+from mdlbench.adapters import checked, protocol
 from mdlbench.adapters.load import identify_coder, load_coder
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.adapters.python import coder_of
 from mdlbench.errors import MdlbenchError, OutputError, UsageError
-from mdlbench.evaluate import (
+from mdlbench.evaluation import (
     Bench,
     Report,
     encode_test_split,
@@ -22,7 +22,7 @@ from mdlbench.evaluate import (
 from mdlbench.files import write_atomically
 from mdlbench.record import CoderIdentity, EvalRecord, Identity
 from mdlbench.report.features import write_feature_grid
-from mdlbench.store import REFERENCES, RecordStore
+from mdlbench.store import REFERENCES, RecordStore, read_references
 from mdlbench.suite import Suite, load_suite
 
 FEATURES = "features"
@@ -136,11 +136,12 @@ def run(
     """Score each target in turn and keep its record under `folder`.
 
     Raises:
+        UsageError: the folder holds results of another measurement.
         OutputError: results cannot be written; what was finished before is kept.
     """
     store = RecordStore(folder)
     store.prepare()
-    write_atomically(folder / REFERENCES, bench.references().to_json().encode())
+    _claim(folder, bench)
     for target in wanted:
         try:
             yield _score(bench, target, store, folder, _labelled(report, target))
@@ -148,6 +149,19 @@ def run(
             raise
         except MdlbenchError as error:
             yield Failed(target, error)
+
+
+def _claim(folder: Path, bench: Bench) -> None:
+    """Write what the curves are drawn against, unless the folder holds another measurement's."""
+    references = bench.references()
+    if (folder / REFERENCES).is_file():
+        found = read_references(folder)
+        if found.measurement != references.measurement:
+            raise UsageError(
+                f"{folder} holds results of {found.describe()}, not of {references.describe()}; "
+                "choose another folder with -o"
+            )
+    write_atomically(folder / REFERENCES, references.to_json().encode())
 
 
 def _labelled(report: Report, target: Target) -> Report:
@@ -167,11 +181,11 @@ def _score(
         return Scored(target, finished, reused=True)
     coder = _load(bench, target)
     record, latent_bits = evaluate_coder(bench, coder, identity, report)
+    store.save(record)
     if bench.source.image_shape is not None and coder.spec.d_latents:
         path = folder / FEATURES / f"{store.path(identity).stem}.png"
-        rows = coder.decoder_rows()
+        rows = checked.decoder_rows(coder)
         write_feature_grid(path, record.name, rows, bench.source.image_shape, latent_bits)
-    store.save(record)
     return Scored(target, record, reused=False)
 
 
@@ -190,15 +204,16 @@ def _identity(bench: Bench, found: protocol.CoderIdentity, name: str | None) -> 
     return bench.identity(CoderIdentity(**facts | {"name": name or found.name}))
 
 
-def records_like(bench: Bench, folder: Path) -> list[EvalRecord]:
-    """The folder's records of the same measurement as the bench's, from this run or earlier."""
-    return [
-        r for r in RecordStore(folder).readable() if r.identity == bench.identity(r.identity.coder)
-    ]
-
-
 def encode_target(bench: Bench, target: Target, step: float | None) -> bytes:
-    """A target's test split as a bitstream, at a step or at the suite's headline tolerance."""
+    """A target's test split as a bitstream, at a step or at the suite's headline tolerance.
+
+    Raises:
+        UsageError: the step is finer than the suite's finest.
+        MdlbenchError: no step meets the headline tolerance.
+    """
+    finest = bench.suite.steps.finest
+    if step is not None and not step >= finest:
+        raise UsageError(f"--step {step:g} is finer than the suite's finest step {finest:g}")
     with encoded(bench, _load(bench, target)) as run:
         if step is None:
             headline = bench.suite.headline

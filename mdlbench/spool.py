@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import ExitStack
+from tempfile import TemporaryFile, gettempdir
 from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from mdlbench.errors import OutputError
+from mdlbench.errors import SpoolError
 from mdlbench.latents import SparseLatents
 
 _DTYPES = {"token": np.int32, "latent": np.int32, "value": np.float32, "side": np.float32}
@@ -34,18 +35,25 @@ class _Extent(NamedTuple):
 class LatentSpool:
     """Append runs block by block, then iterate over them as often as needed.
 
-    The temporary files disappear with the spool; use it as a context manager.
+    The files have no name and vanish with the process, however it ends.
 
     Raises:
-        OutputError: the temporary folder is full.
+        SpoolError: the temporary folder is missing or full.
     """
 
     def __init__(self, n_latents: int) -> None:
         self.n_latents = n_latents
-        self._folder = tempfile.TemporaryDirectory(prefix="mdlbench-")
         self._extents: list[_Extent] = []
         self._nnz = 0
         self._side_columns = 0
+        self._stack = ExitStack()
+        try:
+            self._files = {
+                name: self._stack.enter_context(TemporaryFile())  # noqa: SIM115
+                for name in _DTYPES
+            }
+        except OSError as error:
+            raise SpoolError(f"no temporary folder for latents (set TMPDIR): {error}") from error
 
     def __enter__(self) -> LatentSpool:
         return self
@@ -56,7 +64,7 @@ class LatentSpool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._folder.cleanup()
+        self._stack.close()
 
     def append(
         self,
@@ -72,10 +80,14 @@ class LatentSpool:
         }
         try:
             for name, column in columns.items():
-                with self._path(name).open("ab") as file:
-                    file.write(np.ascontiguousarray(column, dtype=_DTYPES[name]).tobytes())
+                file = self._files[name]
+                file.seek(0, os.SEEK_END)
+                file.write(np.ascontiguousarray(column, dtype=_DTYPES[name]).tobytes())
+                file.flush()
         except OSError as error:
-            raise OutputError(f"cannot keep latents in {self._folder.name}: {error}") from error
+            raise SpoolError(
+                f"{gettempdir()}: no room for latents (set TMPDIR): {error}"
+            ) from error
         self._extents.append(_Extent(self._nnz, latents.nnz, document))
         self._nnz += latents.nnz
         self._side_columns = side.shape[1]
@@ -96,10 +108,7 @@ class LatentSpool:
             yield SpooledRun(latents, side.reshape(n_tokens, width), extent.document)
             first_token += n_tokens
 
-    def _path(self, name: str) -> Path:
-        return Path(self._folder.name) / name
-
     def _read(self, name: str, first: int, count: int) -> np.ndarray:
-        dtype = _DTYPES[name]
-        offset = first * np.dtype(dtype).itemsize
-        return np.fromfile(self._path(name), dtype=dtype, count=count, offset=offset)
+        dtype = np.dtype(_DTYPES[name])
+        self._files[name].seek(first * dtype.itemsize)
+        return np.fromfile(self._files[name], dtype=dtype, count=count)

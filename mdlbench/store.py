@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,27 +36,24 @@ class RecordStore:
         (self.folder / ".writable").unlink(missing_ok=True)
 
     def find(self, identity: Identity) -> EvalRecord | None:
-        """The finished record of exactly this identity, if there is one that can be read."""
+        """The finished record of exactly this identity, if there is one.
+
+        Raises:
+            RecordError: there is a file in its place that cannot be read, is of a newer schema, or
+                is of something else; it is left as it is.
+        """
         path = self.path(identity)
-        if not path.is_file():
+        if not path.exists():
             return None
-        try:
-            return read_record(path)
-        except RecordError:
-            return None
+        record = read_record(path)
+        if record.identity != identity:
+            raise RecordError(f"{path}: in the place of another record; move it away")
+        return record
 
     def save(self, record: EvalRecord) -> Path:
         path = self.path(record.identity)
         write_atomically(path, record.to_json().encode())
         return path
-
-    def readable(self) -> list[EvalRecord]:
-        """All records that can be read, by name; damaged files are left out."""
-        records = []
-        for path in self.folder.glob("*.json"):
-            with contextlib.suppress(RecordError):
-                records.append(read_record(path))
-        return _sorted(records)
 
     def path(self, identity: Identity) -> Path:
         """Readable name and the start of the id; nothing of a name can leave the folder."""

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mdlbench.errors import SuiteError, UsageError, did_you_mean
 
@@ -91,7 +99,7 @@ class Suite(Strict):
     seed: int = 0
     replicates: Annotated[int, Field(ge=100, le=10_000)] = 500
     saes: list[SuiteEntry] = []
-    folder: Annotated[Path, Field(exclude=True)] = Path()
+    _folder: Path = PrivateAttr(Path())
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
@@ -113,6 +121,11 @@ class Suite(Strict):
         content = self.model_dump(mode="json", exclude={"title", "saes"})
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def folder(self) -> Path:
+        """Where the suite's files are."""
+        return self._folder
 
     @property
     def keys(self) -> list[str]:
@@ -167,9 +180,11 @@ def load_suite(name: str | Path) -> Suite:
     if not isinstance(content, dict):
         raise SuiteError(f"{path}: a suite is a mapping of keys, not a {type(content).__name__}")
     try:
-        return Suite.model_validate({**content, "folder": path.parent})
+        suite = Suite.model_validate(content)
     except ValidationError as error:
         raise SuiteError(f"{path}: {_first_problems(error)}") from error
+    suite._folder = path.parent
+    return suite
 
 
 def _suite_file(name: str | Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mdlbench.record import (
+    PROTOCOL,
     Bits,
     CoderFacts,
     CoderIdentity,
@@ -235,7 +236,7 @@ def realistic_references() -> References:
         suite="mnist",
         suite_digest=SUITE_DIGEST,
         data_sha256=DATA_SHA256,
-        partial=False,
+        protocol=PROTOCOL,
         headline=HEADLINE,
         d=784,
         eigenvalues=[float(v) for v in eigenvalues],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,65 @@ def test_a_damaged_or_newer_record_is_named(finished, tmp_path):
         assert len(run.stderr.strip().splitlines()) == 1
 
 
+def test_a_record_of_a_newer_mdlbench_is_kept(suite, tmp_path):
+    arguments = ("eval", "--suite", suite, "-o", tmp_path, "--sae", "mean")
+    assert mdlbench(*arguments).returncode == 0
+    path = next((tmp_path / "records").glob("*.json"))
+    newer = path.read_text().replace('"schema_version": 1', '"schema_version": 2')
+    path.write_text(newer)
+    run = mdlbench(*arguments)
+    assert run.returncode == 1
+    assert "newer" in run.stderr
+    assert path.read_text() == newer
+
+
+def test_a_folder_belongs_to_one_measurement(suite, finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    run = mdlbench("eval", "--suite", suite, "-o", folder, "--limit", 30, "--sae", "pca")
+    assert run.returncode == 2
+    assert "choose another folder with -o" in run.stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_one_document_cannot_be_measured(suite, tmp_path):
+    run = mdlbench("eval", "--suite", suite, "-o", tmp_path, "--limit", 1, "--sae", "pca")
+    assert run.returncode == 2
+    assert "take more with --limit" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_an_interrupted_run_says_so(suite, tmp_path):
+    arguments = command("eval", "--suite", suite, "-o", tmp_path)
+    with subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "references.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+
+
+def test_the_python_interface_survives_its_own_imports(suite):
+    probe = (
+        "import mdlbench\n"
+        "from mdlbench import evaluate, load_suite\n"
+        f"suite = load_suite({str(suite)!r})\n"
+        "first, second = (mdlbench.evaluate('mean', suite) for _ in range(2))\n"
+        "import mdlbench.run\n"
+        "assert mdlbench.evaluate('mean', suite).points == first.points == second.points\n"
+        "assert first.curve('mse').points[0].rate == 0\n"
+        "print(first.to_frame().shape[0], first.curve('fvu').metric)\n"
+        "first.curve('nonsense')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False, env=ENVIRONMENT
+    )
+    assert run.stdout == "6 fvu\n", run.stderr
+    assert "UsageError: no curve of 'nonsense'" in run.stderr
+
+
 def test_encode_then_decode_shows_the_rate_as_a_file_size(suite, tmp_path):
     sae, file = write_sae(tmp_path / "sae"), tmp_path / "latents.mdl"
     written = mdlbench("encode", sae, "--suite", suite, "-o", file)
@@ -144,6 +204,9 @@ def test_encode_then_decode_shows_the_rate_as_a_file_size(suite, tmp_path):
     symbols = np.load(tmp_path / "symbols.npz")
     assert len(symbols["symbol"]) == int(facts["nonzeros"])
     assert 0 not in symbols["symbol"]
+    fine = mdlbench("encode", sae, "--suite", suite, "-o", tmp_path / "b", "--step", 0.001)
+    assert fine.returncode == 2
+    assert "finer than the suite's finest step" in fine.stderr
     file.write_bytes(file.read_bytes()[:-9])
     damaged = mdlbench("decode", file)
     assert damaged.returncode == 1
@@ -170,11 +233,11 @@ def test_check_adapter_says_what_was_loaded(suite, tmp_path):
         (["leaderboard", "/nonexistent"], 1, "no records here"),
         (["decode", "/nonexistent.mdl"], 1, "/nonexistent.mdl"),
         (["check-adapter", "nonsense:x"], 2, "unknown adapter 'nonsense'"),
-        (["train", "--width", "8", "--k", "9", "-o", "/tmp/x"], 2, "k must lie between"),
+        (["train", "--width", "8", "--k", "9", "-o", "x"], 2, "k must lie between"),
     ],
 )
-def test_errors_are_one_message_with_the_right_exit_code(arguments, code, message):
-    run = mdlbench(*arguments)
+def test_errors_are_one_message_with_the_right_exit_code(arguments, code, message, tmp_path):
+    run = mdlbench(*arguments, cwd=tmp_path)
     assert run.returncode == code
     assert message in run.stderr
     assert "Traceback" not in run.stderr

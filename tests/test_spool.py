@@ -1,7 +1,11 @@
+import tempfile
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mdlbench.errors import SpoolError
 from mdlbench.latents import SparseLatents
 from mdlbench.spool import LatentSpool
 
@@ -28,8 +32,20 @@ def test_what_goes_in_comes_out_as_often_as_asked(seed, lengths, side_columns):
                 assert np.array_equal(run.document, document)
 
 
-def test_nothing_is_left_behind():
-    with LatentSpool(3) as spool:
-        folder = spool._path("value").parent
-        assert folder.is_dir()
-    assert not folder.exists()
+def test_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    spool = LatentSpool(3)
+    spool.append(*one_token())
+    assert list(tmp_path.iterdir()) == []
+    spool.__exit__(None, None, None)
+
+
+def test_no_temporary_folder_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
+    with pytest.raises(SpoolError, match="TMPDIR"):
+        LatentSpool(3)
+
+
+def one_token():
+    latents = SparseLatents.from_dense(np.ones((1, 3), dtype=np.float32))
+    return latents, np.zeros((1, 0), dtype=np.float32), np.zeros(1, dtype=np.int64)

@@ -50,10 +50,10 @@ def print_board(board: Leaderboard, every_tolerance: bool = False) -> None:
 
 
 def _refuse_difference(record: EvalRecord, references: References) -> None:
-    for key in ("suite", "suite_digest", "data_sha256"):
+    for key in ("suite", "suite_digest", "protocol", "data_sha256", "limit"):
         of_record, of_references = getattr(record.identity, key), getattr(references, key)
         if of_record != of_references:
             raise RecordError(
-                f"the references are not those of the records: {key} is {of_references[:12]} "
-                f"there and {of_record[:12]} in {record.name}; run `mdlbench eval` again"
+                f"the references are not those of the records: {key} is {str(of_references)[:12]} "
+                f"there and {str(of_record)[:12]} in {record.name}; run `mdlbench eval` again"
             )

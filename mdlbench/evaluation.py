@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64
+from pydantic import ValidationError
 
 from mdlbench import bitstream, codelength, measure
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.bootstrap import Bootstrap, percentile_interval, upper_limit
 from mdlbench.distortion import DistortionSums, Reference
-from mdlbench.errors import MdlbenchError
+from mdlbench.errors import CoderError, MdlbenchError, UsageError
 from mdlbench.measure import Rates, Sweep
 from mdlbench.provenance import environment, provenance
 from mdlbench.quantise import Symbols
@@ -84,6 +85,11 @@ class Bench:
         """Load the suite's data; `limit` keeps that many documents of each split."""
         source = open_source(suite, device, limit)
         reference = measure.reference(source)
+        if reference.variation == 0:
+            raise UsageError(
+                f"suite {suite.name!r}: the {source.n_tokens['test']} test tokens do not vary; "
+                "take more with --limit"
+            )
         bootstrap = Bootstrap(reference.tokens, suite.replicates, suite.seed)
         return cls(suite, source, reference, bootstrap, limit)
 
@@ -102,9 +108,10 @@ class Bench:
         return References(
             suite=self.suite.name,
             suite_digest=self.suite.digest,
+            protocol=PROTOCOL,
             data_sha256=self.source.data_sha256,
             headline=self.suite.headline,
-            partial=self.limit is not None,
+            limit=self.limit,
             d=self.source.d_in,
             eigenvalues=self.reference.eigenvalues.tolist(),
             dense=measure.fixed_length_mse(self.source),
@@ -157,8 +164,18 @@ def evaluate_coder(
     """Run one SAE through the whole measurement.
 
     Raises:
-        CoderError: the SAE misbehaves: wrong shapes, non-finite latents or reconstruction.
+        CoderError: the SAE misbehaves: wrong shapes, non-finite latents or reconstruction, facts
+            that a record cannot hold.
     """
+    try:
+        return _evaluate(bench, coder, identity, report)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CoderError(f"{coder.spec.name}: {where}: {first['msg']}") from error
+
+
+def _evaluate(bench: Bench, coder: SparseCoder, identity: Identity, report: Report) -> Evaluation:
     started = time.perf_counter()
     report("encode")
     with encoded(bench, coder) as run:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from mdlbench.adapters.load import load_coder
 from mdlbench.bootstrap import Bootstrap
-from mdlbench.evaluate import Bench, evaluate_coder
+from mdlbench.evaluation import Bench, evaluate_coder
 from mdlbench.record import CoderIdentity
 from mdlbench.run import evaluate
 from mdlbench.sources.open import open_source

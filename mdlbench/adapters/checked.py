@@ -1,0 +1,110 @@
+"""Somebody's coder, held to what `SparseCoder` promises.
+
+A coder may come from any package and fail in any way. Whatever goes wrong in it becomes a
+`CoderError` that names it, so that one SAE's failure stops no other's score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+
+from mdlbench.adapters.protocol import SparseCoder
+from mdlbench.errors import CoderError, MdlbenchError
+from mdlbench.latents import SparseLatents
+
+
+def encode(
+    coder: SparseCoder, x: Float[torch.Tensor, "token d_in"]
+) -> tuple[SparseLatents, Float32[np.ndarray, "token side"]]:
+    """The coder's latents and side information of some tokens.
+
+    Raises:
+        CoderError: encode fails; latents are not finite, in range and sorted by token, then latent,
+            each once; or side information has the wrong length, or is not charged.
+    """
+    with _blamed(coder, "encode"):
+        latents, side = coder.encode(x)
+        _check_latents(latents, len(x), coder.spec.d_latents)
+        _check_side(np.asarray(side), len(x), coder.spec.side_bits)
+    return latents, side
+
+
+def decode(
+    coder: SparseCoder,
+    latents: SparseLatents,
+    side: Float32[np.ndarray, "token side"],
+    device: torch.device,
+) -> Float32[torch.Tensor, "token d_out"]:
+    """The coder's reconstruction of some tokens, in float32 on `device`.
+
+    Raises:
+        CoderError: decode fails, or returns something other than a [token, d_out] tensor.
+    """
+    with _blamed(coder, "decode"):
+        reconstruction = coder.decode(latents, side)
+        expected = (latents.n_tokens, coder.spec.d_out)
+        if not isinstance(reconstruction, torch.Tensor) or reconstruction.shape != expected:
+            found = getattr(reconstruction, "shape", type(reconstruction).__name__)
+            raise CoderError(f"expected a tensor of shape {list(expected)}, found {found}")
+        return reconstruction.detach().to(device, torch.float32)
+
+
+def decoder_rows(coder: SparseCoder) -> Float32[np.ndarray, "latent d_out"]:
+    """The coder's dictionary; raises `CoderError` if it is not [d_latents, d_out]."""
+    with _blamed(coder, "decoder_rows"):
+        rows = np.asarray(coder.decoder_rows(), dtype=np.float32)
+        expected = (coder.spec.d_latents, coder.spec.d_out)
+        if rows.shape != expected:
+            raise CoderError(f"expected rows of shape {expected}, found {rows.shape}")
+        return rows
+
+
+def with_decoder_precision(coder: SparseCoder, bits: int) -> SparseCoder | None:
+    """The coder with its decoder rounded; raises `CoderError` if it cannot do that."""
+    with _blamed(coder, "with_decoder_precision"):
+        return coder.with_decoder_precision(bits)
+
+
+def _check_latents(latents: object, n_tokens: int, n_latents: int) -> None:
+    if not isinstance(latents, SparseLatents):
+        raise CoderError(f"expected SparseLatents, found {type(latents).__name__}")
+    if (latents.n_tokens, latents.n_latents) != (n_tokens, n_latents):
+        raise CoderError(
+            f"returned {latents.n_tokens} tokens × {latents.n_latents} latents, "
+            f"expected {n_tokens} × {n_latents}"
+        )
+    if not np.isfinite(latents.value).all():
+        raise CoderError("latents are NaN or infinite")
+    in_range = (
+        ((latents.token >= 0) & (latents.token < n_tokens)).all()
+        and ((latents.latent >= 0) & (latents.latent < n_latents)).all()
+    )  # fmt: skip
+    place = latents.token.astype(np.int64) * n_latents + latents.latent
+    if not in_range or not (np.diff(place) > 0).all():
+        raise CoderError("latents must be in range and sorted by token, then latent, each once")
+
+
+def _check_side(side: np.ndarray, n_tokens: int, side_bits: float) -> None:
+    if side.ndim != 2 or len(side) != n_tokens or not np.isfinite(side).all():
+        raise CoderError(f"side information must be finite, [{n_tokens}, …]; found {side.shape}")
+    if side.shape[1] and side_bits <= 0:
+        raise CoderError(f"{side.shape[1]} numbers per token of side information cost no bits")
+
+
+@contextmanager
+def _blamed(coder: SparseCoder, method: str) -> Iterator[None]:
+    try:
+        yield
+    except CoderError as error:
+        raise CoderError(f"{coder.spec.name}: {method}: {error}") from error
+    except MdlbenchError:
+        raise
+    except Exception as error:
+        raise CoderError(
+            f"{coder.spec.name}: {method} failed: {type(error).__name__}: {error}"
+        ) from error

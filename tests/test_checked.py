@@ -96,7 +96,7 @@ def test_an_honest_coder_passes_unchanged(honest):
 def test_a_run_scores_the_others(honest, tmp_path, monkeypatch):
     """One fails while it is encoded, one while it is decoded, one on a fact no record can hold."""
     unspeakable = dataclasses.replace(honest.spec, details={"x": np.float64("nan")})
-    huge = Broken(honest, decode=lambda z, side: honest.decode(z, side) * 1e30)
+    huge = Broken(honest, decode=lambda z, side: torch.full_like(honest.decode(z, side), 3e38))
     coders = {
         "raises": Broken(honest, encode=lambda x: 1 / 0),
         "huge": huge,

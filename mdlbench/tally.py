@@ -222,7 +222,7 @@ class _PairCounter:
     def add(self, latent: Int32[np.ndarray, " nnz"], value: Int32[np.ndarray, " nnz"]) -> None:
         on = value != 0
         self._waiting.append((latent, value) if on.all() else (latent[on], value[on]))
-        self._n_waiting += len(latent)
+        self._n_waiting += int(np.count_nonzero(on))
         if self._n_waiting >= FOLD_AT:
             self._fold(DENSE_CELLS)
 

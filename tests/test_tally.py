@@ -183,3 +183,11 @@ def test_no_tokens_no_latents() -> None:
     counts = Tally.empty(0, 3).at(2)
     assert (counts.n_tokens, counts.n_latents, len(counts.count)) == (0, 0, 0)
     assert counts.active.tolist() == []
+
+
+def test_values_that_all_round_to_zero_count_as_tokens_alone() -> None:
+    faint = SparseLatents.from_dense(np.full((700_000, 1), 0.1, dtype=np.float32))
+    tally = Tally.count(faint, finest=1.0, octaves=2)
+    assert tally.n_tokens == 700_000
+    assert len(tally.at(0).count) == 0
+    assert tally.active_per_token(1).tolist() == [700_000]

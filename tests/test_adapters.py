@@ -446,6 +446,42 @@ DAMAGE = {
         lambda f: configure(f, architecture="topk", k=65),
         "k must be from 1 to d_sae=64, not 65",
     ),
+    "k not in an object": (
+        lambda f: configure(f, activation_fn="topk", activation_fn_kwargs=[1]),
+        r"cfg\.json: activation_fn_kwargs: Input should be a valid dictionary",
+    ),
+    "k a list": (
+        lambda f: configure(f, activation_fn="topk", activation_fn_kwargs={"k": [3]}),
+        r"cfg\.json: k: Input should be a valid integer",
+    ),
+    "k of text": (
+        lambda f: configure(f, architecture="topk", k="few"),
+        r"cfg\.json: k: Input should be a valid integer",
+    ),
+    "d_sae a list": (
+        lambda f: configure(f, d_sae=[WIDTH]),
+        r"cfg\.json: d_sae: Input should be a valid integer",
+    ),
+    "architecture a list": (
+        lambda f: configure(f, architecture=["topk"]),
+        r"cfg\.json: architecture: Input should be a valid string",
+    ),
+    "metadata a list": (
+        lambda f: configure(f, metadata=[1]),
+        r"cfg\.json: metadata: Input should be a valid dictionary",
+    ),
+    "hook a list": (
+        lambda f: configure(f, metadata={"hook_name": ["pixels"]}),
+        r"cfg\.json: metadata\.hook_name: Input should be a valid string",
+    ),
+    "training details a list": (
+        lambda f: configure(f, metadata={"training_architecture_details": [5]}),
+        r"training_architecture_details: Input should be a valid dictionary",
+    ),
+    "config too deep": (
+        lambda f: (f / "cfg.json").write_text("[" * 100_000),
+        r"cfg\.json: not JSON",
+    ),
     "rows of norm zero": (
         lambda f: (
             configure(f, architecture="topk", k=3, rescale_acts_by_decoder_norm=True),
@@ -463,6 +499,28 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path, damage: str) -> None:
     harm(folder)
     with pytest.raises(CheckpointError, match=message):
         load_coder(f"saelens:{folder}")
+
+
+def test_only_plain_facts_of_the_metadata_are_shown(tmp_path: Path) -> None:
+    details = {"k": [5]}
+    folder = write_checkpoint(
+        tmp_path / "sae",
+        metadata={
+            "hook_name": None,
+            "sparsity": float("nan"),
+            "layers": [1, 2],
+            "seed": 3,
+            "training_architecture_details": details,
+        },
+    )
+    spec = load_coder(str(folder)).spec
+    assert (spec.hook, spec.architecture) == ("", "standard")
+    assert spec.details == {
+        "seed": 3,
+        "inference_architecture": "standard",
+        "normalize_activations": "none",
+        "stored_dtype": "float32",
+    }
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
@@ -814,6 +872,32 @@ def test_objects_are_told_apart_by_their_weights_and_settings() -> None:
     assert coder_of(tuned).spec.weights_sha256 != first.weights_sha256
 
 
+def test_objects_are_told_apart_by_what_their_code_does() -> None:
+    class Sharper(NumpySAE):
+        def encode(self, x: np.ndarray) -> np.ndarray:
+            z = super().encode(x)
+            return z * (z > 0.5)
+
+    class Louder(NumpySAE):
+        def decode(self, z: np.ndarray) -> np.ndarray:
+            return 2 * super().decode(z)
+
+    Sharper.__name__ = Louder.__name__ = "NumpySAE"
+    digests = [coder_of(kind()).spec.weights_sha256 for kind in (NumpySAE, Sharper, Louder)]
+    assert len(set(digests)) == 3
+    assert digests == [coder_of(kind()).spec.weights_sha256 for kind in (NumpySAE, Sharper, Louder)]
+
+
+def test_an_object_of_another_width_is_refused(source: ImageSource, tmp_path: Path) -> None:
+    rows = TorchSAE()
+    rows.W_dec = torch.zeros(WIDTH, D)
+    coder = load_coder(str(write_checkpoint(tmp_path / "sae")))
+    for found in (NumpySAE(), rows, coder):
+        with pytest.raises(CheckpointError, match=rf"width {D}, .*'pixels' have width {D_IN}"):
+            coder_of(found, source=source)
+        assert coder_of(found).spec.d_in == D
+
+
 def test_an_object_is_named_by_module_and_attribute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -858,11 +942,14 @@ class Broken:
     def __init__(self, coder: SparseCoder, **changes: Any) -> None:
         self._coder = coder
         self._changes = changes
-        wrong = {key: changes[key] for key in ("promised_l0", "decoder_norms") if key in changes}
+        facts = ("promised_l0", "decoder_norms", "side_bits")
+        wrong = {key: changes[key] for key in facts if key in changes}
         self.spec = CoderSpec(**(vars(coder.spec) | wrong))
 
     def encode(self, x: torch.Tensor) -> tuple[SparseLatents, np.ndarray]:
         latents, side = self._coder.encode(x)
+        if "encode_raises" in self._changes:
+            raise self._changes["encode_raises"]
         if self._changes.get("reversed"):
             token, latent, value = latents.token[::-1], latents.latent[::-1], latents.value[::-1]
             return SparseLatents(token, latent, value, len(x), WIDTH), side
@@ -870,6 +957,8 @@ class Broken:
 
     def decode(self, latents: SparseLatents, side: np.ndarray) -> torch.Tensor:
         decoded = self._coder.decode(latents, side)
+        if "decode_raises" in self._changes:
+            raise self._changes["decode_raises"]
         decoded = decoded * self._changes.get("stretch", 1.0)
         if self._changes.get("noisy_bias"):
             decoded = decoded + torch.arange(len(decoded))[:, None]
@@ -890,7 +979,7 @@ class Broken:
         ({"stretch": 1.5}, "decoder"),
         ({"stretch": float("nan")}, "finite"),
         ({"noisy_bias": True}, "decode(0)"),
-        ({"reversed": True}, "shapes"),
+        ({"reversed": True}, "runs"),
     ],
 )
 def test_what_is_wrong_with_a_coder_is_named(
@@ -899,6 +988,42 @@ def test_what_is_wrong_with_a_coder_is_named(
     coder = load_coder(str(write_checkpoint(tmp_path / "sae")))
     assert not failures(coder)
     assert name in failures(Broken(coder, **wrong))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"encode_raises": ZeroDivisionError("by zero")},
+            "sae: encode failed: ZeroDivisionError: by zero",
+        ),
+        ({"decode_raises": IndexError("past")}, "sae: decode failed: IndexError: past"),
+        ({"reversed": True}, "sae: encode: latents must be in range and sorted by token"),
+    ],
+)
+def test_a_coder_that_fails_is_reported(
+    tmp_path: Path, wrong: dict[str, Any], message: str
+) -> None:
+    coder = Broken(load_coder(str(write_checkpoint(tmp_path / "sae"))), **wrong)
+    loaded, runs = check_coder(coder)
+    assert (loaded.passed, runs.name, runs.passed) == (True, "runs", False)
+    assert runs.message.startswith(message)
+
+
+def test_side_information_must_be_charged(tmp_path: Path) -> None:
+    plain = load_coder(str(write_checkpoint(tmp_path / "sae")))
+    coder = load_coder(str(write_checkpoint(tmp_path / "ln", normalize_activations="layer_norm")))
+    rows = {
+        bits: {c.name: c for c in check_coder(Broken(coder, side_bits=bits))}
+        for bits in (0.0, 31.0, 64.0)
+    }
+    assert "side information cost no bits" in rows[0.0]["runs"].message
+    few, fair = rows[31.0]["side information"], rows[64.0]["side information"]
+    assert few.passed == "warning"
+    assert few.message == "2 numbers and 31 bits per token: fewer than 16 bits each"
+    assert (fair.passed, fair.message) == (True, "2 numbers and 64 bits per token")
+    none = next(c for c in check_coder(plain) if c.name == "side information")
+    assert (none.passed, none.message) == (True, "0 numbers and 0 bits per token")
 
 
 def test_checks_on_real_activations_tell_more(source: ImageSource, tmp_path: Path) -> None:

@@ -3,9 +3,10 @@ import lzma
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mdlbench.errors import SuiteError
-from mdlbench.sources.images import ImageSource
+from mdlbench.sources.images import Classifier, ImageSource
 from mdlbench.suite import load_suite
 from tests.tiny import D_IN, N_TEST, N_TRAIN, bars, tiny_suite, write_tiny_suite
 
@@ -83,6 +84,46 @@ def test_damaged_files_are_named(tmp_path, file, content, message):
     with pytest.raises(SuiteError, match=message) as raised:
         ImageSource(load_suite(folder))
     assert file in str(raised.value)
+
+
+def test_a_label_without_a_class_is_named(tmp_path):
+    folder = write_tiny_suite(tmp_path)
+    labels = np.full(N_TRAIN + N_TEST, 3, dtype=np.uint8)
+    labels[5] = 10
+    with lzma.open(folder / "labels.npy.xz", "wb") as file:
+        np.save(file, labels)
+    with pytest.raises(SuiteError, match=r"labels\.npy\.xz: label 10, expected 0 to 9"):
+        ImageSource(load_suite(folder))
+
+
+def test_a_classifier_of_other_images_is_named(tmp_path):
+    folder = write_tiny_suite(tmp_path)
+    save_file(Classifier(D_IN + 1).state_dict(), folder / "classifier.safetensors")
+    with pytest.raises(SuiteError, match=r"reads 65 pixels, but .*images\.npy\.xz holds .* of 64"):
+        ImageSource(load_suite(folder))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_classifier_that_is_not_finite_is_named(tmp_path, value):
+    weights = Classifier(D_IN).state_dict()
+    weights["logits.bias"][2] = value
+    save_file(weights, tmp_path / "classifier.safetensors")
+    with pytest.raises(SuiteError, match=r"classifier\.safetensors: logits\.bias holds NaN or inf"):
+        Classifier.load(tmp_path / "classifier.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({}, "hidden.weight"),
+        ({"hidden.weight": torch.zeros(3)}, "not enough values"),
+        ({"hidden.weight": torch.zeros(3, 4)}, "Missing key"),
+    ],
+)
+def test_other_weights_are_no_classifier(tmp_path, weights, message):
+    save_file(weights, tmp_path / "other.safetensors")
+    with pytest.raises(SuiteError, match=rf"(?s)not a classifier checkpoint: .*{message}"):
+        Classifier.load(tmp_path / "other.safetensors")
 
 
 def test_truncated_images_are_named(tmp_path):

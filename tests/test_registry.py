@@ -131,6 +131,22 @@ def test_a_plugin_that_fails_to_load_is_an_expected_error(seen: dict[str, Any]) 
     assert message.startswith("four: adapter 'scaled' (mdlbench_tiny:ScaledAdapter) fails: ValueE")
 
 
+def test_a_plugin_that_fails_to_identify_is_an_expected_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "faulty_plugin.py").write_text(
+        "class Adapter:\n"
+        "    def identify(self, request): return {}[request.argument]\n"
+        "    def load(self, request): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(CheckpointError) as raised:
+        identify_coder("mine", adapter="faulty_plugin:Adapter")
+    assert str(raised.value) == (
+        "mine: adapter 'faulty_plugin:Adapter' (faulty_plugin:Adapter) fails: KeyError: 'mine'"
+    )
+
+
 def test_a_plugin_does_not_shadow_a_built_in_adapter(seen: dict[str, Any]) -> None:
     assert seen["saelens"] == "mdlbench"
     assert seen["shadow"] == [False, "ignored: mdlbench has a built-in adapter of this name"]
@@ -170,6 +186,12 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         load_coder("other", folder=tmp_path)
     with pytest.raises(CheckpointError, match="no such file or folder"):
         load_coder("runs/absent", folder=tmp_path)
+
+
+def test_an_unknown_home_is_refused() -> None:
+    for spec in ("~nouser/x", "saelens:~nouser/x"):
+        with pytest.raises(UsageError, match="'~nouser/x': there is no such user"):
+            load_coder(spec)
 
 
 def test_options_are_checked() -> None:

@@ -18,7 +18,7 @@ from sae_lens import (
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from safetensors.torch import load_file
 
-from mdlbench.errors import CheckpointError, SuiteError, TrainingError, UsageError
+from mdlbench.errors import CheckpointError, OutputError, SuiteError, TrainingError, UsageError
 from mdlbench.files import write_atomically
 from mdlbench.sources import Block, Split
 from mdlbench.sources.images import Classifier, load_images
@@ -263,6 +263,14 @@ def test_foreign_folder_is_refused(tmp_path):
     with pytest.raises(UsageError, match="not a training run"):
         train(CONFIG, SparseSource(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("place", ["thesis.tex", "thesis.tex/run"])
+def test_file_in_place_of_the_folder_is_kept(tmp_path, place):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputError, match=r"thesis\.tex.*: (not a folder|cannot be written)"):
+        train(CONFIG, SparseSource(), tmp_path / place)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_diverging_run_keeps_the_last_good_checkpoint(diverging, tmp_path):

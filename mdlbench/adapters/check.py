@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
 
+from mdlbench.adapters import checked
 from mdlbench.adapters.protocol import CoderSpec, SparseCoder
 from mdlbench.adapters.python import sample
 from mdlbench.errors import CoderError
@@ -27,6 +28,8 @@ TOLERANCE = 1e-4
 L0_RATIO = 2.0
 """How far the measured L0 may be from the one that the checkpoint was trained to."""
 DEAD_SHARE = 0.5
+LEAST_SIDE_BITS = 16
+"""Fewer bits than this for a number of side information are few."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class Trial:
     def spec(self) -> CoderSpec:
         return self.coder.spec
 
+    def decode(
+        self, latents: SparseLatents, side: Float32[np.ndarray, "token side"]
+    ) -> Float32[torch.Tensor, "token d_out"]:
+        return checked.decode(self.coder, latents, side, self.x.device)
+
 
 def check_coder(coder: SparseCoder, source: ActivationSource | None = None) -> list[Check]:
     """What was loaded, and whether it behaves, on the source's activations if there are any.
@@ -74,44 +82,40 @@ def check_coder(coder: SparseCoder, source: ActivationSource | None = None) -> l
     x = sample(coder.spec.d_in, source, SAMPLE_TOKENS)
     try:
         trial = _try(coder, x, source is not None)
-        shape = check_shapes(trial)
-        if not shape.passed:
-            return [loaded, shape]
-        return [loaded, shape, *(check(trial) for check in CHECKS), *_checks_of_data(trial)]
+        return [loaded, *(check(trial) for check in CHECKS), *_checks_of_data(trial)]
     except CoderError as error:
         return [loaded, Check("runs", False, str(error))]
 
 
+def check_side(trial: Trial) -> Check:
+    """What is charged for that which the decoder is handed beside the latents; never nothing."""
+    columns, bits = trial.side.shape[1], trial.spec.side_bits
+    message = f"{columns} numbers and {bits:g} bits per token"
+    if bits < LEAST_SIDE_BITS * columns:
+        message += f": fewer than {LEAST_SIDE_BITS} bits each"
+        return Check("side information", "warning", message)
+    return Check("side information", True, message)
+
+
 def check_shapes(trial: Trial) -> Check:
-    spec, latents = trial.spec, trial.latents
-    found = (latents.n_tokens, latents.n_latents, len(trial.side), *trial.reconstruction.shape)
-    expected = (len(trial.x), spec.d_latents, len(trial.x), len(trial.x), spec.d_out)
-    order = latents.token.astype(np.int64) * max(1, latents.n_latents) + latents.latent
-    in_order = bool((np.diff(order) > 0).all())
-    message = (
-        f"[{len(trial.x)}, {spec.d_in}] → latents [{latents.n_tokens}, {latents.n_latents}], "
-        f"side {list(trial.side.shape)} → {list(trial.reconstruction.shape)}"
+    """What `checked` has let through, for the reader."""
+    latents = trial.latents
+    return Check(
+        "shapes",
+        True,
+        f"{list(trial.x.shape)} → latents [{latents.n_tokens}, {latents.n_latents}], "
+        f"side {list(trial.side.shape)} → {list(trial.reconstruction.shape)}",
     )
-    if not in_order:
-        message += "; latents are not sorted by token, then latent, each once"
-    return Check("shapes", found == expected and in_order, message)
 
 
 def check_finite(trial: Trial) -> Check:
-    latents = bool(np.isfinite(trial.latents.value).all())
-    decoded = bool(trial.reconstruction.isfinite().all())
-    at_fault = [
-        name for name, fine in (("latents", latents), ("reconstruction", decoded)) if not fine
-    ]
-    return Check(
-        "finite",
-        not at_fault,
-        f"{' and '.join(at_fault)}: NaN or infinite" if at_fault else "all values are finite",
-    )
+    finite = bool(trial.reconstruction.isfinite().all())
+    message = "all values are finite" if finite else "reconstruction: NaN or infinite"
+    return Check("finite", finite, message)
 
 
 def check_deterministic(trial: Trial) -> Check:
-    again, _ = trial.coder.encode(trial.x)
+    again, _ = checked.encode(trial.coder, trial.x)
     same = (
         np.array_equal(again.token, trial.latents.token)
         and np.array_equal(again.latent, trial.latents.latent)
@@ -126,7 +130,10 @@ def check_independent(trial: Trial) -> Check:
     n = min(ALONE_TOKENS, len(trial.x))
     together = trial.latents.rows(0, n).to_dense()
     alone = np.stack(
-        [trial.coder.encode(trial.x[t : t + 1])[0].to_dense()[0] for t in reversed(range(n))]
+        [
+            checked.encode(trial.coder, trial.x[t : t + 1])[0].to_dense()[0]
+            for t in reversed(range(n))
+        ]
     )[::-1]
     tolerance = TOLERANCE * np.abs(together).max(initial=0.0)
     moved = int((np.abs(together - alone) > tolerance).sum())
@@ -161,7 +168,7 @@ def check_bias(trial: Trial) -> Check:
     """decode(0) is one vector, whatever the token."""
     nothing = _nothing(trial, DECODE_TOKENS)
     side = np.repeat(trial.side[:1], nothing.n_tokens, axis=0)
-    decoded = trial.coder.decode(nothing, side)
+    decoded = trial.decode(nothing, side)
     same = bool((decoded == decoded[:1]).all()) and bool(decoded.isfinite().all())
     norm = float(decoded[0].double().norm())
     message = f"no latents decode to the bias, norm {norm:.4g}"
@@ -172,9 +179,10 @@ def check_decoder(trial: Trial) -> Check:
     """decode(z) − decode(0) against z times the decoder rows, in float64."""
     run = trial.latents.rows(0, min(DECODE_TOKENS, len(trial.x)))
     side = trial.side[: run.n_tokens]
-    nothing = trial.coder.decode(_nothing(trial, run.n_tokens), side)
-    decoded = (trial.coder.decode(run, side) - nothing).double().cpu().numpy()
-    expected = run.to_dense().astype(np.float64) @ trial.coder.decoder_rows().astype(np.float64)
+    nothing = trial.decode(_nothing(trial, run.n_tokens), side)
+    decoded = (trial.decode(run, side) - nothing).double().cpu().numpy()
+    rows = checked.decoder_rows(trial.coder).astype(np.float64)
+    expected = run.to_dense().astype(np.float64) @ rows
     if trial.side.shape[1]:
         expected = expected * _scale(decoded, expected)
     size = np.abs(expected).max(initial=0.0) + float(nothing.abs().max())
@@ -192,7 +200,7 @@ def check_decoder(trial: Trial) -> Check:
 
 
 def check_norms(trial: Trial) -> Check:
-    rows = trial.coder.decoder_rows().astype(np.float64)
+    rows = checked.decoder_rows(trial.coder).astype(np.float64)
     norms = np.sqrt((rows**2).sum(axis=1))
     fits = np.allclose(norms, trial.spec.decoder_norms, rtol=TOLERANCE, atol=1e-12)
     zero = int((norms == 0).sum())
@@ -205,6 +213,8 @@ def check_norms(trial: Trial) -> Check:
 
 
 CHECKS: tuple[Callable[[Trial], Check], ...] = (
+    check_shapes,
+    check_side,
     check_finite,
     check_deterministic,
     check_independent,
@@ -242,8 +252,8 @@ def _checks_of_data(trial: Trial) -> list[Check]:
 
 
 def _try(coder: SparseCoder, x: Float32[torch.Tensor, "token d_in"], real: bool) -> Trial:
-    latents, side = coder.encode(x)
-    return Trial(coder, x, real, latents, side, coder.decode(latents, side))
+    latents, side = checked.encode(coder, x)
+    return Trial(coder, x, real, latents, side, checked.decode(coder, latents, side, x.device))
 
 
 def _nothing(trial: Trial, n_tokens: int) -> SparseLatents:

@@ -5,7 +5,9 @@ A path to a folder that an adapter recognises will do as well: `runs/my-sae`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -18,10 +20,13 @@ from mdlbench.adapters.protocol import (
     Identifies,
     Request,
     SparseCoder,
+    expanded,
 )
 from mdlbench.adapters.registry import BUILT_IN, AdapterEntry, adapters, find_adapter
 from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageError, did_you_mean
 from mdlbench.sources import ActivationSource
+
+Answer = TypeVar("Answer")
 
 RECOGNISED = {"saelens": "cfg.json"}
 """Adapters whose folders may be named without them, and the file that tells such a folder."""
@@ -50,7 +55,7 @@ def load_coder(
         MdlbenchError: a plugin cannot be imported.
     """
     entry, request = _request(spec, device, source, folder, adapter)
-    coder = _load(entry, request)
+    coder = _guarded(entry, request, import_adapter(entry).load)
     if not isinstance(coder, SparseCoder) or not isinstance(coder.spec, CoderSpec):
         raise MdlbenchError(
             f"adapter {entry.name!r} ({entry.target}) returned a {type(coder).__name__}, "
@@ -60,12 +65,12 @@ def load_coder(
     return coder
 
 
-def _load(entry: AdapterEntry, request: Request) -> SparseCoder:
-    loader = import_adapter(entry)
+def _guarded(entry: AdapterEntry, request: Request, method: Callable[[Request], Answer]) -> Answer:
+    """The adapter's answer; however a package's adapter fails, it is an expected error."""
     if entry in BUILT_IN:
-        return loader.load(request)
+        return method(request)
     try:
-        return loader.load(request)
+        return method(request)
     except MdlbenchError:
         raise
     except Exception as error:
@@ -86,7 +91,7 @@ def identify_coder(
     entry, request = _request(spec, "cpu", source, folder, adapter)
     loader = import_adapter(entry)
     if isinstance(loader, Identifies):
-        return loader.identify(request)
+        return _guarded(entry, request, loader.identify)
     return load_coder(spec, source=source, folder=folder, adapter=adapter).spec.identity
 
 
@@ -123,14 +128,19 @@ def check_spec(spec: CoderSpec, source: ActivationSource | None) -> None:
         )
     if source is None:
         return
-    if spec.d_in != source.d_in:
-        raise CheckpointError(
-            f"{spec.name}: reads activations of width {spec.d_in}, but those at hook "
-            f"{source.hook!r} have width {source.d_in}"
-        )
+    check_width(spec.name, spec.d_in, source)
     if spec.d_out != source.d_in:
         raise CheckpointError(
             f"{spec.name}: reconstructs to width {spec.d_out}, but activations at hook "
+            f"{source.hook!r} have width {source.d_in}"
+        )
+
+
+def check_width(name: str, d_in: int, source: ActivationSource) -> None:
+    """Raise `CheckpointError` unless activations of the source are `d_in` wide."""
+    if d_in != source.d_in:
+        raise CheckpointError(
+            f"{name}: reads activations of width {d_in}, but those at hook "
             f"{source.hook!r} have width {source.d_in}"
         )
 
@@ -158,7 +168,7 @@ def _split(spec: str, folder: Path) -> tuple[str, str]:
     name, colon, argument = spec.partition(":")
     if colon and name in known:
         return name, argument
-    path = folder / Path(spec).expanduser()
+    path = expanded(spec, folder)
     if path.exists():
         return _recognised(path), spec
     if colon:

@@ -119,7 +119,7 @@ class Request:
     @property
     def path(self) -> Path:
         """The argument as a path."""
-        return self.folder / Path(self.argument).expanduser()
+        return expanded(self.argument, self.folder)
 
     def reject_unknown_options(self, *known: str) -> None:
         for option in self.options:
@@ -150,6 +150,14 @@ class Adapter(Protocol):
     def load(self, request: Request) -> SparseCoder:
         """The coder that the request names."""
         ...
+
+
+def expanded(text: str, folder: Path) -> Path:
+    """A path as a user writes it, relative to a folder; raises `UsageError` for `~nobody`."""
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{text!r}: there is no such user: {error}") from error
 
 
 @runtime_checkable

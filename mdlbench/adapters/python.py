@@ -22,12 +22,13 @@ from jaxtyping import Float, Float32
 from mdlbench.adapters import saelens
 from mdlbench.adapters.imports import import_object
 from mdlbench.adapters.linear import BLOCK_BYTES, Decoder
+from mdlbench.adapters.load import check_spec, check_width
 from mdlbench.adapters.protocol import CoderIdentity, CoderSpec, Request, SparseCoder
 from mdlbench.errors import CoderError, MdlbenchError, UsageError
 from mdlbench.latents import SparseLatents, concatenate
 from mdlbench.sources import ActivationSource
 
-VERSION = "1"
+VERSION = "2"
 """Of the way objects are wrapped and digested."""
 
 PROBE_TOKENS = 64
@@ -69,18 +70,30 @@ def coder_of(
 
     Raises:
         UsageError: the object has no encode and decode, or its width cannot be told.
+        CheckpointError: it is for activations of another width; names both.
         CoderError: they fail, return other shapes than promised, or remember earlier calls.
     """
-    target = _instance(found)
+    coder = _coder_of(_instance(found), source, device, name, arguments or {})
+    check_spec(coder.spec, source)
+    return coder
+
+
+def _coder_of(
+    target: Any,
+    source: ActivationSource | None,
+    device: str,
+    name: str,
+    arguments: dict[str, Any],
+) -> SparseCoder:
     if isinstance(target, SparseCoder) and isinstance(target.spec, CoderSpec):
         return target
     name = name or type(target).__name__
     if isinstance(target, torch.nn.Module):
         target = target.to(device).eval()
     if _is_saelens(target):
-        return _saelens_coder(target, name, arguments or {}, device)
-    foreign = Foreign.of(target, name, _d_in(target, source), torch.device(device))
-    return _coder(foreign, source, arguments or {})
+        return _saelens_coder(target, name, arguments, device)
+    foreign = Foreign.of(target, name, _d_in(target, name, source), torch.device(device))
+    return _coder(foreign, source, arguments)
 
 
 @dataclass(frozen=True)
@@ -228,7 +241,7 @@ def _coder(
         adapter="python",
         version=VERSION,
         arguments=arguments,
-        weights_sha256=_digest(foreign.target, decoder),
+        weights_sha256=_digest(foreign, decoder, z),
         architecture=type(foreign.target).__name__,
         hook="",
         d_in=foreign.d_in,
@@ -276,19 +289,28 @@ def _instance(found: Any) -> Any:
     return target
 
 
-def _d_in(target: Any, source: ActivationSource | None) -> int:
-    """The width that the object declares; else the source's."""
-    for owner in (target, getattr(target, "cfg", None), getattr(target, "config", None)):
-        if isinstance(width := getattr(owner, "d_in", None), int):
-            return width
-    if isinstance(rows := getattr(target, "W_dec", None), torch.Tensor | np.ndarray):
-        return int(rows.shape[-1])
+def _d_in(target: Any, name: str, source: ActivationSource | None) -> int:
+    """The width that the object declares, which must be the source's; else the source's."""
+    declared = _declared_width(target)
+    if declared is not None:
+        if source is not None:
+            check_width(name, declared, source)
+        return declared
     if source is None:
         raise UsageError(
             f"{type(target).__name__} does not say its width: give it an attribute d_in, "
             "or name a suite"
         )
     return source.d_in
+
+
+def _declared_width(target: Any) -> int | None:
+    for owner in (target, getattr(target, "cfg", None), getattr(target, "config", None)):
+        if isinstance(width := getattr(owner, "d_in", None), int):
+            return width
+    if isinstance(rows := getattr(target, "W_dec", None), torch.Tensor | np.ndarray):
+        return int(rows.shape[-1])
+    return None
 
 
 def _refuse_memory(
@@ -391,8 +413,12 @@ def _arrays(target: Any) -> Iterator[tuple[str, torch.Tensor | np.ndarray]]:
             yield from ((f"{name}.{key}", part) for key, part in _arrays(value))
 
 
-def _digest(target: Any, decoder: Decoder) -> str:
-    """SHA-256 of the object's type, arrays and plain settings; of its decoder if it has none."""
+def _digest(foreign: Foreign, decoder: Decoder, z: Float32[torch.Tensor, "token latent"]) -> str:
+    """SHA-256 of the object's type, plain settings and arrays, and of what they do.
+
+    Its code counts by the rows of its decoder and by what became of the sample, `z`.
+    """
+    target = foreign.target
     kind = target if isinstance(target, ModuleType) else type(target)
     settings = {
         name: value
@@ -401,8 +427,9 @@ def _digest(target: Any, decoder: Decoder) -> str:
     }
     described = [getattr(kind, "__module__", ""), kind.__name__, settings]
     digest = hashlib.sha256(json.dumps(described).encode())
-    arrays = dict(_arrays(target)) or {"rows": decoder.W_dec, "bias": decoder.b_dec}
-    _update(digest, arrays)
+    _update(digest, dict(_arrays(target)))
+    _update(digest, {"rows": decoder.W_dec, "bias": decoder.b_dec})
+    _update(digest, {"encoded": z, "decoded": foreign.decode(z)})
     return digest.hexdigest()
 
 

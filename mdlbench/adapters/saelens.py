@@ -8,6 +8,7 @@ same tokens many times. The tests hold every architecture to SAELens' own output
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -82,6 +83,14 @@ OLD_METADATA = (
 """Keys that SAELens 6.0 moved under `metadata`."""
 
 
+class SAELensMetadata(BaseModel, extra="allow"):
+    """What of the metadata is read; the rest is only shown."""
+
+    hook_name: str | None = None
+    training_architecture: str | None = None
+    training_architecture_details: dict[str, Any] | None = None
+
+
 class SAELensConfig(BaseModel):
     """What of `cfg.json` decides the computation."""
 
@@ -95,7 +104,8 @@ class SAELensConfig(BaseModel):
     rescale_acts_by_decoder_norm: bool = False
     finetuning_scaling_factor: Literal[False] = False
     activation_fn: Literal["relu", "topk"] = "relu"
-    metadata: dict[str, Any] = {}
+    activation_fn_kwargs: dict[str, Any] = {}
+    metadata: SAELensMetadata = SAELensMetadata()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The tensors that the architecture has."""
@@ -166,8 +176,8 @@ def build(
     normalisation = NORMALISATIONS[config.normalize_activations]()
     spec = CoderSpec(
         **vars(identity),
-        architecture=str(config.metadata.get("training_architecture") or config.architecture),
-        hook=str(config.metadata.get("hook_name") or ""),
+        architecture=config.metadata.training_architecture or config.architecture,
+        hook=config.metadata.hook_name or "",
         d_in=config.d_in,
         d_out=config.d_in,
         d_latents=config.d_sae,
@@ -221,9 +231,10 @@ def _modernised(content: dict[str, Any]) -> dict[str, Any]:
     """A config as SAELens 6 would write it; newer ones pass unchanged."""
     config = {RENAMED.get(key, key): value for key, value in content.items() if value is not None}
     config.setdefault("architecture", "standard")
-    kwargs = config.get("activation_fn_kwargs", {})
     if config.get("activation_fn") == "topk":
-        config |= {"architecture": "topk", "k": kwargs.get("k", config.get("k"))}
+        kwargs = config.get("activation_fn_kwargs")
+        k = kwargs.get("k") if isinstance(kwargs, dict) else None
+        config |= {"architecture": "topk", "k": config.get("k") if k is None else k}
     if isinstance(normalised := config.get("normalize_activations"), bool):
         config["normalize_activations"] = "expected_average_only_in" if normalised else "none"
     config.setdefault("metadata", {key: config[key] for key in OLD_METADATA if key in config})
@@ -242,17 +253,22 @@ def _look_up(
 
 def _details(config: SAELensConfig, dtype: torch.dtype) -> dict[str, Any]:
     """Plain facts of the metadata; `k` is also that of a BatchTopK SAE saved as JumpReLU."""
-    facts = {
-        key: value for key, value in config.metadata.items() if isinstance(value, str | int | float)
-    }
-    training = config.metadata.get("training_architecture_details")
-    k = config.k or (training.get("k") if isinstance(training, dict) else None)
+    training = config.metadata.training_architecture_details or {}
     return {
-        **facts,
-        **({} if k is None else {"k": k}),
+        **_plain(config.metadata.model_dump()),
+        **_plain({"k": config.k or training.get("k")}),
         "inference_architecture": config.architecture,
         "normalize_activations": config.normalize_activations,
         "stored_dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, str | int | float]:
+    """Those that can be shown and stored: text, and numbers that JSON has."""
+    return {
+        key: value
+        for key, value in facts.items()
+        if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
     }
 
 
@@ -268,7 +284,7 @@ def _files(folder: Path) -> tuple[Path, Path]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected an object, found a {type(content).__name__}")

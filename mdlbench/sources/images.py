@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64, UInt8
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -40,8 +41,11 @@ class Classifier(nn.Module):
             hidden, d_in = weights["hidden.weight"].shape
             model = cls(d_in, hidden)
             model.load_state_dict(weights)
-        except Exception as error:
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise SuiteError(f"{path}: not a classifier checkpoint: {error}") from error
+        for name, tensor in model.state_dict().items():
+            if not tensor.isfinite().all():
+                raise SuiteError(f"{path}: {name} holds NaN or infinite weights")
         return model.eval()
 
 
@@ -77,7 +81,13 @@ class ImageSource:
         self.n_tokens = dict(self.n_documents)
         self.data_sha256 = _digest(files)
         self.device = torch.device(device)
-        self._classifier = Classifier.load(files[2]).to(self.device)
+        classifier = Classifier.load(files[2])
+        if classifier.hidden.in_features != self.d_in:
+            raise SuiteError(
+                f"{files[2]}: reads {classifier.hidden.in_features} pixels, but {files[0]} holds "
+                f"images of {self.d_in}"
+            )
+        self._classifier = classifier.to(self.device)
         self._test_blocks: list[Block] = []
         self._clean: dict[int, torch.Tensor] = {}
 
@@ -139,6 +149,8 @@ def load_images(
             f"{images}: expected images [image, row, column] and as many labels, "
             f"found {arrays[0].shape} and {arrays[1].shape}"
         )
+    if (highest := int(arrays[1].max(initial=0))) >= N_CLASSES:
+        raise SuiteError(f"{labels}: label {highest}, expected 0 to {N_CLASSES - 1}")
     return arrays[0], arrays[1]
 
 

@@ -106,19 +106,25 @@ class RunFolder:
 
         Raises:
             UsageError: the folder is another run's, or holds something else.
-            OutputError: the folder cannot be written.
+            OutputError: the folder is a file, or cannot be read or written.
         """
         file = self.path / TRAINING_FILE
         if file.exists():
             content = _read_json(file)
             self._refuse_other_settings(content["settings"])
             return "result" in content
-        if self.path.exists() and any(self.path.iterdir()):
+        if self._is_taken():
             raise UsageError(
                 f"{self.path}: not empty and not a training run: choose another folder"
             )
         self._write_training({})
         return False
+
+    def _is_taken(self) -> bool:
+        try:
+            return self.path.exists() and any(self.path.iterdir())
+        except OSError as error:
+            raise OutputError(f"{self.path}: not a folder that can be read: {error}") from error
 
     def _refuse_other_settings(self, found: Mapping[str, Any]) -> None:
         for name, asked in self.settings.items():

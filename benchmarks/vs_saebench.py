@@ -151,7 +151,7 @@ def main() -> None:
     print(f"  mdlbench plugin         {plain:14.6f} bits/token")
     print(
         f"  it understates the rate by {100 * (1 - shipped / plain):.1f}%: zeros are counted in\n"
-        "  the histogram of values given active, so a rare latent seems to have little to send"
+        "  the histogram of values given active, so a rare latent seems to have little left to send"
     )
 
 

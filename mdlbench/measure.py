@@ -172,8 +172,8 @@ def rates(
 
 
 def fit_codebooks(calibration: LatentSpool, finest: float, octaves: int) -> list[Codebook]:
-    tally = count(calibration, finest, octaves)
-    return [Codebook.fit(tally.at(octave)) for octave in range(octaves)]
+    """The codebook of every dyadic step from `finest` on."""
+    return codelength.fit_codebooks(count(calibration, finest, octaves))
 
 
 def count(spool: LatentSpool, finest: float, octaves: int) -> Tally:

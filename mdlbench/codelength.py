@@ -272,14 +272,6 @@ class Codebook:
         bits: Float64[np.ndarray, " n"] = self._total_bits[latent] + mass_bits
         return bits
 
-    def symbol_bits(
-        self, latent: Int32[np.ndarray, " n"], symbol: Int32[np.ndarray, " n"]
-    ) -> Float64[np.ndarray, " n"]:
-        """−log₂ q_i(v), zero (off) included."""
-        bits: Float64[np.ndarray, " n"] = self.off_latent_bits[latent]
-        bits += self.excess_bits(latent, symbol)
-        return bits
-
     def excess_bits(
         self, latent: Int32[np.ndarray, " n"], symbol: Int32[np.ndarray, " n"]
     ) -> Float64[np.ndarray, " n"]:

@@ -91,14 +91,14 @@ def squared_errors(
 
 
 def cosines(
-    x: Float[torch.Tensor, "token d"], reconstruction: Float[torch.Tensor, "token d"]
+    x: Float[torch.Tensor, "token d"],
+    norms: Float64[torch.Tensor, " token"],
+    reconstruction: Float[torch.Tensor, "token d"],
 ) -> Float64[np.ndarray, " token"]:
-    """Cosine similarity of each token; 0 where either vector is zero."""
+    """Cosine similarity of each token, given ‖x‖; 0 where either vector is zero."""
     product = torch.linalg.vecdot(x, reconstruction).double()
-    norms = torch.linalg.vector_norm(x, dim=1).double() * torch.linalg.vector_norm(
-        reconstruction, dim=1
-    )
-    return np.asarray((product / norms.clamp_min(torch.finfo(torch.float32).tiny)).cpu())
+    both = norms * torch.linalg.vector_norm(reconstruction, dim=1)
+    return np.asarray((product / both.clamp_min(torch.finfo(torch.float32).tiny)).cpu())
 
 
 def document_sums(

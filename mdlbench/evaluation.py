@@ -39,8 +39,11 @@ from mdlbench.spool import LatentSpool
 from mdlbench.suite import Metric, Suite
 from mdlbench.tolerance import ToleranceSearch, coarsest_within
 
-WEIGHT_BITS = (2, 17)
-"""Precisions tried for a decoder weight; where none suffices it is sent as float32."""
+USUAL_WEIGHT_BITS = 8
+"""Where the search for a decoder's precision begins."""
+
+LARGEST_WEIGHT_BITS = 17
+"""Where it ends: a weight that needs more is sent as the float32 it is."""
 
 Report = Callable[[str], None]
 """Called with the name of each stage of an evaluation as it begins."""
@@ -365,19 +368,22 @@ def coder_facts(bench: Bench, run: Encoded, limits: list[Limit], audit: Audit) -
 def decoder_weight_bits(bench: Bench, sweep: Sweep, limit: Limit | None) -> int | None:
     """The coarsest bits per decoder weight at which the SAE's step still meets the tolerance.
 
-    None where no tolerance is met or the decoder has no weights to round.
+    Found bit by bit from the usual precision on. None where no tolerance is met or the decoder has
+    no weights to round.
     """
-    if limit is None or limit.search.position is None:
+    if limit is None or limit.search.position is None or not sweep.has_weights:
         return None
-    low, high = WEIGHT_BITS[0], WEIGHT_BITS[1] + 1
-    while low < high:
-        middle = (low + high) // 2
-        sums = sweep.distortion_at_precision(limit.search.position, middle)
-        if sums is None:
-            return None
+    position = limit.search.position
+
+    def kept_with(bits: int) -> bool:
+        sums = sweep.distortion_at_precision(position, bits)
         distortion = upper_limit(bench.bootstrap.means(bench.per_document(sums, limit.metric)))
-        if distortion <= limit.epsilon:
-            high = middle
-        else:
-            low = middle + 1
-    return low if low <= WEIGHT_BITS[1] else 32
+        return distortion <= limit.epsilon
+
+    if not kept_with(USUAL_WEIGHT_BITS):
+        finer = range(USUAL_WEIGHT_BITS + 1, LARGEST_WEIGHT_BITS + 1)
+        return next((bits for bits in finer if kept_with(bits)), 32)
+    bits = USUAL_WEIGHT_BITS
+    while bits > 2 and kept_with(bits - 1):
+        bits -= 1
+    return bits

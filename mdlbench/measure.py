@@ -147,7 +147,7 @@ def block_distortion(
     x = block.activations
     loss = source.splice(block, reconstruction)
     errors = squared_errors(x, reconstruction)
-    per_token = (errors, cosines(x, reconstruction), loss.ce, loss.kl)
+    per_token = (errors, cosines(x, block.norms, reconstruction), loss.ce, loss.kl)
     if not all(np.isfinite(values).all() for values in per_token):
         raise CoderError("decode returned NaN, infinite, or too large values")
     n_documents = source.n_documents["test"]
@@ -261,11 +261,16 @@ class Sweep:
         """Positions whose rate was measured, from the finest step to the coarsest."""
         return sorted(self._rates)
 
-    def distortion_at_precision(self, position: int, weight_bits: int) -> DistortionSums | None:
-        """Losses with the decoder rounded to `weight_bits` a weight; None if it has no weights."""
+    @property
+    def has_weights(self) -> bool:
+        """Whether the decoder can be rounded."""
+        return checked.with_decoder_precision(self.coder, 8) is not None
+
+    def distortion_at_precision(self, position: int, weight_bits: int) -> DistortionSums:
+        """Losses with the decoder rounded to `weight_bits` a weight; only where it has weights."""
         rounded = checked.with_decoder_precision(self.coder, weight_bits)
         if rounded is None:
-            return None
+            raise CoderError(f"{self.coder.spec.name}: its decoder has no weights to round")
         steps = [self.step(position)]
         return quantised_distortion(rounded, self.source, self.test, self.scale, steps)[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +27,12 @@ class Block:
     index: int
     document: Int64[np.ndarray, " token"]
     activations: Float[torch.Tensor, "token d_in"]
+
+    @cached_property
+    def norms(self) -> Float64[torch.Tensor, " token"]:
+        """‖x‖ of each token."""
+        norms: torch.Tensor = torch.linalg.vector_norm(self.activations, dim=1)
+        return norms.double()
 
 
 class SpliceLoss(NamedTuple):

@@ -16,9 +16,12 @@ _LIBRARIES = ("mdlbench", "torch", "numpy", "scipy", "scikit-learn", "constricti
 
 
 def provenance() -> Provenance:
-    """Commit of the installed package where it is a git checkout, and the date in UTC."""
+    """Commit of the package where it is a git checkout, and the date in UTC.
+
+    Dirty means that code or suites differ from that commit; results written beside them do not count.
+    """
     commit = _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain") if commit else None
+    status = _git("status", "--porcelain", "--", "mdlbench", "suites") if commit else None
     return Provenance(
         commit=commit,
         dirty=None if status is None else bool(status),

@@ -179,7 +179,7 @@ class Environment(Part):
 
 
 class Provenance(Part):
-    """Which code ran, and when."""
+    """Which code ran, and when; dirty if code or suites differed from that commit."""
 
     commit: str | None = None
     dirty: bool | None = None

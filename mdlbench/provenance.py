@@ -18,7 +18,7 @@ _LIBRARIES = ("mdlbench", "torch", "numpy", "scipy", "scikit-learn", "constricti
 def provenance() -> Provenance:
     """Commit of the package where it is a git checkout, and the date in UTC.
 
-    Dirty means that code or suites differ from that commit; results written beside them do not count.
+    Dirty means that code or suites differ from that commit; results beside them do not count.
     """
     commit = _git("rev-parse", "HEAD")
     status = _git("status", "--porcelain", "--", "mdlbench", "suites") if commit else None

@@ -319,6 +319,11 @@ def main() -> None:
             traceback.print_exc()
         print(f"mdlbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if _debug:
+            traceback.print_exc()
+        print(f"mdlbench: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _torch_device(name: str) -> str:

@@ -10,7 +10,7 @@ from mdlbench.adapters import checked, protocol
 from mdlbench.adapters.load import identify_coder, load_coder
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.adapters.python import coder_of
-from mdlbench.errors import MdlbenchError, OutputError, UsageError
+from mdlbench.errors import CheckpointError, MdlbenchError, OutputError, UsageError
 from mdlbench.evaluation import (
     Bench,
     Report,
@@ -149,6 +149,8 @@ def run(
             raise
         except MdlbenchError as error:
             yield Failed(target, error)
+        except OSError as error:
+            yield Failed(target, CheckpointError(f"cannot be read: {error}"))
 
 
 def _claim(folder: Path, bench: Bench) -> None:

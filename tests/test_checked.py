@@ -1,6 +1,8 @@
 """Coders that break their promises: each is named, and none brings the others down."""
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from mdlbench import run as runs
 from mdlbench.adapters import checked
 from mdlbench.adapters.load import load_coder
-from mdlbench.errors import CoderError
+from mdlbench.errors import CoderError, OutputError
 from mdlbench.evaluation import Bench
 from tests.tiny import N_TEST, tiny_suite, write_sae
 
@@ -91,6 +93,38 @@ def test_an_honest_coder_passes_unchanged(honest):
     assert checked.decoder_rows(honest).shape == (24, 64)
     with pytest.raises(CoderError, match=r"decoder_rows.*expected rows of shape \(24, 64\)"):
         checked.decoder_rows(Broken(honest, decoder_rows=lambda: np.zeros((3, 64))))
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, monkeypatch):
+    suite = tiny_suite(tmp_path / "suite")
+    bench, folder = Bench.open(suite), tmp_path / "out"
+    wanted = runs.targets(suite, ["mean", "pca"], adapter=None)
+    outcomes = runs.run(bench, wanted, folder)
+    first = next(outcomes)
+    record = (folder / "records").glob("mean*.json")
+    finished = next(record).read_bytes()
+
+    def no_room(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(OutputError, match="No space left"):
+        next(outcomes)
+    monkeypatch.undo()
+    files = sorted(path.name for path in (folder / "records").iterdir())
+    assert len(files) == 1
+    assert (folder / "records" / files[0]).read_bytes() == finished
+    again = list(runs.run(bench, wanted, folder))
+    assert [outcome.reused for outcome in again] == [True, False]
+    assert again[0].record == first.record
+
+
+def test_an_unreadable_path_fails_alone(tmp_path):
+    suite = tiny_suite(tmp_path / "suite")
+    wanted = [runs.Target("saelens:" + "x" * 300, tmp_path), *runs.targets(suite, ["mean"], None)]
+    unreadable, scored = runs.run(Bench.open(suite), wanted, tmp_path / "out")
+    assert "File name too long" in unreadable.message
+    assert scored.record.name == "mean"
 
 
 def test_a_run_scores_the_others(honest, tmp_path, monkeypatch):

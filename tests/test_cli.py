@@ -233,6 +233,7 @@ def test_check_adapter_says_what_was_loaded(suite, tmp_path):
         (["leaderboard", "/nonexistent"], 1, "no records here"),
         (["decode", "/nonexistent.mdl"], 1, "/nonexistent.mdl"),
         (["check-adapter", "nonsense:x"], 2, "unknown adapter 'nonsense'"),
+        (["check-adapter", "x" * 300], 1, "File name too long"),
         (["train", "--width", "8", "--k", "9", "-o", "x"], 2, "k must lie between"),
     ],
 )

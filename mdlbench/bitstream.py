@@ -35,7 +35,7 @@ from mdlbench.coding.channel import Channel, Reader, Writer
 from mdlbench.coding.counts import code_active
 from mdlbench.coding.magnitudes import code_magnitudes
 from mdlbench.coding.support import code_support
-from mdlbench.errors import CoderError, RecordError, UsageError
+from mdlbench.errors import CoderError, RecordError, UsageError, first_problem
 from mdlbench.files import write_atomically
 from mdlbench.quantise import HALF_STEP_LIMIT, Symbols
 from mdlbench.tally import SymbolCounts
@@ -259,8 +259,7 @@ def _check_limits(summary: Summary, codebook_bytes: int, payload_bytes: int) -> 
 def _reason(error: ValidationError | RecordError) -> str:
     if isinstance(error, RecordError):
         return str(error).removeprefix("bitstream: ")
-    item = error.errors()[0]
-    return f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}"
+    return first_problem(error, root="file")
 
 
 def _check_encodable(symbols: Symbols, codebook: Codebook) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class MdlbenchError(Exception):
@@ -54,3 +58,9 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
     return f"{hint}Known: {', '.join(known)}."
+
+
+def first_problem(error: ValidationError, root: str = "") -> str:
+    """The first thing that does not fit a schema, as "key.of.it: message"; `root` has no key."""
+    item = error.errors()[0]
+    return f"{'.'.join(map(str, item['loc'])) or root}: {item['msg']}"

@@ -16,7 +16,7 @@ from mdlbench import bitstream, codelength, measure
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.bootstrap import Bootstrap, percentile_interval, upper_limit
 from mdlbench.distortion import DistortionSums, Reference
-from mdlbench.errors import CoderError, MdlbenchError, UsageError
+from mdlbench.errors import CoderError, MdlbenchError, UsageError, first_problem
 from mdlbench.measure import Rates, Sweep
 from mdlbench.provenance import environment, provenance
 from mdlbench.quantise import Symbols
@@ -28,6 +28,7 @@ from mdlbench.record import (
     Distortion,
     EvalRecord,
     Identity,
+    Measurement,
     Point,
     References,
     Tokens,
@@ -107,14 +108,19 @@ class Bench:
             limit=self.limit,
         )
 
-    def references(self) -> References:
-        return References(
+    def measurement(self) -> Measurement:
+        return Measurement(
             suite=self.suite.name,
             suite_digest=self.suite.digest,
             protocol=PROTOCOL,
             data_sha256=self.source.data_sha256,
-            headline=self.suite.headline,
             limit=self.limit,
+        )
+
+    def references(self) -> References:
+        return References(
+            **self.measurement().model_dump(),
+            headline=self.suite.headline,
             d=self.source.d_in,
             eigenvalues=self.reference.eigenvalues.tolist(),
             dense=measure.fixed_length_mse(self.source),
@@ -173,9 +179,7 @@ def evaluate_coder(
     try:
         return _evaluate(bench, coder, identity, report)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CoderError(f"{coder.spec.name}: {where}: {first['msg']}") from error
+        raise CoderError(f"{coder.spec.name}: {first_problem(error)}") from error
 
 
 def _evaluate(bench: Bench, coder: SparseCoder, identity: Identity, report: Report) -> Evaluation:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from mdlbench.errors import RecordError, UsageError, did_you_mean
+from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
 from mdlbench.suite import Headline, Metric
 
 if TYPE_CHECKING:
@@ -243,16 +243,26 @@ class EvalRecord(Part):
         return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
-class References(Part):
-    """What the curves of a suite are drawn against; computed once from its data."""
+class Measurement(Part):
+    """What results must agree in to stand in one folder."""
 
-    schema_version: int = SCHEMA_VERSION
     suite: str
     suite_digest: str
     protocol: int
     data_sha256: str
-    headline: Headline
     limit: int | None = None
+
+    def describe(self) -> str:
+        limited = "" if self.limit is None else f" limited to {self.limit} documents"
+        digests = f"digest {self.suite_digest[:12]}, data {self.data_sha256[:12]}"
+        return f"suite {self.suite} ({digests}, protocol {self.protocol}){limited}"
+
+
+class References(Measurement):
+    """What the curves of a suite are drawn against; computed once from its data."""
+
+    schema_version: int = SCHEMA_VERSION
+    headline: Headline
     d: int
     eigenvalues: list[Finite]
     """Of the covariance of the test activations, descending: the Gaussian reference (maths §8)."""
@@ -260,14 +270,8 @@ class References(Part):
     """(n, MSE) when every dimension is sent as n fixed-length bits over its calibration range."""
 
     @property
-    def measurement(self) -> tuple[str, str, int, str, int | None]:
-        """What records must agree in to be drawn against these."""
-        return self.suite, self.suite_digest, self.protocol, self.data_sha256, self.limit
-
-    def describe(self) -> str:
-        limited = "" if self.limit is None else f" limited to {self.limit} documents"
-        digests = f"digest {self.suite_digest[:12]}, data {self.data_sha256[:12]}"
-        return f"suite {self.suite} ({digests}, protocol {self.protocol}){limited}"
+    def measurement(self) -> Measurement:
+        return Measurement(**{key: getattr(self, key) for key in Measurement.model_fields})
 
     def to_json(self) -> str:
         content = self.model_dump(mode="json", exclude_none=True)
@@ -309,9 +313,7 @@ def _parse(model: type[Versioned], text: str, where: Path | str) -> Versioned:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        location = ".".join(map(str, first["loc"]))
-        raise RecordError(f"{where}: {location}: {first['msg']}") from error
+        raise RecordError(f"{where}: {first_problem(error)}") from error
 
 
 def _refuse_constant(name: str) -> float:

@@ -154,16 +154,20 @@ def run(
 
 
 def _claim(folder: Path, bench: Bench) -> None:
-    """Write what the curves are drawn against, unless the folder holds another measurement's."""
-    references = bench.references()
-    if (folder / REFERENCES).is_file():
-        found = read_references(folder)
-        if found.measurement != references.measurement:
-            raise UsageError(
-                f"{folder} holds results of {found.describe()}, not of {references.describe()}; "
-                "choose another folder with -o"
-            )
-    write_atomically(folder / REFERENCES, references.to_json().encode())
+    """Write what the curves are drawn against, unless the folder already has it.
+
+    Raises:
+        UsageError: the folder holds another measurement's.
+    """
+    if not (folder / REFERENCES).is_file():
+        write_atomically(folder / REFERENCES, bench.references().to_json().encode())
+        return
+    found, wanted = read_references(folder).measurement, bench.measurement()
+    if found != wanted:
+        raise UsageError(
+            f"{folder} holds results of {found.describe()}, not of {wanted.describe()}; "
+            "choose another folder with -o"
+        )
 
 
 def _labelled(report: Report, target: Target) -> Report:

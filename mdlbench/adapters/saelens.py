@@ -37,7 +37,7 @@ from mdlbench.adapters.linear import (
     Unnormalised,
 )
 from mdlbench.adapters.protocol import CoderIdentity, CoderSpec, Request
-from mdlbench.errors import CheckpointError, did_you_mean
+from mdlbench.errors import CheckpointError, did_you_mean, first_problem
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -144,9 +144,7 @@ def parse_config(content: dict[str, Any], where: str) -> SAELensConfig:
     try:
         config = SAELensConfig.model_validate(_modernised(content))
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise CheckpointError(f"{where}: {key}: {problem['msg']}") from error
+        raise CheckpointError(f"{where}: {first_problem(error)}") from error
     _look_up(config.architecture, TENSORS, UNSUPPORTED, f"{where}: architecture")
     _look_up(
         config.normalize_activations, NORMALISATIONS, UNFOLDED, f"{where}: normalize_activations"

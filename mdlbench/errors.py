@@ -26,6 +26,10 @@ class SuiteError(UsageError):
     """A suite file is missing, malformed, or holds something other than data."""
 
 
+class HubError(MdlbenchError):
+    """A model hub cannot be reached, lacks what was asked for, or refuses it."""
+
+
 class CheckpointError(MdlbenchError):
     """An SAE cannot be loaded: missing, truncated, mis-shaped, or with non-finite weights."""
 

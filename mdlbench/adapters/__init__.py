@@ -13,11 +13,12 @@ if TYPE_CHECKING:
         Adapter,
         CoderIdentity,
         CoderSpec,
+        Origin,
         Request,
         SparseCoder,
     )
 
-__all__ = ["Adapter", "CoderIdentity", "CoderSpec", "Request", "SparseCoder"]
+__all__ = ["Adapter", "CoderIdentity", "CoderSpec", "Origin", "Request", "SparseCoder"]
 
 
 def __getattr__(name: str) -> Any:

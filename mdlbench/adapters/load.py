@@ -17,7 +17,10 @@ from mdlbench.adapters.protocol import (
     Adapter,
     CoderIdentity,
     CoderSpec,
+    Expands,
     Identifies,
+    KnowsOrigin,
+    Origin,
     Request,
     SparseCoder,
     expanded,
@@ -93,6 +96,27 @@ def identify_coder(
     if isinstance(loader, Identifies):
         return _guarded(entry, request, loader.identify)
     return load_coder(spec, source=source, folder=folder, adapter=adapter).spec.identity
+
+
+def origin_of(spec: str, *, folder: Path | None = None, adapter: str | None = None) -> Origin:
+    """Which activations `load_coder` would load an SAE for, as far as its adapter can tell."""
+    entry, request = _request(spec, "cpu", None, folder, adapter)
+    loader = import_adapter(entry)
+    if isinstance(loader, KnowsOrigin):
+        return _guarded(entry, request, loader.origin)
+    return Origin()
+
+
+def expand_spec(spec: str, *, folder: Path | None = None, adapter: str | None = None) -> list[str]:
+    """The specs that a spec with a pattern stands for; itself where its adapter knows none."""
+    entry, request = _request(spec, "cpu", None, folder, adapter)
+    loader = import_adapter(entry)
+    if not isinstance(loader, Expands):
+        return [spec]
+    arguments = _guarded(entry, request, loader.expand)
+    prefix = "" if adapter else f"{entry.name}:"
+    _, mark, query = spec.partition("?")
+    return [f"{prefix}{argument}{mark}{query}" for argument in arguments]
 
 
 def import_adapter(entry: AdapterEntry) -> Adapter:

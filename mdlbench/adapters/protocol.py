@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -34,6 +35,27 @@ class CoderIdentity:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What an SAE's config says of the activations it was trained on; None where it is silent.
+
+    Attributes:
+        model: the language model's name.
+        hook: the hook point it reads, by its TransformerLens name.
+        hook_out: the hook point that a transcoder reconstructs.
+        context: tokens of a context.
+        prepend_bos: whether a context begins with the BOS token.
+        model_options: how the model was loaded, e.g. `center_writing_weights`.
+    """
+
+    model: str | None = None
+    hook: str | None = None
+    hook_out: str | None = None
+    context: int | None = None
+    prepend_bos: bool | None = None
+    model_options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class CoderSpec:
     """What a loaded SAE is.
 
@@ -46,6 +68,7 @@ class CoderSpec:
         promised_l0: active latents per token that the checkpoint promises never to exceed.
         side_bits: bits per token that the decoder needs beside the latents.
         details: further facts worth showing, such as the training architecture and k.
+        origin: the activations it was trained on, as far as its config says.
     """
 
     name: str
@@ -62,6 +85,7 @@ class CoderSpec:
     promised_l0: float | None = None
     side_bits: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
+    origin: Origin = Origin()
 
     @property
     def identity(self) -> CoderIdentity:
@@ -165,3 +189,19 @@ class Identifies(Protocol):
     """An adapter that knows a coder's identity before it loads it."""
 
     def identify(self, request: Request) -> CoderIdentity: ...
+
+
+@runtime_checkable
+class KnowsOrigin(Protocol):
+    """An adapter that can tell from a config alone which activations a coder is for."""
+
+    def origin(self, request: Request) -> Origin: ...
+
+
+@runtime_checkable
+class Expands(Protocol):
+    """An adapter whose arguments may be patterns, such as all SAEs of a release."""
+
+    def expand(self, request: Request) -> list[str]:
+        """The arguments that the request's stands for."""
+        ...

@@ -1,0 +1,1 @@
+"""Files of model-hub repositories, from the cache or downloaded."""

@@ -108,7 +108,10 @@ class OneHot:
 class Normalisation(Protocol):
     """What is done to each token before the encoder and undone after the decoder."""
 
-    bits: float
+    @property
+    def bits(self) -> float:
+        """Bits per token of the side information."""
+        ...
 
     def apply(
         self, x: Float32[torch.Tensor, "token d"]
@@ -171,6 +174,31 @@ class ConstantNorm:
         self, x: Float32[torch.Tensor, "token d"], side: Float32[torch.Tensor, "token 1"]
     ) -> Float32[torch.Tensor, "token d"]:
         return x * side
+
+
+@dataclass(frozen=True)
+class Skip:
+    """The linear path around the latents of a skip transcoder (arXiv:2501.18823).
+
+    The latents say nothing of W_skip x, so it is side information: d_out floats a token, added to
+    what the decoder makes of the latents.
+    """
+
+    W_skip: Float32[torch.Tensor, "d_out d_in"]
+
+    @property
+    def bits(self) -> float:
+        return 32.0 * len(self.W_skip)
+
+    def apply(
+        self, x: Float32[torch.Tensor, "token d_in"]
+    ) -> tuple[Float32[torch.Tensor, "token d_in"], Float32[torch.Tensor, "token d_out"]]:
+        return x, x @ self.W_skip.T
+
+    def undo(
+        self, x: Float32[torch.Tensor, "token d_out"], side: Float32[torch.Tensor, "token d_out"]
+    ) -> Float32[torch.Tensor, "token d_out"]:
+        return x + side
 
 
 @dataclass(frozen=True)

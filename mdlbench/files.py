@@ -1,12 +1,25 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and where those that can be had again are kept."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
 
 from mdlbench.errors import OutputError
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/mdlbench`; by default `~/.cache/mdlbench`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "mdlbench"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

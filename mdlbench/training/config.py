@@ -32,6 +32,7 @@ class TrainingConfig:
         dead_window: steps without firing after which a latent counts as dead for an auxiliary loss.
         seed: of the initial weights and the order of the tokens.
         storage: precision of the weights on disk; SAELens computes with them in float32.
+        held: precision in which the training tokens are held in memory.
         options: further fields of the architecture's SAELens config.
     """
 
@@ -47,6 +48,7 @@ class TrainingConfig:
     dead_window: int = 100
     seed: int = 0
     storage: Literal["float16", "float32"] = "float16"
+    held: Literal["float32", "float16"] = "float32"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,8 +59,9 @@ class TrainingConfig:
             raise UsageError(f"k must lie between 0 and the width {self.width}, not {self.k}")
         if not 0 <= self.decay < 1:
             raise UsageError(f"decay is a fraction of the steps, not {self.decay}")
-        if self.storage not in ("float16", "float32"):
-            raise UsageError(f"storage is float16 or float32, not {self.storage!r}")
+        for name in ("storage", "held"):
+            if getattr(self, name) not in ("float16", "float32"):
+                raise UsageError(f"{name} is float16 or float32, not {getattr(self, name)!r}")
         if self.architecture not in SAE_TRAINING_CLASS_REGISTRY:
             raise UsageError(
                 f"unknown architecture {self.architecture!r}. "

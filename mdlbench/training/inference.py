@@ -50,15 +50,30 @@ def measure_inference(sae: SAE[Any], source: ActivationSource) -> Inference:
     )
 
 
-def inference_weights(sae: TrainingSAE[Any]) -> Weights:
-    """The weights that SAELens would ship, with thresholds and decoder norms folded in; a copy."""
+def inference_weights(sae: TrainingSAE[Any], scale: float | None = None) -> Weights:
+    """The weights that SAELens would ship, all that was factored out folded in; a copy.
+
+    Args:
+        sae: the SAE in training.
+        scale: the factor on the activations that it was trained on, if any.
+    """
     weights = {name: tensor.clone() for name, tensor in sae.state_dict().items()}
     sae.process_state_dict_for_saving_inference(weights)
+    if scale is not None:
+        weights["W_enc"] *= scale
+        weights["W_dec"] /= scale
+        weights["b_dec"] /= scale
     return weights
+
+
+def inference_config(sae: TrainingSAE[Any]) -> dict[str, Any]:
+    """SAELens' config of the SAE as it is shipped: any scale of the activations is folded in."""
+    config: dict[str, Any] = sae.cfg.get_inference_sae_cfg_dict()
+    return {**config, "normalize_activations": "none"}
 
 
 def inference_sae(sae: TrainingSAE[Any]) -> SAE[Any]:
     """An SAE of the architecture that a training SAE is shipped as, with weights of its own."""
-    shipped = SAE.from_dict(sae.cfg.get_inference_sae_cfg_dict())
+    shipped = SAE.from_dict(inference_config(sae))
     shipped.load_state_dict(inference_weights(sae))
     return shipped

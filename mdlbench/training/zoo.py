@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -35,9 +35,15 @@ def load_recipe(path: Path) -> dict[str, TrainingConfig]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         shared = content["shared"]
-        return {key: TrainingConfig(**{**shared, **own}) for key, own in content["saes"].items()}
+        return {key: TrainingConfig(**_merged(shared, own)) for key, own in content["saes"].items()}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         raise SuiteError(f"{path}: not a training recipe: {error}") from error
+
+
+def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """An SAE's settings over those shared by all; so are its options, one by one."""
+    options = {**shared.get("options", {}), **own.get("options", {})}
+    return {**shared, **own, "options": options}
 
 
 def train_zoo(suite_name: str, keys: list[str], output: Path | None = None) -> None:

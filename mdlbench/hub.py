@@ -1,1 +1,232 @@
-"""Files of model-hub repositories, from the cache or downloaded."""
+"""Files of model-hub repositories, from the cache or downloaded.
+
+What is cached is used without asking the hub; the digest in a record tells which file that was.
+`HF_HUB_CACHE`, `HF_HUB_OFFLINE` and `HF_TOKEN` mean what they mean to huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mdlbench.errors import HubError
+
+ANSWER_SECONDS = 5.0
+"""How long the hub may take to say whether it has a file."""
+NEAREST = 3
+"""How many file names a message suggests."""
+SECRET = re.compile(r"hf_\w+|(?<=//)[^/\s@]+@|(?<=\?)\S+")
+"""Tokens, the user part of addresses, and the signed part of download links."""
+
+
+WHAT_TO_DO = (
+    "Run `mdlbench fetch SUITE` on a machine with network and copy its cache here, "
+    "or set HF_HUB_CACHE to a cache that has it"
+)
+
+
+class HubUnreachableError(HubError):
+    """The hub does not answer, or stops answering.
+
+    Attributes:
+        reason: what was seen, in one line.
+    """
+
+    def __init__(self, repo: str, file: str | None, reason: str) -> None:
+        super().__init__(
+            f"{_named(repo, file)} is not in the cache {_cache()} and the hub cannot be reached "
+            f"({reason}). {WHAT_TO_DO}"
+        )
+        self.reason = reason
+
+
+def hub_file(
+    repo: str, file: str, *, revision: str | None = None, repo_type: str = "model"
+) -> Path:
+    """Local path of one file of a hub repository, from the cache or downloaded.
+
+    Args:
+        repo: "owner/name".
+        file: its path in the repository.
+        revision: a branch, tag or commit; the cached or current `main` by default.
+        repo_type: "model", "dataset" or "space".
+
+    Raises:
+        HubError: it is not cached and cannot be had; the message says why and what to do.
+    """
+    import huggingface_hub
+
+    with hub_errors(repo, file):
+        cached = huggingface_hub.try_to_load_from_cache(
+            repo, file, revision=revision, repo_type=repo_type
+        )
+        if isinstance(cached, str):
+            return Path(cached)
+        if huggingface_hub.constants.is_offline_mode():
+            raise _offline(repo, file, _cached_files(repo, revision, repo_type))
+        _ask_for(repo, file, revision, repo_type)
+    try:
+        with hub_errors(repo, file):
+            return Path(
+                huggingface_hub.hf_hub_download(repo, file, revision=revision, repo_type=repo_type)
+            )
+    except HubUnreachableError as error:
+        raise HubError(
+            f"{repo}: downloading {file!r} was interrupted: {error.reason}. "
+            "Run it again: files that are complete are kept in the cache"
+        ) from error
+
+
+def hub_files(repo: str, *, revision: str | None = None, repo_type: str = "model") -> list[str]:
+    """Sorted names of a repository's files; those that are cached where the hub is not reached.
+
+    Raises:
+        HubError: nothing of it is cached and the hub does not tell.
+    """
+    import huggingface_hub
+
+    with hub_errors(repo):
+        cached = _cached_files(repo, revision, repo_type)
+    if huggingface_hub.constants.is_offline_mode():
+        if cached:
+            return cached
+        raise _offline(repo)
+    try:
+        with hub_errors(repo):
+            found = huggingface_hub.HfApi().repo_info(
+                repo, revision=revision, repo_type=repo_type, timeout=ANSWER_SECONDS
+            )
+    except HubUnreachableError:
+        if cached:
+            return cached
+        raise
+    return sorted(sibling.rfilename for sibling in getattr(found, "siblings", None) or [])
+
+
+@contextmanager
+def hub_errors(repo: str, file: str | None = None) -> Iterator[None]:
+    """Whatever the hub's library raises within, as a `HubError` that names the repository."""
+    try:
+        yield
+    except HubError:
+        raise
+    except Exception as error:
+        raise _explained(error, repo, file) from error
+
+
+def _ask_for(repo: str, file: str, revision: str | None, repo_type: str) -> None:
+    """Raise at once where the file cannot be had; the library's own download tries for minutes."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        get_hf_file_metadata(
+            hf_hub_url(repo, file, revision=revision, repo_type=repo_type), timeout=ANSWER_SECONDS
+        )
+    except EntryNotFoundError as error:
+        names = hub_files(repo, revision=revision, repo_type=repo_type)
+        raise HubError(f"{repo}: no file {file!r}.{_nearest(file, names)}") from error
+
+
+def _explained(error: Exception, repo: str, file: str | None) -> HubError:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return HubError(
+            f"{repo}: access is restricted. Ask for it on the repository's page, then log in: "
+            "`hf auth login`, or set HF_TOKEN"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+        return HubError(
+            f"{repo}: no such repository on the hub; if it is private, log in: `hf auth login`, "
+            "or set HF_TOKEN"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return HubError(f"{repo}: no such revision")
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        return _offline(repo, file)
+    if isinstance(error, errors.EntryNotFoundError):
+        return HubError(f"{_named(repo, file)}: the hub has no such file: {_said(error)}")
+    if isinstance(error, errors.HfHubHTTPError):
+        return _refused(error.response.status_code, error, repo, file)
+    return _failed(error, repo, file)
+
+
+def _refused(status: int, error: Exception, repo: str, file: str | None) -> HubError:
+    if status in (401, 403):
+        return HubError(
+            f"{repo}: the hub refuses access ({status}). Log in with a token that may read it: "
+            "`hf auth login`, or set HF_TOKEN"
+        )
+    if status == 404:
+        return HubError(f"{_named(repo, file)}: the hub has no such file: {_said(error)}")
+    return HubUnreachableError(repo, file, _said(error))
+
+
+def _failed(error: Exception, repo: str, file: str | None) -> HubError:
+    if _is_disk_full(error):
+        return HubError(
+            f"{_named(repo, file)}: no room left in the cache {_cache()}. "
+            "Free some, or set HF_HUB_CACHE to a folder with room"
+        )
+    if isinstance(error, PermissionError):
+        return HubError(
+            f"{_named(repo, file)}: the cache cannot be written: {_said(error)}. "
+            "Set HF_HUB_CACHE to a folder that can"
+        )
+    return HubUnreachableError(repo, file, _said(error))
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether it or what caused it says so; the library's fast downloader only says it in words."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "no space left on device" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _offline(repo: str, file: str | None = None, cached: list[str] | None = None) -> HubError:
+    nearest = _nearest(file, cached or []) if file else ""
+    return HubError(
+        f"{_named(repo, file)} is not in the cache {_cache()}, and HF_HUB_OFFLINE is set. "
+        f"{WHAT_TO_DO}.{nearest}"
+    )
+
+
+def _nearest(file: str, names: list[str]) -> str:
+    nearest = difflib.get_close_matches(file, names, n=NEAREST, cutoff=0.4)
+    return f" The nearest that it has: {', '.join(nearest)}" if nearest else ""
+
+
+def _cached_files(repo: str, revision: str | None, repo_type: str) -> list[str]:
+    """Names of the files in the cached snapshot."""
+    folder = _cache() / f"{repo_type}s--{repo.replace('/', '--')}"
+    reference = folder / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    snapshot = folder / "snapshots" / (commit or "main")
+    files = (path for path in snapshot.rglob("*") if path.is_file())
+    return sorted(path.relative_to(snapshot).as_posix() for path in files)
+
+
+def _cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _named(repo: str, file: str | None) -> str:
+    return f"{repo}: {file!r}" if file else repo
+
+
+def _said(error: BaseException) -> str:
+    """Its kind and first line, without secrets."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = SECRET.sub("…", lines[0]) if lines else ""
+    return f"{type(error).__name__}: {first}".rstrip(": ")

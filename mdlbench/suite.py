@@ -46,11 +46,109 @@ class ImagesSource(Strict):
     """The last `n_test` images are the test split; all before them are for calibration."""
 
 
+class HubModel(Strict):
+    """A language model on the model hub."""
+
+    kind: Literal["hub"]
+    name: str
+    """As SAEs' configs call it, such as `gpt2`; an owner's repository as `owner/name`."""
+    revision: str | None = None
+
+
+class PackagedModel(Strict):
+    """A language model as a GGUF file inside a wheel of the package index."""
+
+    kind: Literal["package"]
+    name: str
+    """As SAEs' configs call it."""
+    package: str
+    version: str
+    file: str
+    """Path inside the wheel."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class HubText(Strict):
+    """A text dataset that `datasets` can load."""
+
+    kind: Literal["hub"]
+    name: Key
+    dataset: str
+    config: str | None = None
+    split: str = "train"
+    column: str = "text"
+    revision: str | None = None
+    wikitext_spacing: bool = False
+    """Undo the spacing of wikitext's tokenisation (` @-@ `, ` ,`), and drop its `<unk>`."""
+
+
+class FileText(Strict):
+    """Text, JSON lines or Parquet in a file, or in all files of a folder."""
+
+    kind: Literal["file"]
+    name: Key
+    path: str
+    """Relative to the suite's folder."""
+    column: str = "text"
+    wikitext_spacing: bool = False
+
+
+class PythonDocs(Strict):
+    """The language reference that every Python carries; it differs between versions."""
+
+    kind: Literal["python-docs"]
+    name: Key
+
+
+Model = Annotated[HubModel | PackagedModel, Field(discriminator="kind")]
+Text = Annotated[HubText | FileText | PythonDocs, Field(discriminator="kind")]
+Scalar = bool | int | float | str
+
+
+class TokenBudget(Strict):
+    """Tokens of each split, rounded down to whole contexts."""
+
+    calibration: Annotated[int, Field(gt=0)]
+    test: Annotated[int, Field(gt=0)]
+
+
+class Place(Strict):
+    """Where activations are taken and on which contexts; what is absent is the SAE's to say."""
+
+    hook: str | None = None
+    hook_out: str | None = None
+    """What is reconstructed, where that is another hook point: a transcoder's."""
+    context: Annotated[int, Field(ge=2)] | None = None
+    """Tokens of a context, BOS included."""
+    prepend_bos: bool | None = None
+    model_options: dict[str, Scalar] | None = None
+    """How TransformerLens loads the model, e.g. `center_writing_weights`."""
+
+
+class LanguageSource(Strict):
+    """Activations of a language model; the spliced-in loss is its next-token cross-entropy."""
+
+    kind: Literal["language"]
+    model: Model
+    texts: Annotated[list[Text], Field(min_length=1)]
+    """The first one that can be had is measured on, unless one is asked for."""
+    place: Place = Place()
+    tokens: TokenBudget
+    first_position: Annotated[int, Field(ge=1)] = 1
+    """Positions before it are excluded, as special tokens are: from splice, metrics and rate."""
+
+
+Source = Annotated[ImagesSource | LanguageSource, Field(discriminator="kind")]
+
+
 class Steps(Strict):
     """The dyadic grid of quantiser steps: finest · 2^j for j = 0 … octaves − 1."""
 
     finest: Positive
     octaves: Annotated[int, Field(ge=1, le=16)]
+    unit: Literal["absolute", "latent_rms"] = "absolute"
+    """`latent_rms`: steps are multiples of the root mean square of the SAE's own active latents
+    (scaled as the quantiser scales them) on the first block of calibration tokens."""
 
     @property
     def grid(self) -> list[float]:
@@ -77,6 +175,8 @@ class SuiteEntry(Strict):
     key: Key
     spec: str
     """`ADAPTER:ARGUMENT`; a relative path in the argument is relative to the suite's folder."""
+    place: Place = Place()
+    """What the SAE's own config leaves open, or gets wrong."""
 
     @field_validator("spec")
     @classmethod
@@ -91,7 +191,7 @@ class Suite(Strict):
 
     name: Key
     title: str
-    source: ImagesSource
+    source: Source
     quantiser: Literal["normalised", "uniform"] = "normalised"
     steps: Steps
     tolerances: Annotated[list[Tolerance], Field(min_length=1)]
@@ -105,6 +205,10 @@ class Suite(Strict):
     def _consistent(self) -> Suite:
         if repeated := {key for key in self.keys if self.keys.count(key) > 1}:
             raise ValueError(f"saes: repeated key {sorted(repeated)[0]!r}")
+        if isinstance(self.source, LanguageSource):
+            names = [text.name for text in self.source.texts]
+            if len(set(names)) < len(names):
+                raise ValueError("source.texts: repeated name")
         if (self.headline.metric, self.headline.epsilon) not in list(self.limits()):
             raise ValueError("headline: not among the tolerances")
         return self

@@ -1,11 +1,21 @@
-"""Reading weights: safetensors only, every tensor checked for its shape and for finite values."""
+"""Reading configs and weights: nothing read can run code, every tensor is checked.
+
+Weights are those of safetensors, of NumPy archives without objects, and of `torch.save` as far as
+`torch.load(weights_only=True)` reads them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -44,6 +54,63 @@ def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: truncated, or not a safetensors file: {error}") from error
     return tensors
+
+
+def load_pickle_free(path: Path) -> dict[str, Any]:
+    """The tensors and plain values that `torch.save` wrote as one dict.
+
+    Raises:
+        CheckpointError: the file is truncated or of another kind, needs code to be run (names the
+            first class or function that it asks for), or is not a dict with text keys.
+    """
+    try:
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except Exception as error:
+        raise CheckpointError(f"{path}: {_why_not_loaded(error)}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise CheckpointError(
+            f"{path}: expected a dict of tensors by name, found a {type(content).__name__}"
+        )
+    return content
+
+
+def _why_not_loaded(error: Exception) -> str:
+    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if asked:
+        return (
+            f"needs code to be run ({asked.group(1)}), which mdlbench does not do; save the "
+            "module's state_dict() instead"
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        return "truncated, or not a file of torch.save"
+    reason = re.split(r"\n|\. ", str(error))[0] or type(error).__name__
+    return f"truncated, or not a file of torch.save: {reason}"
+
+
+def load_npz(path: Path) -> dict[str, torch.Tensor]:
+    """The arrays of a NumPy archive.
+
+    Raises:
+        CheckpointError: the file is truncated or of another kind, or holds objects, not numbers.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: torch.from_numpy(archive[name]) for name in archive.files}
+    except Exception as error:
+        raise CheckpointError(f"{path}: truncated, or not an archive of arrays: {error}") from error
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; raises `CheckpointError` for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected an object, found a {type(content).__name__}")
+    return content
 
 
 def as_float32(

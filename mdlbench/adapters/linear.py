@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 
-from mdlbench.adapters.protocol import CoderSpec
+from mdlbench.adapters.protocol import CoderIdentity, CoderSpec, Origin
 from mdlbench.errors import CoderError, UsageError
 from mdlbench.latents import SparseLatents, concatenate
 
@@ -59,20 +59,36 @@ class JumpReLU:
 
 @dataclass(frozen=True)
 class TopK:
-    """ReLU of the k largest of each token (arXiv:2406.04093).
+    """ReLU of the k largest of each token (arXiv:2406.04093); without it if not `rectified`.
 
     With `signed`, the k largest in magnitude, signs kept (AbsTopK, arXiv:2510.00404).
     """
 
     k: int
     signed: bool = False
+    rectified: bool = True
 
     def __call__(self, a: Float32[torch.Tensor, "token latent"]) -> Nonzeros:
         ranked = a.abs() if self.signed else a
         chosen = ranked.topk(self.k, dim=1, sorted=False).indices.sort(dim=1).values
         value = a.gather(1, chosen)
-        token, place = torch.nonzero(value if self.signed else value > 0, as_tuple=True)
+        positive = self.rectified and not self.signed
+        token, place = torch.nonzero(value > 0 if positive else value, as_tuple=True)
         return Nonzeros(token, chosen[token, place], value[token, place])
+
+
+@dataclass(frozen=True)
+class GroupMax:
+    """ReLU of the largest of each of k groups of neighbouring latents, all of one size."""
+
+    k: int
+
+    def __call__(self, a: Float32[torch.Tensor, "token latent"]) -> Nonzeros:
+        size = a.shape[1] // self.k
+        value, place = a.reshape(len(a), self.k, size).max(dim=2)
+        token, group = torch.nonzero(value > 0, as_tuple=True)
+        latent = group * size + place[token, group]
+        return Nonzeros(token, latent, value[token, group])
 
 
 @dataclass(frozen=True)
@@ -336,3 +352,31 @@ class LinearCoder:
             details={**self.spec.details, "decoder_precision": bits},
         )
         return replace(self, spec=spec, decoder=decoder)
+
+
+def assemble(
+    identity: CoderIdentity,
+    encoder: Encoder,
+    decoder: Decoder,
+    normalisation: Normalisation,
+    *,
+    architecture: str,
+    origin: Origin,
+    promised_l0: int | None,
+    details: dict[str, Any],
+) -> LinearCoder:
+    """The coder of these parts; its widths, decoder norms and side bits are theirs."""
+    spec = CoderSpec(
+        **vars(identity),
+        architecture=architecture,
+        hook=origin.hook or "",
+        d_in=len(encoder.W_enc),
+        d_out=decoder.W_dec.shape[1],
+        d_latents=len(decoder.W_dec),
+        decoder_norms=decoder.norms(),
+        promised_l0=None if promised_l0 is None else float(promised_l0),
+        side_bits=normalisation.bits,
+        details=details,
+        origin=origin,
+    )
+    return LinearCoder(spec, encoder, decoder, normalisation)

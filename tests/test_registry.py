@@ -16,6 +16,7 @@ from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageErr
 from mdlbench.sources.images import ImageSource
 
 PLUGIN = Path(__file__).parent / "plugin_package"
+FORMATS = ["saelens", "openai", "dictionary_learning", "sparsify", "gemma_scope"]
 
 
 def run_python(code: str, *search: Path) -> subprocess.CompletedProcess[str]:
@@ -53,7 +54,8 @@ def test_the_built_in_adapters_are_listed_without_importing_torch() -> None:
         "import sys; from mdlbench.adapters.registry import adapters;"
         "print([entry.name for entry in adapters()], 'torch' in sys.modules)"
     )
-    assert run_python(code).stdout == "['saelens', 'baseline', 'python'] False\n"
+    names = [*FORMATS, "baseline", "python"]
+    assert run_python(code).stdout == f"{names} False\n"
 
 
 def test_every_built_in_adapter_can_be_imported_and_described() -> None:
@@ -181,7 +183,9 @@ def test_a_folder_is_recognised_by_its_files(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with pytest.raises(
-        CheckpointError, match=r"not a checkpoint .*\(expected cfg\.json \(saelens\)\)"
+        CheckpointError,
+        match=r"not a checkpoint .*\(expected .*, ae\.pt \(dictionary_learning\), .*"
+        r"cfg\.json \(saelens\)\)",
     ):
         load_coder("other", folder=tmp_path)
     with pytest.raises(CheckpointError, match="no such file or folder"):

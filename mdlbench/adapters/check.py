@@ -271,9 +271,9 @@ def _scale(
 
 
 def _trained_l0(spec: CoderSpec) -> float | None:
-    """The k that the checkpoint's metadata tells of its training."""
-    k = spec.details.get("k")
-    return float(k) if isinstance(k, int | float) and k > 0 else None
+    """The k, or the mean L0, that the checkpoint tells of its training."""
+    l0 = spec.details.get("k", spec.details.get("average_l0"))
+    return float(l0) if isinstance(l0, int | float) and l0 > 0 else None
 
 
 def _description(spec: CoderSpec) -> str:

@@ -113,10 +113,37 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def only_tensors(content: Mapping[str, Any], where: str) -> dict[str, torch.Tensor]:
+    """The same, if all values are tensors; else `CheckpointError` names the first that is not."""
+    for name, value in content.items():
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"{where}: {name!r} is a {type(value).__name__}, expected a tensor"
+            )
+    return dict(content)
+
+
+def matrix_shape(tensors: Mapping[str, torch.Tensor], name: str, where: str) -> tuple[int, int]:
+    """Rows and columns of the matrix that tells an SAE's widths where no config does."""
+    shape = tuple(find_tensor(tensors, name, where).shape)
+    if len(shape) != 2 or 0 in shape:
+        raise CheckpointError(f"{where}: {name} has shape {shape}, expected a matrix")
+    return shape
+
+
 def as_float32(
-    tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], where: str
+    tensors: Mapping[str, torch.Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+    said_by: str = "its config",
 ) -> dict[str, torch.Tensor]:
     """The tensors in float32, if they are exactly those of `shapes` and finite.
+
+    Args:
+        tensors: the tensors by name.
+        shapes: the shape that each must have; no other may be there.
+        where: what errors call the file.
+        said_by: what errors name as the source of the shapes.
 
     Raises:
         CheckpointError: names the tensor that is missing, unknown, mis-shaped or not finite.
@@ -124,18 +151,31 @@ def as_float32(
     for name in tensors:
         if name not in shapes:
             raise CheckpointError(f"{where}: unknown tensor {name!r}. {did_you_mean(name, shapes)}")
-    return {name: _as_float32(name, tensors, shape, where) for name, shape in shapes.items()}
+    return {
+        name: _as_float32(name, find_tensor(tensors, name, where), shape, where, said_by)
+        for name, shape in shapes.items()
+    }
+
+
+def check_k(k: int, d_latents: int, where: str) -> None:
+    """Raise `CheckpointError` unless there are k latents to choose."""
+    if not 0 < k <= d_latents:
+        raise CheckpointError(f"{where}: k must be from 1 to {d_latents} latents, not {k}")
+
+
+def find_tensor(tensors: Mapping[str, torch.Tensor], name: str, where: str) -> torch.Tensor:
+    """The tensor of that name; raises `CheckpointError` if there is none."""
+    if name not in tensors:
+        raise CheckpointError(f"{where}: no tensor {name!r}; it has {', '.join(sorted(tensors))}")
+    return tensors[name]
 
 
 def _as_float32(
-    name: str, tensors: Mapping[str, torch.Tensor], shape: tuple[int, ...], where: str
+    name: str, tensor: torch.Tensor, shape: tuple[int, ...], where: str, said_by: str
 ) -> torch.Tensor:
-    if name not in tensors:
-        raise CheckpointError(f"{where}: no tensor {name!r}; it has {', '.join(sorted(tensors))}")
-    tensor = tensors[name]
     if tuple(tensor.shape) != shape:
         raise CheckpointError(
-            f"{where}: {name} has shape {tuple(tensor.shape)}, but its config says {shape}"
+            f"{where}: {name} has shape {tuple(tensor.shape)}, but {said_by} says {shape}"
         )
     if not tensor.is_floating_point():
         raise CheckpointError(f"{where}: {name} has dtype {tensor.dtype}, expected floats")

@@ -31,8 +31,14 @@ from mdlbench.sources import ActivationSource
 
 Answer = TypeVar("Answer")
 
-RECOGNISED = {"saelens": "cfg.json"}
-"""Adapters whose folders may be named without them, and the file that tells such a folder."""
+RECOGNISED = {
+    "sae_weights.safetensors": "saelens",
+    "sae.safetensors": "sparsify",
+    "ae.pt": "dictionary_learning",
+    "params.npz": "gemma_scope",
+    "cfg.json": "saelens",
+}
+"""Files that tell a folder's adapter, which need not be named then; the first found decides."""
 
 
 def load_coder(
@@ -205,10 +211,10 @@ def _split(spec: str, folder: Path) -> tuple[str, str]:
 
 
 def _recognised(path: Path) -> str:
-    for name, file in RECOGNISED.items():
+    for file, name in RECOGNISED.items():
         if (path / file).is_file():
             return name
-    expected = ", or ".join(f"{file} ({name})" for name, file in RECOGNISED.items())
+    expected = ", ".join(f"{file} ({name})" for file, name in RECOGNISED.items())
     raise CheckpointError(
         f"{path}: not a checkpoint that is recognised by its files (expected {expected}); "
         "name its adapter: ADAPTER:PATH"

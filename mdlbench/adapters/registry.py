@@ -38,6 +38,26 @@ BUILT_IN = (
         "saelens:FOLDER — cfg.json and sae_weights.safetensors as SAELens saves them",
     ),
     AdapterEntry(
+        "openai",
+        "mdlbench.adapters.openai:OpenAIAdapter",
+        "openai:PATH.pt — a state dict of OpenAI's sparse_autoencoder",
+    ),
+    AdapterEntry(
+        "dictionary_learning",
+        "mdlbench.adapters.dictionary_learning:DictionaryLearningAdapter",
+        "dictionary_learning:FOLDER — config.json and ae.pt as dictionary_learning saves them",
+    ),
+    AdapterEntry(
+        "sparsify",
+        "mdlbench.adapters.sparsify:SparsifyAdapter",
+        "sparsify:FOLDER — cfg.json and sae.safetensors as sparsify saves them",
+    ),
+    AdapterEntry(
+        "gemma_scope",
+        "mdlbench.adapters.gemma_scope:GemmaScopeAdapter",
+        "gemma_scope:FOLDER — params.npz of Gemma Scope",
+    ),
+    AdapterEntry(
         "baseline",
         "mdlbench.adapters.baselines:BaselineAdapter",
         "baseline:pca, baseline:kmeans?k=N, baseline:dense?bits=N, baseline:mean — fitted on the "

@@ -1,0 +1,45 @@
+"""Where an adapter's files are: on this machine, or in a repository of the model hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mdlbench import hub
+from mdlbench.adapters.checkpoint import require_file
+from mdlbench.adapters.protocol import Request
+from mdlbench.errors import UsageError
+
+HUB = "hf://"
+
+
+def place(request: Request, *files: str) -> tuple[Path, ...]:
+    """Local paths of files in the folder that the request names; of what it names, if none.
+
+    The argument is a path, or `hf://OWNER/REPO/PATH`, which is fetched if it is not cached.
+
+    Raises:
+        CheckpointError: there is no such file.
+        HubError: it is on the hub and cannot be had.
+        UsageError: the argument begins with hf:// and names no repository.
+    """
+    if not request.argument.startswith(HUB):
+        return tuple(require_file(request.path / file) for file in files or ("",))
+    owner, name, *inside = _hub_parts(request)
+    within = ["/".join([*inside, file]) for file in files] or ["/".join(inside)]
+    return tuple(hub.hub_file(f"{owner}/{name}", file) for file in within)
+
+
+def parts(request: Request) -> tuple[str, ...]:
+    """The names along the path, some of which tell what an SAE was trained on."""
+    if request.argument.startswith(HUB):
+        return tuple(_hub_parts(request))
+    return request.path.resolve().parts
+
+
+def _hub_parts(request: Request) -> list[str]:
+    found = [part for part in request.argument.removeprefix(HUB).split("/") if part]
+    if len(found) < 2:
+        raise UsageError(
+            f"{request.argument!r}: a place on the hub is written hf://OWNER/REPO/PATH"
+        )
+    return found

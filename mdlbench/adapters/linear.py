@@ -217,6 +217,15 @@ class Skip:
         return x + side
 
 
+class SparseEncoder(Protocol):
+    """Normalised activations of width `d_in` → latents."""
+
+    @property
+    def d_in(self) -> int: ...
+
+    def __call__(self, x: Float32[torch.Tensor, "token d_in"]) -> SparseLatents: ...
+
+
 @dataclass(frozen=True)
 class Encoder:
     """activation((x − centre) W_enc + b_enc)."""
@@ -225,6 +234,10 @@ class Encoder:
     b_enc: Float32[torch.Tensor, " latent"]
     centre: Float32[torch.Tensor, " d_in"]
     activation: Activation
+
+    @property
+    def d_in(self) -> int:
+        return len(self.W_enc)
 
     def __call__(self, x: Float32[torch.Tensor, "token d_in"]) -> SparseLatents:
         """Latents of all tokens, in blocks that keep [token, latent] below `BLOCK_BYTES`."""
@@ -310,10 +323,10 @@ class Decoder:
 
 @dataclass(frozen=True)
 class LinearCoder:
-    """The `SparseCoder` of an affine encoder and decoder."""
+    """The `SparseCoder` of an encoder and an affine decoder."""
 
     spec: CoderSpec
-    encoder: Encoder
+    encoder: SparseEncoder
     decoder: Decoder
     normalisation: Normalisation
 
@@ -356,7 +369,7 @@ class LinearCoder:
 
 def assemble(
     identity: CoderIdentity,
-    encoder: Encoder,
+    encoder: SparseEncoder,
     decoder: Decoder,
     normalisation: Normalisation,
     *,
@@ -370,7 +383,7 @@ def assemble(
         **vars(identity),
         architecture=architecture,
         hook=origin.hook or "",
-        d_in=len(encoder.W_enc),
+        d_in=encoder.d_in,
         d_out=decoder.W_dec.shape[1],
         d_latents=len(decoder.W_dec),
         decoder_norms=decoder.norms(),

@@ -30,6 +30,10 @@ class HubError(MdlbenchError):
     """A model hub cannot be reached, lacks what was asked for, or refuses it."""
 
 
+class SourceError(MdlbenchError):
+    """A model misbehaves: its activations are not finite."""
+
+
 class CheckpointError(MdlbenchError):
     """An SAE cannot be loaded: missing, truncated, mis-shaped, or with non-finite weights."""
 

@@ -26,6 +26,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Key = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
 
 SUITE_FILE = "suite.yaml"
+PIXELS = "pixels"
+"""The hook point of an image suite."""
 
 
 class Strict(BaseModel):
@@ -123,6 +125,34 @@ class Place(Strict):
     prepend_bos: bool | None = None
     model_options: dict[str, Scalar] | None = None
     """How TransformerLens loads the model, e.g. `center_writing_weights`."""
+
+
+class Site(Strict):
+    """One place where activations are taken, every question settled; SAEs are ranked within one.
+
+    What does not apply to images is absent for them.
+    """
+
+    hook: str
+    hook_out: str | None = None
+    model: str | None = None
+    model_options: dict[str, Scalar] = {}
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the model; SAEs compute in float32."""
+    text: str | None = None
+    context: int | None = None
+    prepend_bos: bool | None = None
+    first_position: int | None = None
+    """Positions before it, and special tokens, are excluded from splice, metrics and rate."""
+
+    @property
+    def label(self) -> str:
+        """In words, as much as tells the sites of a suite apart."""
+        parts = [self.hook if self.hook_out is None else f"{self.hook} → {self.hook_out}"]
+        if self.context is not None:
+            parts += [f"{self.context} tokens", "BOS" if self.prepend_bos else "no BOS"]
+        parts += [name for name, value in sorted(self.model_options.items()) if value is True]
+        return ", ".join(parts)
 
 
 class LanguageSource(Strict):

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 
+from mdlbench.suite import Site
+
 Split = Literal["calibration", "test"]
 
 
@@ -21,12 +23,19 @@ class Block:
     Attributes:
         index: position of the block within its split, from 0.
         document: the document of each token, numbered through the split, non-decreasing.
-        activations: what the SAE is given, float32, on the source's device.
+        activations: what is to be reconstructed, float32, on the source's device.
+        inputs: what the SAE is given, where that is something else: a transcoder's input.
     """
 
     index: int
     document: Int64[np.ndarray, " token"]
-    activations: Float[torch.Tensor, "token d_in"]
+    activations: Float[torch.Tensor, "token d_out"]
+    inputs: Float[torch.Tensor, "token d_in"] | None = None
+
+    @property
+    def given(self) -> Float[torch.Tensor, "token d_in"]:
+        """What the SAE is given."""
+        return self.activations if self.inputs is None else self.inputs
 
     @cached_property
     def norms(self) -> Float64[torch.Tensor, " token"]:
@@ -46,16 +55,20 @@ class ActivationSource(Protocol):
     """Activations in blocks of documents, and the loss of a model into which they are spliced.
 
     Attributes:
+        site: where activations are taken.
         hook: the hook point's name.
-        d_in: width of an activation.
+        d_in: width of what an SAE is given.
+        d_out: width of what it reconstructs.
         n_documents, n_tokens: sizes of each split.
         data_sha256: digest of the data and the model that the numbers depend on.
         image_shape: rows and columns where an activation is an image, else None.
         device: where activations live.
     """
 
+    site: Site
     hook: str
     d_in: int
+    d_out: int
     n_documents: dict[Split, int]
     n_tokens: dict[Split, int]
     data_sha256: str
@@ -74,6 +87,8 @@ class ActivationSource(Protocol):
         """CE with the activation set to zero, nats per token."""
         ...
 
-    def splice(self, block: Block, reconstruction: Float[torch.Tensor, "token d_in"]) -> SpliceLoss:
+    def splice(
+        self, block: Block, reconstruction: Float[torch.Tensor, "token d_out"]
+    ) -> SpliceLoss:
         """CE and KL(clean ‖ spliced) with the reconstruction in the activation's place."""
         ...

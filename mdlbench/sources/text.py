@@ -1,0 +1,196 @@
+"""Text → token contexts: the documents of a language source."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Int64
+
+from mdlbench.errors import HubError, SuiteError, UsageError
+from mdlbench.suite import FileText, HubText, Text
+
+BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+"""Which of `datasets`' readers a file's ending calls for; `.txt` is read as it is."""
+
+BATCH_TEXTS = 64
+"""Texts handed to the tokenizer at once."""
+
+_TOP_HEADING = re.compile(r"^ ?= [^=].* = ?$")
+_SPACING = (
+    (re.compile(r" ?<unk>"), ""),
+    (re.compile(r" @([-,.])@ "), r"\1"),
+    (re.compile(r" ([,.;:!?%)\]])"), r"\1"),
+    (re.compile(r"([(\[$]) "), r"\1"),
+    (re.compile(r" ('(?:s|m|d|t|ll|re|ve)\b)"), r"\1"),
+    (re.compile(r" (n't\b)"), r"\1"),
+    (re.compile(r'" ([^"\n]*?) "'), r'"\1"'),
+)
+
+
+class Tokenizer(Protocol):
+    """What is used of a `transformers` tokenizer."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+    all_special_ids: list[int]
+
+    def __call__(self, text: list[str], **options: Any) -> Any: ...
+
+
+class Contexts(NamedTuple):
+    """Packed tokens and, for each, the token that follows it in the text."""
+
+    tokens: Int64[np.ndarray, "document position"]
+    labels: Int64[np.ndarray, "document position"]
+
+
+def read(text: Text, folder: Path) -> Iterator[str]:
+    """The texts, one by one; a relative path is relative to `folder`.
+
+    Raises:
+        HubError: a dataset that cannot be had.
+        UsageError: a file or folder that is missing, or holds no text.
+    """
+    if isinstance(text, HubText):
+        texts = _dataset(text)
+    elif isinstance(text, FileText):
+        texts = _files(text, folder)
+    else:
+        texts = _python_docs()
+    if getattr(text, "wikitext_spacing", False):
+        return map(natural_spacing, _articles(texts))
+    return texts
+
+
+def natural_spacing(text: str) -> str:
+    """Wikitext with the spaces of its tokenisation undone and its `<unk>` left out."""
+    for pattern, replacement in _SPACING:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def pack(
+    texts: Iterable[str],
+    tokenizer: Tokenizer,
+    n_documents: int,
+    context: int,
+    prepend_bos: bool,
+) -> Contexts:
+    """The first contexts of the texts, run together with the end-of-text token between them.
+
+    A context has `context` tokens, the BOS token included if it is prepended; where the text ends
+    there are fewer than `n_documents`.
+
+    Raises:
+        UsageError: the text is shorter than one context, or the tokenizer has no BOS token.
+    """
+    bos = tokenizer.bos_token_id
+    if prepend_bos and bos is None:
+        raise UsageError("the SAE wants a BOS token, but the tokenizer has none")
+    body = context - prepend_bos
+    stream = np.fromiter(
+        islice(_token_stream(texts, tokenizer), n_documents * body + 1), dtype=np.int64
+    )
+    n_found = (len(stream) - 1) // body
+    if n_found < 1:
+        raise UsageError(
+            f"the text has {len(stream)} tokens, less than one context of {context} and its "
+            "next token; give a longer one with --text"
+        )
+    tokens = stream[: n_found * body].reshape(n_found, body)
+    labels = stream[1 : n_found * body + 1].reshape(n_found, body)
+    if not prepend_bos:
+        return Contexts(tokens, labels)
+    first = np.full((n_found, 1), bos)
+    return Contexts(np.hstack([first, tokens]), np.hstack([tokens[:, :1], labels]))
+
+
+def _token_stream(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[int]:
+    separator = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    texts = iter(texts)
+    while batch := list(islice(texts, BATCH_TEXTS)):
+        for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
+            yield from ids
+            yield from separator
+
+
+def _articles(lines: Iterable[str]) -> Iterator[str]:
+    """Wikitext's lines, or whole files of them, joined into its articles."""
+    article: list[str] = []
+    for text in lines:
+        for line in text.splitlines(keepends=True) or ["\n"]:
+            if _TOP_HEADING.match(line.rstrip("\n")) and article:
+                yield "".join(article)
+                article = []
+            article.append(line)
+    if article:
+        yield "".join(article)
+
+
+def _python_docs() -> Iterator[str]:
+    from pydoc_data.topics import topics
+
+    for name in sorted(topics):
+        yield topics[name]
+
+
+def _files(text: FileText, folder: Path) -> Iterator[str]:
+    path = folder / Path(text.path).expanduser()
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.suffix == ".txt" or f.suffix in BUILDERS)
+    else:
+        files = [path]
+    if not files or not all(file.is_file() for file in files):
+        raise UsageError(f"{path}: no such text, or a folder without {', .'.join(['.txt'])} files")
+    for file in files:
+        yield from _file(file, text.column)
+
+
+def _file(file: Path, column: str) -> Iterator[str]:
+    if file.suffix not in BUILDERS:
+        try:
+            yield file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file}: cannot be read as text: {error}") from error
+        return
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(
+            BUILDERS[file.suffix], data_files=str(file), split="train", streaming=True
+        )
+        yield from (row[column] for row in rows)
+    except KeyError as error:
+        raise UsageError(f"{file}: no column {column!r}") from error
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UsageError(f"{file}: cannot be read: {error}") from error
+
+
+def _dataset(text: HubText) -> Iterator[str]:
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    where = f"dataset {text.dataset}"
+    try:
+        rows = datasets.load_dataset(
+            text.dataset, text.config, split=text.split, revision=text.revision
+        )
+    except (OSError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
+        raise HubError(
+            f"{where}: cannot be had ({_first_line(error)}); run `mdlbench fetch` where the hub "
+            "can be reached, or give a text of yours with --text"
+        ) from error
+    except ValueError as error:
+        raise SuiteError(f"{where}: {_first_line(error)}") from error
+    if text.column not in rows.column_names:
+        raise SuiteError(f"{where}: no column {text.column!r}, but {rows.column_names}")
+    return (row[text.column] for row in rows)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

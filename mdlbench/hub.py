@@ -15,6 +15,8 @@ from pathlib import Path
 
 from mdlbench.errors import HubError
 
+HUB_PACKAGES = ("huggingface_hub", "httpx", "httpx2", "requests", "hf_xet")
+"""Whose exceptions are about the hub."""
 ANSWER_SECONDS = 5.0
 """How long the hub may take to say whether it has a file."""
 NEAREST = 3
@@ -115,7 +117,13 @@ def hub_errors(repo: str, file: str | None = None) -> Iterator[None]:
     except HubError:
         raise
     except Exception as error:
-        raise _explained(error, repo, file) from error
+        raise explained(error, repo, file) from error
+
+
+def is_hub_error(error: Exception) -> bool:
+    """Whether an exception of somebody's loader is about the hub or the disk, not about content."""
+    package = type(error).__module__.partition(".")[0]
+    return package in HUB_PACKAGES or isinstance(error, ConnectionError) or _is_disk_full(error)
 
 
 def _ask_for(repo: str, file: str, revision: str | None, repo_type: str) -> None:
@@ -132,7 +140,8 @@ def _ask_for(repo: str, file: str, revision: str | None, repo_type: str) -> None
         raise HubError(f"{repo}: no file {file!r}.{_nearest(file, names)}") from error
 
 
-def _explained(error: Exception, repo: str, file: str | None) -> HubError:
+def explained(error: Exception, repo: str, file: str | None = None) -> HubError:
+    """What an exception of the hub's library means, and what to do."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):

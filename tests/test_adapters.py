@@ -431,11 +431,11 @@ DAMAGE = {
     ),
     "transcoder": (
         lambda f: configure(f, architecture="transcoder"),
-        "'transcoder' is not supported yet: it reconstructs another activation",
+        "apply_b_dec_to_input: b_dec is of a transcoder's output, not of its input",
     ),
-    "iterative": (
-        lambda f: configure(f, architecture="matching_pursuit"),
-        "'matching_pursuit' is not supported yet: its encoder is iterative",
+    "temporal": (
+        lambda f: configure(f, architecture="temporal"),
+        "'temporal' is not supported yet: its latents depend on other tokens",
     ),
     "unfolded": (
         lambda f: configure(f, normalize_activations="expected_average_only_in"),

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 
-from mdlbench.adapters import saelens
 from mdlbench.adapters.imports import import_object
 from mdlbench.adapters.linear import BLOCK_BYTES, Decoder
 from mdlbench.adapters.load import check_spec, check_width
 from mdlbench.adapters.protocol import CoderIdentity, CoderSpec, Request, SparseCoder
+from mdlbench.adapters.saelens_build import build
+from mdlbench.adapters.saelens_config import TENSORS, parse_config
 from mdlbench.errors import CoderError, MdlbenchError, UsageError
 from mdlbench.latents import SparseLatents, concatenate
 from mdlbench.sources import ActivationSource
@@ -388,17 +389,17 @@ def _is_saelens(target: Any) -> bool:
     """An SAELens SAE whose weights are those of an architecture that `saelens` reads."""
     if not type(target).__module__.startswith("sae_lens."):
         return False
-    tensors = saelens.TENSORS.get(target.cfg.architecture(), ())
+    tensors = TENSORS.get(target.cfg.architecture(), ())
     return set(target.state_dict()) == set(tensors)
 
 
 def _saelens_coder(target: Any, name: str, arguments: dict[str, Any], device: str) -> SparseCoder:
     """An SAELens SAE in memory goes the way of its folder, which charges its normalisation."""
-    config = saelens.parse_config(target.cfg.to_dict(), name)
+    config = parse_config(target.cfg.to_dict(), name)
     digest = hashlib.sha256(config.model_dump_json().encode())
     _update(digest, target.state_dict())
     identity = CoderIdentity(name, "python", VERSION, arguments, digest.hexdigest())
-    return saelens.build(config, target.state_dict(), identity, name, device)
+    return build(config, target.state_dict(), identity, name, device)
 
 
 def _arrays(target: Any) -> Iterator[tuple[str, torch.Tensor | np.ndarray]]:

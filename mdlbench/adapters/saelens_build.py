@@ -1,0 +1,174 @@
+"""SAELens' formulas: a config and its tensors → a coder.
+
+They are those of SAELens 6, computed here: importing SAELens costs seconds, and its `layer_norm`
+forgets its statistics after one decode, where a sweep decodes the same tokens many times. The
+tests hold every architecture to SAELens' own output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+
+from mdlbench.adapters.checkpoint import as_float32
+from mdlbench.adapters.linear import (
+    Activation,
+    Decoder,
+    Encoder,
+    Gated,
+    JumpReLU,
+    LinearCoder,
+    Normalisation,
+    Skip,
+    SparseEncoder,
+    TopK,
+    assemble,
+)
+from mdlbench.adapters.matching_pursuit import MatchingPursuit
+from mdlbench.adapters.protocol import CoderIdentity
+from mdlbench.adapters.saelens_config import NORMALISATIONS, SAELensConfig, plain
+from mdlbench.errors import CheckpointError
+
+Weights = dict[str, torch.Tensor]
+
+
+def build(
+    config: SAELensConfig,
+    tensors: Mapping[str, torch.Tensor],
+    identity: CoderIdentity,
+    where: str,
+    device: str,
+) -> LinearCoder:
+    """The coder of a config and its tensors; `where` names them in errors."""
+    weights = as_float32(_without_unit_scaling(tensors), config.shapes(), where)
+    weights = {name: tensor.to(device) for name, tensor in weights.items()}
+    if config.norm_scaling_factor is not None:
+        weights = _with_scale_folded(weights, config.norm_scaling_factor)
+    if config.k and config.rescale_acts_by_decoder_norm:
+        weights = _with_norms_folded(weights, where)
+    return assemble(
+        identity,
+        _encoder(config, weights),
+        _decoder(config, weights),
+        _normalisation(config, weights),
+        architecture=config.metadata.training_architecture or config.architecture,
+        origin=config.origin,
+        promised_l0=config.k or config.max_iterations,
+        details=_details(config, tensors["W_dec"].dtype),
+    )
+
+
+@dataclass(frozen=True)
+class Transcoding:
+    """A transcoder's normalisation: of its input alone, its output has a scale of its own."""
+
+    normalisation: Normalisation
+    skip: Skip | None
+
+    @property
+    def bits(self) -> float:
+        return self.skip.bits if self.skip else 0.0
+
+    def apply(
+        self, x: Float32[torch.Tensor, "token d_in"]
+    ) -> tuple[Float32[torch.Tensor, "token d_in"], Float32[torch.Tensor, "token side"]]:
+        normalised, _ = self.normalisation.apply(x)
+        return normalised, self.skip.apply(x)[1] if self.skip else x[:, :0]
+
+    def undo(
+        self, x: Float32[torch.Tensor, "token d_out"], side: Float32[torch.Tensor, "token side"]
+    ) -> Float32[torch.Tensor, "token d_out"]:
+        return self.skip.undo(x, side) if self.skip else x
+
+
+def _normalisation(config: SAELensConfig, weights: Weights) -> Normalisation:
+    normalisation = NORMALISATIONS[config.normalize_activations]()
+    if not config.is_transcoder:
+        return normalisation
+    return Transcoding(normalisation, Skip(weights["W_skip"]) if "W_skip" in weights else None)
+
+
+def _encoder(config: SAELensConfig, weights: Weights) -> SparseEncoder:
+    if config.architecture == "matching_pursuit":
+        return MatchingPursuit(
+            weights["W_dec"],
+            _centre(config, weights),
+            config.residual_threshold / (config.norm_scaling_factor or 1.0),
+            config.max_iterations or config.d_in,
+            config.stop_on_duplicate_support,
+        )
+    b_enc = weights.get("b_enc", torch.zeros_like(weights["W_enc"][0]))
+    return Encoder(weights["W_enc"], b_enc, _centre(config, weights), _activation(config, weights))
+
+
+def _centre(config: SAELensConfig, weights: Weights) -> torch.Tensor:
+    """What is subtracted from the input."""
+    if config.is_transcoder or config.apply_b_dec_to_input is False:
+        return torch.zeros(config.d_in, device=weights["b_dec"].device)
+    return weights["b_dec"]
+
+
+def _activation(config: SAELensConfig, weights: Weights) -> Activation:
+    match config.architecture:
+        case "topk" | "abstopk" if config.k:
+            return TopK(config.k, signed=config.architecture == "abstopk")
+        case "gated":
+            return Gated(weights["b_gate"], weights["r_mag"], weights["b_mag"])
+    return JumpReLU(weights.get("threshold", torch.zeros_like(weights["b_enc"])))
+
+
+def _decoder(config: SAELensConfig, weights: Weights) -> Decoder:
+    if config.architecture == "matching_pursuit":
+        return Decoder(weights["W_dec"], _centre(config, weights))
+    return Decoder(weights["W_dec"], weights["b_dec"])
+
+
+def _with_scale_folded(weights: Weights, scale: float) -> Weights:
+    """Weights that read x and write its reconstruction, where they were trained on scale·x."""
+    folded = {**weights, "b_dec": weights["b_dec"] / scale}
+    if "W_enc" in weights:
+        folded |= {"W_enc": weights["W_enc"] * scale, "W_dec": weights["W_dec"] / scale}
+    return folded
+
+
+def _with_norms_folded(weights: Weights, where: str) -> Weights:
+    """`rescale_acts_by_decoder_norm`: pre-activations times ‖w_i‖, rows of unit norm."""
+    norms = weights["W_dec"].norm(dim=1)
+    if not norms.all():
+        dead = int((norms == 0).sum())
+        raise CheckpointError(
+            f"{where}: W_dec has {dead} rows of norm zero, by which "
+            "rescale_acts_by_decoder_norm would divide"
+        )
+    return {
+        **weights,
+        "W_enc": weights["W_enc"] * norms,
+        "b_enc": weights["b_enc"] * norms,
+        "W_dec": weights["W_dec"] / norms[:, None],
+    }
+
+
+def _without_unit_scaling(tensors: Mapping[str, torch.Tensor]) -> Weights:
+    """Without the `scaling_factor` of all ones that old releases carry."""
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name != "scaling_factor" or not bool((tensor == 1).all())
+    }
+
+
+def _details(config: SAELensConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """Plain facts of the metadata; `k` is also that of a BatchTopK SAE saved as JumpReLU."""
+    training = config.metadata.training_architecture_details or {}
+    return {
+        **plain(config.metadata.model_dump()),
+        **plain({"k": config.k or training.get("k")}),
+        **plain({"norm_scaling_factor": config.norm_scaling_factor}),
+        "inference_architecture": config.architecture,
+        "normalize_activations": config.normalize_activations,
+        "stored_dtype": str(dtype).removeprefix("torch."),
+    }

@@ -48,11 +48,13 @@ ACTIVATIONS = {"ReLU": "standard", "TopK": "topk", "Identity": "linear"}
 NOT_WEIGHTS = {
     "activation",
     "activation_state_dict",
+    "activation.k",
+    "activation.postact_fn",
     "stats_last_nonzero",
     "latents_activation_frequency",
     "latents_mean_square",
 }
-"""The kind of activation, and statistics of training that decide no latent."""
+"""The kind of activation, in both forms that the library writes, and statistics of training."""
 
 LOCATIONS = {
     "mlp_post_act": "mlp.hook_post",

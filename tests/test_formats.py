@@ -450,6 +450,14 @@ def test_gemma_scope_against_float64(
     assert load_coder(str(folder)).spec.identity == spec.identity
 
 
+def test_embedding_saes_of_gemma_scope_have_no_hook(tmp_path: Path) -> None:
+    folder = tmp_path / "layer_3" / "gemma-scope-2b-pt-res" / "embedding/width_4k/average_l0_6"
+    write_gemma(folder)
+    spec = load_coder(f"gemma_scope:{folder}").spec
+    assert (spec.origin.model, spec.origin.hook) == ("gemma-2-2b", None)
+    assert spec.name == "gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6"
+
+
 @pytest.mark.parametrize("release", ["2b-pt-res", "9b-pt-mlp", "9b-it-res", "27b-pt-att"])
 def test_gemma_scope_against_saelens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str

@@ -32,9 +32,7 @@ VERSION = "1"
 CONTEXT = 1024
 """Tokens of a context that all of Gemma Scope was trained on, the first of them BOS."""
 RELEASE = re.compile(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)")
-LAYER = re.compile(r"layer_(\d+)")
-SAE_ID = re.compile(r"(?:layer_\d+|embedding)/.*$")
-AVERAGE_L0 = re.compile(r"average_l0_(\d+)")
+SAE_ID = re.compile(r"(?:layer_(\d+)|embedding)/width_\w+/average_l0_(\d+)$")
 SITES = {
     "res": "hook_resid_post",
     "mlp": "hook_mlp_out",
@@ -60,15 +58,15 @@ class GemmaScopeAdapter:
     def origin(self, request: Request) -> Origin:
         """Told by the path alone, as in `google/gemma-scope-2b-pt-res/layer_20/width_16k/…`."""
         path = _path(request)
-        release, layer = RELEASE.search(path), LAYER.search(path)
+        release, sae_id = RELEASE.search(path), SAE_ID.search(path)
         if not release:
             return Origin()
         size, training, site = release.groups()
-        transcoder = layer and site == "transcoders"
+        block = f"blocks.{sae_id[1]}" if sae_id and sae_id[1] else None
         return Origin(
             model=f"gemma-2-{size}" + ("-it" if training == "it" else ""),
-            hook=f"blocks.{layer[1]}.{SITES[site]}" if layer else None,
-            hook_out=f"blocks.{layer[1]}.hook_mlp_out" if layer and transcoder else None,
+            hook=f"{block}.{SITES[site]}" if block else None,
+            hook_out=f"{block}.hook_mlp_out" if block and site == "transcoders" else None,
             context=CONTEXT,
             prepend_bos=True,
         )
@@ -137,5 +135,5 @@ def _name(request: Request) -> str:
 
 
 def _facts(path: str) -> dict[str, Any]:
-    l0 = AVERAGE_L0.search(path)
-    return {"average_l0": int(l0[1])} if l0 else {}
+    sae_id = SAE_ID.search(path)
+    return {"average_l0": int(sae_id[2])} if sae_id else {}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mdlbench.run import Failed, Scored
+    from mdlbench.sources.open import Setting
 
 app = typer.Typer(
     help="Score sparse autoencoders by description length: bits per token at a given loss.",
@@ -25,6 +26,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class Dtype(StrEnum):
+    """What a language model computes in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
 
 SuiteOption = Annotated[
     str,
@@ -35,6 +44,15 @@ SuiteOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option(metavar="DEVICE", help="Where to compute: cpu, cuda, cuda:1, …")
 ]
+TextOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Text of a language suite: one of its own by name, or a file or folder "
+        "[the suite's first that can be had].",
+    ),
+]
+DtypeOption = Annotated[Dtype, typer.Option(help="Of a language model; SAEs compute in float32.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 AdapterOption = Annotated[
     str | None,
@@ -91,7 +109,9 @@ def eval_suite(
             min=1, metavar="N", help="Documents per split, for a quick look; never ranked."
         ),
     ] = None,
+    text: TextOption = None,
     device: DeviceOption = "cpu",
+    dtype: DtypeOption = Dtype.float32,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -100,11 +120,11 @@ def eval_suite(
     Finished SAEs are not recomputed: interrupt it and run it again. An SAE that cannot be scored
     is reported at the end (exit code 1) and stops no other.
     """
-    from mdlbench.evaluation import Bench
-    from mdlbench.leaderboard import build
+    from mdlbench.leaderboard import build_all
     from mdlbench.progress import suite_progress
-    from mdlbench.report import print_board, write_report
+    from mdlbench.report import print_boards, write_report
     from mdlbench.run import run, targets
+    from mdlbench.sources.open import Opener
     from mdlbench.store import read_records, read_references, record_paths
     from mdlbench.suite import load_suite
 
@@ -113,10 +133,9 @@ def eval_suite(
     folder = output or Path("results") / (chosen.name + (f"-limit-{limit}" if limit else ""))
     outcomes: list[Scored | Failed] = []
     with suite_progress(len(wanted), quiet) as progress:
-        progress.stage("opening the suite")
-        bench = Bench.open(chosen, _torch_device(device), limit)
+        opener = Opener(chosen, _setting(device, limit, text, dtype), progress.stage)
         try:
-            for outcome in run(bench, wanted, folder, progress.stage):
+            for outcome in run(opener, wanted, folder, progress.stage):
                 outcomes.append(progress.finish(outcome))
         except OutputError:
             _name_failures(outcomes)
@@ -127,7 +146,7 @@ def eval_suite(
         records = read_records(folder)
         paths = write_report(records, read_references(folder), folder)
         if not as_json:
-            print_board(build(records, chosen.headline))
+            print_boards(build_all(records, chosen.headline))
             print(f"\n{folder}/ holds the records and {', '.join(path.name for path in paths)}.")
     if failures := _name_failures(outcomes):
         raise typer.Exit(max(failure.error.exit_code for failure in failures))
@@ -162,17 +181,22 @@ def check_adapter(
         typer.Option(help="Check on this suite's activations instead of standard-normal ones."),
     ] = None,
     adapter: AdapterOption = None,
+    text: TextOption = None,
     device: DeviceOption = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a SPEC loads, and whether it behaves as an SAE should."""
     from mdlbench import listing
     from mdlbench.adapters.check import check_coder
-    from mdlbench.adapters.load import load_coder
-    from mdlbench.sources.open import open_source
+    from mdlbench.adapters.load import load_coder, origin_of
+    from mdlbench.sites import site_of
+    from mdlbench.sources.open import Opener
     from mdlbench.suite import load_suite
 
-    source = open_source(load_suite(suite), _torch_device(device)) if suite else None
+    source = None
+    if suite:
+        opener = Opener(load_suite(suite), _setting(device, limit=None, text=text))
+        source = opener.open(site_of(opener, origin_of(spec, adapter=adapter), name=spec))
     coder = load_coder(spec, device=_torch_device(device), source=source, adapter=adapter)
     checks = check_coder(coder, source)
     rows = listing.check_rows(checks)
@@ -195,18 +219,18 @@ def leaderboard(
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """Rank the records of a folder at every tolerance; draw their curves again with -o."""
-    from mdlbench.leaderboard import build
-    from mdlbench.report import print_board, write_report
+    from mdlbench.leaderboard import build_all, to_json
+    from mdlbench.report import print_boards, write_report
     from mdlbench.store import read_records, read_references
 
     records, references = read_records(folder), read_references(folder)
-    board = build(records, references.headline)
+    boards = build_all(records, references.headline)
     if output is not None:
         write_report(records, references, output)
     if as_json:
-        print(board.to_json())
+        print(to_json(boards))
     else:
-        print_board(board, every_tolerance=every)
+        print_boards(boards, every_tolerance=every)
 
 
 @app.command()
@@ -227,6 +251,11 @@ def train(
         int, typer.Option(min=1, help="Stop after so many epochs without a better test MSE.")
     ] = 10,
     seed: Annotated[int, typer.Option(help="Of the initial weights and the batches.")] = 0,
+    text: TextOption = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of a language suite, to train on [its calibration budget]."),
+    ] = None,
     device: DeviceOption = "cpu",
     quiet: QuietOption = False,
 ) -> None:
@@ -234,7 +263,9 @@ def train(
 
     Run it again after an interruption: it goes on from its last checkpoint.
     """
-    from mdlbench.sources.open import open_source
+    from mdlbench.adapters.protocol import Origin
+    from mdlbench.sites import site_of
+    from mdlbench.sources.open import Opener, Setting
     from mdlbench.suite import load_suite
     from mdlbench.training.config import TrainingConfig
     from mdlbench.training.trainer import train
@@ -249,7 +280,9 @@ def train(
         patience=patience,
         seed=seed,
     )
-    source = open_source(load_suite(suite), _torch_device(device))
+    setting = Setting(_torch_device(device), text=text, calibration_tokens=tokens)
+    opener = Opener(load_suite(suite), setting)
+    source = opener.open(site_of(opener, Origin()))
     folder = train(config, source, output, progress=not quiet)
     print(f"{folder}: score it with `mdlbench eval --suite {suite} --sae {folder}`")
 
@@ -269,20 +302,22 @@ def encode(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Documents per split, for a quick look.")
     ] = None,
+    text: TextOption = None,
     device: DeviceOption = "cpu",
+    dtype: DtypeOption = Dtype.float32,
 ) -> None:
     """Write a test split's quantised latents as a real file, so that its size shows the rate.
 
     The file is decoded again and compared symbol by symbol before it is kept.
     """
     from mdlbench import bitstream, listing
-    from mdlbench.evaluation import Bench
     from mdlbench.run import encode_target, targets
+    from mdlbench.sources.open import Opener
     from mdlbench.suite import load_suite
 
     chosen = load_suite(suite)
-    bench = Bench.open(chosen, _torch_device(device), limit)
-    data = encode_target(bench, targets(chosen, [spec], adapter)[0], step)
+    opener = Opener(chosen, _setting(device, limit, text, dtype))
+    data = encode_target(opener, targets(chosen, [spec], adapter)[0], step)
     bitstream.write(output, data)
     listing.print_pairs({"file": str(output), **listing.stream_facts(bitstream.decode(data))})
 
@@ -324,6 +359,14 @@ def main() -> None:
             traceback.print_exc()
         print(f"mdlbench: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _setting(
+    device: str, limit: int | None, text: str | None, dtype: Dtype = Dtype.float32
+) -> Setting:
+    from mdlbench.sources.open import Setting
+
+    return Setting(_torch_device(device), limit, text, dtype.value)
 
 
 def _torch_device(name: str) -> str:

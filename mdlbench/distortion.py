@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -33,34 +33,39 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class DistortionSums:
-    """Per-document sums of one reconstruction of a split.
+class ErrorSums:
+    """Per-document sums of what a reconstruction alone shows.
 
     Attributes:
         squared_error: Σ‖x − x̂‖².
         cosine: Σ cos(x, x̂); 0 where either is zero.
-        ce, kl: spliced CE and KL(clean ‖ spliced) in nats.
     """
 
     squared_error: PerDocument
     cosine: PerDocument
-    ce: PerDocument
-    kl: PerDocument
 
     @classmethod
-    def zeros(cls, n_documents: int) -> DistortionSums:
-        return cls(*(np.zeros(n_documents) for _ in range(4)))
+    def zeros(cls, n_documents: int) -> Self:
+        return cls(*(np.zeros(n_documents) for _ in fields(cls)))
 
-    def __add__(self, other: DistortionSums) -> DistortionSums:
-        return DistortionSums(
-            self.squared_error + other.squared_error,
-            self.cosine + other.cosine,
-            self.ce + other.ce,
-            self.kl + other.kl,
-        )
+    def __add__(self, other: Self) -> Self:
+        names = [field.name for field in fields(self)]
+        return type(self)(*(getattr(self, name) + getattr(other, name) for name in names))
 
     def squared_error_per_dimension(self, reference: Reference) -> PerDocument:
         return np.asarray(self.squared_error / reference.d)
+
+
+@dataclass(frozen=True)
+class DistortionSums(ErrorSums):
+    """Per-document sums of one reconstruction of a split, spliced into the model.
+
+    Attributes:
+        ce, kl: spliced CE and KL(clean ‖ spliced) in nats.
+    """
+
+    ce: PerDocument
+    kl: PerDocument
 
     def added_ce(self, reference: Reference) -> PerDocument:
         """CE(spliced) − CE(clean), paired on the same tokens."""

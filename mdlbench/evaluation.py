@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from mdlbench import bitstream, codelength, measure
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.bootstrap import Bootstrap, percentile_interval, upper_limit
-from mdlbench.distortion import DistortionSums, Reference
+from mdlbench.distortion import DistortionSums, ErrorSums, Reference
 from mdlbench.errors import CoderError, MdlbenchError, UsageError, first_problem
 from mdlbench.measure import Rates, Sweep
 from mdlbench.provenance import environment, provenance
@@ -30,14 +31,14 @@ from mdlbench.record import (
     Identity,
     Measurement,
     Point,
-    References,
+    SiteReferences,
     Tokens,
     ToleranceResult,
 )
 from mdlbench.sources import ActivationSource
-from mdlbench.sources.open import open_source
+from mdlbench.sources.open import Opener
 from mdlbench.spool import LatentSpool
-from mdlbench.suite import Metric, Suite
+from mdlbench.suite import Metric, Site, Suite
 from mdlbench.tolerance import ToleranceSearch, coarsest_within
 
 USUAL_WEIGHT_BITS = 8
@@ -48,6 +49,11 @@ LARGEST_WEIGHT_BITS = 17
 
 Report = Callable[[str], None]
 """Called with the name of each stage of an evaluation as it begins."""
+
+
+def spliced(metric: Metric) -> bool:
+    """Whether a metric is a loss of the model, which takes a splice to measure."""
+    return metric == "delta_ce"
 
 
 @dataclass(frozen=True)
@@ -76,26 +82,31 @@ class Audit:
 
 @dataclass(frozen=True)
 class Bench:
-    """A suite opened for measuring: its activations, what they are compared with, resamples."""
+    """A suite opened for measuring at one site."""
 
     suite: Suite
     source: ActivationSource
-    reference: Reference
-    bootstrap: Bootstrap
     limit: int | None
 
     @classmethod
-    def open(cls, suite: Suite, device: str = "cpu", limit: int | None = None) -> Bench:
-        """Load the suite's data; `limit` keeps that many documents of each split."""
-        source = open_source(suite, device, limit)
-        reference = measure.reference(source)
-        if reference.variation == 0:
+    def open(cls, opener: Opener, site: Site) -> Bench:
+        """Load the suite's data; what takes passes over them waits until it is asked for."""
+        return cls(opener.suite, opener.open(site), opener.setting.limit)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What every SAE is compared with; raises `UsageError` where the tokens do not vary."""
+        reference = measure.reference(self.source)
+        if not reference.variation > 0:
             raise UsageError(
-                f"suite {suite.name!r}: the {source.n_tokens['test']} test tokens do not vary; "
-                "take more with --limit"
+                f"suite {self.suite.name!r}: the {self.source.n_tokens['test']} test tokens do "
+                "not vary; take more with --limit"
             )
-        bootstrap = Bootstrap(reference.tokens, suite.replicates, suite.seed)
-        return cls(suite, source, reference, bootstrap, limit)
+        return reference
+
+    @cached_property
+    def bootstrap(self) -> Bootstrap:
+        return Bootstrap(self.reference.tokens, self.suite.replicates, self.suite.seed)
 
     def identity(self, coder: CoderIdentity) -> Identity:
         return Identity(
@@ -113,24 +124,21 @@ class Bench:
             suite=self.suite.name,
             suite_digest=self.suite.digest,
             protocol=PROTOCOL,
-            data_sha256=self.source.data_sha256,
             limit=self.limit,
         )
 
-    def references(self) -> References:
-        return References(
-            **self.measurement().model_dump(),
-            headline=self.suite.headline,
-            d=self.source.d_in,
+    def references(self) -> SiteReferences:
+        return SiteReferences(
+            site=self.source.site,
+            data_sha256=self.source.data_sha256,
+            d=self.source.d_out,
             eigenvalues=self.reference.eigenvalues.tolist(),
             dense=measure.fixed_length_mse(self.source),
         )
 
-    def per_document(
-        self, sums: DistortionSums, metric: Metric
-    ) -> Float64[np.ndarray, " document"]:
+    def per_document(self, sums: ErrorSums, metric: Metric) -> Float64[np.ndarray, " document"]:
         """The metric as a sum per document whose mean over tokens is the metric."""
-        if metric == "delta_ce":
+        if isinstance(sums, DistortionSums) and spliced(metric):
             return sums.added_ce(self.reference)
         if metric == "fvu":
             share = self.reference.tokens.sum() / self.reference.variation
@@ -150,8 +158,9 @@ class Encoded:
 @contextmanager
 def encoded(bench: Bench, coder: SparseCoder) -> Iterator[Encoded]:
     """Encode both splits once; the spooled latents live as long as the context."""
-    n_latents, steps = coder.spec.d_latents, bench.suite.steps
+    n_latents = coder.spec.d_latents
     scale = measure.quantiser_scale(coder, bench.suite.quantiser)
+    steps = measure.absolute_steps(bench.suite.steps, coder, bench.source, scale)
     with LatentSpool(n_latents) as calibration, LatentSpool(n_latents) as test:
         splits = [
             measure.encode_split(coder, bench.source, "calibration", calibration, scale, steps),
@@ -200,6 +209,7 @@ def _evaluate(bench: Bench, coder: SparseCoder, identity: Identity, report: Repo
     record = EvalRecord(
         id=identity.id,
         identity=identity,
+        site=bench.source.site,
         n_tokens=Tokens(**bench.source.n_tokens),
         coder=facts,
         floor=Distortion.model_validate(run.test.floor.metrics(bench.reference)),
@@ -219,8 +229,8 @@ def search_limit(bench: Bench, sweep: Sweep, metric: Metric, epsilon: float) -> 
     """
 
     def distortion_at(position: int) -> float:
-        sums = bench.per_document(sweep.distortion(position), metric)
-        return upper_limit(bench.bootstrap.means(sums))
+        sums = sweep.distortion(position) if spliced(metric) else sweep.errors(position)
+        return upper_limit(bench.bootstrap.means(bench.per_document(sums, metric)))
 
     dyadic = [distortion_at(position) for position in sweep.dyadic]
     return Limit(metric, epsilon, coarsest_within(dyadic, distortion_at, epsilon))
@@ -380,7 +390,7 @@ def decoder_weight_bits(bench: Bench, sweep: Sweep, limit: Limit | None) -> int 
     position = limit.search.position
 
     def kept_with(bits: int) -> bool:
-        sums = sweep.distortion_at_precision(position, bits)
+        sums = sweep.at_precision(position, bits, spliced(limit.metric))
         distortion = upper_limit(bench.bootstrap.means(bench.per_document(sums, limit.metric)))
         return distortion <= limit.epsilon
 

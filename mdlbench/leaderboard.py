@@ -84,6 +84,7 @@ class Row:
     architecture: str
     adapter: str
     hook: str
+    text: str | None
     test_tokens: int
     name: str
     id: str
@@ -103,9 +104,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The tables of one suite, the headline's first."""
+    """The tables of one site of a suite, the headline's first.
+
+    Attributes:
+        site: in words; None where the suite has no other.
+    """
 
     suite: str
+    site: str | None
     suite_digest: str
     protocol: int
     tables: tuple[Table, ...]
@@ -114,10 +120,18 @@ class Leaderboard:
     def headline(self) -> Table:
         return self.tables[0]
 
-    def to_json(self) -> str:
-        """Every field of every row, floats unrounded; absent values are left out."""
-        content = asdict(self, dict_factory=_without_absent)
-        return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
+    @property
+    def title(self) -> str:
+        return self.suite if self.site is None else f"{self.suite}, {self.site}"
+
+
+def to_json(boards: Iterable[Leaderboard]) -> str:
+    """A list of the boards with every field of every row, floats unrounded.
+
+    Absent values are left out.
+    """
+    content = [asdict(board, dict_factory=_without_absent) for board in boards]
+    return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
 class _Entry(NamedTuple):
@@ -138,7 +152,24 @@ class _Standing(NamedTuple):
     delta_high: float | None = None
 
 
-def build(records: Iterable[EvalRecord], headline: Headline) -> Leaderboard:
+def build_all(records: Iterable[EvalRecord], headline: Headline) -> list[Leaderboard]:
+    """A board for each site of the records, by the sites' labels; raises as `build` does."""
+    groups = by_site(records)
+    several = len(groups) > 1
+    return [build(group, headline, site if several else None) for site, group in groups.items()]
+
+
+def by_site(records: Iterable[EvalRecord]) -> dict[str, list[EvalRecord]]:
+    """The records of each site, by its label; SAEs are only ever ranked within one."""
+    groups: dict[str, list[EvalRecord]] = {}
+    for record in sorted(records, key=lambda record: (record.site.label, record.name)):
+        groups.setdefault(record.site.label, []).append(record)
+    return groups
+
+
+def build(
+    records: Iterable[EvalRecord], headline: Headline, site: str | None = None
+) -> Leaderboard:
     """One table per tolerance of the records, in the suite's order, the headline's first.
 
     The result does not depend on the order of the records.
@@ -160,6 +191,7 @@ def build(records: Iterable[EvalRecord], headline: Headline) -> Leaderboard:
     limits.sort(key=lambda limit: limit != wanted)
     return Leaderboard(
         suite=first.identity.suite,
+        site=site,
         suite_digest=first.identity.suite_digest,
         protocol=first.identity.protocol,
         tables=tuple(_table(ordered, labels, *limit) for limit in limits),
@@ -342,7 +374,8 @@ def _row(entry: _Entry, standing: _Standing) -> Row:
         break_even_tokens=coder.break_even_tokens,
         architecture=coder.architecture,
         adapter=record.identity.coder.adapter,
-        hook=coder.hook,
+        hook=record.site.hook,
+        text=record.site.text,
         test_tokens=record.n_tokens.test,
         name=record.name,
         id=record.id,

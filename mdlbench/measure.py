@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.codelength import Codebook
 from mdlbench.distortion import (
     DistortionSums,
+    ErrorSums,
     Reference,
     cosines,
     document_sums,
@@ -71,25 +72,44 @@ def quantiser_scale(coder: SparseCoder, quantiser: str) -> Float32[np.ndarray, "
     return norms if quantiser == "normalised" else np.ones_like(norms)
 
 
+def absolute_steps(
+    steps: Steps,
+    coder: SparseCoder,
+    source: ActivationSource,
+    scale: Float32[np.ndarray, " latent"],
+) -> Steps:
+    """The grid in the latents' own unit; a relative one, by their root mean square where active.
+
+    That is taken over the first calibration block, to three digits, so that rounding elsewhere
+    does not move the grid.
+    """
+    if steps.unit == "absolute":
+        return steps
+    latents, _ = checked.encode(coder, next(iter(source.blocks("calibration"))).given)
+    values = latents.scaled(scale).value.astype(np.float64)
+    rms = float(f"{np.sqrt(np.mean(values**2)):.3g}") if len(values) else 0.0
+    return Steps(finest=steps.finest * (rms or 1.0), octaves=steps.octaves)
+
+
 def reference(source: ActivationSource) -> Reference:
     """Clean and ablated losses, variation and covariance of the test split; two passes."""
     n_documents = source.n_documents["test"]
     tokens, clean, ablated = (np.zeros(n_documents) for _ in range(3))
-    total = torch.zeros(source.d_in, dtype=torch.float64, device=source.device)
+    total = torch.zeros(source.d_out, dtype=torch.float64, device=source.device)
     for block in source.blocks("test"):
         tokens += document_sums(np.ones(len(block.document)), block.document, n_documents)
         clean += document_sums(source.clean_ce(block), block.document, n_documents)
         ablated += document_sums(source.ablated_ce(block), block.document, n_documents)
         total += block.activations.sum(dim=0, dtype=torch.float64)
     mean = total / tokens.sum()
-    scatter = torch.zeros(source.d_in, source.d_in, dtype=torch.float64, device=source.device)
+    scatter = torch.zeros(source.d_out, source.d_out, dtype=torch.float64, device=source.device)
     for block in source.blocks("test"):
         centred = block.activations.double() - mean
         scatter += centred.T @ centred
     eigenvalues = np.asarray(torch.linalg.eigvalsh(scatter / tokens.sum()).flip(0).cpu())
     return Reference(
         tokens=tokens,
-        d=source.d_in,
+        d=source.d_out,
         variation=float(scatter.trace()),
         clean_ce=clean,
         ablated_ce=ablated,
@@ -112,7 +132,7 @@ def encode_split(
     n_active, fired = 0, np.zeros(coder.spec.d_latents, dtype=bool)
     floor = DistortionSums.zeros(source.n_documents["test"])
     for block in source.blocks(split):
-        latents, side = checked.encode(coder, block.activations)
+        latents, side = checked.encode(coder, block.given)
         n_active += latents.nnz
         fired[latents.latent] = True
         spool.append(_audible(latents.scaled(scale), steps.finest), side, block.document)
@@ -130,28 +150,64 @@ def quantised_distortion(
     steps: Sequence[float],
 ) -> list[DistortionSums]:
     """Losses of the test split at each step, from one pass over its activations."""
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
     sums = [DistortionSums.zeros(source.n_documents["test"]) for _ in steps]
+    for i, block, reconstruction in _reconstructions(coder, source, test, scale, steps):
+        sums[i] = sums[i] + block_distortion(source, block, reconstruction)
+    return sums
+
+
+def quantised_errors(
+    coder: SparseCoder,
+    source: ActivationSource,
+    test: LatentSpool,
+    scale: Float32[np.ndarray, " latent"],
+    step: float,
+) -> ErrorSums:
+    """Errors of the test split's reconstruction at a step, which cost no splice."""
+    n_documents = source.n_documents["test"]
+    sums = ErrorSums.zeros(n_documents)
+    for _, block, reconstruction in _reconstructions(coder, source, test, scale, [step]):
+        errors = _finite(*_errors(block, reconstruction))
+        sums = sums + ErrorSums(*(document_sums(v, block.document, n_documents) for v in errors))
+    return sums
+
+
+def _reconstructions(
+    coder: SparseCoder,
+    source: ActivationSource,
+    test: LatentSpool,
+    scale: Float32[np.ndarray, " latent"],
+    steps: Sequence[float],
+) -> Iterator[tuple[int, Block, Float[torch.Tensor, "token d_out"]]]:
+    """Of each block at each step, with the step's index."""
+    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
     for block, run in zip(source.blocks("test"), test.runs(), strict=True):
         for i, step in enumerate(steps):
             quantised = dequantise(quantise(run.latents, step), step).scaled(inverse)
-            reconstruction = checked.decode(coder, quantised, run.side, source.device)
-            sums[i] = sums[i] + block_distortion(source, block, reconstruction)
-    return sums
+            yield i, block, checked.decode(coder, quantised, run.side, source.device)
 
 
 def block_distortion(
     source: ActivationSource, block: Block, reconstruction: Float[torch.Tensor, "token d"]
 ) -> DistortionSums:
     """Per-document losses of one block, zero for documents outside it."""
-    x = block.activations
     loss = source.splice(block, reconstruction)
-    errors = squared_errors(x, reconstruction)
-    per_token = (errors, cosines(x, block.norms, reconstruction), loss.ce, loss.kl)
-    if not all(np.isfinite(values).all() for values in per_token):
-        raise CoderError("decode returned NaN, infinite, or too large values")
+    per_token = _finite(*_errors(block, reconstruction), loss.ce, loss.kl)
     n_documents = source.n_documents["test"]
     return DistortionSums(*(document_sums(v, block.document, n_documents) for v in per_token))
+
+
+def _errors(
+    block: Block, reconstruction: Float[torch.Tensor, "token d"]
+) -> tuple[Float64[np.ndarray, " token"], Float64[np.ndarray, " token"]]:
+    x = block.activations
+    return squared_errors(x, reconstruction), cosines(x, block.norms, reconstruction)
+
+
+def _finite(*per_token: Float64[np.ndarray, " token"]) -> tuple[np.ndarray, ...]:
+    if not all(np.isfinite(values).all() for values in per_token):
+        raise CoderError("decode returned NaN, infinite, or too large values")
+    return per_token
 
 
 def rates(
@@ -195,7 +251,7 @@ def fixed_length_mse(
 
     Levels are spaced evenly from the smallest to the largest calibration value of the dimension.
     """
-    low = torch.full((source.d_in,), torch.inf, device=source.device)
+    low = torch.full((source.d_out,), torch.inf, device=source.device)
     high = -low
     for block in source.blocks("calibration"):
         low = torch.minimum(low, block.activations.amin(dim=0))
@@ -206,7 +262,7 @@ def fixed_length_mse(
             spacing = ((high - low) / (2**bits - 1)).clamp_min(torch.finfo(torch.float32).tiny)
             level = ((block.activations - low) / spacing).round().clamp(0, 2**bits - 1)
             errors[i] += squared_errors(block.activations, low + level * spacing).sum()
-    n_values = source.n_tokens["test"] * source.d_in
+    n_values = source.n_tokens["test"] * source.d_out
     return [(n, float(e / n_values)) for n, e in zip(precisions, errors, strict=True)]
 
 
@@ -230,6 +286,7 @@ class Sweep:
         self.finest = steps.finest
         self.dyadic = [octave * STEPS_PER_OCTAVE for octave in range(steps.octaves)]
         self._distortions: dict[int, DistortionSums] = {}
+        self._errors: dict[int, ErrorSums] = {}
         self._rates: dict[int, Rates] = {}
 
     def step(self, position: int) -> float:
@@ -242,6 +299,16 @@ class Sweep:
             sums = quantised_distortion(self.coder, self.source, self.test, self.scale, steps)
             self._distortions.update(zip(wanted, sums, strict=True))
         return self._distortions[position]
+
+    def errors(self, position: int) -> ErrorSums:
+        """The part of `distortion` that costs no splice."""
+        if position in self.dyadic or position in self._distortions:
+            return self.distortion(position)
+        if position not in self._errors:
+            self._errors[position] = quantised_errors(
+                self.coder, self.source, self.test, self.scale, self.step(position)
+            )
+        return self._errors[position]
 
     def rates(self, position: int) -> Rates:
         if position not in self._rates:
@@ -266,13 +333,18 @@ class Sweep:
         """Whether the decoder can be rounded."""
         return checked.with_decoder_precision(self.coder, 8) is not None
 
-    def distortion_at_precision(self, position: int, weight_bits: int) -> DistortionSums:
-        """Losses with the decoder rounded to `weight_bits` a weight; only where it has weights."""
+    def at_precision(self, position: int, weight_bits: int, spliced: bool) -> ErrorSums:
+        """Losses with the decoder rounded to `weight_bits` a weight; only where it has weights.
+
+        Where they are not `spliced`, they are `ErrorSums` alone.
+        """
         rounded = checked.with_decoder_precision(self.coder, weight_bits)
         if rounded is None:
             raise CoderError(f"{self.coder.spec.name}: its decoder has no weights to round")
-        steps = [self.step(position)]
-        return quantised_distortion(rounded, self.source, self.test, self.scale, steps)[0]
+        step = self.step(position)
+        if not spliced:
+            return quantised_errors(rounded, self.source, self.test, self.scale, step)
+        return quantised_distortion(rounded, self.source, self.test, self.scale, [step])[0]
 
 
 def _rates_at(

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
-from mdlbench.suite import Headline, Metric
+from mdlbench.suite import Headline, Metric, Site
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mdlbench.curve import RateDistortionCurve
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PROTOCOL = 1
 """Version of the measurement itself: quantisers, codes and metrics. Numbers of different
 protocols are never compared."""
@@ -192,6 +192,7 @@ class EvalRecord(Part):
     schema_version: int = SCHEMA_VERSION
     id: str
     identity: Identity
+    site: Site
     n_tokens: Tokens
     coder: CoderFacts
     floor: Distortion
@@ -249,25 +250,36 @@ class Measurement(Part):
     suite: str
     suite_digest: str
     protocol: int
-    data_sha256: str
     limit: int | None = None
 
     def describe(self) -> str:
         limited = "" if self.limit is None else f" limited to {self.limit} documents"
-        digests = f"digest {self.suite_digest[:12]}, data {self.data_sha256[:12]}"
-        return f"suite {self.suite} ({digests}, protocol {self.protocol}){limited}"
+        digest = self.suite_digest[:12]
+        return f"suite {self.suite} (digest {digest}, protocol {self.protocol}){limited}"
 
 
-class References(Measurement):
-    """What the curves of a suite are drawn against; computed once from its data."""
+class SiteReferences(Part):
+    """What the curves at one site are drawn against; computed once from its data."""
 
-    schema_version: int = SCHEMA_VERSION
-    headline: Headline
+    site: Site
+    data_sha256: str
     d: int
     eigenvalues: list[Finite]
     """Of the covariance of the test activations, descending: the Gaussian reference (maths §8)."""
     dense: list[tuple[int, Finite]]
     """(n, MSE) when every dimension is sent as n fixed-length bits over its calibration range."""
+
+
+class References(Measurement):
+    """What a results folder holds results of, and what their curves are drawn against."""
+
+    schema_version: int = SCHEMA_VERSION
+    headline: Headline
+    sites: list[SiteReferences]
+
+    def of_data(self, data_sha256: str) -> SiteReferences | None:
+        """Those computed from some data, if there are any."""
+        return next((site for site in self.sites if site.data_sha256 == data_sha256), None)
 
     @property
     def measurement(self) -> Measurement:
@@ -309,6 +321,11 @@ def _parse(model: type[Versioned], text: str, where: Path | str) -> Versioned:
         raise RecordError(
             f"{where}: schema_version {version} is newer than this mdlbench reads "
             f"({SCHEMA_VERSION}); upgrade mdlbench"
+        )
+    if version < SCHEMA_VERSION:
+        raise RecordError(
+            f"{where}: schema_version {version} is of a development version of mdlbench; "
+            "score the SAE again"
         )
     try:
         return model.model_validate(content)

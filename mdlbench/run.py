@@ -7,10 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mdlbench.adapters import checked, protocol
-from mdlbench.adapters.load import identify_coder, load_coder
-from mdlbench.adapters.protocol import SparseCoder
+from mdlbench.adapters.load import expand_spec, identify_coder, load_coder, origin_of
+from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.adapters.python import coder_of
-from mdlbench.errors import CheckpointError, MdlbenchError, OutputError, UsageError
+from mdlbench.errors import (
+    CheckpointError,
+    HubError,
+    MdlbenchError,
+    OutputError,
+    SourceError,
+    UsageError,
+)
 from mdlbench.evaluation import (
     Bench,
     Report,
@@ -20,10 +27,12 @@ from mdlbench.evaluation import (
     search_limit,
 )
 from mdlbench.files import write_atomically
-from mdlbench.record import CoderIdentity, EvalRecord, Identity
+from mdlbench.record import CoderIdentity, EvalRecord, Identity, References, SiteReferences
 from mdlbench.report.features import write_feature_grid
+from mdlbench.sites import UNSAID, site_of
+from mdlbench.sources.open import Opener, Setting
 from mdlbench.store import REFERENCES, RecordStore, read_references
-from mdlbench.suite import Suite, load_suite
+from mdlbench.suite import Place, Site, Suite, SuiteEntry, load_suite
 
 FEATURES = "features"
 
@@ -37,12 +46,14 @@ class Target:
         folder: what a relative path in it is relative to.
         name: what to call it; None for the adapter's own name.
         adapter: the adapter's name or class, if not in the spec.
+        place: what the suite says of where it is scored.
     """
 
     spec: str
     folder: Path
     name: str | None = None
     adapter: str | None = None
+    place: Place = UNSAID
 
     @property
     def label(self) -> str:
@@ -81,16 +92,20 @@ def targets(suite: Suite, saes: Sequence[str], adapter: str | None) -> list[Targ
     if not saes and not suite.saes:
         raise UsageError(f"suite {suite.name!r} lists no SAEs; name one with --sae")
     if not saes:
-        return [Target(entry.spec, suite.folder, entry.key) for entry in suite.saes]
-    return [_target(suite, sae, adapter) for sae in saes]
+        return [_entry_target(suite, entry) for entry in suite.saes]
+    return [target for sae in saes for target in _targets(suite, sae, adapter)]
 
 
-def _target(suite: Suite, sae: str, adapter: str | None) -> Target:
-    """A key of the suite where it is one, or could be meant as one; else a spec."""
+def _targets(suite: Suite, sae: str, adapter: str | None) -> list[Target]:
+    """A key of the suite where it is one, or could be meant as one; else what a spec names."""
     could_be_key = adapter is None and ":" not in sae and Path(sae).name == sae
     if could_be_key and (sae in suite.keys or not Path(sae).exists()):
-        return Target(suite.entry(sae).spec, suite.folder, sae)
-    return Target(sae, Path(), adapter=adapter)
+        return [_entry_target(suite, suite.entry(sae))]
+    return [Target(spec, Path(), adapter=adapter) for spec in expand_spec(sae, adapter=adapter)]
+
+
+def _entry_target(suite: Suite, entry: SuiteEntry) -> Target:
+    return Target(entry.spec, suite.folder, entry.key, place=entry.place)
 
 
 def evaluate(
@@ -100,6 +115,7 @@ def evaluate(
     name: str | None = None,
     device: str = "cpu",
     limit: int | None = None,
+    text: str | None = None,
 ) -> EvalRecord:
     """Score one SAE on a suite.
 
@@ -110,6 +126,7 @@ def evaluate(
         name: what to call the SAE in the record.
         device: where to compute.
         limit: documents per split, for a quick look; such a record is never ranked.
+        text: of a language suite, one of its texts by name or a path.
 
     Raises:
         UsageError: no such suite, key or adapter.
@@ -117,23 +134,31 @@ def evaluate(
         CoderError: the SAE misbehaves when run.
     """
     loaded = suite if isinstance(suite, Suite) else load_suite(suite)
-    bench = Bench.open(loaded, device, limit)
-    if isinstance(sae, str | Path):
-        target = targets(loaded, [str(sae)], adapter=None)[0]
-        coder = _load(bench, target)
-        name = name or target.name
-    else:
+    opener = Opener(loaded, Setting(device, limit, text))
+    if not isinstance(sae, str | Path):
+        bench = Bench.open(opener, site_of(opener, Origin(), name=name or "SAE"))
         coder = coder_of(sae, source=bench.source, device=device)
-    return evaluate_coder(bench, coder, _identity(bench, coder.spec.identity, name)).record
+        return evaluate_coder(bench, coder, _identity(bench, coder.spec.identity, name)).record
+    target = targets(loaded, [str(sae)], adapter=None)[0]
+    bench = Bench.open(opener, target_site(opener, target))
+    coder = _load(bench, target)
+    identity = _identity(bench, coder.spec.identity, name or target.name)
+    return evaluate_coder(bench, coder, identity).record
+
+
+def target_site(opener: Opener, target: Target) -> Site:
+    """Where a target is scored; raises as `site_of` does."""
+    origin = origin_of(target.spec, folder=target.folder, adapter=target.adapter)
+    return site_of(opener, origin, target.place, target.label)
 
 
 def run(
-    bench: Bench,
+    opener: Opener,
     wanted: Sequence[Target],
     folder: Path,
     report: Report = lambda stage: None,
 ) -> Iterator[Scored | Failed]:
-    """Score each target in turn and keep its record under `folder`.
+    """Score the targets, site by site, and keep their records under `folder`.
 
     Raises:
         UsageError: the folder holds results of another measurement.
@@ -141,10 +166,30 @@ def run(
     """
     store = RecordStore(folder)
     store.prepare()
-    _claim(folder, bench)
+    by_site: dict[str, tuple[Site, list[Target]]] = {}
     for target in wanted:
         try:
-            yield _score(bench, target, store, folder, _labelled(report, target))
+            site = target_site(opener, target)
+        except MdlbenchError as error:
+            yield Failed(target, error)
+            continue
+        by_site.setdefault(site.label, (site, []))[1].append(target)
+    for site, group in by_site.values():
+        yield from _run_site(opener, site, group, store, report)
+
+
+def _run_site(
+    opener: Opener, site: Site, group: Sequence[Target], store: RecordStore, report: Report
+) -> Iterator[Scored | Failed]:
+    try:
+        bench = Bench.open(opener, site)
+    except (HubError, SourceError) as error:
+        yield from (Failed(target, error) for target in group)
+        return
+    _claim(store.root, bench)
+    for target in group:
+        try:
+            yield _score(bench, target, store, _labelled(report, target))
         except OutputError:
             raise
         except MdlbenchError as error:
@@ -154,29 +199,41 @@ def run(
 
 
 def _claim(folder: Path, bench: Bench) -> None:
-    """Write what the curves are drawn against, unless the folder already has it.
+    """Write what the curves at the bench's site are drawn against, unless the folder has it.
 
     Raises:
-        UsageError: the folder holds another measurement's.
+        UsageError: the folder holds another measurement's, or another text's.
     """
-    if not (folder / REFERENCES).is_file():
-        write_atomically(folder / REFERENCES, bench.references().to_json().encode())
-        return
-    found, wanted = read_references(folder).measurement, bench.measurement()
-    if found != wanted:
-        raise UsageError(
-            f"{folder} holds results of {found.describe()}, not of {wanted.describe()}; "
-            "choose another folder with -o"
-        )
+    wanted, source = bench.measurement(), bench.source
+    sites: list[SiteReferences] = []
+    if (folder / REFERENCES).is_file():
+        known = read_references(folder)
+        if known.measurement != wanted:
+            raise UsageError(
+                f"{folder} holds results of {known.measurement.describe()}, not of "
+                f"{wanted.describe()}; choose another folder with -o"
+            )
+        if known.of_data(source.data_sha256):
+            return
+        if source.site.label in [site.site.label for site in known.sites]:
+            raise UsageError(
+                f"{folder} holds results at {source.site.label} on other data; choose another "
+                "folder with -o"
+            )
+        sites = known.sites
+    references = References(
+        **wanted.model_dump(),
+        headline=bench.suite.headline,
+        sites=[*sites, bench.references()],
+    )
+    write_atomically(folder / REFERENCES, references.to_json().encode())
 
 
 def _labelled(report: Report, target: Target) -> Report:
     return lambda stage: report(f"{target.label}: {stage}")
 
 
-def _score(
-    bench: Bench, target: Target, store: RecordStore, folder: Path, report: Report
-) -> Scored:
+def _score(bench: Bench, target: Target, store: RecordStore, report: Report) -> Scored:
     report("load")
     found = identify_coder(
         target.spec, source=bench.source, folder=target.folder, adapter=target.adapter
@@ -189,7 +246,7 @@ def _score(
     record, latent_bits = evaluate_coder(bench, coder, identity, report)
     store.save(record)
     if bench.source.image_shape is not None and coder.spec.d_latents:
-        path = folder / FEATURES / f"{store.path(identity).stem}.png"
+        path = store.root / FEATURES / f"{store.path(identity).stem}.png"
         rows = checked.decoder_rows(coder)
         write_feature_grid(path, record.name, rows, bench.source.image_shape, latent_bits)
     return Scored(target, record, reused=False)
@@ -210,17 +267,18 @@ def _identity(bench: Bench, found: protocol.CoderIdentity, name: str | None) -> 
     return bench.identity(CoderIdentity(**facts | {"name": name or found.name}))
 
 
-def encode_target(bench: Bench, target: Target, step: float | None) -> bytes:
+def encode_target(opener: Opener, target: Target, step: float | None) -> bytes:
     """A target's test split as a bitstream, at a step or at the suite's headline tolerance.
 
     Raises:
         UsageError: the step is finer than the suite's finest.
         MdlbenchError: no step meets the headline tolerance.
     """
-    finest = bench.suite.steps.finest
-    if step is not None and not step >= finest:
-        raise UsageError(f"--step {step:g} is finer than the suite's finest step {finest:g}")
+    bench = Bench.open(opener, target_site(opener, target))
     with encoded(bench, _load(bench, target)) as run:
+        finest = run.sweep.finest
+        if step is not None and not step >= finest:
+            raise UsageError(f"--step {step:g} is finer than the suite's finest step {finest:g}")
         if step is None:
             headline = bench.suite.headline
             search = search_limit(bench, run.sweep, headline.metric, headline.epsilon).search

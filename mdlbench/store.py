@@ -24,7 +24,7 @@ class RecordStore:
     """The records of a results folder, in its subfolder `records`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / RECORDS
+        self.root, self.folder = folder, folder / RECORDS
 
     def prepare(self) -> None:
         """Raises `OutputError` now rather than after an hour of work."""

@@ -159,10 +159,10 @@ def check_spec(spec: CoderSpec, source: ActivationSource | None) -> None:
     if source is None:
         return
     check_width(spec.name, spec.d_in, source)
-    if spec.d_out != source.d_in:
+    if spec.d_out != source.d_out:
         raise CheckpointError(
             f"{spec.name}: reconstructs to width {spec.d_out}, but activations at hook "
-            f"{source.hook!r} have width {source.d_in}"
+            f"{source.site.hook_out or source.hook!r} have width {source.d_out}"
         )
 
 

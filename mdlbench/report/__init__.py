@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mdlbench.errors import RecordError
 from mdlbench.files import write_atomically
-from mdlbench.leaderboard import Leaderboard, build
-from mdlbench.record import EvalRecord, References
+from mdlbench.leaderboard import Leaderboard, build_all, by_site
+from mdlbench.record import EvalRecord, References, SiteReferences
 from mdlbench.report.tables import to_csv, to_markdown, to_rich
 
 
@@ -22,38 +23,61 @@ def write_report(records: Sequence[EvalRecord], references: References, folder: 
         RecordError: the records cannot stand on one board, or are not of the references' suite.
         OutputError: the folder cannot be written, or the disk is full.
     """
-    from mdlbench.report.figures import curves_figure
-    from mdlbench.report.style import png
-    from mdlbench.report.widths import tolerances_figure, width_figure
-
-    board = build(records, references.headline)
-    _refuse_difference(records[0], references)
+    boards = build_all(records, references.headline)
     drawings: dict[str, Callable[[], bytes]] = {
-        "table.csv": lambda: to_csv(board).encode(),
-        "table.md": lambda: to_markdown(board).encode(),
-        "curves.png": lambda: png(curves_figure(records, references)),
-        "width.png": lambda: png(width_figure(board)),
-        "tolerances.png": lambda: png(tolerances_figure(board)),
+        "table.csv": lambda: to_csv(*boards).encode(),
+        "table.md": lambda: to_markdown(*boards).encode(),
     }
+    for board, group in zip(boards, by_site(records).values(), strict=True):
+        drawings |= _figures(board, group, _references_of(group[0], references))
     for name, draw in drawings.items():
         write_atomically(folder / name, draw())
     return [folder / name for name in drawings]
 
 
-def print_board(board: Leaderboard, every_tolerance: bool = False) -> None:
-    """The headline's table, or all of them, on the terminal."""
+def print_boards(boards: Sequence[Leaderboard], every_tolerance: bool = False) -> None:
+    """The headline's table of each, or all of them, on the terminal."""
     from rich.console import Console
 
     console = Console()
-    for table in board.tables if every_tolerance else [board.headline]:
-        console.print(to_rich(table, board.suite))
+    for board in boards:
+        for table in board.tables if every_tolerance else [board.headline]:
+            console.print(to_rich(table, board.title))
 
 
-def _refuse_difference(record: EvalRecord, references: References) -> None:
-    for key in ("suite", "suite_digest", "protocol", "data_sha256", "limit"):
+def _figures(
+    board: Leaderboard, records: Sequence[EvalRecord], references: SiteReferences
+) -> dict[str, Callable[[], bytes]]:
+    """The figures of one site by file name, the site in it where there are others."""
+    from mdlbench.report.figures import curves_figure
+    from mdlbench.report.style import png
+    from mdlbench.report.widths import tolerances_figure, width_figure
+
+    end = ".png" if board.site is None else f"-{_slug(board.site)}.png"
+    return {
+        f"curves{end}": lambda: png(curves_figure(records, references, board)),
+        f"width{end}": lambda: png(width_figure(board)),
+        f"tolerances{end}": lambda: png(tolerances_figure(board)),
+    }
+
+
+def _slug(site: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", site.lower()).strip("-")[:80]
+
+
+def _references_of(record: EvalRecord, references: References) -> SiteReferences:
+    """Those of the record's data; raises `RecordError` where the folder has none."""
+    for key in ("suite", "suite_digest", "protocol", "limit"):
         of_record, of_references = getattr(record.identity, key), getattr(references, key)
         if of_record != of_references:
             raise RecordError(
                 f"the references are not those of the records: {key} is {str(of_references)[:12]} "
                 f"there and {str(of_record)[:12]} in {record.name}; run `mdlbench eval` again"
             )
+    found = references.of_data(record.identity.data_sha256)
+    if found is None:
+        raise RecordError(
+            f"the references are not those of the records: none is of data "
+            f"{record.identity.data_sha256[:12]} of {record.name}; run `mdlbench eval` again"
+        )
+    return found

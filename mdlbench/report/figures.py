@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from mdlbench.curve import METRIC_LABELS, gaussian_rate_distortion
-from mdlbench.leaderboard import operating_point
-from mdlbench.record import EvalRecord, References
+from mdlbench.leaderboard import Leaderboard, Table, operating_point
+from mdlbench.record import EvalRecord, SiteReferences
 from mdlbench.report.style import (
     FAINT,
     INK,
@@ -20,7 +20,7 @@ from mdlbench.report.style import (
     plain_numbers,
     width_colours,
 )
-from mdlbench.report.tables import METRIC_NAMES, printable
+from mdlbench.report.tables import METRIC_NAMES, TITLE_LENGTH, printable
 from mdlbench.suite import Metric
 
 if TYPE_CHECKING:
@@ -59,12 +59,15 @@ class View(NamedTuple):
         return bool((rate_in & distortion_in).any())
 
 
-def curves_figure(records: Sequence[EvalRecord], references: References) -> Figure:
+def curves_figure(
+    records: Sequence[EvalRecord], references: SiteReferences, board: Leaderboard
+) -> Figure:
     """Distortion against bits per token, one panel per distortion of the suite.
 
     Args:
-        records: of one suite; partial ones are drawn only where there are no others.
-        references: of the same suite; the tolerance of their headline is drawn heavier.
+        records: of one site of a suite; partial ones are drawn only where there are no others.
+        references: of the same site.
+        board: of the same records; the tolerance of its headline is drawn heavier.
     """
     from matplotlib.figure import Figure
 
@@ -76,13 +79,13 @@ def curves_figure(records: Sequence[EvalRecord], references: References) -> Figu
         axes = figure.subplots(1, len(metrics), squeeze=False)[0]
         colours = width_colours(widths)
         for ax, metric in zip(axes, metrics, strict=True):
-            _panel(ax, metric, shown, references, colours)
+            _panel(ax, metric, shown, references, board.headline, colours)
         if widths:
             bar = figure.colorbar(colours, ax=axes, pad=0.01, aspect=40)
             bar.set_label("width: latents in the dictionary")
             bar.outline.set_visible(False)
             plain_numbers(bar.ax.yaxis, widths)
-        figure.suptitle(_title(shown), x=0.01, ha="left", weight="bold")
+        figure.suptitle(_title(shown, board), x=0.01, ha="left", weight="bold")
         baselines = [_label(record) for record in shown if is_baseline(record)]
         _legend(figure, list(axes), bool(widths), [*baselines, DENSE])
     return figure
@@ -97,9 +100,9 @@ def is_baseline(record: EvalRecord) -> bool:
     return record.identity.coder.adapter == BASELINE
 
 
-def _title(records: Sequence[EvalRecord]) -> str:
+def _title(records: Sequence[EvalRecord], board: Leaderboard) -> str:
     partial = " (partial: made with --limit)" if records[0].partial else ""
-    return f"{printable(records[0].identity.suite)}: rate-distortion curves{partial}"
+    return f"{printable(board.title, TITLE_LENGTH)}: rate-distortion curves{partial}"
 
 
 def _legend(
@@ -129,10 +132,11 @@ def _panel(
     ax: Axes,
     metric: Metric,
     records: Sequence[EvalRecord],
-    references: References,
+    references: SiteReferences,
+    headline: Table,
     colours: ScalarMappable,
 ) -> None:
-    view, headline = _view(records, metric), references.headline
+    view = _view(records, metric)
     ax.set_yscale("log")
     for record in sorted(records, key=lambda record: (record.coder.d_latents, record.name)):
         if is_baseline(record):
@@ -208,7 +212,7 @@ def _label(record: EvalRecord) -> str:
     return f"{name}: PCA transform codec" if record.coder.architecture == "pca" else name
 
 
-def _references(ax: Axes, metric: Metric, references: References, view: View) -> None:
+def _references(ax: Axes, metric: Metric, references: SiteReferences, view: View) -> None:
     """The Gaussian and the dense codec, for distortions that are squared errors."""
     if metric == "delta_ce":
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 METRIC_NAMES = {"mse": "MSE", "fvu": "FVU", "delta_ce": "ΔCE"}
 METRIC_UNITS = {"mse": " per dimension", "fvu": "", "delta_ce": " nats"}
 LABEL_LENGTH = 60
+TITLE_LENGTH = 120
 ABSENT = "–"
 
 
@@ -28,41 +29,61 @@ class Column(NamedTuple):
     cell: Callable[[Row], str]
 
 
-def to_csv(board: Leaderboard) -> str:
-    """Long format: a line per tolerance and SAE, every field of `Row`, floats unrounded."""
+def to_csv(*boards: Leaderboard) -> str:
+    """Long format: a line per site, tolerance and SAE, every field of `Row`, floats unrounded."""
     buffer = io.StringIO()
     names = [field.name for field in fields(Row)]
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["suite", *names])
-    for table in board.tables:
-        for row in table.rows:
-            writer.writerow([board.suite, *(_csv_cell(getattr(row, name)) for name in names)])
+    writer.writerow(["suite", "site", *names])
+    for board in boards:
+        for table in board.tables:
+            for row in table.rows:
+                cells = (_csv_cell(getattr(row, name)) for name in names)
+                writer.writerow([board.suite, board.site or "", *cells])
     return buffer.getvalue()
 
 
-def to_markdown(board: Leaderboard) -> str:
-    """One section per tolerance, the headline's first."""
-    n_tokens = board.headline.rows[0].test_tokens
+def to_markdown(*boards: Leaderboard) -> str:
+    """One section per site and tolerance, the headline's first."""
+    first = boards[0]
     parts = [
-        f"# Leaderboard of {escape_markdown(board.suite)}",
+        f"# Leaderboard of {escape_markdown(first.suite)}",
         "Bits per token that it takes to send an SAE's quantised latents, with a codebook fitted "
         "on calibration data, such that the reconstruction from them stays within the tolerance: "
-        f"fewer is better. Measured on {n_tokens:,} test tokens.",
+        f"fewer is better. {_measured_on(first)}",
         "Two SAEs share a rank where the 95% interval of their difference, paired over resampled "
         "documents, covers 0; whatever lies between them shares it too. Δ is the difference to the "
         "first SAE. D: latents in the dictionary. L0: nonzero symbols per token at that step. "
         "Coded: bits per token of a real bitstream, where one was written. Floor: loss of the "
         "unquantised reconstruction. Break-even: tokens after which the latents sent have cost as "
         "much as the decoder and the codebook.",
-        f"Suite digest `{board.suite_digest[:12]}`, protocol {board.protocol}.",
+        f"Suite digest `{first.suite_digest[:12]}`, protocol {first.protocol}.",
     ]
-    for i, table in enumerate(board.tables):
-        parts.append(f"## {limit_name(table)}{' (headline)' if i == 0 else ''}")
-        parts.extend(_markdown_section(table))
+    if len(boards) > 1:
+        parts.append("SAEs are ranked within a site: one hook point, one packing of the text.")
+    for board in boards:
+        parts.extend(_markdown_board(board))
     return "\n\n".join(parts) + "\n"
 
 
-def to_rich(table: Table, suite: str) -> rich.table.Table:
+def _measured_on(board: Leaderboard) -> str:
+    row = board.headline.rows[0]
+    text = f" of {escape_markdown(row.text)}" if row.text else ""
+    return f"Measured on {row.test_tokens:,} test tokens{text}."
+
+
+def _markdown_board(board: Leaderboard) -> Iterator[str]:
+    mark = "##"
+    if board.site is not None:
+        yield f"## {escape_markdown(board.site, TITLE_LENGTH)}"
+        yield _measured_on(board)
+        mark = "###"
+    for i, table in enumerate(board.tables):
+        yield f"{mark} {limit_name(table)}{' (headline)' if i == 0 else ''}"
+        yield from _markdown_section(table)
+
+
+def to_rich(table: Table, title: str) -> rich.table.Table:
     """The table at one tolerance for a terminal of 80 columns or more.
 
     Names are shown as they are, never as markup.
@@ -75,7 +96,7 @@ def to_rich(table: Table, suite: str) -> rich.table.Table:
     if table.of("infeasible"):
         notes.append("floor: infeasible, the loss even before quantisation is this large.")
     result = rich.table.Table(
-        title=Text(f"{printable(suite)}: bits per token at {limit_name(table)}"),
+        title=Text(f"{printable(title, TITLE_LENGTH)}: bits per token at {limit_name(table)}"),
         caption=Text("\n".join(note for note in notes if note)),
         caption_justify="left",
         box=rich.box.SIMPLE_HEAD,
@@ -104,18 +125,18 @@ def limit_name(table: Table) -> str:
     return f"{METRIC_NAMES[table.metric]}{unit} ≤ {table.epsilon:g}{after}"
 
 
-def printable(name: str) -> str:
+def printable(name: str, length: int = LABEL_LENGTH) -> str:
     """A name from a checkpoint, fit to be shown: no control characters, not too long."""
     clean = "".join(c if c.isprintable() else "�" for c in name)
-    if len(clean) <= LABEL_LENGTH:
+    if len(clean) <= length:
         return clean
-    half = (LABEL_LENGTH - 1) // 2
+    half = (length - 1) // 2
     return f"{clean[:half]}…{clean[-half:]}"
 
 
-def escape_markdown(name: str) -> str:
+def escape_markdown(name: str, length: int = LABEL_LENGTH) -> str:
     """A name as inert text in a Markdown table: no cells, markup, HTML or code."""
-    text = printable(name).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = printable(name, length).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~$#!])", r"\\\1", text)
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", text)
 

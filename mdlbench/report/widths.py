@@ -21,7 +21,7 @@ from mdlbench.report.style import (
     plain_numbers,
     width_colours,
 )
-from mdlbench.report.tables import limit_name, printable
+from mdlbench.report.tables import TITLE_LENGTH, limit_name, printable
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -53,7 +53,7 @@ def width_figure(board: Leaderboard) -> Figure:
         handles, labels = axes["bits"].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=4)
         figure.suptitle(
-            f"{printable(board.suite)}: description length at {limit_name(table)}",
+            f"{printable(board.title, TITLE_LENGTH)}: description length at {limit_name(table)}",
             x=0.01,
             ha="left",
             weight="bold",
@@ -87,7 +87,7 @@ def tolerances_figure(board: Leaderboard) -> Figure:
                 ax.set_xlabel("width (latents)" if row == len(rows) - 1 else "")
         _legend_of_all(figure)
         figure.suptitle(
-            f"{printable(board.suite)}: bits per token against width at every tolerance",
+            f"{printable(board.title, TITLE_LENGTH)}: bits against width at every tolerance",
             x=0.01,
             ha="left",
             weight="bold",

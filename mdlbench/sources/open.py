@@ -32,12 +32,14 @@ class Setting:
         text: one of a language suite's texts by name, or a path; by default the suite's first
             that can be had.
         dtype: of the language model.
+        calibration_tokens: of a language suite, instead of its own budget.
     """
 
     device: str = "cpu"
     limit: int | None = None
     text: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    calibration_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -111,9 +113,8 @@ class Opener:
     ) -> dict[Split, Contexts]:
         """Contexts in an order drawn with the suite's seed; the test split first, then the rest."""
         context = site.context or 0
-        n_test, n_calibration = (
-            max(1, n // context) for n in (config.tokens.test, config.tokens.calibration)
-        )
+        wanted = self.setting.calibration_tokens or config.tokens.calibration
+        n_test, n_calibration = (max(1, n // context) for n in (config.tokens.test, wanted))
         packed = pack(
             read(self.text(config), self.suite.folder),
             tokenizer,

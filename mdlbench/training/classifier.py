@@ -13,7 +13,7 @@ from torch import nn
 
 from mdlbench.files import write_atomically
 from mdlbench.sources.images import Classifier, load_images
-from mdlbench.suite import load_suite
+from mdlbench.suite import ImagesSource, load_suite
 
 EPOCHS = 30
 BATCH_IMAGES = 256
@@ -72,12 +72,13 @@ def main(
 ) -> None:
     """Train the classifier on the calibration split, print its test accuracy, and save it."""
     loaded = load_suite(suite)
-    pixels, digits = load_images(
-        loaded.path(loaded.source.images), loaded.path(loaded.source.labels)
-    )
+    source = loaded.source
+    if not isinstance(source, ImagesSource):
+        raise typer.BadParameter(f"suite {suite!r} is not one of images")
+    pixels, digits = load_images(loaded.path(source.images), loaded.path(source.labels))
     images = torch.from_numpy(pixels).float() / 255.0
     labels = torch.from_numpy(digits).long()
-    n_train = len(images) - loaded.source.n_test
+    n_train = len(images) - source.n_test
     model = train_classifier(images[:n_train], labels[:n_train], seed)
     typer.echo(f"test accuracy {accuracy(model, images[n_train:], labels[n_train:]):.4f}")
     write_atomically(output, save(model.state_dict()))

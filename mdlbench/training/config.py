@@ -13,6 +13,7 @@ from sae_lens.saes.sae import SAEMetadata
 
 from mdlbench.errors import UsageError, did_you_mean
 from mdlbench.sources import ActivationSource
+from mdlbench.suite import Site
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,24 @@ def build_sae(config: TrainingConfig, source: ActivationSource) -> TrainingSAE[A
                 d_in=source.d_in,
                 d_sae=config.width,
                 device=str(source.device),
-                metadata=SAEMetadata(hook_name=source.hook),
+                metadata=_metadata(source.site),
                 **options,
             )
         )
     except (TypeError, ValueError) as error:
         raise UsageError(f"architecture {config.architecture!r}: {error}") from error
+
+
+def _metadata(site: Site) -> SAEMetadata:
+    """What the SAE was trained on, under SAELens' names; nothing of what does not apply."""
+    facts = {
+        "hook_name": site.hook,
+        "model_name": site.model,
+        "context_size": site.context,
+        "prepend_bos": site.prepend_bos,
+        "model_from_pretrained_kwargs": site.model_options or None,
+    }
+    return SAEMetadata(**{name: value for name, value in facts.items() if value is not None})
 
 
 def _k(config: TrainingConfig) -> dict[str, float]:

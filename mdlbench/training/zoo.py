@@ -15,12 +15,15 @@ import torch
 import typer
 import yaml
 
+from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import MdlbenchError, SuiteError, UsageError, did_you_mean
-from mdlbench.sources.images import ImageSource
+from mdlbench.sites import site_of
+from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite import load_suite
 from mdlbench.training.config import TrainingConfig
 from mdlbench.training.trainer import train
 
+OWN_TEXT = Setting()
 RECIPE_FILE = "zoo.yaml"
 SAES_FOLDER = "saes"
 
@@ -46,8 +49,12 @@ def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return {**shared, **own, "options": options}
 
 
-def train_zoo(suite_name: str, keys: list[str], output: Path | None = None) -> None:
+def train_zoo(
+    suite_name: str, keys: list[str], output: Path | None = None, setting: Setting = OWN_TEXT
+) -> None:
     """Train the SAEs of a suite's recipe, all of them or those named, into its folder or another.
+
+    A language suite's SAEs are trained on the text and the number of tokens of `setting`.
 
     Raises:
         UsageError: a key is not in the recipe.
@@ -57,7 +64,8 @@ def train_zoo(suite_name: str, keys: list[str], output: Path | None = None) -> N
     for key in keys:
         if key not in recipe:
             raise UsageError(f"{RECIPE_FILE} has no SAE {key!r}. {did_you_mean(key, recipe)}")
-    source = ImageSource(suite)
+    opener = Opener(suite, setting)
+    source = opener.open(site_of(opener, Origin()))
     folder = output or suite.folder / SAES_FOLDER
     for key in keys or recipe:
         train(recipe[key], source, folder / key)
@@ -65,14 +73,16 @@ def train_zoo(suite_name: str, keys: list[str], output: Path | None = None) -> N
 
 def main(
     keys: Annotated[list[str] | None, typer.Argument(help="SAEs to train; all by default.")] = None,
-    suite: Annotated[str, typer.Option(help="An image suite with a recipe.")] = "mnist",
+    suite: Annotated[str, typer.Option(help="A suite with a recipe.")] = "mnist",
+    text: Annotated[str | None, typer.Option(help="Text of a language suite.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="To train on, of a language suite.")] = None,
     output: Annotated[Path | None, typer.Option("-o", help="Instead of the suite's saes/.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; weights depend on it.")] = 1,
 ) -> None:
     """Train the SAEs that a suite is shipped with."""
     torch.set_num_threads(threads)
     try:
-        train_zoo(suite, keys or [], output)
+        train_zoo(suite, keys or [], output, Setting(text=text, calibration_tokens=tokens))
     except MdlbenchError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(error.exit_code) from error

@@ -21,6 +21,7 @@ import torch
 import yaml
 
 from mdlbench import hub
+from mdlbench.adapters.checkpoint import only_tensors
 from mdlbench.adapters.protocol import CoderIdentity
 from mdlbench.adapters.saelens_config import (
     METADATA,
@@ -31,6 +32,7 @@ from mdlbench.adapters.saelens_config import (
 from mdlbench.errors import CheckpointError, MdlbenchError
 
 DIRECTORY_FILE = "pretrained_saes.yaml"
+CROSS_LAYER = "mntss_clt_layer_transcoder"
 NEAREST = 3
 """How many of hundreds of names a message suggests."""
 PATTERN = frozenset("*[")
@@ -81,6 +83,11 @@ class Release:
         if id not in self.saes:
             which = f"no SAE {id!r}" if id else f"several SAEs: name one, or all as {self.name}/*"
             raise CheckpointError(f"release {self.name!r} has {which}. {_nearest(id, self.saes)}")
+        if self.converter == CROSS_LAYER:
+            raise CheckpointError(
+                f"{self.name}/{id}: a layer of a cross-layer transcoder: it writes to all layers "
+                "after it, and SAELens sums its decoders, which reconstructs none of them"
+            )
         return Published(self, id)
 
 
@@ -138,8 +145,7 @@ class Published:
         from sae_lens.loading import pretrained_sae_loaders as loaders
 
         loader = loaders.NAMED_PRETRAINED_SAE_LOADERS[self.release.converter]
-        tensors: dict[str, torch.Tensor] = self._called(lambda: loader(**self._arguments()))[1]
-        return tensors
+        return only_tensors(self._called(lambda: loader(**self._arguments()))[1], self.name)
 
     def _arguments(self) -> dict[str, Any]:
         return {

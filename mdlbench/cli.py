@@ -173,6 +173,37 @@ def list_things(
         listing.print_table(rows)
 
 
+@app.command("fetch")
+def fetch_suite(
+    suite: Annotated[
+        str,
+        typer.Argument(
+            metavar="SUITE", help="A shipped suite (see `mdlbench ls suites`) or a path."
+        ),
+    ],
+    quiet: QuietOption = False,
+) -> None:
+    """Get all that a later run without a network needs; check what is here already.
+
+    Run it again after an interruption, or to check the files: one that is damaged is fetched again.
+    What cannot be had is reported (exit code 1) and stops nothing else.
+    """
+    from mdlbench.fetch import Missed, fetch, shown_on
+    from mdlbench.suite import load_suite
+
+    chosen = load_suite(suite)
+    n_missed = 0
+    for outcome in fetch(chosen, shown_on(sys.stderr, quiet)):
+        if isinstance(outcome, Missed):
+            n_missed += 1
+            print(f"mdlbench: {outcome.message}", file=sys.stderr)
+        else:
+            print(outcome.message, flush=True)
+    if n_missed:
+        raise typer.Exit(1)
+    print(f"All that suite {chosen.name!r} needs is on this machine.")
+
+
 @app.command("check-adapter")
 def check_adapter(
     spec: Annotated[str, typer.Argument(help="ADAPTER:ARGUMENT or a folder.")],

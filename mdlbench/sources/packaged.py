@@ -31,12 +31,17 @@ def ensure(package: str, version: str, file: str, sha256: str) -> Path:
     Raises:
         HubError: it cannot be had, or what the index has is another file.
     """
-    cached = cache_folder() / "packages" / f"{package}-{version}" / file
+    cached = package_folder(package, version) / file
     for path in (installed_file(package, version, file), cached):
         if path is not None and path.is_file() and sha256_of(path) == sha256:
             return path
     _extract(package, version, file, sha256, cached)
     return cached
+
+
+def package_folder(package: str, version: str) -> Path:
+    """Where files of a package are kept once they are downloaded."""
+    return cache_folder() / "packages" / f"{package}-{version}"
 
 
 def installed_file(package: str, version: str, file: str) -> Path | None:

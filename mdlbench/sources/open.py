@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from mdlbench.sources.text import Contexts, Tokenizer, pack, read
 from mdlbench.suite import FileText, LanguageSource, Site, Suite, Text
 
 Report = Callable[[str], None]
+
+TEST_SHARE = 0.1
+"""Of a text's contexts."""
+SLACK = 1.1
+"""More contexts than the budgets need, since the split is drawn."""
 
 
 @dataclass(frozen=True)
@@ -111,24 +117,41 @@ class Opener:
     def _contexts(
         self, config: LanguageSource, site: Site, tokenizer: Tokenizer
     ) -> dict[Split, Contexts]:
-        """Contexts in an order drawn with the suite's seed; the test split first, then the rest."""
+        """The contexts of each split, in an order drawn with the suite's seed.
+
+        Which split a context falls to depends on its place in the text alone, so SAEs trained on
+        the calibration split have not seen the test split, whatever the budgets were.
+        """
         context = site.context or 0
-        wanted = self.setting.calibration_tokens or config.tokens.calibration
-        n_test, n_calibration = (max(1, n // context) for n in (config.tokens.test, wanted))
+        wanted: dict[Split, int] = {
+            "calibration": (self.setting.calibration_tokens or config.tokens.calibration)
+            // context,
+            "test": config.tokens.test // context,
+        }
         packed = pack(
             read(self.text(config), self.suite.folder),
             tokenizer,
-            n_test + n_calibration,
+            _contexts_for(wanted),
             context,
             bool(site.prepend_bos),
         )
-        n_found = len(packed.tokens)
-        if n_found < 2:
-            raise UsageError("the text fills a single context, and two splits need two")
-        order = np.random.default_rng(self.suite.seed).permutation(n_found)
-        n_test = min(n_test, n_found // 2)
-        chosen = {"test": order[:n_test], "calibration": order[n_test:]}
+        draw = np.random.default_rng(self.suite.seed).random(len(packed.tokens))
+        order = np.argsort(draw)
+        is_test = draw[order] < TEST_SHARE
+        chosen: dict[Split, np.ndarray] = {"calibration": order[~is_test], "test": order[is_test]}
+        for split, contexts in chosen.items():
+            if not len(contexts):
+                raise UsageError(
+                    f"text {site.text}: its {len(packed.tokens)} contexts of {context} tokens do "
+                    f"not fill two splits: none is for {split}; give a longer one with --text"
+                )
         return {
-            split: Contexts(*(array[chosen[split][: self.setting.limit]] for array in packed))
-            for split in ("calibration", "test")
+            split: Contexts(*(a[contexts[: wanted[split]][: self.setting.limit]] for a in packed))
+            for split, contexts in chosen.items()
         }
+
+
+def _contexts_for(wanted: dict[Split, int]) -> int:
+    """So many contexts that both splits are likely to be filled."""
+    share: dict[Split, float] = {"calibration": 1 - TEST_SHARE, "test": TEST_SHARE}
+    return math.ceil(SLACK * max(n / share[split] for split, n in wanted.items()))

@@ -456,5 +456,5 @@ def test_a_release_in_saelens_layout_needs_neither_saelens_nor_a_network(written
 
 
 def test_what_the_release_says_of_l0_is_shown(cache: Path) -> None:
-    assert load_coder(RES_JB).spec.details["release_l0"] == 60
-    assert "release_l0" not in load_coder(TOPK_DL).spec.details
+    assert load_coder(RES_JB).spec.details["average_l0"] == 60
+    assert "average_l0" not in load_coder(TOPK_DL).spec.details

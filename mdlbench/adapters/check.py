@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Float, Float32, Float64
 
 from mdlbench.adapters import checked
+from mdlbench.adapters.agreement import described, doubts, is_of_language_model
 from mdlbench.adapters.protocol import CoderSpec, SparseCoder
 from mdlbench.adapters.python import sample
 from mdlbench.errors import CoderError
 from mdlbench.latents import SparseLatents
 from mdlbench.sources import ActivationSource
+from mdlbench.suite import Site
 
 SAMPLE_TOKENS = 2048
 ALONE_TOKENS = 64
@@ -27,6 +29,8 @@ TOLERANCE = 1e-4
 """Relative error allowed to float32 against float64."""
 L0_RATIO = 2.0
 """How far the measured L0 may be from the one that the checkpoint was trained to."""
+SCALE_RATIO = 1.5
+"""How far a scale may be from what it should be; the shrinkage of an L1 penalty is less."""
 DEAD_SHARE = 0.5
 LEAST_SIDE_BITS = 16
 """Fewer bits than this for a number of side information are few."""
@@ -52,12 +56,13 @@ class Trial:
     """One run of a coder on some activations.
 
     Attributes:
-        real: whether they are a source's activations, not standard-normal ones.
+        x: activations of a source, or standard-normal values.
+        target: what a source has the coder reconstruct; None without a source.
     """
 
     coder: SparseCoder
     x: Float32[torch.Tensor, "token d_in"]
-    real: bool
+    target: Float32[torch.Tensor, "token d_out"] | None
     latents: SparseLatents
     side: Float32[np.ndarray, "token side"]
     reconstruction: Float[torch.Tensor, "token d_out"]
@@ -79,12 +84,21 @@ def check_coder(coder: SparseCoder, source: ActivationSource | None = None) -> l
     reconstruction) are left out where there are none.
     """
     loaded = Check("loaded", True, _description(coder.spec))
-    x = sample(coder.spec.d_in, source, SAMPLE_TOKENS)
+    first = [loaded, *check_origin(coder.spec, source.site if source else None)]
     try:
-        trial = _try(coder, x, source is not None)
-        return [loaded, *(check(trial) for check in CHECKS), *_checks_of_data(trial)]
+        trial = _try(coder, source)
+        return [*first, *(check(trial) for check in CHECKS), *_checks_of_data(trial)]
     except CoderError as error:
-        return [loaded, Check("runs", False, str(error))]
+        return [*first, Check("runs", False, str(error))]
+
+
+def check_origin(spec: CoderSpec, site: Site | None) -> list[Check]:
+    """Whether a language model's SAE is given what it was trained on; nothing for others."""
+    if not is_of_language_model(spec.origin):
+        return []
+    found = doubts(spec.origin, site)
+    message = "; ".join([described(spec.origin), *found])
+    return [Check("trained on", "warning" if found else True, message)]
 
 
 def check_side(trial: Trial) -> Check:
@@ -156,7 +170,7 @@ def check_l0(trial: Trial) -> Check:
         return Check("L0", False, f"{found}, but {promised:g} is promised: loaded as another kind")
     if mean == 0 and trial.spec.d_latents:
         return Check("L0", False, "no latent is ever active")
-    expected = _trained_l0(trial.spec) if trial.real else None
+    expected = None if trial.target is None else _trained_l0(trial.spec)
     if expected is not None and not 1 / L0_RATIO <= mean / expected <= L0_RATIO:
         return Check("L0", "warning", f"{found}, but it was trained to {expected:g}")
     if promised is not None:
@@ -233,10 +247,9 @@ def check_dead(trial: Trial) -> Check:
     return Check("dead latents", True if share <= DEAD_SHARE else "warning", message)
 
 
-def check_reconstruction(trial: Trial) -> Check:
-    x = trial.x.double()
-    error = (x - trial.reconstruction.double()).square().sum()
-    fvu = float(error / (x - x.mean(dim=0)).square().sum())
+def check_reconstruction(trial: Trial, target: Float64[torch.Tensor, "token d_out"]) -> Check:
+    error = (target - trial.reconstruction.double()).square().sum()
+    fvu = float(error / (target - target.mean(dim=0)).square().sum())
     message = f"fraction of variance unexplained is {fvu:.4f}"
     if fvu > 1 + TOLERANCE and trial.spec.d_latents:
         return Check(
@@ -247,13 +260,58 @@ def check_reconstruction(trial: Trial) -> Check:
     return Check("reconstruction", True, message)
 
 
+def check_scale(trial: Trial, target: Float64[torch.Tensor, "token d_out"]) -> Check:
+    """The factor a that minimises ‖y − a·ŷ‖², both centred: far from 1, a scale is missing."""
+    centred = trial.reconstruction.double()
+    centred = centred - centred.mean(dim=0)
+    power = float(centred.square().sum())
+    if power == 0:
+        return Check("scale", True, "the reconstruction is the same for all tokens")
+    factor = float((centred * (target - target.mean(dim=0))).sum()) / power
+    message = f"activations are best matched by {factor:.3g} times the reconstruction"
+    if 1 / SCALE_RATIO <= factor <= SCALE_RATIO:
+        return Check("scale", True, message)
+    return Check(
+        "scale",
+        "warning",
+        f"{message}: a scale was not folded into its weights, or its normalisation not undone",
+    )
+
+
+def check_input_norm(trial: Trial) -> list[Check]:
+    """Of an SAE trained on activations times s, so that their norm was √d on average."""
+    s = trial.spec.details.get("norm_scaling_factor")
+    if not isinstance(s, float):
+        return []
+    expected = trial.spec.d_in**0.5 / s
+    norm = float(trial.x.norm(dim=1).mean())
+    message = f"‖x‖ is {norm:.3g} on average; the scale folded in was set where it was"
+    if 1 / SCALE_RATIO <= norm / expected <= SCALE_RATIO:
+        return [Check("input norm", True, f"{message} {expected:.3g}")]
+    where = "of another model or hook point, or the model is processed otherwise"
+    return [Check("input norm", "warning", f"{message} {expected:.3g}: {where}")]
+
+
 def _checks_of_data(trial: Trial) -> list[Check]:
-    return [check_dead(trial), check_reconstruction(trial)] if trial.real else []
+    if trial.target is None:
+        return []
+    target = trial.target.double()
+    return [
+        check_dead(trial),
+        check_reconstruction(trial, target),
+        check_scale(trial, target),
+        *check_input_norm(trial),
+    ]
 
 
-def _try(coder: SparseCoder, x: Float32[torch.Tensor, "token d_in"], real: bool) -> Trial:
+def _try(coder: SparseCoder, source: ActivationSource | None) -> Trial:
+    x = sample(coder.spec.d_in, source, SAMPLE_TOKENS)
+    target = None
+    if source is not None:
+        target = next(source.blocks("test")).activations[:SAMPLE_TOKENS].float()
     latents, side = checked.encode(coder, x)
-    return Trial(coder, x, real, latents, side, checked.decode(coder, latents, side, x.device))
+    reconstruction = checked.decode(coder, latents, side, x.device)
+    return Trial(coder, x, target, latents, side, reconstruction)
 
 
 def _nothing(trial: Trial, n_tokens: int) -> SparseLatents:

@@ -268,11 +268,11 @@ def _imported(path: str) -> Any:
 def sample(
     d_in: int, source: ActivationSource | None, n_tokens: int
 ) -> Float32[torch.Tensor, "token d_in"]:
-    """The first test activations of the source, or standard-normal ones where there is none."""
+    """What the source gives first on the test split; standard-normal values without a source."""
     if source is None:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(n_tokens, d_in, generator=generator)
-    return next(source.blocks("test")).activations[:n_tokens].float()
+    return next(source.blocks("test")).given[:n_tokens].float()
 
 
 def _instance(found: Any) -> Any:

@@ -35,8 +35,8 @@ BUILT_IN = (
     AdapterEntry(
         "saelens",
         "mdlbench.adapters.saelens:SAELensAdapter",
-        "saelens:FOLDER, saelens:RELEASE/ID — cfg.json and sae_weights.safetensors as SAELens saves "
-        "them, or whatever it fetches by that name; RELEASE/* are all of a release",
+        "saelens:FOLDER, saelens:RELEASE/ID — cfg.json and sae_weights.safetensors as SAELens "
+        "saves them, or whatever it fetches by that name; RELEASE/* are all of a release",
     ),
     AdapterEntry(
         "openai",

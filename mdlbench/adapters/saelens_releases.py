@@ -118,7 +118,7 @@ class Published:
         config = parse_config(content, self.name, self.norm_scaling_factor)
         if not self.release.saes[self.id].get("l0"):
             return config
-        told = {"release_l0": self.release.saes[self.id]["l0"]}
+        told = {"average_l0": self.release.saes[self.id]["l0"]}
         return config.model_copy(update={"metadata": config.metadata.model_copy(update=told)})
 
     def file(self, name: str) -> Path:

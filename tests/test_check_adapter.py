@@ -1,0 +1,165 @@
+"""The known ways in which an SAE is loaded or fed wrongly are warned of."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_adapters import WIDTH, coder_of, write_checkpoint
+from tiny import D_IN, tiny_suite, write_sae
+
+from mdlbench.adapters.agreement import doubts
+from mdlbench.adapters.check import Check, check_coder
+from mdlbench.adapters.load import load_coder
+from mdlbench.adapters.protocol import Origin, SparseCoder
+from mdlbench.adapters.saelens_build import build
+from mdlbench.adapters.saelens_config import parse_config
+from mdlbench.sources import ActivationSource
+from mdlbench.sources.images import ImageSource
+from mdlbench.suite import Site
+
+HOOK = "blocks.8.hook_resid_pre"
+CENTRED = {"center_writing_weights": True}
+SITE = Site(hook=HOOK, model="gpt2", model_options=CENTRED, context=128, prepend_bos=True)
+KNOWN = Origin("gpt2-small", HOOK, None, 128, True, CENTRED)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
+    return ImageSource(tiny_suite(tmp_path_factory.mktemp("tiny")))
+
+
+def checks(coder: SparseCoder, source: ActivationSource | None = None) -> dict[str, Check]:
+    return {check.name: check for check in check_coder(coder, source)}
+
+
+def configure(folder: Path, **changes: Any) -> Path:
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("origin", "site", "expected"),
+    [
+        (KNOWN, SITE, []),
+        (KNOWN, None, ["needs the model loaded with center_writing_weights=True"]),
+        (
+            Origin("gpt2-small", HOOK),
+            SITE,
+            ["its config does not say context or prepend_bos, so the suite must"],
+        ),
+        (
+            Origin("gpt2-small", HOOK, None, 128, None, CENTRED),
+            SITE,
+            ["its config does not say prepend_bos, so the suite must"],
+        ),
+        (
+            KNOWN,
+            SITE.model_copy(update={"model_options": {}}),
+            ["center_writing_weights=True; the suite loads it with none of it"],
+        ),
+        (
+            Origin("gpt2-small", "blocks.8.hook_resid_post", None, 64, False),
+            SITE,
+            [
+                "hook is blocks.8.hook_resid_pre here, but it was trained with "
+                "blocks.8.hook_resid_post",
+                "context is 128 here, but it was trained with 64",
+                "prepend_bos is True here, but it was trained with False",
+            ],
+        ),
+    ],
+)
+def test_doubts(origin: Origin, site: Site | None, expected: list[str]) -> None:
+    found = doubts(origin, site)
+    assert len(found) == len(expected)
+    for doubt, part in zip(found, expected, strict=True):
+        assert part in doubt
+
+
+def test_where_an_sae_belongs_is_part_of_the_check(tmp_path: Path) -> None:
+    metadata = {"model_name": "gpt2-small", "hook_name": HOOK, "context_size": 128}
+    silent = load_coder(str(write_checkpoint(tmp_path / "a", metadata=metadata)))
+    found = checks(silent)["trained on"]
+    assert found.passed == "warning"
+    assert found.message == (
+        f"gpt2-small, {HOOK}, 128 tokens; its config does not say prepend_bos, so the suite must"
+    )
+    told = metadata | {"prepend_bos": False}
+    found = checks(load_coder(str(write_checkpoint(tmp_path / "b", metadata=told))))["trained on"]
+    assert (found.passed, found.message) == (True, f"gpt2-small, {HOOK}, 128 tokens, no BOS")
+
+
+def test_images_have_no_contexts(source: ImageSource, tmp_path: Path) -> None:
+    assert "trained on" not in checks(load_coder(str(write_sae(tmp_path / "sae"))), source)
+
+
+@pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (8.0, "warning"), (0.1, "warning")])
+def test_a_scale_that_was_not_undone(
+    source: ImageSource, tmp_path: Path, factor: float, passed: bool | str
+) -> None:
+    folder = write_sae(tmp_path / "sae")
+    weights = load_file(folder / "sae_weights.safetensors")
+    weights |= {name: weights[name] / factor for name in ("W_dec", "b_dec")}
+    weights["W_enc"] = weights["W_enc"].contiguous()
+    save_file(weights, folder / "sae_weights.safetensors")
+    coder = load_coder(str(configure(folder, apply_b_dec_to_input=factor == 1.0)))
+    x = torch.cat([block.activations for block in source.blocks("test")]).double().numpy()
+    decoded = coder.decode(*coder.encode(torch.from_numpy(x).float())).double().numpy()
+    x, decoded = x - x.mean(axis=0), decoded - decoded.mean(axis=0)
+    best = (x * decoded).sum() / (decoded**2).sum()
+    found = checks(coder, source)["scale"]
+    assert found.passed == passed
+    assert found.message.startswith(f"activations are best matched by {best:.3g} times")
+    assert best == pytest.approx(factor, rel=0.4)
+
+
+def test_a_constant_has_no_scale(source: ImageSource) -> None:
+    class Nothing:
+        d_in = D_IN
+
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :3].relu()
+
+        def decode(self, z: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(z), D_IN)
+
+    assert checks(coder_of(Nothing()), source)["scale"].passed is True
+
+
+@pytest.mark.parametrize(("stretch", "passed"), [(1.0, True), (3.0, "warning"), (0.3, "warning")])
+def test_a_folded_scale_fits_its_activations(
+    source: ImageSource, tmp_path: Path, stretch: float, passed: bool | str
+) -> None:
+    x = torch.cat([block.activations for block in source.blocks("test")])
+    norm = float(x.norm(dim=1).mean())
+    folder = write_checkpoint(
+        tmp_path / "sae", d_in=D_IN, normalize_activations="expected_average_only_in"
+    )
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"W_enc": (D_IN, WIDTH), "W_dec": (WIDTH, D_IN), "b_enc": (WIDTH,), "b_dec": (D_IN,)}
+    weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    config = parse_config(
+        json.loads((folder / "cfg.json").read_text()), "cfg", stretch * np.sqrt(D_IN) / norm
+    )
+    identity = load_coder(str(write_sae(tmp_path / "other"))).spec.identity
+    coder = build(config, weights, identity, "sae", "cpu")
+    found = checks(coder, source)["input norm"]
+    assert found.passed == passed
+    assert found.message.startswith(
+        f"‖x‖ is {norm:.3g} on average; the scale folded in was set where it was "
+        f"{norm / stretch:.3g}"
+    )
+    assert "input norm" not in checks(load_coder(str(tmp_path / "other")), source)
+
+
+def test_the_l0_that_a_release_tells(source: ImageSource, tmp_path: Path) -> None:
+    folder = write_sae(tmp_path / "sae")
+    configure(folder, metadata={"average_l0": 300.0})
+    found = checks(load_coder(str(folder)), source)["L0"]
+    assert found.passed == "warning"
+    assert found.message.endswith("but it was trained to 300")

@@ -6,7 +6,7 @@ from typing import Any
 
 from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CheckpointError, UsageError
-from mdlbench.sources.models import Hook, official_name
+from mdlbench.sources.models import Hook, same_model
 from mdlbench.sources.open import Opener
 from mdlbench.suite import PIXELS, LanguageSource, Place, Site
 
@@ -48,7 +48,7 @@ def site_of(opener: Opener, origin: Origin, place: Place = UNSAID, name: str = "
 
 def _refuse_other_model(config: LanguageSource, origin: Origin, name: str) -> None:
     wanted, found = config.model.name, origin.model
-    if found is None or found == wanted or official_name(found) == official_name(wanted):
+    if found is None or same_model(found, wanted):
         return
     raise CheckpointError(f"{name}: was trained on model {found!r}, but the suite's is {wanted!r}")
 

@@ -276,21 +276,31 @@ def load_model(
         HubError: it cannot be had.
         UsageError: it is of a kind that cannot be cut, or takes no such options.
     """
-    if isinstance(config, HubModel):
+    if isinstance(config, HubModel) and _known_to_transformer_lens(config.name):
         return HookedModel(config, options, device, dtype)
     if asked := [name for name, value in options.items() if value]:
         raise UsageError(f"model {config.name}: {asked[0]} is an option of TransformerLens models")
+    if isinstance(config, HubModel):
+        return _load_from_hub(config, device, dtype)
     return _load_packaged(config, device, dtype)
 
 
 def official_name(name: str) -> str:
-    """A model's name on the hub for any of its names, so that two may be compared."""
+    """A model's name on the hub for any name that TransformerLens knows it by; else the name."""
     from transformer_lens.loading_from_pretrained import get_official_model_name
 
     try:
         return str(get_official_model_name(name))
     except ValueError:
         return name
+
+
+def same_model(name: str, other: str) -> bool:
+    """Whether two names are of one model, its owner on the hub left aside."""
+    if name == other:
+        return True
+    one, two = (official_name(n).rpartition("/")[2] for n in (name, other))
+    return one == two
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -318,13 +328,42 @@ def _load_hooked(
             config.name, device=device, dtype=dtype, revision=config.revision, **chosen
         )
     except OSError as error:
-        raise HubError(
-            f"model {config.name}: cannot be had ({_first_line(error)}); run `mdlbench fetch` "
-            "where the hub can be reached"
-        ) from error
+        raise _not_to_be_had(config.name, error) from error
     except ValueError as error:
         raise UsageError(f"model {config.name}: {_first_line(error)}") from error
     return model.eval().requires_grad_(False)
+
+
+def _known_to_transformer_lens(name: str) -> bool:
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    try:
+        get_official_model_name(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _load_from_hub(config: HubModel, device: str, dtype: torch.dtype) -> BlocksModel:
+    """A model that TransformerLens does not know, of Llama-like blocks."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name, revision = config.name, config.revision
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype)
+    except OSError as error:
+        raise _not_to_be_had(name, error) from error
+    except ValueError as error:
+        raise UsageError(f"model {name}: {_first_line(error)}") from error
+    return BlocksModel(name, model, tokenizer, device)
+
+
+def _not_to_be_had(name: str, error: OSError) -> HubError:
+    return HubError(
+        f"model {name}: cannot be had ({_first_line(error)}); run `mdlbench fetch` where the hub "
+        "can be reached"
+    )
 
 
 def _load_packaged(config: PackagedModel, device: str, dtype: torch.dtype) -> BlocksModel:

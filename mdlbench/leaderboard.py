@@ -160,10 +160,16 @@ def build_all(records: Iterable[EvalRecord], headline: Headline) -> list[Leaderb
 
 
 def by_site(records: Iterable[EvalRecord]) -> dict[str, list[EvalRecord]]:
-    """The records of each site, by its label; SAEs are only ever ranked within one."""
+    """The records of each site, by its label; SAEs are only ever ranked within one.
+
+    Raises:
+        UsageError: there are no records.
+    """
     groups: dict[str, list[EvalRecord]] = {}
     for record in sorted(records, key=lambda record: (record.site.label, record.name)):
         groups.setdefault(record.site.label, []).append(record)
+    if not groups:
+        raise UsageError("no records to rank")
     return groups
 
 

@@ -173,6 +173,9 @@ def run(
         except MdlbenchError as error:
             yield Failed(target, error)
             continue
+        except OSError as error:
+            yield Failed(target, CheckpointError(f"cannot be read: {error}"))
+            continue
         by_site.setdefault(site.label, (site, []))[1].append(target)
     for site, group in by_site.values():
         yield from _run_site(opener, site, group, store, report)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 from beartype import BeartypeConf, beartype
-from beartype.roar import BeartypeDecorHintPep3119Exception
+from beartype.roar import BeartypeDecorHintPep673Exception, BeartypeDecorHintPep3119Exception
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
@@ -18,13 +18,13 @@ Checked = TypeVar("Checked", bound=Callable[..., object])
 
 
 def check_types(function: Checked) -> Checked:
-    """beartype, except where a signature names a protocol that isinstance cannot test.
+    """beartype, except where a signature names a protocol that isinstance cannot test, or `Self`.
 
     An int may stand for a float, as for type checkers.
     """
     try:
         return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
-    except BeartypeDecorHintPep3119Exception:
+    except (BeartypeDecorHintPep673Exception, BeartypeDecorHintPep3119Exception):
         return function
 
 

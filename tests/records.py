@@ -19,14 +19,16 @@ from mdlbench.record import (
     Point,
     Provenance,
     References,
+    SiteReferences,
     Tokens,
     ToleranceResult,
 )
-from mdlbench.suite import Headline, Metric
+from mdlbench.suite import PIXELS, Headline, Metric, Site
 
 HEADLINE = Headline(metric="mse", epsilon=0.015)
 SUITE_DIGEST = "d1" * 32
 DATA_SHA256 = "da" * 32
+IMAGES = Site(hook=PIXELS)
 Limit = tuple[Metric, float]
 MNIST_LIMITS: tuple[Limit, ...] = (
     *(("mse", epsilon) for epsilon in (0.010, 0.015, 0.020, 0.030)),
@@ -115,6 +117,7 @@ def make_record(
     floor: Distortion | None = None,
     coder: Mapping[str, Any] = {},
     partial: bool = False,
+    site: Site = IMAGES,
     **identity: Any,
 ) -> EvalRecord:
     """A record at the headline tolerance alone, unless `results` says otherwise."""
@@ -128,7 +131,7 @@ def make_record(
         "d_out": 784,
         "d_latents": 256,
         "architecture": "batchtopk",
-        "hook": "pixels",
+        "hook": site.hook,
         "l0": 16.5,
         "dead_fraction": 0.0,
         "decoder_weight_bits": 6,
@@ -139,6 +142,7 @@ def make_record(
     return EvalRecord(
         id=who.id,
         identity=who,
+        site=site,
         n_tokens=Tokens(calibration=60_000, test=10_000),
         coder=CoderFacts(**{**facts, **coder}),
         floor=floor or make_distortion(0.012),
@@ -229,16 +233,23 @@ def _realistic(
     )
 
 
-def realistic_references() -> References:
+def make_site_references(site: Site = IMAGES, data_sha256: str = DATA_SHA256) -> SiteReferences:
     """Eigenvalues that fall like MNIST's, total 52.7, and dense fixed-length pixels."""
     eigenvalues = 5.0 * np.exp(-np.arange(784) / 10.5)
-    return References(
-        suite="mnist",
-        suite_digest=SUITE_DIGEST,
-        data_sha256=DATA_SHA256,
-        protocol=PROTOCOL,
-        headline=HEADLINE,
+    return SiteReferences(
+        site=site,
+        data_sha256=data_sha256,
         d=784,
         eigenvalues=[float(v) for v in eigenvalues],
         dense=[(n, 0.085 / 4.0**n) for n in range(1, 9)],
+    )
+
+
+def realistic_references() -> References:
+    return References(
+        suite="mnist",
+        suite_digest=SUITE_DIGEST,
+        protocol=PROTOCOL,
+        headline=HEADLINE,
+        sites=[make_site_references()],
     )

@@ -12,8 +12,9 @@ import torch
 from mdlbench import run as runs
 from mdlbench.adapters import checked
 from mdlbench.adapters.load import load_coder
+from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CoderError, OutputError
-from mdlbench.evaluation import Bench
+from mdlbench.sources.open import Opener
 from tests.tiny import N_TEST, tiny_suite, write_sae
 
 
@@ -97,9 +98,9 @@ def test_an_honest_coder_passes_unchanged(honest):
 
 def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, monkeypatch):
     suite = tiny_suite(tmp_path / "suite")
-    bench, folder = Bench.open(suite), tmp_path / "out"
+    opener, folder = Opener(suite), tmp_path / "out"
     wanted = runs.targets(suite, ["mean", "pca"], adapter=None)
-    outcomes = runs.run(bench, wanted, folder)
+    outcomes = runs.run(opener, wanted, folder)
     first = next(outcomes)
     record = (folder / "records").glob("mean*.json")
     finished = next(record).read_bytes()
@@ -114,7 +115,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, monkeypatch):
     files = sorted(path.name for path in (folder / "records").iterdir())
     assert len(files) == 1
     assert (folder / "records" / files[0]).read_bytes() == finished
-    again = list(runs.run(bench, wanted, folder))
+    again = list(runs.run(opener, wanted, folder))
     assert [outcome.reused for outcome in again] == [True, False]
     assert again[0].record == first.record
 
@@ -122,7 +123,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, monkeypatch):
 def test_an_unreadable_path_fails_alone(tmp_path):
     suite = tiny_suite(tmp_path / "suite")
     wanted = [runs.Target("saelens:" + "x" * 300, tmp_path), *runs.targets(suite, ["mean"], None)]
-    unreadable, scored = runs.run(Bench.open(suite), wanted, tmp_path / "out")
+    unreadable, scored = runs.run(Opener(suite), wanted, tmp_path / "out")
     assert "File name too long" in unreadable.message
     assert scored.record.name == "mean"
 
@@ -140,9 +141,10 @@ def test_a_run_scores_the_others(honest, tmp_path, monkeypatch):
     }
     monkeypatch.setattr(runs, "_load", lambda bench, target: coders[target.name])
     monkeypatch.setattr(runs, "identify_coder", lambda *args, **kwargs: honest.spec.identity)
-    bench = Bench.open(tiny_suite(tmp_path / "suite"))
+    monkeypatch.setattr(runs, "origin_of", lambda *args, **kwargs: Origin())
+    opener = Opener(tiny_suite(tmp_path / "suite"))
     wanted = [runs.Target("x", Path(), name) for name in coders]
-    outcomes = list(runs.run(bench, wanted, tmp_path / "out"))
+    outcomes = list(runs.run(opener, wanted, tmp_path / "out"))
     failed = {o.target.name: o.message for o in outcomes if isinstance(o, runs.Failed)}
     assert set(failed) == {"raises", "huge", "unspeakable", "unrounded"}
     assert "ZeroDivisionError" in failed["raises"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mdlbench.record import SCHEMA_VERSION
 from tests.tiny import N_TEST, write_sae, write_tiny_suite
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -101,8 +102,8 @@ def test_a_broken_sae_stops_no_other(suite, tmp_path):
 def test_limited_results_are_never_ranked(suite, tmp_path):
     assert mdlbench("eval", "--suite", suite, "--limit", 40, "--sae", "pca", cwd=tmp_path).stdout
     folder = tmp_path / "results" / "tiny-limit-40"
-    board = json.loads(mdlbench("leaderboard", folder, "--json").stdout)
-    rows = [row for table in board["tables"] for row in table["rows"]]
+    boards = json.loads(mdlbench("leaderboard", folder, "--json").stdout)
+    rows = [row for board in boards for table in board["tables"] for row in table["rows"]]
     assert rows
     assert {row["status"] for row in rows} == {"partial"}
     assert {row.get("rank") for row in rows} == {None}
@@ -120,7 +121,12 @@ def test_a_damaged_or_newer_record_is_named(finished, tmp_path):
     source = next((finished[0] / "records").glob("pca*.json"))
     for change, message in (
         (lambda text: text[: len(text) // 2], "not JSON"),
-        (lambda text: text.replace('"schema_version": 1', '"schema_version": 99'), "newer"),
+        (
+            lambda text: text.replace(
+                f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'
+            ),
+            "newer",
+        ),
     ):
         records = tmp_path / message.replace(" ", "") / "records"
         records.mkdir(parents=True)
@@ -136,7 +142,7 @@ def test_a_record_of_a_newer_mdlbench_is_kept(suite, tmp_path):
     arguments = ("eval", "--suite", suite, "-o", tmp_path, "--sae", "mean")
     assert mdlbench(*arguments).returncode == 0
     path = next((tmp_path / "records").glob("*.json"))
-    newer = path.read_text().replace('"schema_version": 1', '"schema_version": 2')
+    newer = path.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99')
     path.write_text(newer)
     run = mdlbench(*arguments)
     assert run.returncode == 1

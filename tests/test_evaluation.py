@@ -16,7 +16,9 @@ from mdlbench.bootstrap import Bootstrap
 from mdlbench.evaluation import Bench, evaluate_coder
 from mdlbench.record import CoderIdentity
 from mdlbench.run import evaluate
-from mdlbench.sources.open import open_source
+from mdlbench.sources.images import ImageSource
+from mdlbench.sources.open import Opener
+from mdlbench.suite import PIXELS, Site
 from mdlbench.tolerance import step_at
 from tests.tiny import N_TEST, N_TRAIN, tiny_suite, write_sae
 
@@ -36,11 +38,15 @@ def record(suite, sae):
     return evaluate(str(sae), suite)
 
 
+def open_bench(suite):
+    return Bench.open(Opener(suite), Site(hook=PIXELS))
+
+
 class Oracle:
     """The measurement written out densely: float64 latents, one token at a time where it helps."""
 
     def __init__(self, suite, sae):
-        source = open_source(suite)
+        source = ImageSource(suite)
         self.x, self.labels, self.source = {}, source._labels["test"], source
         for split in ("calibration", "test"):
             blocks = [block.activations.numpy() for block in source.blocks(split)]
@@ -246,7 +252,7 @@ def test_side_information_is_charged_everywhere(suite, sae, tmp_path, record):
 
 
 def test_references_against_numpy(suite, oracle):
-    references = Bench.open(suite).references()
+    references = open_bench(suite).references()
     train, test = oracle.x["calibration"], oracle.x["test"]
     eigenvalues = np.linalg.eigvalsh(np.cov(test.T, bias=True))[::-1]
     assert np.allclose(references.eigenvalues, eigenvalues, atol=1e-6)
@@ -259,7 +265,7 @@ def test_references_against_numpy(suite, oracle):
 
 
 def test_bits_of_latents_add_up_to_the_rate(suite, sae):
-    bench = Bench.open(suite)
+    bench = open_bench(suite)
     coder = load_coder(str(sae), source=bench.source)
     identity = bench.identity(CoderIdentity(**dataclasses.asdict(coder.spec.identity)))
     record, latent_bits = evaluate_coder(bench, coder, identity)

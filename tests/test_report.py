@@ -16,6 +16,7 @@ from records import (
     make_distortion,
     make_record,
     make_result,
+    make_site_references,
     realistic_references,
     realistic_suite,
 )
@@ -23,8 +24,8 @@ from rich.console import Console
 
 from mdlbench.curve import gaussian_rate_distortion
 from mdlbench.errors import OutputError, RecordError, UsageError
-from mdlbench.leaderboard import build
-from mdlbench.report import print_board, write_report
+from mdlbench.leaderboard import build, build_all, to_json
+from mdlbench.report import print_boards, write_report
 from mdlbench.report.features import feature_grid, write_feature_grid
 from mdlbench.report.figures import curves_figure
 from mdlbench.report.style import colour_of, house_style, png, width_colours
@@ -59,6 +60,11 @@ def terminal(table, width=100):
     return console.file.getvalue()
 
 
+def drawn(records):
+    """The curves of records of one site."""
+    return curves_figure(records, make_site_references(), build(records, HEADLINE))
+
+
 def axes_titled(figure, title):
     (ax,) = (ax for ax in figure.axes if ax.get_title(loc="left") == title)
     return ax
@@ -90,7 +96,7 @@ def test_csv_keeps_names_exactly_and_ends_lines_with_a_newline():
 
 
 def test_json_holds_what_csv_holds(board):
-    tables = json.loads(board.to_json())["tables"]
+    tables = json.loads(to_json([board]))[0]["tables"]
     from_json = [row for table in tables for row in table["rows"]]
     for row, exact in zip(csv_rows(board), from_json, strict=True):
         assert (row["label"], row["status"]) == (exact["label"], exact["status"])
@@ -207,10 +213,10 @@ def test_marks_are_explained_where_they_occur():
     assert "†" not in to_markdown(build([make_record("a")], HEADLINE))
 
 
-def test_print_board_shows_the_headline_alone_or_every_tolerance(board, capsys):
-    print_board(board)
+def test_print_boards_shows_the_headline_alone_or_every_tolerance(board, capsys):
+    print_boards([board])
     assert capsys.readouterr().out.count("bits per token at") == 1
-    print_board(board, every_tolerance=True)
+    print_boards([board], every_tolerance=True)
     assert capsys.readouterr().out.count("bits per token at") == len(MNIST_LIMITS)
 
 
@@ -228,8 +234,8 @@ def has_line(ax, x, y):
 
 
 def test_curves_show_every_sae_the_gaussian_and_the_tolerances(zoo):
-    references = realistic_references()
-    figure = curves_figure(zoo, references)
+    references = make_site_references()
+    figure = drawn(zoo)
     ax = axes_titled(figure, "MSE after quantisation")
     for record in zoo:
         curve = record.curve("mse")
@@ -246,7 +252,7 @@ def test_curves_show_every_sae_the_gaussian_and_the_tolerances(zoo):
 
 
 def test_curves_view_is_the_neighbourhood_of_the_tolerances(zoo):
-    ax = axes_titled(curves_figure(zoo, realistic_references()), "MSE after quantisation")
+    ax = axes_titled(drawn(zoo), "MSE after quantisation")
     low, high = ax.get_ylim()
     assert low < 0.010 < 0.030 < high
     assert high / low < 10
@@ -258,7 +264,7 @@ def test_curves_view_is_the_neighbourhood_of_the_tolerances(zoo):
 def test_a_loss_below_zero_leaves_the_log_panel_at_its_foot(zoo):
     record = max(zoo, key=lambda record: -record.floor.delta_ce)
     assert record.floor.delta_ce < 0
-    ax = axes_titled(curves_figure([record], realistic_references()), "ΔCE after quantisation")
+    ax = axes_titled(drawn([record]), "ΔCE after quantisation")
     assert all((y > 0).all() for _, y in lines_of(ax) if len(y) > 2)
     png(ax.figure)
 
@@ -267,7 +273,7 @@ def test_curves_of_saes_that_are_all_infeasible_can_be_drawn():
     record = realistic_suite(widths=(32,), sparsities=(8,), n_replicates=10)[0]
     results = [make_result(limit, None) for limit in MNIST_LIMITS]
     record = record.model_copy(update={"tolerances": results})
-    assert png(curves_figure([record], realistic_references())).startswith(PNG_SIGNATURE)
+    assert png(drawn([record])).startswith(PNG_SIGNATURE)
     board = build([record], HEADLINE)
     for figure in (width_figure(board), tolerances_figure(board)):
         assert png(figure).startswith(PNG_SIGNATURE)
@@ -279,16 +285,16 @@ def test_partial_records_are_drawn_only_where_there_are_no_others(zoo):
     partial = partial.model_copy(update={"points": zoo[0].points[:5]})
     curve = partial.curve("mse")
     title = "MSE after quantisation"
-    both = axes_titled(curves_figure([*zoo, partial], realistic_references()), title)
+    both = axes_titled(drawn([*zoo, partial]), title)
     assert not has_line(both, curve.rates, curve.distortions)
-    alone = curves_figure([partial], realistic_references())
+    alone = drawn([partial])
     assert has_line(axes_titled(alone, title), curve.rates, curve.distortions)
     assert "partial" in alone.get_suptitle()
 
 
 def test_baselines_alone_can_be_drawn(zoo):
     baselines = [record for record in zoo if record.identity.coder.adapter == "baseline"]
-    assert png(curves_figure(baselines, realistic_references())).startswith(PNG_SIGNATURE)
+    assert png(drawn(baselines)).startswith(PNG_SIGNATURE)
     assert png(width_figure(build(baselines, HEADLINE))).startswith(PNG_SIGNATURE)
 
 
@@ -365,7 +371,7 @@ def test_the_style_leaves_matplotlib_as_it_was(zoo):
     backend = matplotlib.get_backend()
     with house_style():
         assert matplotlib.rcParams["axes.spines.top"] is False
-    png(curves_figure(zoo[:2], realistic_references()))
+    png(drawn(zoo[:2]))
     assert dict(matplotlib.rcParams) == before
     assert matplotlib.get_backend() == backend
 
@@ -454,10 +460,18 @@ def test_report_in_an_unwritable_place_is_an_output_error(zoo, tmp_path):
         write_report(zoo[:2], realistic_references(), tmp_path / "file")
 
 
-@pytest.mark.parametrize("key", ["suite", "suite_digest", "data_sha256"])
+@pytest.mark.parametrize("key", ["suite", "suite_digest"])
 def test_report_refuses_references_of_another_suite(zoo, tmp_path, key):
     other = realistic_references().model_copy(update={key: "e2" * 32})
     with pytest.raises(RecordError, match=f"{key} is e2e2e2e2e2e2 there and"):
+        write_report(zoo[:2], other, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_report_refuses_references_of_other_data(zoo, tmp_path):
+    elsewhere = make_site_references(data_sha256="e2" * 32)
+    other = realistic_references().model_copy(update={"sites": [elsewhere]})
+    with pytest.raises(RecordError, match=r"none is of data dadadadadada of batchtopk-64-k16; run"):
         write_report(zoo[:2], other, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

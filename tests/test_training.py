@@ -1,9 +1,10 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from mdlbench.errors import CheckpointError, OutputError, SuiteError, TrainingEr
 from mdlbench.files import write_atomically
 from mdlbench.sources import Block, Split
 from mdlbench.sources.images import Classifier, load_images
-from mdlbench.suite import load_suite
+from mdlbench.suite import Site, load_suite
 from mdlbench.training.classifier import accuracy
 from mdlbench.training.config import TrainingConfig, build_sae
 from mdlbench.training.folder import read_log
@@ -46,8 +47,9 @@ STEPS_PER_EPOCH = 8
 class SparseSource:
     """Tokens that are nonnegative sums of three of 16 random directions."""
 
-    hook = "synthetic"
-    d_in = 12
+    site = Site(hook="synthetic")
+    hook = site.hook
+    d_in = d_out = 12
     data_sha256 = "0" * 64
     image_shape = None
     device = torch.device("cpu")
@@ -251,6 +253,18 @@ def test_other_settings_are_refused(trained):
         train(replace(CONFIG, lr=0.1), SparseSource(), trained)
 
 
+def test_a_run_older_than_a_setting_had_its_default(trained, tmp_path):
+    older = shutil.copytree(trained, tmp_path / "run")
+    content = json.loads((older / "training.json").read_text())
+    assert content["settings"].pop("held") == "float32"
+    (older / "training.json").write_text(json.dumps(content))
+    before = weights(older)
+    train(CONFIG, SparseSource(), older)
+    assert weights(older) == before
+    with pytest.raises(UsageError, match="held = 'float32', not 'float16'"):
+        train(replace(CONFIG, held="float16"), SparseSource(), older)
+
+
 def test_other_data_is_refused(trained):
     source = SparseSource()
     source.tokens["calibration"] = source.tokens["calibration"] + 1e-6
@@ -367,7 +381,7 @@ def test_shipped_saes_follow_their_recipe():
     for key in shipped:
         settings = json.loads(suite.path(f"saes/{key}/training.json").read_text())["settings"]
         del settings["activations_sha256"]
-        assert settings == asdict(recipe[key])
+        assert TrainingConfig(**settings) == recipe[key]
         assert key == f"batchtopk-{settings['width']}-k{settings['k']}"
 
 

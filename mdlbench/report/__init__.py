@@ -62,7 +62,7 @@ def _figures(
 
 
 def _slug(site: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", site.lower()).strip("-")[:80]
+    return re.sub(r"[^a-z0-9]+", "-", site.lower()).strip("-")[:200]
 
 
 def _references_of(record: EvalRecord, references: References) -> SiteReferences:

@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,8 @@ LOG_FILE = "log.csv"
 PACKAGES = ("mdlbench", "sae-lens", "torch")
 NEVER_FIRED = 1e-10
 """Stands in for a firing rate of 0 under the logarithm, as in SAELens."""
+_DEFAULTS = {f.name: f.default for f in fields(TrainingConfig) if f.default is not MISSING}
+"""Of settings that a run may have been recorded without, being older than they are."""
 
 
 class Epoch(NamedTuple):
@@ -127,10 +129,11 @@ class RunFolder:
             raise OutputError(f"{self.path}: not a folder that can be read: {error}") from error
 
     def _refuse_other_settings(self, found: Mapping[str, Any]) -> None:
+        known = {**_DEFAULTS, **found}
         for name, asked in self.settings.items():
-            if found.get(name) != asked:
+            if known.get(name) != asked:
                 raise UsageError(
-                    f"{self.path}: holds a run with {name} = {found.get(name)!r}, not {asked!r}: "
+                    f"{self.path}: holds a run with {name} = {known.get(name)!r}, not {asked!r}: "
                     "choose another folder, or delete this one to train afresh"
                 )
 

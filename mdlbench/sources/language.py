@@ -75,7 +75,8 @@ class LanguageActivations:
         report: told what is computed, where it takes long.
 
     Raises:
-        UsageError: the model lacks the hook point, or the tokens are not of its vocabulary.
+        UsageError: the model lacks the hook point, the tokens are not of its vocabulary, or all
+            of them are excluded.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class LanguageActivations:
         self._masks = {split: self._mask(splits[split]) for split in SPLITS}
         self.n_documents: dict[Split, int] = {s: len(splits[s].tokens) for s in SPLITS}
         self.n_tokens: dict[Split, int] = {s: int(self._masks[s].sum()) for s in SPLITS}
+        self._refuse_empty()
         self.data_sha256 = self._digest()
         first = torch.from_numpy(splits["test"].tokens[:1]).to(self.device)
         widths = model.capture(first, [self._read, self._replaced])
@@ -191,6 +193,14 @@ class LanguageActivations:
         first = self.site.first_position or 1
         return ordinary & (np.arange(contexts.tokens.shape[1]) >= first)
 
+    def _refuse_empty(self) -> None:
+        for split, n_tokens in self.n_tokens.items():
+            if not n_tokens:
+                raise UsageError(
+                    f"no token of the {split} split is left to measure: every one is special, or "
+                    f"before position {self.site.first_position} of its context"
+                )
+
     def _digest(self) -> str:
         """Of the model's weights, the site, and every token."""
         site = json.dumps(self.site.model_dump(mode="json"), sort_keys=True)
@@ -231,7 +241,7 @@ def _refuse_missing_layer(model: LanguageModel, *hooks: Hook) -> None:
 
 def _refuse_foreign_tokens(model: LanguageModel, splits: dict[Split, Contexts]) -> None:
     vocabulary = model.head.weight.shape[1]
-    highest = max(int(splits[split].tokens.max()) for split in SPLITS)
+    highest = max(int(array.max()) for split in SPLITS for array in splits[split])
     if highest >= vocabulary:
         raise UsageError(
             f"{model.name}: the tokenizer does not match: token {highest} of a vocabulary of "

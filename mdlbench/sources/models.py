@@ -21,6 +21,8 @@ from mdlbench.suite import HubModel, Model, PackagedModel, Scalar
 
 Residual = Float[torch.Tensor, "document position d_model"]
 Activation = Float[torch.Tensor, "document position d_hook"]
+Heads = Float[torch.Tensor, "token d_heads"]
+Written = Float[torch.Tensor, "token d_model"]
 Tokens = Int64[torch.Tensor, "document position"]
 Half = Literal["attention", "mlp"]
 
@@ -35,6 +37,12 @@ PROCESSING = (
     "refactor_factored_attn_matrices",
 )
 """What TransformerLens may do to the weights: nothing of it unless a release says so."""
+
+NORMALISED_OUTPUT = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
+"""Whose blocks normalise what attention and MLP write, and not what they read."""
+
+CUT_ERRORS = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""How far, relatively, a model's pieces may be from the whole by rounding alone."""
 
 
 @dataclass(frozen=True, order=True)
@@ -123,8 +131,8 @@ class LanguageModel(Protocol):
         """Activations at some hook points, from a pass that ends with the last one's block."""
         ...
 
-    def write_z(self, layer: int, z: Activation) -> Residual:
-        """What the heads' outputs [document, position, head·d_head] add to the residual stream."""
+    def write_z(self, layer: int, z: Heads) -> Written:
+        """What the heads' outputs, side by side, add to the residual stream."""
         ...
 
     def suffix(self, residual: Residual, entry: Entry) -> Residual:
@@ -144,10 +152,12 @@ class HookedModel:
         self.tokenizer: Tokenizer = self._model.tokenizer
         self.d_model, self.n_layers = cfg.d_model, cfg.n_layers
         self.is_parallel = bool(cfg.parallel_attn_mlp)
+        self._normalises_output = cfg.original_architecture in NORMALISED_OUTPUT
         unembed = self._model.unembed
         self.head = Head(unembed.W_U, unembed.b_U, float(cfg.output_logits_soft_cap or 0))
         self.sha256 = weights_digest(self._model)
         self.device = torch.device(device)
+        _require_cuttable(self, self._model)
 
     @torch.no_grad()
     def capture(self, tokens: Tokens, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
@@ -168,9 +178,14 @@ class HookedModel:
         return found
 
     @torch.no_grad()
-    def write_z(self, layer: int, z: Activation) -> Residual:
-        attn = self._model.blocks[layer].attn
-        written: torch.Tensor = z.to(attn.W_O.dtype) @ attn.W_O.flatten(0, 1) + attn.b_O
+    def write_z(self, layer: int, z: Heads) -> Written:
+        block = self._model.blocks[layer]
+        written: torch.Tensor = z.to(block.attn.W_O.dtype) @ block.attn.W_O.flatten(0, 1)
+        written = written + block.attn.b_O
+        if self._model.cfg.use_normalization_before_and_after:
+            written = block.ln1_post(written)
+        elif self._normalises_output:
+            written = block.ln1(written)
         return written.float()
 
     @torch.no_grad()
@@ -178,7 +193,8 @@ class HookedModel:
         layer, residual = entry.layer, residual.to(self._model.cfg.dtype)
         if entry.half == "mlp":
             block = self._model.blocks[layer]
-            residual = residual + block.apply_mlp(block.ln2(residual))
+            given = residual if self._normalises_output else block.ln2(residual)
+            residual = residual + block.apply_mlp(given)
             layer += 1
         if layer < self.n_layers:
             residual = self._model(
@@ -205,6 +221,7 @@ class BlocksModel:
         self.head = Head(model.lm_head.weight.T, model.lm_head.bias)
         self.sha256 = weights_digest(model)
         self.device = torch.device(device)
+        _require_cuttable(self, lambda tokens: model(input_ids=tokens, use_cache=False).logits)
 
     @torch.no_grad()
     def capture(self, tokens: Tokens, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
@@ -237,7 +254,7 @@ class BlocksModel:
         return module.register_forward_hook(keep)
 
     @torch.no_grad()
-    def write_z(self, layer: int, z: Activation) -> Residual:
+    def write_z(self, layer: int, z: Heads) -> Written:
         projection: nn.Linear = self._layers[layer].self_attn.o_proj
         written: torch.Tensor = projection(z.to(projection.weight.dtype))
         return written.float()
@@ -383,6 +400,30 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
     tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
     return model, tokenizer
+
+
+@torch.no_grad()
+def _require_cuttable(model: LanguageModel, whole: Callable[[Tokens], torch.Tensor]) -> None:
+    """Raise `UsageError` unless the pieces, at a layer in the middle, add up to the whole model."""
+    tokens = torch.arange(1, 9, device=model.device)[None] % model.head.weight.shape[1]
+    layer, rest = model.n_layers // 2, ("resid_pre", "attn_out", "mlp_out", "resid_post")
+    z = Hook(layer, "z")
+    found = model.capture(tokens, [z, *(Hook(layer, kind) for kind in rest)])
+    pre, attn, mlp, post = (found[Hook(layer, kind)] for kind in rest)
+    pairs = [
+        (model.write_z(layer, found[z][0]), attn[0]),
+        (pre + attn + mlp, post),
+        (model.suffix(pre, Entry(layer)), model.suffix(post, Entry(layer + 1))),
+        (model.head(model.suffix(post, Entry(layer + 1))[0]), whole(tokens)[0].float()),
+    ]
+    if not model.is_parallel:
+        pairs.append((model.suffix(pre + attn, Entry(layer, "mlp")), pairs[2][1]))
+    limit = CUT_ERRORS.get(model.head.weight.dtype, 0.1)
+    if any((piece - part).norm() > limit * part.norm() for piece, part in pairs):
+        raise UsageError(
+            f"model {model.name} cannot be cut at its hook points: run in pieces, it is not the "
+            "model that it is as a whole"
+        )
 
 
 def _refuse_other_blocks(name: str, model: Any) -> None:

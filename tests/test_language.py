@@ -1,0 +1,406 @@
+"""Activations and spliced losses of language models against whole naive forward passes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mdlbench.errors import SourceError, UsageError
+from mdlbench.sources import language, losses
+from mdlbench.sources.language import LanguageActivations, Wiring
+from mdlbench.sources.losses import clean_predictions, spliced_losses
+from mdlbench.sources.models import Entry, Head, Hook, weights_digest
+from mdlbench.sources.text import Contexts
+from mdlbench.suite import Site
+from tests.tiny_language import (
+    ARCHITECTURES,
+    CONTEXT,
+    D_HEAD,
+    D_MODEL,
+    KINDS,
+    N_HEADS,
+    N_LAYERS,
+    SPECIAL,
+    VOCABULARY,
+    blocks_model,
+    contexts,
+    hooked_model,
+    hooked_transformer,
+    llama,
+    naive_hooked,
+    naive_llama,
+)
+
+FIRST = 2
+SPLITS = {"calibration": contexts(5, seed=1), "test": contexts(7, seed=2)}
+LAYER = 1
+
+
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch):
+    """Blocks of three documents, the last of them shorter; logits of five tokens at a time."""
+    monkeypatch.setattr(language, "BLOCK_TOKENS", 3 * CONTEXT + 1)
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 5 * 4 * VOCABULARY)
+
+
+def pair(family):
+    """The model as the harness cuts it, and the same one run whole."""
+    if family == "llama":
+        causal_lm = llama()
+        return blocks_model(causal_lm), naive_llama(causal_lm)
+    transformer = hooked_transformer(**ARCHITECTURES[family])
+    return hooked_model(transformer), naive_hooked(transformer)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return {family: pair(family) for family in (*ARCHITECTURES, "llama")}
+
+
+def hook(kind, layer=LAYER):
+    return Hook(layer, kind).name
+
+
+def opened(model, kind="resid_pre", layer=LAYER, **site):
+    place = Site(hook=hook(kind, layer), first_position=FIRST, **site)
+    return LanguageActivations(model, SPLITS, place)
+
+
+def mask(split="test"):
+    """Neither a special token nor one of the first positions."""
+    tokens = SPLITS[split].tokens
+    allowed = np.ones(tokens.shape, dtype=bool)
+    allowed[:, :FIRST] = False
+    for special in SPECIAL:
+        allowed &= tokens != special
+    return allowed
+
+
+def losses_of(log_probabilities):
+    """CE of each token under the mask."""
+    labels = SPLITS["test"].labels
+    return -np.take_along_axis(log_probabilities, labels[:, :, None], 2)[:, :, 0][mask()]
+
+
+def noisy(x, seed=0):
+    return x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+
+
+CUTS = [
+    (family, kind)
+    for family in (*ARCHITECTURES, "llama")
+    for kind in KINDS
+    if (family, kind) != ("neox", "resid_mid")
+]
+
+
+@pytest.mark.parametrize("layer", [0, LAYER, N_LAYERS - 1])
+@pytest.mark.parametrize(("family", "kind"), CUTS)
+def test_every_hook_against_whole_passes(pairs, family, kind, layer):
+    model, naive = pairs[family]
+    source = opened(model, kind, layer)
+    tokens, allowed = SPLITS["test"].tokens, mask()
+    blocks = list(source.blocks("test"))
+    x = naive.activations(tokens, kind, layer)[torch.from_numpy(allowed)]
+    assert [len(np.unique(block.document)) for block in blocks] == [3, 3, 1]
+    torch.testing.assert_close(torch.cat([b.activations for b in blocks]), x, atol=1e-5, rtol=1e-5)
+    new = noisy(x)
+    parts = new.split([len(block.activations) for block in blocks])
+    spliced = [source.splice(b, part) for b, part in zip(blocks, parts, strict=True)]
+
+    clean = naive.clean(tokens)
+    changed = naive.log_probabilities(tokens, kind, layer, new, allowed)
+    blank = naive.log_probabilities(tokens, kind, layer, torch.zeros_like(x), allowed)
+    kl = (np.exp(clean) * (clean - changed)).sum(2)[allowed]
+    assert np.abs(losses_of(changed) - losses_of(clean)).max() > 0.01
+    for found, expected in (
+        (np.concatenate([source.clean_ce(block) for block in blocks]), losses_of(clean)),
+        (np.concatenate([loss.ce for loss in spliced]), losses_of(changed)),
+        (np.concatenate([loss.kl for loss in spliced]), kl),
+        (np.concatenate([source.ablated_ce(block) for block in blocks]), losses_of(blank)),
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_transcoder_reads_one_hook_and_replaces_another(pairs, family):
+    model, naive = pairs[family]
+    source = opened(model, "resid_mid", hook_out=hook("mlp_out"))
+    tokens, allowed = SPLITS["test"].tokens, mask()
+    given = naive.activations(tokens, "resid_mid", LAYER)[torch.from_numpy(allowed)]
+    wanted = naive.activations(tokens, "mlp_out", LAYER)[torch.from_numpy(allowed)]
+    blocks = list(source.blocks("test"))
+    for found, expected in (
+        (torch.cat([block.given for block in blocks]), given),
+        (torch.cat([block.activations for block in blocks]), wanted),
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    new = noisy(wanted)
+    changed = naive.log_probabilities(tokens, "mlp_out", LAYER, new, allowed)
+    parts = new.split([len(block.activations) for block in blocks])
+    ce = [source.splice(b, part).ce for b, part in zip(blocks, parts, strict=True)]
+    np.testing.assert_allclose(np.concatenate(ce), losses_of(changed), atol=1e-5, rtol=1e-5)
+    calibration = next(source.blocks("calibration"))
+    assert calibration.inputs is not None
+    assert (source.d_in, source.d_out) == (D_MODEL, D_MODEL)
+
+
+def test_a_transcoder_of_other_widths(pairs):
+    source = opened(pairs["gpt2"][0], "z", hook_out=hook("mlp_out"))
+    assert (source.d_in, source.d_out) == (N_HEADS * D_HEAD, D_MODEL)
+    block = next(source.blocks("test"))
+    assert (block.given.shape[1], block.activations.shape[1]) == (N_HEADS * D_HEAD, D_MODEL)
+
+
+def test_splicing_the_activation_itself_costs_nothing(pairs):
+    for family in pairs:
+        source = opened(pairs[family][0], "z")
+        for block in source.blocks("test"):
+            loss = source.splice(block, block.activations)
+            np.testing.assert_allclose(loss.ce, source.clean_ce(block), atol=1e-6)
+            np.testing.assert_allclose(loss.kl, 0, atol=1e-6)
+
+
+def test_excluded_tokens_are_no_tokens_of_a_block(pairs):
+    source = opened(pairs["gpt2"][0])
+    for split in ("calibration", "test"):
+        allowed = mask(split)
+        assert not allowed.all()
+        assert source.n_tokens[split] == allowed.sum()
+        assert source.n_documents[split] == len(allowed)
+        documents = np.concatenate([block.document for block in source.blocks(split)])
+        assert np.array_equal(documents, np.nonzero(allowed)[0])
+        assert sum(len(block.activations) for block in source.blocks(split)) == allowed.sum()
+
+
+def test_first_position_alone_is_excluded_by_default(pairs):
+    site = Site(hook=hook("resid_pre"))
+    source = LanguageActivations(pairs["gpt2"][0], SPLITS, site)
+    ordinary = ~np.isin(SPLITS["test"].tokens, SPECIAL)
+    assert source.n_tokens["test"] == ordinary[:, 1:].sum()
+
+
+def test_blocks_are_the_same_at_every_call(pairs):
+    source = opened(pairs["llama"][0])
+    first, second = (list(source.blocks("test")) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert one.index == other.index
+        assert torch.equal(one.activations, other.activations)
+        assert np.array_equal(one.document, other.document)
+
+
+def counted_transformer(calls):
+    transformer = hooked_transformer()
+    for layer, block in enumerate(transformer.blocks):
+        block.register_forward_pre_hook(lambda *_, layer=layer: calls.append(layer))
+    return hooked_model(transformer)
+
+
+def counted_llama(calls):
+    causal_lm = llama()
+    for layer, block in enumerate(causal_lm.model.layers):
+        block.register_forward_pre_hook(lambda *_, layer=layer: calls.append(layer))
+    return blocks_model(causal_lm)
+
+
+@pytest.mark.parametrize("counted", [counted_transformer, counted_llama])
+@pytest.mark.parametrize(
+    ("kind", "prefix", "suffix"),
+    [
+        ("resid_pre", [0, 1], [1, 2]),
+        ("resid_mid", [0, 1], [2]),
+        ("attn_out", [0, 1], [2]),
+        ("z", [0, 1], [2]),
+        ("mlp_out", [0, 1], [2]),
+        ("resid_post", [0, 1], [2]),
+    ],
+)
+def test_no_pass_runs_a_block_that_it_need_not(counted, kind, prefix, suffix):
+    calls = []
+    source = opened(counted(calls), kind)
+    calls.clear()
+    assert list(source.blocks("calibration"))
+    assert calls == 2 * prefix
+    calls.clear()
+    blocks = list(source.blocks("test"))
+    assert calls == 3 * (prefix + suffix)
+    calls.clear()
+    source.splice(blocks[0], blocks[0].activations)
+    assert calls == suffix
+    calls.clear()
+    list(source.blocks("test"))
+    for block in blocks:
+        source.clean_ce(block)
+    assert calls == []
+
+
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+def test_chunks_of_logits_change_nothing(monkeypatch, softcap):
+    generator = torch.Generator().manual_seed(0)
+    head = Head(
+        torch.randn(D_MODEL, VOCABULARY, generator=generator),
+        torch.randn(VOCABULARY, generator=generator),
+        softcap,
+    )
+    clean, spliced = torch.randn(2, 33, D_MODEL, generator=generator)
+    labels = torch.randint(VOCABULARY, (33,), generator=generator)
+    p, q = (torch.log_softmax(head(h).double(), 1).numpy() for h in (clean, spliced))
+    rows = np.arange(33), labels.numpy()
+    kl = (np.exp(p) * (p - q)).sum(1)
+    for n_tokens in (1, 4, 33, 1000):
+        monkeypatch.setattr(losses, "CHUNK_BYTES", n_tokens * 4 * VOCABULARY)
+        kept = clean_predictions(head, clean, labels)
+        loss = spliced_losses(head, spliced, labels, kept)
+        np.testing.assert_allclose(kept.ce.numpy(), -p[rows], atol=1e-5)
+        np.testing.assert_allclose(loss.ce, -q[rows], atol=1e-5)
+        np.testing.assert_allclose(loss.kl, kl, atol=1e-5)
+
+
+def test_no_matrix_of_logits_is_larger_than_a_chunk(monkeypatch):
+    sizes = []
+    original = Head.__call__
+    model = hooked_model(hooked_transformer())
+
+    def watched(self, hidden):
+        sizes.append(len(hidden))
+        return original(self, hidden)
+
+    monkeypatch.setattr(Head, "__call__", watched)
+    source = opened(model)
+    for block in source.blocks("test"):
+        source.splice(block, block.activations)
+    assert max(sizes) == 5
+
+
+def test_activations_that_are_not_finite_are_refused():
+    transformer = hooked_transformer()
+    transformer.blocks[0].mlp.b_out.data[3] = float("nan")
+    source = opened(hooked_model(transformer))
+    with pytest.raises(SourceError, match=r"tiny: activations at .*1\.hook_resid_pre are NaN"):
+        list(source.blocks("test"))
+
+
+def test_a_hook_that_the_model_lacks(pairs):
+    for family in ("gpt2", "llama"):
+        with pytest.raises(UsageError, match=r"no hook 'blocks\.3\.hook_mlp_out'.*are 0 to 2"):
+            opened(pairs[family][0], "mlp_out", layer=N_LAYERS)
+        with pytest.raises(UsageError, match=r"no hook 'blocks\.9\.hook_mlp_out'"):
+            opened(pairs[family][0], "resid_mid", hook_out=hook("mlp_out", 9))
+    with pytest.raises(UsageError, match=r"hook_resid_mid: attention and MLP .* are parallel"):
+        opened(pairs["neox"][0], "resid_mid")
+
+
+@pytest.mark.parametrize(
+    "name", ["blocks.8.hook_q", "hook_embed", "blocks.x.hook_z", "blocks.1.hook_resid_pre ", ""]
+)
+def test_other_hook_names_are_refused(name):
+    with pytest.raises(UsageError, match=r"is not supported\..*blocks\.L\.hook_resid_pre"):
+        Hook.parse(name)
+
+
+def test_hook_names_are_canonical():
+    assert Hook.parse("blocks.8.hook_z").name == "blocks.8.attn.hook_z"
+    assert Hook.parse("blocks.10.hook_resid_pre") == Hook(10, "resid_pre")
+
+
+def test_foreign_tokens_are_refused(pairs):
+    foreign = SPLITS["calibration"].tokens.copy()
+    foreign[1, 2] = VOCABULARY
+    splits = SPLITS | {"calibration": Contexts(foreign, SPLITS["calibration"].labels)}
+    with pytest.raises(UsageError, match="tokenizer does not match: token 40 of a vocabulary of"):
+        LanguageActivations(pairs["gpt2"][0], splits, Site(hook=hook("resid_pre")))
+
+
+def test_foreign_labels_are_refused(pairs):
+    foreign = SPLITS["test"].labels.copy()
+    foreign[1, -1] = VOCABULARY
+    splits = SPLITS | {"test": Contexts(SPLITS["test"].tokens, foreign)}
+    with pytest.raises(UsageError, match="tokenizer does not match: token 40 of a vocabulary of"):
+        LanguageActivations(pairs["gpt2"][0], splits, Site(hook=hook("resid_pre")))
+
+
+def test_a_mask_that_leaves_nothing_is_refused(pairs):
+    site = Site(hook=hook("resid_pre"), first_position=CONTEXT)
+    with pytest.raises(UsageError, match=r"no token of the .* split is left to measure"):
+        LanguageActivations(pairs["gpt2"][0], SPLITS, site)
+
+
+def test_the_digest_covers_weights_tokens_labels_and_site(pairs):
+    model = pairs["gpt2"][0]
+    labels = SPLITS["test"].labels.copy()
+    labels[0, 0] ^= 1
+    others = {**SPLITS, "test": Contexts(SPLITS["test"].tokens, labels)}
+    site = Site(hook=hook("resid_pre"), first_position=FIRST)
+    digests = {
+        opened(model).data_sha256,
+        opened(hooked_model(hooked_transformer(seed=1))).data_sha256,
+        opened(model, "resid_post").data_sha256,
+        opened(model, text="other").data_sha256,
+        LanguageActivations(model, others, site).data_sha256,
+        LanguageActivations(model, SPLITS | {"test": SPLITS["calibration"]}, site).data_sha256,
+    }
+    assert len(digests) == 6
+    assert opened(model).data_sha256 == opened(model).data_sha256
+
+
+def test_the_digest_of_weights_tells_names_and_precisions_apart():
+    one, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    other.load_state_dict(one.state_dict())
+    assert weights_digest(one) == weights_digest(other)
+    assert weights_digest(one) != weights_digest(other.bfloat16())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_bfloat16_runs_and_is_near(pairs, family):
+    exact = pairs[family][0]
+    if family == "llama":
+        rough = blocks_model(llama(), torch.bfloat16)
+    else:
+        rough = hooked_model(hooked_transformer(), torch.bfloat16)
+    for kind in KINDS:
+        one, other = opened(exact, kind), opened(rough, kind)
+        assert one.data_sha256 != other.data_sha256
+        blocks = zip(one.blocks("test"), other.blocks("test"), strict=True)
+        means = []
+        for precise, block in blocks:
+            assert block.activations.dtype == torch.float32
+            loss = other.splice(block, noisy(block.activations))
+            wanted = one.splice(precise, noisy(precise.activations))
+            means.append((loss.ce.mean(), wanted.ce.mean(), loss.kl.mean(), wanted.kl.mean()))
+        ce, wanted_ce, kl, wanted_kl = np.mean(means, axis=0)
+        assert ce == pytest.approx(wanted_ce, rel=0.05)
+        assert kl == pytest.approx(wanted_kl, rel=0.2, abs=0.02)
+
+
+def test_wiring_of_a_parallel_block():
+    pre, attn, mlp = (Hook(1, kind) for kind in ("resid_pre", "attn_out", "mlp_out"))
+    assert Wiring.of(attn, is_parallel=True) == Wiring(Entry(2), (pre, mlp))
+    assert Wiring.of(mlp, is_parallel=True) == Wiring(Entry(2), (pre, attn))
+    assert Wiring.of(Hook(1, "z"), is_parallel=True) == Wiring(Entry(2), (pre, mlp))
+
+
+def test_models_that_do_not_add_up_to_their_pieces_are_refused():
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    config = GraniteConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=D_MODEL,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        residual_multiplier=0.5,
+        embedding_multiplier=3.0,
+        logits_scaling=2.0,
+    )
+    with pytest.raises(UsageError, match="model tiny cannot be cut at its hook points"):
+        blocks_model(GraniteForCausalLM(config))
+
+
+def test_a_model_without_llama_like_blocks_is_refused():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=VOCABULARY, n_embd=D_MODEL, n_layer=1, n_head=2)
+    with pytest.raises(UsageError, match="GPT2LMHeadModel has no Llama-like blocks"):
+        blocks_model(GPT2LMHeadModel(config))

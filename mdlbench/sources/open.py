@@ -26,6 +26,8 @@ TEST_SHARE = 0.1
 """Of a text's contexts."""
 SLACK = 1.1
 """More contexts than the budgets need, since the split is drawn."""
+LEAST_CONTEXTS = 100
+"""So many are split even for the smallest budgets."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,11 @@ class Opener:
         the calibration split have not seen the test split, whatever the budgets were.
         """
         context = site.context or 0
-        wanted: dict[Split, int] = {
-            "calibration": (self.setting.calibration_tokens or config.tokens.calibration)
-            // context,
-            "test": config.tokens.test // context,
+        budgets: dict[Split, int] = {
+            "calibration": self.setting.calibration_tokens or config.tokens.calibration,
+            "test": config.tokens.test,
         }
+        wanted = {split: max(1, budget // context) for split, budget in budgets.items()}
         packed = pack(
             read(self.text(config), self.suite.folder),
             tokenizer,
@@ -154,4 +156,5 @@ class Opener:
 def _contexts_for(wanted: dict[Split, int]) -> int:
     """So many contexts that both splits are likely to be filled."""
     share: dict[Split, float] = {"calibration": 1 - TEST_SHARE, "test": TEST_SHARE}
-    return math.ceil(SLACK * max(n / share[split] for split, n in wanted.items()))
+    needed = math.ceil(SLACK * max(n / share[split] for split, n in wanted.items()))
+    return max(LEAST_CONTEXTS, needed)

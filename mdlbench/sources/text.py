@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -146,7 +146,8 @@ def _files(text: FileText, folder: Path) -> Iterator[str]:
     else:
         files = [path]
     if not files or not all(file.is_file() for file in files):
-        raise UsageError(f"{path}: no such text, or a folder without {', .'.join(['.txt'])} files")
+        endings = ", ".join([".txt", *BUILDERS])
+        raise UsageError(f"{path}: no such text, or a folder without any {endings} file")
     for file in files:
         yield from _file(file, text.column)
 
@@ -164,9 +165,10 @@ def _file(file: Path, column: str) -> Iterator[str]:
         rows = datasets.load_dataset(
             BUILDERS[file.suffix], data_files=str(file), split="train", streaming=True
         )
-        yield from (row[column] for row in rows)
-    except KeyError as error:
-        raise UsageError(f"{file}: no column {column!r}") from error
+        for row in rows:
+            if column not in row:
+                raise UsageError(f"{file}: no column {column!r}, but {', '.join(row)}")
+            yield _text_of(row, column, file)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UsageError(f"{file}: cannot be read: {error}") from error
 
@@ -189,7 +191,14 @@ def _dataset(text: HubText) -> Iterator[str]:
         raise SuiteError(f"{where}: {_first_line(error)}") from error
     if text.column not in rows.column_names:
         raise SuiteError(f"{where}: no column {text.column!r}, but {rows.column_names}")
-    return (row[text.column] for row in rows)
+    return (_text_of(row, text.column, where) for row in rows)
+
+
+def _text_of(row: Mapping[str, object], column: str, where: object) -> str:
+    value = row[column]
+    if not isinstance(value, str):
+        raise UsageError(f"{where}: column {column!r} holds {value!r:.40}, which is no text")
+    return value
 
 
 def _first_line(error: Exception) -> str:

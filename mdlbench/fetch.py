@@ -22,7 +22,7 @@ from mdlbench.adapters.places import HUB
 from mdlbench.adapters.saelens_releases import find_release
 from mdlbench.errors import HubError, MdlbenchError
 from mdlbench.files import cache_folder, sha256_of, write_atomically
-from mdlbench.hub import hub_file, hub_files
+from mdlbench.hub import HubUnreachableError, hub_file, hub_files
 from mdlbench.sources.models import official_name
 from mdlbench.sources.packaged import ensure, package_folder
 from mdlbench.sources.text import read
@@ -93,6 +93,8 @@ class Missed:
 
     @property
     def message(self) -> str:
+        if isinstance(self.error, HubUnreachableError):
+            return f"{self.label}: not cached, and the hub cannot be reached ({self.error.reason})"
         return f"{self.label}: {self.error}"
 
 

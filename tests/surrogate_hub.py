@@ -15,10 +15,14 @@ import hashlib
 import io
 import json
 import sys
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import torch
 from safetensors.torch import save
@@ -467,6 +471,64 @@ def etag(name: str, content: bytes) -> str:
     if Path(name).suffix in (".safetensors", ".pt", ".parquet"):
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers as the hub does for the model repositories of a cache."""
+
+    cache: Path
+
+    def do_HEAD(self) -> None:
+        self.answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self.answer(with_body=True)
+
+    def answer(self, with_body: bool) -> None:
+        status, headers, body = self.found(unquote(self.path).strip("/"))
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def found(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        api = path.startswith("api/models/")
+        repo, _, rest = path.removeprefix("api/models/").partition("/revision/")
+        if not api:
+            repo, _, rest = path.partition("/resolve/")
+        folder = self.cache / f"models--{repo.replace('/', '--')}"
+        if not folder.is_dir():
+            return 404, {"X-Error-Code": "RepoNotFound"}, b""
+        commit = (folder / "refs" / "main").read_text()
+        snapshot = folder / "snapshots" / commit
+        if api:
+            files = sorted(file for file in snapshot.rglob("*") if file.is_file())
+            names = [{"rfilename": file.relative_to(snapshot).as_posix()} for file in files]
+            said = as_json({"id": repo, "sha": commit, "siblings": names})
+            return 200, {"Content-Type": "application/json"}, said
+        file = snapshot / rest.partition("/")[2]
+        if not file.is_file():
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
+        headers = {"ETag": f'"{file.resolve().name}"', "X-Repo-Commit": commit}
+        return 200, headers, file.read_bytes()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A server of that folder's models, by the address that `HF_ENDPOINT` must name."""
+    handler = type("Handler", (Server,), {"cache": folder / "hub"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 if __name__ == "__main__":

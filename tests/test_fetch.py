@@ -1,0 +1,183 @@
+"""`fetch` from a server of the surrogate hub into caches that are empty, damaged or complete."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
+
+from mdlbench.errors import HubError
+from mdlbench.fetch import Got, Missed, fetch
+from mdlbench.files import cache_folder, sha256_of
+from mdlbench.suite import load_suite, suites_folder
+from tests.surrogate_hub import serving
+from tests.test_hub import DISCARD, set_endpoint
+from tests.test_packaged import FILE, SHA256, index, write_wheel
+
+__all__ = ["index"]
+
+JB = "saelens:gpt2-small-res-jb/blocks.8.hook_resid_pre"
+V5 = "saelens:gpt2-small-resid-post-v5-32k/blocks.8.hook_resid_post"
+HOOK_Z = "saelens:gpt2-small-hook-z-kk/blocks.8.hook_z"
+WEIGHTS = "blocks.8.hook_resid_pre/sae_weights.safetensors"
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """Empty caches, and no hub."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    set_endpoint(monkeypatch, DISCARD)
+    close_session()
+    yield tmp_path
+    close_session()
+
+
+@pytest.fixture
+def online(hub, empty, monkeypatch):
+    """Empty caches, and a hub that can be reached."""
+    with serving(hub) as endpoint:
+        set_endpoint(monkeypatch, int(endpoint.rpartition(":")[2]))
+        yield empty
+
+
+def language_suite(folder, saes, **source):
+    content = yaml.safe_load((suites_folder() / "gpt2-l8" / "suite.yaml").read_text())
+    content["name"] = "mine"
+    content["source"] |= {"texts": [{"kind": "python-docs", "name": "python-docs"}], **source}
+    content["saes"] = [{"key": key, "spec": spec} for key, spec in saes.items()]
+    (folder / "suite.yaml").write_text(yaml.safe_dump(content))
+    return load_suite(folder)
+
+
+def cached(folder, name):
+    """The one file of that name in the hub's cache."""
+    (found,) = (folder / "hub").glob(f"models--*/snapshots/*/{name}")
+    return found
+
+
+def messages(suite):
+    return [outcome.message for outcome in fetch(suite)]
+
+
+def test_everything_is_got_then_checked_without_the_hub(online, monkeypatch):
+    suite = language_suite(online, {"jb": JB, "v5": V5, "z": HOOK_Z})
+    seen = []
+    first = list(fetch(suite, seen.append))
+    assert seen == [outcome.label for outcome in first] == ["model gpt2", "jb", "v5", "z"]
+    assert [outcome.n_files for outcome in first] == [7, 2, 2, 2]
+    kept = json.loads((cache_folder() / "fetched" / "mine.json").read_text())
+    files = {path for path in (online / "hub").glob("*/snapshots/**/*") if path.is_file()}
+    assert kept == {path.relative_to(online / "hub").as_posix(): sha256_of(path) for path in files}
+    assert len(kept) == 13
+    assert str(online) not in str(kept)
+    set_endpoint(monkeypatch, DISCARD)
+    assert list(fetch(suite)) == first
+
+
+def test_a_pattern_is_every_sae_that_it_matches(online):
+    suite = language_suite(online, {"jb": "saelens:gpt2-small-res-jb/blocks.1*.hook_resid_pre"})
+    labels = [outcome.label.rpartition("/")[2] for outcome in fetch(suite)]
+    assert labels[1:] == [f"blocks.{i}.hook_resid_pre" for i in (1, 10, 11)]
+
+
+def test_a_truncated_file_is_fetched_again(online):
+    suite = language_suite(online, {"jb": JB, "v5": V5})
+    list(fetch(suite))
+    whole = sha256_of(cached(online, WEIGHTS))
+    blob = cached(online, WEIGHTS).resolve()
+    blob.write_bytes(blob.read_bytes()[:-1])
+    outcomes = {outcome.label: outcome for outcome in fetch(suite)}
+    assert "fetched again, because sae_weights.safetensors is damaged" in outcomes["jb"].message
+    assert outcomes["v5"].damaged == []
+    assert sha256_of(cached(online, WEIGHTS)) == whole == cached(online, WEIGHTS).resolve().name
+
+
+def test_damage_is_known_by_the_hubs_hashes_alone(online):
+    suite = language_suite(online, {"jb": JB})
+    list(fetch(suite))
+    shutil.rmtree(cache_folder())
+    for name in (WEIGHTS, "blocks.8.hook_resid_pre/cfg.json"):
+        blob = cached(online, name).resolve()
+        blob.write_bytes(blob.read_bytes() + b" ")
+    (_, jb) = fetch(suite)
+    assert [problem.split()[0] for problem in jb.damaged] == ["cfg.json", "sae_weights.safetensors"]
+
+
+def test_without_links_damage_is_known_by_the_first_fetch(online):
+    suite = language_suite(online, {"jb": JB})
+    list(fetch(suite))
+    file = cached(online, WEIGHTS)
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[:-1])
+    (_, jb) = fetch(suite)
+    assert "when it was first fetched" in jb.message
+    assert cached(online, WEIGHTS).read_bytes() == content
+
+
+def test_damage_that_cannot_be_mended_is_named_and_stops_nothing_else(online, monkeypatch):
+    suite = language_suite(online, {"jb": JB, "v5": V5})
+    list(fetch(suite))
+    blob = cached(online, WEIGHTS).resolve()
+    blob.write_bytes(b"")
+    set_endpoint(monkeypatch, DISCARD)
+    (_, jb, v5) = fetch(suite)
+    assert isinstance(jb, Missed)
+    assert jb.message.startswith("jb: sae_weights.safetensors is damaged")
+    assert isinstance(v5, Got)
+
+
+def test_what_cannot_be_had_is_said_in_a_line_each(empty):
+    saes = {
+        "jb": JB,
+        "z": HOOK_Z,
+        "misspelt": "saelens:gpt2-small-res-jbb/blocks.8.hook_resid_pre",
+        "no-such-id": "saelens:gpt2-small-res-jb/blocks.12.hook_resid_pre",
+        "pca": "baseline:pca",
+    }
+    said = dict(line.split(": ", 1) for line in messages(language_suite(empty, saes)))
+    for label in ("model gpt2", "jb", "z"):
+        assert said[label].startswith("not cached, and the hub cannot be reached (ConnectError")
+    assert "no release that SAELens knows. The nearest" in said["misspelt"]
+    assert "has no SAE 'blocks.12.hook_resid_pre'" in said["no-such-id"]
+    assert "pca" not in said
+    assert not (cache_folder() / "fetched").exists()
+
+
+def test_a_repository_without_weights_is_no_model(online):
+    repository = "ckkissane/attn-saes-gpt2-small-all-layers"
+    (model,) = fetch(language_suite(online, {}, model={"kind": "hub", "name": repository}))
+    assert model.message.startswith(f"model {repository}: {repository}: no weights among its files")
+
+
+def test_a_packaged_model(empty, index):
+    model = {"kind": "package", "name": "tiny", "package": "tiny-model", "version": "1.0"}
+    suite = language_suite(empty, {}, model=model | {"file": FILE, "sha256": SHA256})
+    assert "the package index cannot be reached" in messages(suite)[0]
+    write_wheel(index)
+    (got,) = fetch(suite)
+    assert (got.label, got.n_files, got.n_bytes) == ("model tiny", 1, 7000)
+    path = cache_folder() / "packages" / "tiny-model-1.0" / FILE
+    path.write_bytes(b"short")
+    assert "is damaged" in messages(suite)[0]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
+
+
+def test_a_list_of_hashes_that_cannot_be_read_is_named(empty):
+    path = cache_folder() / "fetched" / "mine.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(HubError, match=r"mine\.json: cannot be read.*delete it"):
+        list(fetch(language_suite(empty, {"jb": JB})))
+
+
+def test_a_suite_that_ships_all_it_needs(empty):
+    assert list(fetch(load_suite("mnist"))) == []
+    assert not Path(constants.HF_HUB_CACHE).exists()

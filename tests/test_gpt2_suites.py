@@ -1,0 +1,212 @@
+"""The suites of published SAEs, run as a user runs them, against the surrogate hub."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import constants
+
+from mdlbench.adapters.load import load_coder, origin_of
+from mdlbench.adapters.saelens_releases import find_release
+from mdlbench.suite import load_suite, suites_folder
+from tests.surrogate_hub import N_HEADS, WIDTH, environment
+
+SUITES = ("gpt2-l8", "gpt2-res-jb")
+SAES = load_suite("gpt2-l8").saes
+WIDTHS = {768: 32, 1536: 64, 3072: 96, 6144: 128, 12288: 160, 24576: 192, 49152: 256, 98304: 384}
+PRE = "blocks.8.hook_resid_pre, 128 tokens, BOS, center_writing_weights"
+
+
+def mdlbench(folder, *arguments, **variables):
+    """The command as a process that has the surrogate hub in `folder` and no network."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    here = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "mdlbench.cli", *map(str, arguments)],
+        env=clean | environment(folder) | here | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def records(folder):
+    found = [json.loads(path.read_text()) for path in (folder / "records").glob("*.json")]
+    return {record["identity"]["coder"]["name"]: record for record in found}
+
+
+def small_suite(folder, **changes):
+    """`gpt2-l8` on a few contexts."""
+    content = yaml.safe_load((suites_folder() / "gpt2-l8" / "suite.yaml").read_text())
+    content["source"]["tokens"] = {"calibration": 2048, "test": 1024}
+    (folder / "suite.yaml").write_text(yaml.safe_dump(content | changes))
+    return folder
+
+
+@pytest.fixture
+def cached(hub, monkeypatch):
+    """This process has the surrogate hub's cache and no network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return hub
+
+
+@pytest.fixture(scope="module")
+def finished(hub, tmp_path_factory):
+    """A whole run of all 19 SAEs, on fewer tokens."""
+    folder = tmp_path_factory.mktemp("results")
+    suite = small_suite(tmp_path_factory.mktemp("suite"))
+    run = mdlbench(hub, "eval", "--suite", suite, "-o", folder)
+    assert run.returncode == 0, run.stderr
+    return folder, run
+
+
+def test_every_sae_of_the_suites_is_a_published_one():
+    for name in (*SUITES, "template.yaml"):
+        suite = load_suite(suites_folder() / name)
+        for entry in suite.saes:
+            release, _, id = entry.spec.removeprefix("saelens:").partition("/")
+            assert find_release(release, suites_folder()).published(id).path
+    assert [len(load_suite(name).saes) for name in SUITES] == [19, 13]
+
+
+@pytest.mark.parametrize("entry", SAES, ids=[entry.key for entry in SAES])
+def test_saelens_opens_it_offline_and_agrees(entry, cached):
+    from sae_lens import SAE
+
+    release, _, id = entry.spec.removeprefix("saelens:").partition("/")
+    theirs = SAE.from_pretrained(release, id)
+    x = 3 * torch.randn(16, WIDTH, generator=torch.Generator().manual_seed(0))
+    is_z = theirs.cfg.reshape_activations == "hook_z"
+    shaped = x.view(1, 16, N_HEADS, -1) if is_z else x
+    with torch.no_grad():
+        latents = theirs.encode(shaped)
+        decoded = theirs.decode(latents).reshape(16, WIDTH)
+    ours = load_coder(entry.spec)
+    found, side = ours.encode(x)
+    np.testing.assert_allclose(
+        found.to_dense(), latents.reshape(16, -1).numpy(), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(ours.decode(found, side), decoded, rtol=1e-4, atol=1e-4)
+    said, metadata = origin_of(entry.spec), theirs.cfg.metadata
+    bos = entry.place.prepend_bos if said.prepend_bos is None else said.prepend_bos
+    assert (said.context, bos) == (metadata.context_size, metadata.prepend_bos)
+    assert said.model_options == (metadata.model_from_pretrained_kwargs or {})
+
+
+def test_all_nineteen_are_scored_where_they_were_trained(finished):
+    found = records(finished[0])
+    assert sorted(found) == sorted(entry.key for entry in SAES)
+    assert {record["status"] for record in found.values()} == {"complete"}
+    assert not any(record["partial"] for record in found.values())
+    for width, d_sae in WIDTHS.items():
+        assert found[f"splitting-{width}"]["coder"]["d_latents"] == d_sae
+    tokens = {name: record["n_tokens"]["test"] for name, record in found.items()}
+    assert tokens["res-jb-24576"] == tokens["splitting-768"] == tokens["hook-z-kk-24576"]
+    assert 1000 < tokens["res-jb-24576"] <= 8 * 127
+    assert 990 < tokens["mlp-out-v5-32k"] <= 16 * 63
+
+
+def test_every_sae_was_loaded_right(finished):
+    for name, record in records(finished[0]).items():
+        floor = record["floor"]
+        assert floor["fvu"] < 0.5, name
+        assert floor["ce_recovered"] > 0.7, name
+        assert abs(floor["delta_ce"]) < 0.5, name
+        layer_norm = "-v5-" in name
+        assert record["points"][0]["bits"]["side"] == (64 if layer_norm else 0), name
+        assert not layer_norm or record["coder"]["l0"] <= 32
+
+
+def test_the_leaderboard_ranks_within_a_place(finished):
+    folder, run = finished
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 19 * len(list(load_suite("gpt2-l8").limits()))
+    sites = {row["site"]: [] for row in rows}
+    assert len(sites) == len(list(folder.glob("curves-*.png"))) == 7
+    for row in rows:
+        if (row["metric"], row["epsilon"], row["status"]) == ("delta_ce", "0.5", "ranked"):
+            sites[row["site"]].append((float(row["bits"]), int(row["rank"])))
+    assert all(sorted(ranked)[0][1] == 1 for ranked in sites.values())
+    assert len(sites[PRE]) >= 5
+    assert sorted(rank for _, rank in sites[PRE]) == [rank for _, rank in sorted(sites[PRE])]
+    assert "blocks.8.hook_resid_pre" in run.stdout
+    assert (folder / "table.md").read_text().count("splitting-98304") > 0
+
+
+@pytest.mark.parametrize(("name", "sae"), [("gpt2-l8", "mlp-tm-24576"), ("gpt2-res-jb", "final")])
+def test_the_shipped_suites_run_by_name_and_are_partial_with_a_limit(name, sae, hub, tmp_path):
+    run = mdlbench(hub, "eval", "--suite", name, "--limit", 2, "--sae", sae, "-o", tmp_path)
+    assert run.returncode == 0, run.stderr
+    (record,) = records(tmp_path).values()
+    assert record["partial"]
+    assert record["identity"]["suite"] == name
+    assert 200 < record["n_tokens"]["test"] <= 2 * 127
+
+
+def changed_sae(hub, folder, **keys):
+    """A published SAE's folder with other keys in its config, as a spec."""
+    published = next((hub / "hub").glob("*Reformatted/snapshots/*/blocks.8.hook_resid_pre"))
+    shutil.copytree(published, folder)
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(config | {"prepend_bos": True} | keys))
+    return f"saelens:{folder}"
+
+
+def test_what_cannot_be_scored_is_named_and_stops_nothing_else(hub, tmp_path):
+    wrong = {
+        changed_sae(hub, tmp_path / "a", model_name="pythia-70m"): "was trained on model 'pythia-",
+        changed_sae(hub, tmp_path / "b", hook_point="blocks.8.hook_q"): "'blocks.8.hook_q'",
+        changed_sae(hub, tmp_path / "c", d_in=64): "W_enc",
+        "saelens:gpt2-small-res-jbb/blocks.8.hook_resid_pre": "no release that SAELens knows",
+        "saelens:gpt2-small-res-jb/blocks.12.hook_resid_pre": "has no SAE 'blocks.12.hook_resid",
+    }
+    options = [part for spec in [*wrong, "splitting-768"] for part in ("--sae", spec)]
+    folder = tmp_path / "results"
+    run = mdlbench(hub, "eval", "--suite", small_suite(tmp_path), "-o", folder, *options)
+    assert run.returncode in (1, 2)
+    assert "Traceback" not in run.stderr
+    said = [line for line in run.stderr.splitlines() if line.startswith("mdlbench: ")]
+    assert len(said) == len(wrong)
+    for spec, message in wrong.items():
+        assert any(spec.partition(":")[2] in line and message in line for line in said), spec
+    assert list(records(folder)) == ["splitting-768"]
+
+
+def test_a_hook_that_the_model_lacks(hub, tmp_path):
+    sae = changed_sae(hub, tmp_path / "sae", hook_point="blocks.12.hook_resid_pre")
+    suite = small_suite(tmp_path)
+    run = mdlbench(hub, "eval", "--suite", suite, "--sae", sae, "-o", tmp_path / "results")
+    assert run.returncode in (1, 2)
+    assert "has no hook 'blocks.12.hook_resid_pre': its layers are 0 to 11" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_model_that_cannot_be_had_is_one_message(hub, tmp_path):
+    shutil.copytree(hub, tmp_path / "hub", symlinks=True)
+    shutil.rmtree(tmp_path / "hub" / "hub" / "models--gpt2")
+    arguments = ("eval", "--suite", "gpt2-l8", "--sae", "splitting-768", "-o", tmp_path / "results")
+    run = mdlbench(tmp_path / "hub", *arguments)
+    assert run.returncode == 1
+    assert "model gpt2: cannot be had" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_fetch_checks_what_is_here(hub, tmp_path):
+    home = shutil.copytree(hub, tmp_path / "hub", symlinks=True)
+    model = next((home / "hub" / "models--gpt2").glob("snapshots/*/model.safetensors")).resolve()
+    model.write_bytes(model.read_bytes()[:-1])
+    run = mdlbench(home, "fetch", "gpt2-l8", XDG_CACHE_HOME=str(tmp_path))
+    assert run.returncode == 1
+    (line,) = [line for line in run.stderr.splitlines() if line.startswith("mdlbench: ")]
+    assert line.startswith("mdlbench: model gpt2: model.safetensors is damaged (its SHA-256 is")
+    got = [line.partition(":")[0] for line in run.stdout.splitlines()]
+    assert got == ["text pile-10k", *(entry.key for entry in SAES)]

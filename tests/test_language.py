@@ -208,7 +208,7 @@ def counted_llama(calls):
 @pytest.mark.parametrize(
     ("kind", "prefix", "suffix"),
     [
-        ("resid_pre", [0, 1], [1, 2]),
+        ("resid_pre", [0], [1, 2]),
         ("resid_mid", [0, 1], [2]),
         ("attn_out", [0, 1], [2]),
         ("z", [0, 1], [2]),

@@ -6,15 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 
-from mdlbench.sources import models
 from mdlbench.sources.models import BlocksModel, HookedModel
 from mdlbench.sources.text import Contexts
-from mdlbench.suite import HubModel
 
 VOCABULARY, D_MODEL, D_MLP, N_HEADS, D_HEAD, N_LAYERS, CONTEXT = 40, 16, 24, 2, 6, 3, 12
 SPECIAL = (0, 7)
@@ -95,9 +92,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def hooked_model(transformer: Any, dtype: torch.dtype = torch.float32) -> HookedModel:
-    config = HubModel(kind="hub", name="tiny")
-    with mock.patch.object(models, "_load_hooked", return_value=transformer.to(dtype)):
-        return HookedModel(config, {}, "cpu", dtype)
+    return HookedModel("tiny", transformer.to(dtype))
 
 
 def llama(seed: int = 0, **changes: Any) -> Any:

@@ -66,6 +66,11 @@ class Hook:
         inner = "attn." if self.kind == "z" else ""
         return f"blocks.{self.layer}.{inner}hook_{self.kind}"
 
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks must run for its activation to be there."""
+        return self.layer if self.kind == "resid_pre" else self.layer + 1
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -128,7 +133,7 @@ class LanguageModel(Protocol):
     device: torch.device
 
     def capture(self, tokens: Tokens, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
-        """Activations at some hook points, from a pass that ends with the last one's block."""
+        """Activations at some hook points, from a pass that ends with the last of them."""
         ...
 
     def write_z(self, layer: int, z: Heads) -> Written:
@@ -143,21 +148,17 @@ class LanguageModel(Protocol):
 class HookedModel:
     """A model of TransformerLens, which can start at any layer."""
 
-    def __init__(
-        self, config: HubModel, options: Mapping[str, Scalar], device: str, dtype: torch.dtype
-    ) -> None:
-        self.name = config.name
-        self._model = _load_hooked(config, options, device, dtype)
-        cfg = self._model.cfg
-        self.tokenizer: Tokenizer = self._model.tokenizer
+    def __init__(self, name: str, model: Any) -> None:
+        self.name, self._model = name, model.eval().requires_grad_(False)
+        cfg, unembed = model.cfg, model.unembed
+        self.tokenizer: Tokenizer = model.tokenizer
         self.d_model, self.n_layers = cfg.d_model, cfg.n_layers
         self.is_parallel = bool(cfg.parallel_attn_mlp)
         self._normalises_output = cfg.original_architecture in NORMALISED_OUTPUT
-        unembed = self._model.unembed
         self.head = Head(unembed.W_U, unembed.b_U, float(cfg.output_logits_soft_cap or 0))
-        self.sha256 = weights_digest(self._model)
-        self.device = torch.device(device)
-        _require_cuttable(self, self._model)
+        self.sha256 = weights_digest(model)
+        self.device = unembed.W_U.device
+        _require_cuttable(self, model)
 
     @torch.no_grad()
     def capture(self, tokens: Tokens, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
@@ -169,13 +170,15 @@ class HookedModel:
 
             return hooked
 
-        self._model.run_with_hooks(
+        n_blocks = max(hook.n_blocks for hook in hooks)
+        residual = self._model.run_with_hooks(
             tokens,
             return_type=None,
-            stop_at_layer=max(hook.layer for hook in hooks) + 1,
+            stop_at_layer=n_blocks,
             fwd_hooks=[(hook.name, keep(hook)) for hook in hooks],
         )
-        return found
+        last = Hook(n_blocks, "resid_pre")
+        return found | {last: residual.float()} if last in hooks else found
 
     @torch.no_grad()
     def write_z(self, layer: int, z: Heads) -> Written:
@@ -226,20 +229,21 @@ class BlocksModel:
     @torch.no_grad()
     def capture(self, tokens: Tokens, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
         found: dict[Hook, torch.Tensor] = {}
-        handles = [self._keep(hook, found) for hook in hooks]
-        last = max(hook.layer for hook in hooks)
+        n_blocks = max(hook.n_blocks for hook in hooks)
+        handles = [self._keep(hook, n_blocks, found) for hook in hooks]
         try:
-            with self._only(slice(0, last + 1)):
+            with self._only(slice(0, n_blocks)):
                 self._model.model(input_ids=tokens, use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
         return found
 
-    def _keep(self, hook: Hook, found: dict[Hook, torch.Tensor]) -> Any:
+    def _keep(self, hook: Hook, n_blocks: int, found: dict[Hook, torch.Tensor]) -> Any:
         layer = self._layers[hook.layer]
+        after = layer.input_layernorm if hook.layer < n_blocks else self._model.model.norm
         module, of_input = {
-            "resid_pre": (layer.input_layernorm, True),
+            "resid_pre": (after, True),
             "resid_mid": (layer.post_attention_layernorm, True),
             "resid_post": (layer, False),
             "attn_out": (layer.self_attn, False),
@@ -294,7 +298,7 @@ def load_model(
         UsageError: it is of a kind that cannot be cut, or takes no such options.
     """
     if isinstance(config, HubModel) and _known_to_transformer_lens(config.name):
-        return HookedModel(config, options, device, dtype)
+        return HookedModel(config.name, _load_hooked(config, options, device, dtype))
     if asked := [name for name, value in options.items() if value]:
         raise UsageError(f"model {config.name}: {asked[0]} is an option of TransformerLens models")
     if isinstance(config, HubModel):
@@ -341,14 +345,13 @@ def _load_hooked(
             + did_you_mean(unknown[0], PROCESSING)
         )
     try:
-        model = HookedTransformer.from_pretrained(
+        return HookedTransformer.from_pretrained(
             config.name, device=device, dtype=dtype, revision=config.revision, **chosen
         )
     except OSError as error:
         raise _not_to_be_had(config.name, error) from error
     except ValueError as error:
         raise UsageError(f"model {config.name}: {_first_line(error)}") from error
-    return model.eval().requires_grad_(False)
 
 
 def _known_to_transformer_lens(name: str) -> bool:

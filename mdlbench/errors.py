@@ -31,7 +31,7 @@ class HubError(MdlbenchError):
 
 
 class SourceError(MdlbenchError):
-    """A model misbehaves: its activations are not finite."""
+    """Activations cannot be had: no such hook point, too short a text, or they are not finite."""
 
 
 class CheckpointError(MdlbenchError):

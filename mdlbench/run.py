@@ -16,6 +16,7 @@ from mdlbench.errors import (
     MdlbenchError,
     OutputError,
     SourceError,
+    SuiteError,
     UsageError,
 )
 from mdlbench.evaluation import (
@@ -161,11 +162,12 @@ def run(
     """Score the targets, site by site, and keep their records under `folder`.
 
     Raises:
-        UsageError: the folder holds results of another measurement.
+        UsageError: the folder holds results of another measurement, or there is no such text.
         OutputError: results cannot be written; what was finished before is kept.
     """
     store = RecordStore(folder)
     store.prepare()
+    opener.choose_text()
     by_site: dict[str, tuple[Site, list[Target]]] = {}
     for target in wanted:
         try:
@@ -185,11 +187,10 @@ def _run_site(
     opener: Opener, site: Site, group: Sequence[Target], store: RecordStore, report: Report
 ) -> Iterator[Scored | Failed]:
     try:
-        bench = Bench.open(opener, site)
+        bench = _opened(opener, site, store)
     except (HubError, SourceError) as error:
         yield from (Failed(target, error) for target in group)
         return
-    _claim(store.root, bench)
     for target in group:
         try:
             yield _score(bench, target, store, _labelled(report, target))
@@ -199,6 +200,23 @@ def _run_site(
             yield Failed(target, error)
         except OSError as error:
             yield Failed(target, CheckpointError(f"cannot be read: {error}"))
+
+
+def _opened(opener: Opener, site: Site, store: RecordStore) -> Bench:
+    """A bench at a site, and its part of the folder.
+
+    Raises:
+        SourceError, HubError: nothing can be scored at this site, but maybe at others.
+        UsageError: the suite's data cannot be read, or the folder holds another measurement's.
+    """
+    try:
+        bench = Bench.open(opener, site)
+    except SuiteError:
+        raise
+    except UsageError as error:
+        raise SourceError(str(error)) from error
+    _claim(store.root, bench)
+    return bench
 
 
 def _claim(folder: Path, bench: Bench) -> None:

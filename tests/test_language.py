@@ -39,7 +39,7 @@ LAYER = 1
 
 @pytest.fixture(autouse=True)
 def several_blocks(monkeypatch):
-    """Blocks of three documents, the last of them shorter; logits of five tokens at a time."""
+    """Blocks of three documents, the last of them shorter; logits of a few words at a time."""
     monkeypatch.setattr(language, "BLOCK_TOKENS", 3 * CONTEXT + 1)
     monkeypatch.setattr(losses, "CHUNK_BYTES", 5 * 4 * VOCABULARY)
 
@@ -248,8 +248,8 @@ def test_chunks_of_logits_change_nothing(monkeypatch, softcap):
     p, q = (torch.log_softmax(head(h).double(), 1).numpy() for h in (clean, spliced))
     rows = np.arange(33), labels.numpy()
     kl = (np.exp(p) * (p - q)).sum(1)
-    for n_tokens in (1, 4, 33, 1000):
-        monkeypatch.setattr(losses, "CHUNK_BYTES", n_tokens * 4 * VOCABULARY)
+    for n_words in (1, 4, 33, 1000):
+        monkeypatch.setattr(losses, "CHUNK_BYTES", n_words * 4 * 33)
         kept = clean_predictions(head, clean, labels)
         loss = spliced_losses(head, spliced, labels, kept)
         np.testing.assert_allclose(kept.ce.numpy(), -p[rows], atol=1e-5)
@@ -262,15 +262,17 @@ def test_no_matrix_of_logits_is_larger_than_a_chunk(monkeypatch):
     original = Head.__call__
     model = hooked_model(hooked_transformer())
 
-    def watched(self, hidden):
-        sizes.append(len(hidden))
-        return original(self, hidden)
+    def watched(self, *arguments):
+        logits = original(self, *arguments)
+        sizes.append(logits.numel())
+        return logits
 
     monkeypatch.setattr(Head, "__call__", watched)
     source = opened(model)
     for block in source.blocks("test"):
         source.splice(block, block.activations)
-    assert max(sizes) == 5
+        source.ablated_ce(block)
+    assert 4 * max(sizes) <= losses.CHUNK_BYTES
 
 
 def test_activations_that_are_not_finite_are_refused():

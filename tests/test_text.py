@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from mdlbench.errors import HubError, SuiteError, UsageError
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.sources.text import natural_spacing, pack, read
-from mdlbench.suite import FileText, HubText, PythonDocs, Site, load_suite
-from tests.tiny_language import Characters
+from mdlbench.suite import FileText, HubText, PythonDocs, Site
+from tests.tiny_language import Characters, language_suite
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "wikitext-2"
 BOS, EOS = 0, 7
@@ -270,33 +269,6 @@ def test_a_dataset_of_other_columns(monkeypatch):
 # --- which text, and which of it --------------------------------------------------------------
 
 
-def language_suite(folder, **source):
-    content = {
-        "name": "lm",
-        "title": "A language model",
-        "source": {
-            "kind": "language",
-            "model": {"kind": "hub", "name": "tiny"},
-            "texts": [
-                HUB_TEXT.model_dump(),
-                {"kind": "file", "name": "own", "path": "own.txt"},
-                {"kind": "python-docs", "name": "docs"},
-            ],
-            "place": {"context": 8, "prepend_bos": True, "hook": "blocks.1.hook_resid_pre"},
-            "tokens": {"calibration": 800, "test": 80},
-            **source,
-        },
-        "steps": {"finest": 0.125, "octaves": 3},
-        "tolerances": [{"metric": "fvu", "epsilons": [0.5]}],
-        "headline": {"metric": "fvu", "epsilon": 0.5},
-    }
-    (folder / "suite.yaml").write_text(yaml.safe_dump(content))
-    generator = np.random.default_rng(0)
-    letters = "".join(chr(97 + i) for i in generator.integers(0, 26, size=5000))
-    (folder / "own.txt").write_text(letters)
-    return load_suite(folder)
-
-
 def chosen_text(suite, **setting):
     return Opener(suite, Setting(**setting)).text(suite.source).name
 
@@ -369,6 +341,6 @@ def test_a_text_for_one_split_alone_is_refused(tmp_path):
 
 
 def test_a_budget_less_than_a_context_gets_one(tmp_path):
-    suite = language_suite(tmp_path, tokens={"calibration": 5, "test": 3})
+    suite = language_suite(tmp_path, {"tokens": {"calibration": 5, "test": 3}})
     found = splits(suite)
     assert [len(found[split].tokens) for split in ("calibration", "test")] == [1, 1]

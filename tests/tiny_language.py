@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from safetensors.torch import save_file
 
 from mdlbench.sources.models import BlocksModel, HookedModel
 from mdlbench.sources.text import Contexts
+from mdlbench.suite import Suite, load_suite
 
 VOCABULARY, D_MODEL, D_MLP, N_HEADS, D_HEAD, N_LAYERS, CONTEXT = 40, 16, 24, 2, 6, 3, 12
 SPECIAL = (0, 7)
@@ -221,6 +226,71 @@ def naive_llama(causal_lm: Any) -> Naive:
     return Naive(lambda tokens: causal_lm(tokens).logits, hooked)
 
 
-def chosen(values: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
-    """What lies under the mask, in order."""
-    return np.concatenate(list(values))[mask]
+def language_suite(folder: Path, source: Mapping[str, Any] = {}, **changes: Any) -> Suite:
+    """A suite of that tiny model on random letters; `source` and `changes` replace keys.
+
+    Its first text is on a hub, its second is random letters, its third Python's documentation.
+    """
+    content = {
+        "name": "lm",
+        "title": "A language model",
+        "source": {
+            "kind": "language",
+            "model": {"kind": "hub", "name": "tiny"},
+            "texts": [
+                {"kind": "hub", "name": "wikitext", "dataset": "Salesforce/wikitext"},
+                {"kind": "file", "name": "own", "path": "own.txt"},
+                {"kind": "python-docs", "name": "docs"},
+            ],
+            "place": {"context": 8, "prepend_bos": True},
+            "tokens": {"calibration": 800, "test": 80},
+            **source,
+        },
+        "steps": {"finest": 0.125, "octaves": 4, "unit": "latent_rms"},
+        "tolerances": [
+            {"metric": "delta_ce", "epsilons": [0.2]},
+            {"metric": "fvu", "epsilons": [0.3]},
+        ],
+        "headline": {"metric": "fvu", "epsilon": 0.3},
+        "replicates": 200,
+        **changes,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "suite.yaml").write_text(yaml.safe_dump(content))
+    letters = np.random.default_rng(0).integers(0, 26, size=5000)
+    (folder / "own.txt").write_text("".join(chr(97 + i) for i in letters))
+    return load_suite(folder)
+
+
+def write_saelens(
+    folder: Path, seed: int = 0, n_latents: int = 2 * D_MODEL, scale: float = 1.0, **metadata: Any
+) -> Path:
+    """A ReLU SAE in the SAELens layout: axes with either sign; `scale` is its latents' unit."""
+    generator = np.random.default_rng(seed)
+    rows = generator.normal(size=(n_latents, D_MODEL))
+    rows[:D_MODEL] = np.eye(D_MODEL)
+    encoder = rows.T.copy()
+    encoder[:, D_MODEL:] = -np.eye(D_MODEL)[:, : n_latents - D_MODEL]
+    rows[D_MODEL:] = encoder[:, D_MODEL:].T
+    weights = {
+        "W_enc": encoder * scale,
+        "b_enc": np.zeros(n_latents),
+        "W_dec": rows / scale,
+        "b_dec": generator.normal(size=D_MODEL) * 0.1,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: torch.from_numpy(array).float() for name, array in weights.items()}
+    save_file(tensors, folder / "sae_weights.safetensors")
+    config = {
+        "architecture": "standard",
+        "d_in": D_MODEL,
+        "d_sae": n_latents,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": metadata,
+    }
+    (folder / "cfg.json").write_text(json.dumps(config))
+    return folder

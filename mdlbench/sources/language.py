@@ -19,7 +19,12 @@ from jaxtyping import Bool, Float, Float64, Int64
 from mdlbench.errors import SourceError, UsageError
 from mdlbench.sources import Block, SpliceLoss, Split
 from mdlbench.sources.blocks import BlockFile
-from mdlbench.sources.losses import Clean, clean_predictions, spliced_losses
+from mdlbench.sources.losses import (
+    Clean,
+    clean_predictions,
+    cross_entropies,
+    spliced_losses,
+)
 from mdlbench.sources.models import Activation, Entry, Hook, LanguageModel
 from mdlbench.sources.text import Contexts
 from mdlbench.suite import Site
@@ -75,8 +80,8 @@ class LanguageActivations:
         report: told what is computed, where it takes long.
 
     Raises:
-        UsageError: the model lacks the hook point, the tokens are not of its vocabulary, or all
-            of them are excluded.
+        UsageError: the model lacks the hook point, contexts are longer than it reads, tokens are
+            not of its vocabulary, or all of them are excluded.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class LanguageActivations:
         self.site = site
         self._read, self._replaced = Hook.parse(site.hook), Hook.parse(site.hook_out or site.hook)
         _refuse_missing_layer(model, self._read, self._replaced)
+        _refuse_long_contexts(model, splits)
         _refuse_foreign_tokens(model, splits)
         self._wiring = Wiring.of(self._replaced, model.is_parallel)
         self.hook = site.hook
@@ -124,17 +130,30 @@ class LanguageActivations:
         return np.asarray(self._clean(block.index).ce.cpu())
 
     def ablated_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
-        return self.splice(block, torch.zeros_like(block.activations)).ce
+        """See `ActivationSource`; contexts that are the same with zeros in them are run once."""
+        part = self._part(block.index)
+        residual = self._spliced(block, torch.zeros_like(block.activations))
+        distinct, which = torch.unique(residual, dim=0, return_inverse=True)
+        hidden = self._model.suffix(distinct, self._wiring.entry).flatten(0, 1)
+        document, position = torch.nonzero(self._mask_of(part), as_tuple=True)
+        state = which[document] * residual.shape[1] + position
+        return cross_entropies(self._model.head, hidden, self._labels(part), state)
 
     def splice(
         self, block: Block, reconstruction: Float[torch.Tensor, "token d_out"]
     ) -> SpliceLoss:
         part, head = self._part(block.index), self._model.head
-        mask = self._tensor(self._masks["test"][part])
-        residual = self._tensor(self._rest.read(block.index)[0])
-        residual[mask] += self._written(reconstruction)
-        hidden = self._model.suffix(residual, self._wiring.entry)[mask]
+        residual = self._spliced(block, reconstruction)
+        hidden = self._model.suffix(residual, self._wiring.entry)[self._mask_of(part)]
         return spliced_losses(head, hidden, self._labels(part), self._clean(block.index))
+
+    def _spliced(
+        self, block: Block, reconstruction: Float[torch.Tensor, "token d_out"]
+    ) -> Float[torch.Tensor, "document position d_model"]:
+        """The residual stream with a reconstruction in the activation's place."""
+        residual = self._tensor(self._rest.read(block.index)[0])
+        residual[self._mask_of(self._part(block.index))] += self._written(reconstruction)
+        return residual
 
     def _run_prefix(self, split: Split) -> BlockFile:
         """Capture a split's activations; for the test split also all that a splice needs."""
@@ -181,6 +200,10 @@ class LanguageActivations:
 
     def _clean(self, index: int) -> Clean:
         return Clean(*map(self._tensor, self._rest.read(index)[1:]))
+
+    def _mask_of(self, part: slice) -> Bool[torch.Tensor, "document position"]:
+        """Where the test tokens of a block are."""
+        return self._tensor(self._masks["test"][part])
 
     def _labels(self, part: slice) -> Int64[torch.Tensor, " token"]:
         """The next token of each test token of a block."""
@@ -237,6 +260,15 @@ def _refuse_missing_layer(model: LanguageModel, *hooks: Hook) -> None:
             raise UsageError(
                 f"{model.name} has no hook {hook.name!r}: its layers are 0 to {model.n_layers - 1}"
             )
+
+
+def _refuse_long_contexts(model: LanguageModel, splits: dict[Split, Contexts]) -> None:
+    context = splits["test"].tokens.shape[1]
+    if context > model.n_positions:
+        raise UsageError(
+            f"contexts of {context} tokens are longer than the {model.n_positions} that "
+            f"{model.name} reads"
+        )
 
 
 def _refuse_foreign_tokens(model: LanguageModel, splits: dict[Split, Contexts]) -> None:

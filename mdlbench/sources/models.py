@@ -95,19 +95,20 @@ class Head:
     softcap: float = 0.0
 
     def __call__(
-        self, hidden: Float[torch.Tensor, "token d_model"]
-    ) -> Float[torch.Tensor, "token vocabulary"]:
-        logits = hidden.to(self.weight.dtype) @ self.weight
+        self, hidden: Float[torch.Tensor, "token d_model"], words: slice = slice(None)
+    ) -> Float[torch.Tensor, "token word"]:
+        """The logits of some words of the vocabulary."""
+        logits = hidden.to(self.weight.dtype) @ self.weight[:, words]
         if self.bias is not None:
-            logits += self.bias
+            logits += self.bias[words]
         logits = logits.float()
         return self.softcap * torch.tanh(logits / self.softcap) if self.softcap > 0 else logits
 
     def mean_direction(
-        self, probabilities: Float[torch.Tensor, "token vocabulary"]
+        self, probabilities: Float[torch.Tensor, "token word"], words: slice
     ) -> Float[torch.Tensor, "token d_model"]:
         """Σ_v p_v · (unembedding of v): its product with a hidden state is the mean logit."""
-        return (probabilities.to(self.weight.dtype) @ self.weight.T).float()
+        return (probabilities.to(self.weight.dtype) @ self.weight[:, words].T).float()
 
 
 class LanguageModel(Protocol):
@@ -117,6 +118,7 @@ class LanguageModel(Protocol):
         name: what SAEs' configs call it.
         tokenizer: its tokenizer.
         d_model, n_layers: its size.
+        n_positions: tokens that it can read at once.
         is_parallel: whether attention and MLP both read the block's input.
         head: from the final hidden state to logits.
         sha256: digest of its weights as loaded.
@@ -127,6 +129,7 @@ class LanguageModel(Protocol):
     tokenizer: Tokenizer
     d_model: int
     n_layers: int
+    n_positions: int
     is_parallel: bool
     head: Head
     sha256: str
@@ -152,7 +155,7 @@ class HookedModel:
         self.name, self._model = name, model.eval().requires_grad_(False)
         cfg, unembed = model.cfg, model.unembed
         self.tokenizer: Tokenizer = model.tokenizer
-        self.d_model, self.n_layers = cfg.d_model, cfg.n_layers
+        self.d_model, self.n_layers, self.n_positions = cfg.d_model, cfg.n_layers, cfg.n_ctx
         self.is_parallel = bool(cfg.parallel_attn_mlp)
         self._normalises_output = cfg.original_architecture in NORMALISED_OUTPUT
         self.head = Head(unembed.W_U, unembed.b_U, float(cfg.output_logits_soft_cap or 0))
@@ -220,6 +223,7 @@ class BlocksModel:
         _refuse_other_blocks(name, model)
         self._layers = list(model.model.layers)
         self.d_model, self.n_layers = model.config.hidden_size, len(self._layers)
+        self.n_positions = model.config.max_position_embeddings
         self.is_parallel = False
         self.head = Head(model.lm_head.weight.T, model.lm_head.bias)
         self.sha256 = weights_digest(model)

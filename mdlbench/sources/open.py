@@ -79,6 +79,11 @@ class Opener:
         splits = self._contexts(config, site, model.tokenizer)
         return LanguageActivations(model, splits, site, self._report)
 
+    def choose_text(self) -> None:
+        """Settle what text is measured on; raises `UsageError` if that asked for is not there."""
+        if isinstance(self.suite.source, LanguageSource):
+            self.text(self.suite.source)
+
     def text(self, config: LanguageSource) -> Text:
         """The text to measure on; the suite's first that can be had, unless one was asked for."""
         if self._text is None:

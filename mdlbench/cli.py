@@ -7,7 +7,7 @@ import sys
 import traceback
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mdlbench.run import Failed, Scored
-    from mdlbench.sources.open import Setting
+    from mdlbench.sources.open import Opener, Setting
 
 app = typer.Typer(
     help="Score sparse autoencoders by description length: bits per token at a given loss.",
@@ -266,56 +266,144 @@ def leaderboard(
 
 @app.command()
 def train(
-    width: Annotated[int, typer.Option(min=1, help="Latents in the dictionary.")],
-    k: Annotated[float, typer.Option(help="Active latents per token, on average.")],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="PATH", help="Folder of the SAE.")
-    ],
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY", help="SAEs of the suite's recipe to train [all of them]."
+        ),
+    ] = None,
     suite: SuiteOption = "mnist",
-    architecture: Annotated[
-        str, typer.Option(help="A training class in SAELens' registry.")
-    ] = "batchtopk",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the calibration split.")] = 50,
-    batch_size: Annotated[int, typer.Option(min=1, help="Tokens per step.")] = 512,
-    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 3e-3,
-    patience: Annotated[
-        int, typer.Option(min=1, help="Stop after so many epochs without a better test MSE.")
-    ] = 10,
-    seed: Annotated[int, typer.Option(help="Of the initial weights and the batches.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="Folder of the SAE; of a recipe, the folder of the SAEs' folders "
+            "[the suite's saes/].",
+        ),
+    ] = None,
     text: TextOption = None,
     tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Of a language suite, to train on [its calibration budget]."),
+        typer.Option(
+            min=1, metavar="N", help="Of a language suite, to train on [its calibration budget]."
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="CPU threads; the weights depend on it [1 for a recipe]."
+        ),
+    ] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Latents of an SAE of your own.")] = None,
+    k: Annotated[
+        float | None,
+        typer.Option(
+            help="Active latents per token, on average; not all architectures have it.",
+        ),
+    ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(help="A training class in SAELens' registry [batchtopk]."),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A further setting of that class, such as l1_coefficient=2. Repeatable.",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Passes over the calibration split [50]."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Tokens per step [512].")] = None,
+    lr: Annotated[float | None, typer.Option(help="Adam's learning rate [0.003].")] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Stop after so many epochs without a better test MSE [10].",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the initial weights and the batches [0]."),
     ] = None,
     device: DeviceOption = "cpu",
     quiet: QuietOption = False,
 ) -> None:
-    """Train an SAE on a suite's calibration split and save it as SAELens does.
+    """Train SAEs on a suite's calibration split and save them as SAELens does.
 
-    Run it again after an interruption: it goes on from its last checkpoint.
+    Without --width, those that the suite is shipped with, by its recipe (zoo.yaml): all of them, or
+    the KEYs named. Finished ones are skipped.
+
+    With --width and -o, one of your own; only then do the settings from --width on apply.
+
+    Run either again after an interruption: it goes on from its last checkpoint.
     """
-    from mdlbench.adapters.protocol import Origin
-    from mdlbench.sites import site_of
     from mdlbench.sources.open import Opener, Setting
     from mdlbench.suite import load_suite
-    from mdlbench.training.config import TrainingConfig
-    from mdlbench.training.trainer import train
 
-    config = TrainingConfig(
-        width=width,
-        k=k,
-        architecture=architecture,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        patience=patience,
-        seed=seed,
-    )
+    own = {
+        "k": k,
+        "architecture": architecture,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "patience": patience,
+        "seed": seed,
+        "set": options or None,
+    }
+    given = {name: value for name, value in own.items() if value is not None}
     setting = Setting(_torch_device(device), text=text, calibration_tokens=tokens)
     opener = Opener(load_suite(suite), setting)
-    source = opener.open(site_of(opener, Origin()))
-    folder = train(config, source, output, progress=not quiet)
-    print(f"{folder}: score it with `mdlbench eval --suite {suite} --sae {folder}`")
+    if width is not None:
+        _use_threads(threads)
+        folder = _train_own(opener, keys, width, given, output, quiet)
+        print(f"{folder}: score it with `mdlbench eval --suite {suite} --sae {folder}`")
+        return
+    if given:
+        option = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{option} is of an SAE of your own: give its --width, too")
+    from mdlbench.training.zoo import train_zoo
+
+    _use_threads(threads or 1)
+    for folder in train_zoo(opener, keys or [], output, progress=not quiet):
+        print(f"{folder}: trained", flush=True)
+
+
+def _train_own(
+    opener: Opener,
+    keys: Sequence[str] | None,
+    width: int,
+    given: dict[str, Any],
+    output: Path | None,
+    quiet: bool,
+) -> Path:
+    from mdlbench.training.config import TrainingConfig
+    from mdlbench.training.trainer import train
+    from mdlbench.training.zoo import parse_options, training_source
+
+    if keys:
+        raise UsageError(
+            f"{keys[0]}: a KEY is of the suite's recipe, --width of an SAE of your own: not both"
+        )
+    if output is None:
+        raise UsageError("--width trains an SAE of your own: say with -o where to")
+    settings = {"patience": 10, **given}
+    options = parse_options(settings.pop("set", ()))
+    config = TrainingConfig(width=width, options=options, **settings)
+    return train(config, training_source(opener), output, progress=not quiet)
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 @app.command()

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -18,17 +19,23 @@ from sae_lens import (
 )
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from mdlbench.adapters.load import origin_of
+from mdlbench.adapters.protocol import Origin
+from mdlbench.cli import app
 from mdlbench.errors import CheckpointError, OutputError, SuiteError, TrainingError, UsageError
 from mdlbench.files import write_atomically
 from mdlbench.sources import Block, Split
 from mdlbench.sources.images import Classifier, load_images
-from mdlbench.suite import Site, load_suite
+from mdlbench.sources.open import Opener
+from mdlbench.suite import Site, load_suite, suites_folder
 from mdlbench.training.classifier import accuracy
 from mdlbench.training.config import TrainingConfig, build_sae
-from mdlbench.training.folder import read_log
-from mdlbench.training.trainer import initialise_from_data, train
-from mdlbench.training.zoo import load_recipe, train_zoo
+from mdlbench.training.folder import RunFolder, read_log
+from mdlbench.training.trainer import _Run, initialise_from_data, train
+from mdlbench.training.zoo import load_recipe, parse_options, train_zoo
+from tests.tiny import write_tiny_suite
 
 CONFIG = TrainingConfig(
     width=16,
@@ -403,7 +410,254 @@ def test_bad_recipe_is_named(text, error, message, tmp_path):
 
 def test_unknown_key_is_a_usage_error():
     with pytest.raises(UsageError, match="Did you mean 'batchtopk-64-k15'"):
-        train_zoo("mnist", ["batchtopk-64-k51"])
+        next(train_zoo(Opener(load_suite("mnist")), ["batchtopk-64-k51"]))
+
+
+# --- activations of another scale -----------------------------------------------------------
+
+
+class ScaledSource(SparseSource):
+    """Those tokens in another unit, off centre, at a site of a language model."""
+
+    site = Site(
+        hook="blocks.3.hook_resid_pre",
+        model="tiny",
+        model_options={"center_writing_weights": True},
+        text="own",
+        context=16,
+        prepend_bos=True,
+        first_position=1,
+    )
+    hook = site.hook
+
+    def __init__(self) -> None:
+        super().__init__()
+        for split in self.tokens:
+            self.tokens[split] = (37.0 * self.tokens[split] + 5.0).half().float()
+
+
+RECIPE = load_recipe(suites_folder() / "smollm2-l15" / "zoo.yaml")
+ONE_OF_EACH = {config.architecture: config for config in RECIPE.values()}
+
+
+def small(config: TrainingConfig) -> TrainingConfig:
+    """A recipe's settings at a size that trains in a second."""
+    options = {**config.options}
+    if "matryoshka_widths" in options:
+        options["matryoshka_widths"] = [4, 8, 16]
+    for name in options:
+        if name.endswith("warm_up_steps"):
+            options[name] = 5
+    return replace(
+        CONFIG,
+        architecture=config.architecture,
+        k=config.k and 3,
+        epochs=3,
+        held=config.held,
+        options=options,
+    )
+
+
+def test_the_recipe_has_the_architectures_that_the_field_uses():
+    assert set(ONE_OF_EACH) == {
+        "batchtopk", "topk", "jumprelu", "standard", "gated", "matryoshka_batchtopk",
+    }  # fmt: skip
+    for config in ONE_OF_EACH.values():
+        assert config.options["normalize_activations"] == "expected_average_only_in"
+
+
+@pytest.mark.parametrize("architecture", sorted(ONE_OF_EACH))
+def test_the_scale_of_the_activations_is_folded_into_what_is_saved(architecture, tmp_path):
+    """Against SAELens' own export of the SAE in training, on activations scaled by hand."""
+    config, source = small(ONE_OF_EACH[architecture]), ScaledSource()
+    activations = source.tokens["calibration"].to(getattr(torch, config.held))
+    run = _Run(config, source, activations, RunFolder(tmp_path / "run", config, activations))
+    while not run.finished:
+        run.epoch()
+    run.save()
+    scale = source.d_in**0.5 / source.tokens["calibration"].norm(dim=1).mean().item()
+    assert run.scale == pytest.approx(scale, rel=1e-6)
+    assert abs(scale - 1) > 0.5
+
+    x = source.tokens["test"]
+    run.trainer.sae.save_inference_model(str(tmp_path / "theirs"))
+    theirs, mine = SAE.load_from_disk(tmp_path / "theirs"), SAE.load_from_disk(tmp_path / "run")
+    best = run.history.best_epoch.epoch == len(run.history.epochs) - 1
+    assert best, "the export below is of the last epoch"
+    latents = theirs.encode(x * scale)
+    assert ((mine.encode(x) != 0) == (latents != 0)).double().mean() > 0.999
+    expected = theirs.decode(latents) / scale
+    torch.testing.assert_close(mine.decode(mine.encode(x)), expected, rtol=1e-4, atol=1e-3)
+    assert mine.cfg.normalize_activations == "none"
+    error = (expected - x).square().mean().item()
+    assert run.history.best_epoch.test_mse == pytest.approx(error, rel=1e-4)
+    if "batchtopk" not in architecture:
+        training = run.trainer.sae.eval()
+        whole = training.decode(training.encode(x * scale)) / scale
+        torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_mse_of_a_log_is_in_the_activations_own_unit(tmp_path):
+    source = ScaledSource()
+    folder = train(small(ONE_OF_EACH["topk"]), source, tmp_path / "run")
+    variance = source.tokens["test"].var(dim=0, correction=0).mean().item()
+    for epoch in read_log(folder / "log.csv"):
+        assert 0.01 * variance < epoch.test_mse < 5 * variance
+        assert epoch.train_mse == pytest.approx(epoch.test_mse, rel=0.7)
+
+
+def test_the_config_says_what_it_was_trained_on(tmp_path):
+    folder = train(small(ONE_OF_EACH["standard"]), ScaledSource(), tmp_path / "run")
+    metadata = json.loads((folder / "cfg.json").read_text())["metadata"]
+    assert metadata["hook_name"] == "blocks.3.hook_resid_pre"
+    assert metadata["model_name"] == "tiny"
+    assert metadata["context_size"] == 16
+    assert metadata["prepend_bos"] is True
+    assert metadata["model_from_pretrained_kwargs"] == {"center_writing_weights": True}
+    assert origin_of(str(folder)) == Origin(
+        model="tiny",
+        hook="blocks.3.hook_resid_pre",
+        context=16,
+        prepend_bos=True,
+        model_options={"center_writing_weights": True},
+    )
+
+
+def test_tokens_held_in_half_precision_train_as_if_rounded(tmp_path):
+    config = small(ONE_OF_EACH["batchtopk"])
+    assert config.held == "float16"
+    half = train(config, ScaledSource(), tmp_path / "half")
+    single = train(replace(config, held="float32"), ScaledSource(), tmp_path / "single")
+    assert weights(half) == weights(single)
+    assert without_seconds(half) == without_seconds(single)
+    settings = json.loads((half / "training.json").read_text())["settings"]
+    assert settings["held"] == "float16"
+
+
+# --- the command line -----------------------------------------------------------------------
+
+RECIPE_TEXT = """
+shared: {epochs: 2, batch_size: 100, storage: float32, patience: null}
+saes:
+  small: {width: 8, k: 2}
+  relu: {width: 8, architecture: standard, options: {l1_coefficient: 0.1}}
+"""
+
+
+@pytest.fixture
+def suite_folder(tmp_path):
+    folder = write_tiny_suite(tmp_path / "tiny")
+    (folder / "zoo.yaml").write_text(RECIPE_TEXT)
+    return folder
+
+
+def invoke(*arguments):
+    """What `mdlbench train` prints; raises what it raises."""
+    threads = torch.get_num_threads()
+    try:
+        done = CliRunner().invoke(app, ["train", *map(str, arguments)])
+    finally:
+        torch.set_num_threads(threads)
+    if done.exception is not None:
+        raise done.exception
+    return done.stdout
+
+
+def test_train_trains_the_recipe_into_the_suites_own_folder(suite_folder):
+    printed = invoke("--suite", suite_folder, "-q")
+    saes = suite_folder / "saes"
+    assert printed == f"{saes / 'small'}: trained\n{saes / 'relu'}: trained\n"
+    assert SAE.load_from_disk(saes / "small").cfg.architecture() == "jumprelu"
+    assert SAE.load_from_disk(saes / "relu").cfg.architecture() == "standard"
+    before = {path: path.stat().st_mtime_ns for path in saes.rglob("*")}
+    assert invoke("--suite", suite_folder, "-q") == printed
+    assert {path: path.stat().st_mtime_ns for path in saes.rglob("*")} == before
+
+
+def test_train_takes_keys_of_the_recipe_and_another_folder(suite_folder, tmp_path):
+    invoke("relu", "--suite", suite_folder, "-o", tmp_path / "out", "-q")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["relu"]
+    assert not (suite_folder / "saes").exists()
+
+
+def test_a_recipe_goes_on_where_it_was_interrupted(suite_folder, monkeypatch):
+    saes, original = suite_folder / "saes", RunFolder.save_sae
+
+    def interrupted(self, *arguments):
+        if self.path.name == "relu":
+            raise KeyboardInterrupt
+        original(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "save_sae", interrupted)
+        with pytest.raises(SystemExit):
+            invoke("--suite", suite_folder, "-q")
+    assert (saes / "small" / "sae_weights.safetensors").is_file()
+    assert not (saes / "relu" / "sae_weights.safetensors").exists()
+    small = weights(saes / "small")
+    invoke("--suite", suite_folder, "-q")
+    assert weights(saes / "small") == small
+    assert result(saes / "relu")["epochs"] == 2
+
+
+def test_train_an_sae_of_ones_own(suite_folder, tmp_path):
+    printed = invoke(
+        "--suite", suite_folder, "--width", 12, "-o", tmp_path / "mine", "-q", "--epochs", 2,
+        "--architecture", "matryoshka_batchtopk", "--k", 3, "--batch-size", 100,
+        "--set", "matryoshka_widths=[4, 12]", "--set", "decoder_init_norm=0.2",
+    )  # fmt: skip
+    assert printed.startswith(f"{tmp_path / 'mine'}: score it with `mdlbench eval --suite")
+    settings = json.loads((tmp_path / "mine" / "training.json").read_text())["settings"]
+    assert settings["options"] == {"matryoshka_widths": [4, 12], "decoder_init_norm": 0.2}
+    assert (settings["width"], settings["k"], settings["patience"]) == (12, 3.0, 10)
+
+
+def test_an_architecture_without_k_needs_none(suite_folder, tmp_path):
+    invoke(
+        "--suite", suite_folder, "--width", 12, "-o", tmp_path / "mine", "-q", "--epochs", 1,
+        "--architecture", "standard", "--set", "l1_coefficient=0.1", "--batch-size", 100,
+    )  # fmt: skip
+    assert SAE.load_from_disk(tmp_path / "mine").cfg.d_sae == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["small", "--width", "8", "-o", "x"], "small: a KEY is of the suite's recipe"),
+        (["--width", "8", "--k", "2"], "say with -o where to"),
+        (["--width", "8", "-o", "x"], "architecture 'batchtopk' needs k"),
+        (["--batch-size", "8"], "--batch-size is of an SAE of your own: give its --width, too"),
+        (["--set", "a=1"], "--set is of an SAE of your own"),
+        (["relo"], "zoo.yaml has no SAE 'relo'. Did you mean 'relu'"),
+        (["--width", "8", "-o", "x", "--k", "2", "--set", "dtyp=1"], "has no setting 'dtyp'"),
+        (["--width", "8", "-o", "x", "--k", "9"], "k must lie between 0 and the width 8"),
+    ],
+)
+def test_what_train_cannot_mean_is_said(suite_folder, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        invoke("--suite", suite_folder, *arguments)
+    assert not (tmp_path / "x" / "sae_weights.safetensors").exists()
+
+
+def test_a_suite_without_a_recipe_says_so(suite_folder):
+    (suite_folder / "zoo.yaml").unlink()
+    with pytest.raises(UsageError, match=r"suite 'tiny' has no recipe \(zoo\.yaml\).*--width"):
+        invoke("--suite", suite_folder)
+
+
+def test_options_are_yaml_values():
+    written = ["a=1", "b=0.5", "c=true", "d=none", "e=[1, 2]", "f=", "g=x=y", "h=null", "i=1.0e-3"]
+    assert parse_options(written) == {
+        "a": 1, "b": 0.5, "c": True, "d": "none", "e": [1, 2], "f": None, "g": "x=y", "h": None,
+        "i": 0.001,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", ["a", "=1", "a={b: 1}", "a=[1", "a=!!python/name:os.system"])
+def test_options_of_another_form_are_refused(setting):
+    with pytest.raises(UsageError, match=re.escape(f"--set {setting}")):
+        parse_options([setting])
 
 
 def test_shipped_classifier_is_accurate():

@@ -74,11 +74,14 @@ def build_sae(config: TrainingConfig, source: ActivationSource) -> TrainingSAE[A
     """SAELens' training SAE for a source, its weights drawn from torch's global generator.
 
     Raises:
-        UsageError: `k` or an option is none of the architecture's settings, or none it takes.
+        UsageError: `k` or an option is none of the architecture's settings, or none it takes, or
+            `k` is wanting.
     """
     sae_class, config_class = get_sae_training_class(config.architecture)
     options = {**_k(config), **config.options}
     known = {item.name for item in fields(config_class)}
+    if "k" in known and "k" not in options:
+        raise UsageError(f"architecture {config.architecture!r} needs k, active latents per token")
     if unknown := sorted(set(options) - known):
         raise UsageError(
             f"architecture {config.architecture!r} has no setting {unknown[0]!r}. "

@@ -1,4 +1,4 @@
-"""Trains the SAEs that a suite is shipped with: `python -m mdlbench.training.zoo`.
+"""Trains SAEs on a suite's activations: those of the suite's recipe, or one of your own.
 
 The recipe is `zoo.yaml` in the suite's folder: settings shared by all SAEs, and for each key those
 of its own. They are trained in the recipe's order; finished ones are skipped, an unfinished one is
@@ -7,23 +7,21 @@ continued.
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import torch
-import typer
 import yaml
 
 from mdlbench.adapters.protocol import Origin
-from mdlbench.errors import MdlbenchError, SuiteError, UsageError, did_you_mean
+from mdlbench.errors import SuiteError, UsageError, did_you_mean
 from mdlbench.sites import site_of
-from mdlbench.sources.open import Opener, Setting
-from mdlbench.suite import load_suite
+from mdlbench.sources import ActivationSource
+from mdlbench.sources.open import Opener
+from mdlbench.suite import Suite
 from mdlbench.training.config import TrainingConfig
 from mdlbench.training.trainer import train
 
-OWN_TEXT = Setting()
 RECIPE_FILE = "zoo.yaml"
 SAES_FOLDER = "saes"
 
@@ -49,44 +47,70 @@ def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return {**shared, **own, "options": options}
 
 
-def train_zoo(
-    suite_name: str, keys: list[str], output: Path | None = None, setting: Setting = OWN_TEXT
-) -> None:
-    """Train the SAEs of a suite's recipe, all of them or those named, into its folder or another.
-
-    A language suite's SAEs are trained on the text and the number of tokens of `setting`.
+def chosen_recipe(suite: Suite, keys: Sequence[str]) -> dict[str, TrainingConfig]:
+    """The suite's recipe, whole or of the keys that are named.
 
     Raises:
-        UsageError: a key is not in the recipe.
+        UsageError: the suite has no recipe, or a key is not in it.
     """
-    suite = load_suite(suite_name)
+    if not (suite.folder / RECIPE_FILE).is_file():
+        raise UsageError(
+            f"suite {suite.name!r} has no recipe ({RECIPE_FILE}); train an SAE of your own with "
+            "--width"
+        )
     recipe = load_recipe(suite.path(RECIPE_FILE))
     for key in keys:
         if key not in recipe:
             raise UsageError(f"{RECIPE_FILE} has no SAE {key!r}. {did_you_mean(key, recipe)}")
-    opener = Opener(suite, setting)
-    source = opener.open(site_of(opener, Origin()))
-    folder = output or suite.folder / SAES_FOLDER
-    for key in keys or recipe:
-        train(recipe[key], source, folder / key)
+    return {key: recipe[key] for key in keys or recipe}
 
 
-def main(
-    keys: Annotated[list[str] | None, typer.Argument(help="SAEs to train; all by default.")] = None,
-    suite: Annotated[str, typer.Option(help="A suite with a recipe.")] = "mnist",
-    text: Annotated[str | None, typer.Option(help="Text of a language suite.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="To train on, of a language suite.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", help="Instead of the suite's saes/.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads; weights depend on it.")] = 1,
-) -> None:
-    """Train the SAEs that a suite is shipped with."""
-    torch.set_num_threads(threads)
-    try:
-        train_zoo(suite, keys or [], output, Setting(text=text, calibration_tokens=tokens))
-    except MdlbenchError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(error.exit_code) from error
+def train_zoo(
+    opener: Opener, keys: Sequence[str] = (), output: Path | None = None, *, progress: bool = True
+) -> Iterator[Path]:
+    """Train the SAEs of a suite's recipe, all of them or those named, each in its own folder.
+
+    A language suite's SAEs are trained on the text and the number of tokens of the opener's
+    setting.
+
+    Args:
+        opener: of the suite.
+        keys: of the recipe.
+        output: where the SAEs' folders are; by default the suite's own `saes`.
+        progress: show a bar on stderr, where that is a terminal.
+
+    Yields:
+        Each SAE's folder as soon as it is finished.
+
+    Raises:
+        UsageError: the suite has no recipe, or a key is not in it; as `train` raises else.
+    """
+    recipe = chosen_recipe(opener.suite, keys)
+    source = training_source(opener)
+    folder = output or opener.suite.folder / SAES_FOLDER
+    for key, config in recipe.items():
+        yield train(config, source, folder / key, progress=progress)
 
 
-if __name__ == "__main__":
-    typer.run(main)
+def training_source(opener: Opener) -> ActivationSource:
+    """The activations at the place that the suite fixes; raises `UsageError` if it fixes none."""
+    return opener.open(site_of(opener, Origin(), name=f"suite {opener.suite.name!r}"))
+
+
+def parse_options(settings: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` settings, a value as YAML writes it: a number, true, a word, [a, list].
+
+    Raises:
+        UsageError: one is not of that form.
+    """
+    options = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {setting}: not a YAML value: {error}") from error
+        if not equals or not name or isinstance(value, dict):
+            raise UsageError(f"--set {setting}: write NAME=VALUE, a value or [a, list, of, them]")
+        options[name] = value
+    return options

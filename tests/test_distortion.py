@@ -4,7 +4,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdlbench.distortion import DistortionSums, Reference, cosines, document_sums, squared_errors
+from mdlbench.distortion import (
+    DistortionSums,
+    ErrorSums,
+    Reference,
+    cosines,
+    document_sums,
+    squared_errors,
+)
 
 
 def sums_of(generator, n_documents):
@@ -52,6 +59,18 @@ def test_against_an_independent_computation():
 def test_recovery_is_undefined_when_ablation_costs_nothing():
     reference = Reference(np.ones(3), 2, 1.0, np.ones(3), np.ones(3), np.zeros(2))
     assert DistortionSums.zeros(3).metrics(reference)["ce_recovered"] is None
+
+
+def test_sums_keep_their_kind():
+    errors = ErrorSums(np.array([1.0, 2.0]), np.array([0.5, 1.0]))
+    whole = DistortionSums(errors.squared_error, errors.cosine, np.ones(2), np.zeros(2))
+    assert type(errors + errors) is ErrorSums
+    assert type(whole + whole) is DistortionSums
+    assert (whole + whole).ce.tolist() == [2.0, 2.0]
+    assert (errors + ErrorSums.zeros(2)).cosine.tolist() == [0.5, 1.0]
+    reference = Reference(np.ones(2), 4, 1.0, np.ones(2), np.ones(2), np.zeros(4))
+    for sums in (errors, whole):
+        assert sums.squared_error_per_dimension(reference).tolist() == [0.25, 0.5]
 
 
 @settings(max_examples=30)

@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from records import make_identity, make_record, realistic_references, realistic_suite
+from records import (
+    make_identity,
+    make_record,
+    make_site_references,
+    realistic_references,
+    realistic_suite,
+)
 
 from mdlbench.errors import RecordError
 from mdlbench.record import SCHEMA_VERSION, Identity, parse_record, parse_references
+from mdlbench.suite import Site
 
 GOLDEN = Path(__file__).parent / "golden" / "record.json"
 GOLDEN_ID = "615d5099a60c7f2ffc54ab261d9968b3918e16cdde028e28fe4c1a97aa90d37a"
@@ -109,6 +116,43 @@ def test_the_order_of_the_arguments_does_not_change_the_id():
 def test_a_newer_or_unknown_schema_is_refused(version):
     with pytest.raises(RecordError, match=r"r\.json: schema_version .* is (newer|not one)"):
         parse_record(damaged(lambda c: c.update(schema_version=version)), "r.json")
+
+
+def test_a_schema_that_was_never_released_says_what_to_do():
+    with pytest.raises(RecordError, match=r"schema_version 1 is of a development.*score the SAE"):
+        parse_record(damaged(lambda c: c.update(schema_version=1)), "r.json")
+
+
+LANGUAGE_SITE = Site(
+    hook="blocks.8.hook_resid_mid",
+    hook_out="blocks.8.hook_mlp_out",
+    model="gpt2",
+    model_options={"center_writing_weights": True, "n": 2, "rate": 0.5, "name": "x"},
+    dtype="bfloat16",
+    text="pile",
+    context=128,
+    prepend_bos=False,
+    first_position=1,
+)
+
+
+def test_the_site_survives_and_is_not_identity():
+    record = make_record("sae", site=LANGUAGE_SITE)
+    again = parse_record(record.to_json(), "x")
+    assert again.site == LANGUAGE_SITE
+    assert again.to_json() == record.to_json()
+    assert record.id == make_record("sae").id
+    with pytest.raises(RecordError, match=r"site\.layer"):
+        parse_record(damaged(lambda c: c["site"].update(layer=8)), "x")
+
+
+def test_references_are_found_by_their_data():
+    sites = [make_site_references(), make_site_references(LANGUAGE_SITE, "e2" * 32)]
+    references = realistic_references().model_copy(update={"sites": sites})
+    again = parse_references(references.to_json(), "x")
+    assert again.of_data("e2" * 32).site == LANGUAGE_SITE
+    assert again.of_data("f3" * 32) is None
+    assert again.measurement.describe() == "suite mnist (digest d1d1d1d1d1d1, protocol 1)"
 
 
 def test_every_truncation_is_refused():

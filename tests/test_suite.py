@@ -4,6 +4,7 @@ import yaml
 from mdlbench.errors import SuiteError, UsageError
 from mdlbench.suite import load_suite, suite_names
 from tests.tiny import write_tiny_suite
+from tests.tiny_language import language_suite
 
 
 @pytest.fixture
@@ -61,6 +62,46 @@ def test_the_digest_covers_what_decides_numbers_and_nothing_else(folder):
 def test_a_malformed_suite_names_the_key(folder, changes, message):
     with pytest.raises(SuiteError, match=message):
         rewrite(folder, **changes)
+
+
+MODEL = {"kind": "package", "name": "m", "package": "p", "version": "1", "file": "f"}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"texts": []}, "source.language.texts"),
+        ({"texts": [{"kind": "python-docs", "name": "a"}] * 2}, "source.texts: repeated name"),
+        ({"texts": [{"kind": "web", "name": "a"}]}, "source.language.texts.0"),
+        ({"model": {"kind": "hub", "name": "m", "weights": "x"}}, "unknown key"),
+        ({"model": MODEL | {"sha256": "abc"}}, "source.language.model.package.sha256"),
+        ({"tokens": {"calibration": 0, "test": 8}}, "source.language.tokens.calibration"),
+        ({"place": {"context": 1}}, "source.language.place.context"),
+        ({"place": {"hok": "x"}}, "source.language.place.hok: unknown key"),
+        ({"first_position": 0}, "source.language.first_position"),
+    ],
+)
+def test_a_malformed_language_suite_names_the_key(tmp_path, source, message):
+    with pytest.raises(SuiteError, match=message):
+        language_suite(tmp_path, source)
+
+
+def test_a_suite_names_no_code(tmp_path):
+    with pytest.raises(SuiteError, match=r"saes\.0\.spec: .*data only"):
+        language_suite(tmp_path, saes=[{"key": "a", "spec": "python:os:system"}])
+
+
+def test_the_digest_of_a_language_suite_covers_where_it_measures(tmp_path):
+    usual = language_suite(tmp_path)
+    others = [
+        language_suite(tmp_path, {"first_position": 2}),
+        language_suite(tmp_path, {"place": {"context": 9, "prepend_bos": True}}),
+        language_suite(tmp_path, {"tokens": {"calibration": 801, "test": 80}}),
+        language_suite(tmp_path, steps={"finest": 0.125, "octaves": 4}),
+    ]
+    assert len({usual.digest, *(other.digest for other in others)}) == 5
+    entry = {"key": "a", "spec": "baseline:pca", "place": {"hook": "blocks.1.hook_resid_pre"}}
+    assert language_suite(tmp_path, saes=[entry]).digest == usual.digest
 
 
 def test_code_in_a_suite_is_refused_and_not_run(folder, tmp_path):

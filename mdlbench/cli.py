@@ -195,7 +195,7 @@ def fetch_suite(
     n_missed = 0
     for outcome in fetch(chosen, shown_on(sys.stderr, quiet)):
         if isinstance(outcome, Missed):
-            n_missed += 1
+            n_missed += outcome.instead is None
             print(f"mdlbench: {outcome.message}", file=sys.stderr)
         else:
             print(outcome.message, flush=True)
@@ -268,9 +268,7 @@ def leaderboard(
 def train(
     keys: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="KEY", help="SAEs of the suite's recipe to train [all of them]."
-        ),
+        typer.Argument(metavar="KEY", help="SAEs of the suite's recipe to train [all of them]."),
     ] = None,
     suite: SuiteOption = "mnist",
     output: Annotated[

@@ -47,11 +47,13 @@ class Item:
         label: what it is, in words.
         get: obtains it, from the caches or else downloaded; raises `MdlbenchError`.
         places: where it is kept: folders of snapshots, and how the paths in a snapshot begin.
+        instead: what a run can do with if it cannot be had.
     """
 
     label: str
     get: Callable[[], object]
     places: tuple[tuple[Path, str], ...] = ()
+    instead: str | None = None
 
     def files(self) -> list[Path]:
         """Those that are here."""
@@ -86,16 +88,19 @@ class Got:
 
 @dataclass(frozen=True)
 class Missed:
-    """An item that cannot be had, and why."""
+    """An item that cannot be had, why, and what a run can do with instead."""
 
     label: str
     error: MdlbenchError
+    instead: str | None = None
 
     @property
     def message(self) -> str:
+        reason = str(self.error)
         if isinstance(self.error, HubUnreachableError):
-            return f"{self.label}: not cached, and the hub cannot be reached ({self.error.reason})"
-        return f"{self.label}: {self.error}"
+            reason = f"not cached, and the hub cannot be reached ({self.error.reason})"
+        otherwise = f". Runs will use {self.instead} instead" if self.instead else ""
+        return f"{self.label}: {reason}{otherwise}"
 
 
 def fetch(suite: Suite, report: Report = lambda label: None) -> Iterator[Got | Missed]:
@@ -110,7 +115,7 @@ def fetch(suite: Suite, report: Report = lambda label: None) -> Iterator[Got | M
         try:
             yield _fetched(item, checksums)
         except MdlbenchError as error:
-            yield Missed(item.label, error)
+            yield Missed(item.label, error, item.instead)
 
 
 def shown_on(stream: TextIO, quiet: bool) -> Report:
@@ -129,9 +134,11 @@ def items(suite: Suite) -> Iterator[Item]:
     """What the suite needs beyond its own folder."""
     if isinstance(suite.source, LanguageSource):
         yield _model(suite.source.model)
-        for text in suite.source.texts:
+        texts = suite.source.texts
+        local = [text.name for text in texts if not isinstance(text, HubText)]
+        for text in texts:
             if isinstance(text, HubText):
-                yield _text(text, suite.folder)
+                yield _text(text, suite.folder, instead=next(iter(local), None))
     for entry in suite.saes:
         yield from _saes(entry, suite.folder)
 
@@ -232,13 +239,13 @@ def _get_model(repo: str, revision: str | None) -> None:
         hub_file(repo, name, revision=revision)
 
 
-def _text(text: HubText, folder: Path) -> Item:
+def _text(text: HubText, folder: Path, instead: str | None) -> Item:
     from datasets.naming import camelcase_to_snakecase
 
     *owner, name = text.dataset.split("/")
     prepared = _datasets_cache() / "___".join([*owner, camelcase_to_snakecase(name)])
     places = ((_snapshots(text.dataset, "dataset"), ""), (prepared, ""))
-    return Item(f"text {text.name}", lambda: next(read(text, folder)), places)
+    return Item(f"text {text.name}", lambda: next(read(text, folder)), places, instead)
 
 
 def _saes(entry: SuiteEntry, folder: Path) -> Iterator[Item]:

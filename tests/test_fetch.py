@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 import yaml
 from huggingface_hub import constants
@@ -176,6 +177,20 @@ def test_a_list_of_hashes_that_cannot_be_read_is_named(empty):
     path.write_text("{")
     with pytest.raises(HubError, match=r"mine\.json: cannot be read.*delete it"):
         list(fetch(language_suite(empty, {"jb": JB})))
+
+
+def test_a_text_that_the_suite_can_do_without_is_not_missing(hub, empty, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(empty / "datasets"))
+    texts = load_suite("gpt2-l8").model_dump()["source"]["texts"]
+    (_, text) = fetch(language_suite(empty, {}, texts=texts))
+    assert text.instead == "python-docs"
+    assert text.message.endswith("Runs will use python-docs instead")
+    (_, text) = fetch(language_suite(empty, {}, texts=texts[:1]))
+    assert text.instead is None
+    shutil.copytree(hub / "datasets", empty / "datasets")
+    (_, text) = fetch(language_suite(empty, {}, texts=texts))
+    assert (text.label, text.n_files) == ("text pile-10k", 1)
 
 
 def test_a_suite_that_ships_all_it_needs(empty):

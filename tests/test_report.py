@@ -24,7 +24,7 @@ from rich.console import Console
 
 from mdlbench.curve import gaussian_rate_distortion
 from mdlbench.errors import OutputError, RecordError, UsageError
-from mdlbench.leaderboard import build, build_all, to_json
+from mdlbench.leaderboard import build, to_json
 from mdlbench.report import print_boards, write_report
 from mdlbench.report.features import feature_grid, write_feature_grid
 from mdlbench.report.figures import curves_figure

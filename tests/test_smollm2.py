@@ -1,0 +1,64 @@
+"""The shipped language suite on its real model: a few contexts, end to end.
+
+The model is a file of the package index, downloaded once; nothing else is.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mdlbench.adapters.load import load_coder
+from mdlbench.adapters.protocol import Origin
+from mdlbench.record import parse_record
+from mdlbench.sites import site_of
+from mdlbench.sources.open import Opener, Setting
+from mdlbench.suite import load_suite
+
+SUITE = "smollm2-l15"
+SAE = "batchtopk-1024-k48"
+
+
+def test_a_few_contexts_end_to_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mdlbench.cli", "eval", "--suite", SUITE, "--sae", SAE]
+    options = ["--text", "python-docs", "--limit", "3", "--json", "-o", str(tmp_path / "results")]
+    done = subprocess.run(
+        [*command, *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)["records"]
+    record = parse_record(json.dumps(content[0]), "stdout")
+    assert record.partial
+    assert (record.site.hook, record.site.text) == ("blocks.15.hook_resid_pre", "python-docs")
+    assert record.n_tokens.test == 3 * (128 - 4)
+    clean = record.floor.ce - record.floor.delta_ce
+    assert 2.0 < clean < 4.5
+    assert 0.0 < record.floor.delta_ce < 3.0
+    assert 0.7 < (record.floor.ce_recovered or 0.0) < 1.0
+    assert record.floor.kl == pytest.approx(record.floor.delta_ce, abs=0.5)
+    audited = [point.bits for point in record.points if point.bits.coded is not None]
+    assert [bits.coded for bits in audited] == pytest.approx([b.heldout for b in audited], rel=0.01)
+
+
+def test_the_real_model_is_cut_where_it_should_be() -> None:
+    """A splice of the activations themselves is free, and one of a shipped SAE's output is not."""
+    opener = Opener(load_suite(SUITE), Setting(limit=1, text="python-docs"))
+    source = opener.open(site_of(opener, Origin()))
+    block = next(iter(source.blocks("test")))
+    clean = source.clean_ce(block)
+    free = source.splice(block, block.activations)
+    assert np.allclose(free.ce, clean, atol=1e-5)
+    assert np.allclose(free.kl, 0.0, atol=1e-5)
+    coder = load_coder(f"saelens:saes/{SAE}", source=source, folder=load_suite(SUITE).folder)
+    spliced = source.splice(block, coder.decode(*coder.encode(block.activations)))
+    assert spliced.ce.mean() > clean.mean()
+    assert source.ablated_ce(block).mean() > spliced.ce.mean() + 2.0
+    norms = block.norms.numpy()
+    assert norms.max() < 3 * np.median(norms)

@@ -206,7 +206,9 @@ def fetch_suite(
 
 @app.command("check-adapter")
 def check_adapter(
-    spec: Annotated[str, typer.Argument(help="ADAPTER:ARGUMENT or a folder.")],
+    spec: Annotated[
+        str, typer.Argument(help="ADAPTER:ARGUMENT or a folder; with --suite, or a key of it.")
+    ],
     suite: Annotated[
         str | None,
         typer.Option(help="Check on this suite's activations instead of standard-normal ones."),
@@ -219,16 +221,16 @@ def check_adapter(
     """Say what a SPEC loads, and whether it behaves as an SAE should."""
     from mdlbench import listing
     from mdlbench.adapters.check import check_coder
-    from mdlbench.adapters.load import load_coder, origin_of
-    from mdlbench.sites import site_of
+    from mdlbench.adapters.load import load_coder
+    from mdlbench.run import open_target
     from mdlbench.sources.open import Opener
     from mdlbench.suite import load_suite
 
-    source = None
     if suite:
         opener = Opener(load_suite(suite), _setting(device, limit=None, text=text))
-        source = opener.open(site_of(opener, origin_of(spec, adapter=adapter), name=spec))
-    coder = load_coder(spec, device=_torch_device(device), source=source, adapter=adapter)
+        coder, source = open_target(opener, spec, adapter)
+    else:
+        coder, source = load_coder(spec, device=_torch_device(device), adapter=adapter), None
     checks = check_coder(coder, source)
     rows = listing.check_rows(checks)
     if as_json:

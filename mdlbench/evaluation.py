@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from mdlbench import bitstream, codelength, measure
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.bootstrap import Bootstrap, percentile_interval, upper_limit
+from mdlbench.codelength import Codebook
 from mdlbench.distortion import DistortionSums, ErrorSums, Reference
 from mdlbench.errors import CoderError, MdlbenchError, UsageError, first_problem
 from mdlbench.measure import Rates, Sweep
@@ -46,6 +47,9 @@ USUAL_WEIGHT_BITS = 8
 
 LARGEST_WEIGHT_BITS = 17
 """Where it ends: a weight that needs more is sent as the float32 it is."""
+
+AUDITED_TOKENS = 1 << 15
+"""Longer test splits are coded for real in parts of so many tokens, so that memory suffices."""
 
 Report = Callable[[str], None]
 """Called with the name of each stage of an evaluation as it begins."""
@@ -316,8 +320,16 @@ def encode_test_split(bench: Bench, sweep: Sweep, step: float) -> bytes:
     Raises:
         MdlbenchError: the stream does not decode to the same symbols.
     """
-    codebook = measure.fit_codebooks(sweep.calibration, step, octaves=1)[0]
-    symbols = measure.all_symbols(sweep.test, step)
+    codebook = _codebook(sweep, step)
+    return _encode(bench, sweep, measure.all_symbols(sweep.test, step), codebook, step)
+
+
+def _codebook(sweep: Sweep, step: float) -> Codebook:
+    return measure.fit_codebooks(sweep.calibration, step, octaves=1)[0]
+
+
+def _encode(bench: Bench, sweep: Sweep, symbols: Symbols, codebook: Codebook, step: float) -> bytes:
+    """Symbols as a bitstream that was decoded again and compared."""
     spec = sweep.coder.spec
     metadata = {
         "suite": bench.suite.name,
@@ -342,11 +354,16 @@ def _same(one: Symbols, other: Symbols) -> bool:
 def audit_bitstream(bench: Bench, sweep: Sweep, limits: list[Limit]) -> Audit:
     """Code the test split for real at the headline step, decode it and compare."""
     position = audited_position(bench, limits)
-    sizes = bitstream.sizes(encode_test_split(bench, sweep, sweep.step(position)))
+    step = sweep.step(position)
+    codebook = _codebook(sweep, step)
+    sizes = [
+        bitstream.sizes(_encode(bench, sweep, symbols, codebook, step))
+        for symbols in measure.symbols_in_parts(sweep.test, step, AUDITED_TOKENS)
+    ]
     return Audit(
         position=position,
-        coded=8 * sizes.payload_bytes / bench.source.n_tokens["test"],
-        codebook_bits=8.0 * sizes.codebook_bytes,
+        coded=8 * sum(part.payload_bytes for part in sizes) / bench.source.n_tokens["test"],
+        codebook_bits=8.0 * sizes[0].codebook_bytes,
     )
 
 

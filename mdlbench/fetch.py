@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from mdlbench.adapters.load import expand_spec, identify_coder
-from mdlbench.adapters.places import HUB
-from mdlbench.adapters.saelens_releases import find_release
+from mdlbench.adapters.load import expand_spec, identify_coder, origin_of
+from mdlbench.adapters.places import HUB, hub_parts
+from mdlbench.adapters.saelens_releases import Published, find_release
+from mdlbench.adapters.sparsify import RUN_FILE
 from mdlbench.errors import HubError, MdlbenchError
 from mdlbench.files import cache_folder, sha256_of, write_atomically
 from mdlbench.hub import HubUnreachableError, hub_file, hub_files
@@ -172,9 +173,10 @@ class Checksums:
         content = json.dumps(self._known, indent=1, sort_keys=True)
         write_atomically(self._path, content.encode())
 
-    def forget(self, file: Path) -> None:
-        """Of a copy that is made here, and may be made differently by another version."""
-        self._known.pop(_name(file), None)
+    def forget(self, folder: Path) -> None:
+        """All files of a copy that is made here: another version may make them differently."""
+        within = f"{_name(folder)}/"
+        self._known = {k: v for k, v in self._known.items() if not k.startswith(within)}
 
     def problem(self, file: Path) -> str | None:
         """What is wrong with a file's content, if anything; each file is read once."""
@@ -195,7 +197,7 @@ class Checksums:
 def _fetched(item: Item, checksums: Checksums) -> Got:
     damaged = []
     for file in item.files():
-        if problem := checksums.problem(file):
+        if file.exists() and (problem := checksums.problem(file)):
             damaged.append(f"{file.name} is damaged ({problem})")
             _remove(file, checksums)
     try:
@@ -212,7 +214,7 @@ def _fetched(item: Item, checksums: Checksums) -> Got:
 def _remove(file: Path, checksums: Checksums) -> None:
     """A damaged file, with the blob that it links to; a dataset's prepared copy as a whole."""
     if file.suffix == PREPARED:
-        checksums.forget(file)
+        checksums.forget(file.parent)
         shutil.rmtree(file.parent)
         return
     file.resolve().unlink(missing_ok=True)
@@ -258,8 +260,18 @@ def _saes(entry: SuiteEntry, folder: Path) -> Iterator[Item]:
     for spec, place in found:
         if place is not None:
             label = entry.key if len(found) == 1 else f"{entry.key}: {spec}"
-            get = partial(identify_coder, spec, folder=folder)
-            yield Item(label, get, ((_snapshots(place[0]), place[1]),))
+            repo, *beginnings = place
+            places = tuple((_snapshots(repo), beginning) for beginning in beginnings)
+            yield Item(label, partial(_get_sae, spec, folder), places)
+
+
+def _get_sae(spec: str, folder: Path) -> None:
+    """All that a run asks for, in its order: a download may move the cache to a newer commit."""
+    origin_of(spec, folder=folder)
+    identify_coder(spec, folder=folder)
+    published = _published(spec, folder)
+    if published is not None and published.is_live:
+        raise published.live_error("it cannot be loaded without one")
 
 
 def _raising(error: MdlbenchError) -> Callable[[], None]:
@@ -269,18 +281,29 @@ def _raising(error: MdlbenchError) -> Callable[[], None]:
     return get
 
 
-def _place(spec: str, folder: Path) -> tuple[str, str] | None:
-    """The hub repository of a spec's SAE, and how the paths of its files begin; None if local."""
-    adapter, _, rest = spec.partition(":")
-    argument = rest.partition("?")[0]
+def _place(spec: str, folder: Path) -> tuple[str, ...] | None:
+    """The hub repository of a spec's SAE, then how its files' paths may begin; None if local."""
+    _, argument = _adapter_and_argument(spec)
     if argument.startswith(HUB):
-        owner, name, *inside = argument.removeprefix(HUB).split("/")
-        return f"{owner}/{name}", "/".join(inside)
-    if adapter != "saelens" or (folder / argument).exists():
+        owner, name, *inside = hub_parts(argument)
+        above = ["/".join([*inside[:depth], RUN_FILE]) for depth in range(len(inside))]
+        return f"{owner}/{name}", "/".join(inside), *above
+    found = _published(spec, folder)
+    return (found.release.repo, found.path.removesuffix(".pt")) if found else None
+
+
+def _published(spec: str, folder: Path) -> Published | None:
+    """A spec's SAE, if it is one of a release."""
+    adapter, argument = _adapter_and_argument(spec)
+    if adapter != "saelens" or argument.startswith(HUB) or (folder / argument).exists():
         return None
     release, _, id = argument.partition("/")
-    found = find_release(release, folder / argument).published(id)
-    return found.release.repo, found.path.removesuffix(".pt")
+    return find_release(release, folder / argument).published(id)
+
+
+def _adapter_and_argument(spec: str) -> tuple[str, str]:
+    adapter, _, rest = spec.partition(":")
+    return adapter, rest.partition("?")[0]
 
 
 def _snapshots(repo: str, repo_type: str = "model") -> Path:

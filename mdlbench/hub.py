@@ -1,6 +1,7 @@
 """Files of model-hub repositories, from the cache or downloaded.
 
 What is cached is used without asking the hub; the digest in a record tells which file that was.
+That a repository has no such file is kept in the cache, too, for when the hub cannot be asked.
 `HF_HUB_CACHE`, `HF_HUB_OFFLINE` and `HF_TOKEN` mean what they mean to huggingface_hub.
 """
 
@@ -10,7 +11,7 @@ import difflib
 import errno
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mdlbench.errors import HubError
@@ -29,21 +30,29 @@ WHAT_TO_DO = (
     "Run `mdlbench fetch SUITE` on a machine with network and copy its cache here, "
     "or set HF_HUB_CACHE to a cache that has it"
 )
+OFFLINE = "HF_HUB_OFFLINE is set"
 
 
 class HubUnreachableError(HubError):
-    """The hub does not answer, or stops answering.
+    """The hub does not answer, or stops answering, or must not be asked.
 
     Attributes:
         reason: what was seen, in one line.
     """
 
-    def __init__(self, repo: str, file: str | None, reason: str) -> None:
+    def __init__(self, repo: str, file: str | None, reason: str, nearest: str = "") -> None:
         super().__init__(
             f"{_named(repo, file)} is not in the cache {_cache()} and the hub cannot be reached "
-            f"({reason}). {WHAT_TO_DO}"
+            f"({reason}). {WHAT_TO_DO}.{nearest}"
         )
         self.reason = reason
+
+
+class NoSuchFileError(HubError):
+    """A repository of the hub has no file of that name; `names` are those that it has."""
+
+    def __init__(self, repo: str, file: str, names: list[str]) -> None:
+        super().__init__(f"{repo}: no file {file!r}.{_nearest(file, names)}")
 
 
 def hub_file(
@@ -58,6 +67,7 @@ def hub_file(
         repo_type: "model", "dataset" or "space".
 
     Raises:
+        NoSuchFileError: the repository has no such file.
         HubError: it is not cached and cannot be had; the message says why and what to do.
     """
     import huggingface_hub
@@ -66,11 +76,16 @@ def hub_file(
         cached = huggingface_hub.try_to_load_from_cache(
             repo, file, revision=revision, repo_type=repo_type
         )
-        if isinstance(cached, str):
-            return Path(cached)
-        if huggingface_hub.constants.is_offline_mode():
-            raise _offline(repo, file, _cached_files(repo, revision, repo_type))
-        _ask_for(repo, file, revision, repo_type)
+    if isinstance(cached, str):
+        return Path(cached)
+    try:
+        with hub_errors(repo, file):
+            _ask_for(repo, file, revision, repo_type)
+    except HubUnreachableError as error:
+        if cached is None:
+            raise
+        names = cached_files(repo, revision=revision, repo_type=repo_type)
+        raise NoSuchFileError(repo, file, names) from error
     try:
         with hub_errors(repo, file):
             return Path(
@@ -92,11 +107,11 @@ def hub_files(repo: str, *, revision: str | None = None, repo_type: str = "model
     import huggingface_hub
 
     with hub_errors(repo):
-        cached = _cached_files(repo, revision, repo_type)
-    if huggingface_hub.constants.is_offline_mode():
+        cached = cached_files(repo, revision=revision, repo_type=repo_type)
+    if is_offline():
         if cached:
             return cached
-        raise _offline(repo)
+        raise HubUnreachableError(repo, None, OFFLINE)
     try:
         with hub_errors(repo):
             found = huggingface_hub.HfApi().repo_info(
@@ -107,6 +122,20 @@ def hub_files(repo: str, *, revision: str | None = None, repo_type: str = "model
             return cached
         raise
     return sorted(sibling.rfilename for sibling in getattr(found, "siblings", None) or [])
+
+
+def cached_files(repo: str, *, revision: str | None = None, repo_type: str = "model") -> list[str]:
+    """Sorted names of the files in the cached snapshot."""
+    snapshot = _repo_cache(repo, repo_type) / "snapshots" / _commit(repo, revision, repo_type)
+    files = (path for path in snapshot.rglob("*") if path.is_file())
+    return sorted(path.relative_to(snapshot).as_posix() for path in files)
+
+
+def is_offline() -> bool:
+    """Whether the hub must not be asked."""
+    from huggingface_hub import constants
+
+    return constants.is_offline_mode()
 
 
 @contextmanager
@@ -131,13 +160,28 @@ def _ask_for(repo: str, file: str, revision: str | None, repo_type: str) -> None
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
+    if is_offline():
+        names = cached_files(repo, revision=revision, repo_type=repo_type)
+        raise HubUnreachableError(repo, file, OFFLINE, _nearest(file, names))
     try:
         get_hf_file_metadata(
             hf_hub_url(repo, file, revision=revision, repo_type=repo_type), timeout=ANSWER_SECONDS
         )
     except EntryNotFoundError as error:
+        _note_absence(repo, file, revision, repo_type)
         names = hub_files(repo, revision=revision, repo_type=repo_type)
-        raise HubError(f"{repo}: no file {file!r}.{_nearest(file, names)}") from error
+        raise NoSuchFileError(repo, file, names) from error
+
+
+def _note_absence(repo: str, file: str, revision: str | None, repo_type: str) -> None:
+    """Have the library write into its cache that the commit that is cached has no such file."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    if cached_files(repo, revision=revision, repo_type=repo_type):
+        commit = _commit(repo, revision, repo_type)
+        with suppress(EntryNotFoundError):
+            hf_hub_download(repo, file, revision=commit, repo_type=repo_type)
 
 
 def explained(error: Exception, repo: str, file: str | None = None) -> HubError:
@@ -157,12 +201,21 @@ def explained(error: Exception, repo: str, file: str | None = None) -> HubError:
     if isinstance(error, errors.RevisionNotFoundError):
         return HubError(f"{repo}: no such revision")
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        return _offline(repo, file)
+        return _uncached(error, repo, file)
     if isinstance(error, errors.EntryNotFoundError):
         return HubError(f"{_named(repo, file)}: the hub has no such file: {_said(error)}")
     if isinstance(error, errors.HfHubHTTPError):
         return _refused(error.response.status_code, error, repo, file)
     return _failed(error, repo, file)
+
+
+def _uncached(error: Exception, repo: str, file: str | None) -> HubError:
+    """The library finds no file in its cache; what kept it from asking the hub is the cause."""
+    if is_offline():
+        return HubUnreachableError(repo, file, OFFLINE)
+    if isinstance(error.__cause__, Exception):
+        return explained(error.__cause__, repo, file)
+    return HubUnreachableError(repo, file, _said(error))
 
 
 def _refused(status: int, error: Exception, repo: str, file: str | None) -> HubError:
@@ -201,27 +254,19 @@ def _is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def _offline(repo: str, file: str | None = None, cached: list[str] | None = None) -> HubError:
-    nearest = _nearest(file, cached or []) if file else ""
-    return HubError(
-        f"{_named(repo, file)} is not in the cache {_cache()}, and HF_HUB_OFFLINE is set. "
-        f"{WHAT_TO_DO}.{nearest}"
-    )
-
-
 def _nearest(file: str, names: list[str]) -> str:
     nearest = difflib.get_close_matches(file, names, n=NEAREST, cutoff=0.4)
     return f" The nearest that it has: {', '.join(nearest)}" if nearest else ""
 
 
-def _cached_files(repo: str, revision: str | None, repo_type: str) -> list[str]:
-    """Names of the files in the cached snapshot."""
-    folder = _cache() / f"{repo_type}s--{repo.replace('/', '--')}"
-    reference = folder / "refs" / (revision or "main")
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    snapshot = folder / "snapshots" / (commit or "main")
-    files = (path for path in snapshot.rglob("*") if path.is_file())
-    return sorted(path.relative_to(snapshot).as_posix() for path in files)
+def _commit(repo: str, revision: str | None, repo_type: str) -> str:
+    """The commit that a revision is in the cache; itself if the cache does not tell."""
+    reference = _repo_cache(repo, repo_type) / "refs" / (revision or "main")
+    return reference.read_text().strip() if reference.is_file() else revision or "main"
+
+
+def _repo_cache(repo: str, repo_type: str) -> Path:
+    return _cache() / f"{repo_type}s--{repo.replace('/', '--')}"
 
 
 def _cache() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -240,8 +241,22 @@ def count(spool: LatentSpool, finest: float, octaves: int) -> Tally:
 
 def all_symbols(spool: LatentSpool, step: float) -> Symbols:
     """The symbols of a whole split as one run."""
-    latents = concatenate([run.latents for run in spool.runs()])
-    return quantise(latents, step)
+    (symbols,) = symbols_in_parts(spool, step)
+    return symbols
+
+
+def symbols_in_parts(
+    spool: LatentSpool, step: float, at_least: float = math.inf
+) -> Iterator[Symbols]:
+    """The symbols of a split, part by part, each of so many tokens or more but for the last."""
+    part: list[SparseLatents] = []
+    for run in spool.runs():
+        part.append(run.latents)
+        if sum(latents.n_tokens for latents in part) >= at_least:
+            yield quantise(concatenate(part), step)
+            part = []
+    if part:
+        yield quantise(concatenate(part), step)
 
 
 def fixed_length_mse(

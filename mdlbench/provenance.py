@@ -12,7 +12,19 @@ import torch
 
 from mdlbench.record import Environment, Provenance
 
-_LIBRARIES = ("mdlbench", "torch", "numpy", "scipy", "scikit-learn", "constriction", "sae-lens")
+_LIBRARIES = (
+    "mdlbench",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "constriction",
+    "sae-lens",
+    "transformer-lens",
+    "transformers",
+    "datasets",
+    "gguf",
+)
 
 
 def provenance() -> Provenance:
@@ -30,6 +42,7 @@ def provenance() -> Provenance:
 
 
 def environment(device: str, seconds: float) -> Environment:
+    """Where an SAE was scored; `seconds` it took."""
     return Environment(
         device=device,
         dtype="float32",

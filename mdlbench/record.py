@@ -173,6 +173,7 @@ class Environment(Part):
 
     device: str
     dtype: str
+    """In which SAEs compute; the model's is the site's."""
     threads: int
     seconds: Finite
     versions: dict[str, str]

@@ -16,6 +16,7 @@ from mdlbench.errors import (
     MdlbenchError,
     OutputError,
     SourceError,
+    SpoolError,
     SuiteError,
     UsageError,
 )
@@ -28,9 +29,10 @@ from mdlbench.evaluation import (
     search_limit,
 )
 from mdlbench.files import write_atomically
-from mdlbench.record import CoderIdentity, EvalRecord, Identity, References, SiteReferences
+from mdlbench.record import CoderIdentity, EvalRecord, Identity, References
 from mdlbench.report.features import write_feature_grid
 from mdlbench.sites import UNSAID, site_of
+from mdlbench.sources import ActivationSource
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.store import REFERENCES, RecordStore, read_references
 from mdlbench.suite import Place, Site, Suite, SuiteEntry, load_suite
@@ -102,7 +104,11 @@ def _targets(suite: Suite, sae: str, adapter: str | None) -> list[Target]:
     could_be_key = adapter is None and ":" not in sae and Path(sae).name == sae
     if could_be_key and (sae in suite.keys or not Path(sae).exists()):
         return [_entry_target(suite, suite.entry(sae))]
-    return [Target(spec, Path(), adapter=adapter) for spec in expand_spec(sae, adapter=adapter)]
+    places = {entry.spec: entry.place for entry in suite.saes}
+    return [
+        Target(spec, Path(), adapter=adapter, place=places.get(spec, UNSAID))
+        for spec in expand_spec(sae, adapter=adapter)
+    ]
 
 
 def _entry_target(suite: Suite, entry: SuiteEntry) -> Target:
@@ -142,9 +148,18 @@ def evaluate(
         return evaluate_coder(bench, coder, _identity(bench, coder.spec.identity, name)).record
     target = targets(loaded, [str(sae)], adapter=None)[0]
     bench = Bench.open(opener, target_site(opener, target))
-    coder = _load(bench, target)
+    coder = _load(bench.source, target)
     identity = _identity(bench, coder.spec.identity, name or target.name)
     return evaluate_coder(bench, coder, identity).record
+
+
+def open_target(
+    opener: Opener, sae: str, adapter: str | None
+) -> tuple[SparseCoder, ActivationSource]:
+    """One SAE, by key or by spec, and the activations of a suite that it is for; to look at."""
+    target = targets(opener.suite, [sae], adapter)[0]
+    source = opener.open(target_site(opener, target))
+    return _load(source, target), source
 
 
 def target_site(opener: Opener, target: Target) -> Site:
@@ -160,6 +175,8 @@ def run(
     report: Report = lambda stage: None,
 ) -> Iterator[Scored | Failed]:
     """Score the targets, site by site, and keep their records under `folder`.
+
+    Sites whose model is loaded alike follow each other, so that it is loaded once.
 
     Raises:
         UsageError: the folder holds results of another measurement, or there is no such text.
@@ -179,8 +196,12 @@ def run(
             yield Failed(target, CheckpointError(f"cannot be read: {error}"))
             continue
         by_site.setdefault(site.label, (site, []))[1].append(target)
-    for site, group in by_site.values():
+    for site, group in sorted(by_site.values(), key=_model_options):
         yield from _run_site(opener, site, group, store, report)
+
+
+def _model_options(group: tuple[Site, list[Target]]) -> str:
+    return str(sorted(group[0].model_options.items()))
 
 
 def _run_site(
@@ -188,7 +209,7 @@ def _run_site(
 ) -> Iterator[Scored | Failed]:
     try:
         bench = _opened(opener, site, store)
-    except (HubError, SourceError) as error:
+    except (HubError, SourceError, SpoolError) as error:
         yield from (Failed(target, error) for target in group)
         return
     for target in group:
@@ -206,7 +227,7 @@ def _opened(opener: Opener, site: Site, store: RecordStore) -> Bench:
     """A bench at a site, and its part of the folder.
 
     Raises:
-        SourceError, HubError: nothing can be scored at this site, but maybe at others.
+        SourceError, HubError, SpoolError: nothing can be scored at this site, but maybe at others.
         UsageError: the suite's data cannot be read, or the folder holds another measurement's.
     """
     try:
@@ -215,39 +236,45 @@ def _opened(opener: Opener, site: Site, store: RecordStore) -> Bench:
         raise
     except UsageError as error:
         raise SourceError(str(error)) from error
-    _claim(store.root, bench)
+    if not _is_claimed(store.root, bench):
+        _claim(store.root, bench)
     return bench
 
 
-def _claim(folder: Path, bench: Bench) -> None:
-    """Write what the curves at the bench's site are drawn against, unless the folder has it.
+def _is_claimed(folder: Path, bench: Bench) -> bool:
+    """Whether the folder has what the curves at the bench's site are drawn against.
 
     Raises:
         UsageError: the folder holds another measurement's, or another text's.
     """
-    wanted, source = bench.measurement(), bench.source
-    sites: list[SiteReferences] = []
-    if (folder / REFERENCES).is_file():
-        known = read_references(folder)
-        if known.measurement != wanted:
-            raise UsageError(
-                f"{folder} holds results of {known.measurement.describe()}, not of "
-                f"{wanted.describe()}; choose another folder with -o"
-            )
-        if known.of_data(source.data_sha256):
-            return
-        if source.site.label in [site.site.label for site in known.sites]:
-            raise UsageError(
-                f"{folder} holds results at {source.site.label} on other data; choose another "
-                "folder with -o"
-            )
-        sites = known.sites
-    references = References(
-        **wanted.model_dump(),
+    if not (folder / REFERENCES).is_file():
+        return False
+    known, wanted, source = read_references(folder), bench.measurement(), bench.source
+    if known.measurement != wanted:
+        raise UsageError(
+            f"{folder} holds results of {known.measurement.describe()}, not of "
+            f"{wanted.describe()}; choose another folder with -o"
+        )
+    if known.of_data(source.data_sha256):
+        return True
+    if source.site.label in [site.site.label for site in known.sites]:
+        raise UsageError(
+            f"{folder} holds results at {source.site.label} on other data; choose another "
+            "folder with -o"
+        )
+    return False
+
+
+def _claim(folder: Path, bench: Bench) -> None:
+    """Add the bench's site to those that the folder holds."""
+    path = folder / REFERENCES
+    known = read_references(folder).sites if path.is_file() else []
+    claimed = References(
+        **bench.measurement().model_dump(),
         headline=bench.suite.headline,
-        sites=[*sites, bench.references()],
+        sites=[*known, bench.references()],
     )
-    write_atomically(folder / REFERENCES, references.to_json().encode())
+    write_atomically(path, claimed.to_json().encode())
 
 
 def _labelled(report: Report, target: Target) -> Report:
@@ -263,7 +290,7 @@ def _score(bench: Bench, target: Target, store: RecordStore, report: Report) -> 
     finished = store.find(identity)
     if finished is not None:
         return Scored(target, finished, reused=True)
-    coder = _load(bench, target)
+    coder = _load(bench.source, target)
     record, latent_bits = evaluate_coder(bench, coder, identity, report)
     store.save(record)
     if bench.source.image_shape is not None and coder.spec.d_latents:
@@ -273,11 +300,11 @@ def _score(bench: Bench, target: Target, store: RecordStore, report: Report) -> 
     return Scored(target, record, reused=False)
 
 
-def _load(bench: Bench, target: Target) -> SparseCoder:
+def _load(source: ActivationSource, target: Target) -> SparseCoder:
     return load_coder(
         target.spec,
-        device=str(bench.source.device),
-        source=bench.source,
+        device=str(source.device),
+        source=source,
         folder=target.folder,
         adapter=target.adapter,
     )
@@ -296,7 +323,7 @@ def encode_target(opener: Opener, target: Target, step: float | None) -> bytes:
         MdlbenchError: no step meets the headline tolerance.
     """
     bench = Bench.open(opener, target_site(opener, target))
-    with encoded(bench, _load(bench, target)) as run:
+    with encoded(bench, _load(bench.source, target)) as run:
         finest = run.sweep.finest
         if step is not None and not step >= finest:
             raise UsageError(f"--step {step:g} is finer than the suite's finest step {finest:g}")

@@ -63,10 +63,10 @@ class PackagedModel(Strict):
     kind: Literal["package"]
     name: str
     """As SAEs' configs call it."""
-    package: str
-    version: str
-    file: str
-    """Path inside the wheel."""
+    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$")]
+    file: Annotated[str, Field(pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$")]
+    """Path inside the wheel, with `/` between folders."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -151,7 +151,10 @@ class Site(Strict):
         parts = [self.hook if self.hook_out is None else f"{self.hook} → {self.hook_out}"]
         if self.context is not None:
             parts += [f"{self.context} tokens", "BOS" if self.prepend_bos else "no BOS"]
-        parts += [name for name, value in sorted(self.model_options.items()) if value is True]
+        parts += [
+            name if value is True else f"{name}={value}"
+            for name, value in sorted(self.model_options.items())
+        ]
         return ", ".join(parts)
 
 

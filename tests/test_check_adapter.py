@@ -1,6 +1,7 @@
 """The known ways in which an SAE is loaded or fed wrongly are warned of."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ from test_adapters import WIDTH, coder_of, write_checkpoint
 from tiny import D_IN, tiny_suite, write_sae
 
 from mdlbench.adapters.agreement import doubts
-from mdlbench.adapters.check import Check, check_coder
+from mdlbench.adapters.check import Check, check_coder, check_origin
 from mdlbench.adapters.load import load_coder
 from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.adapters.saelens_build import build
 from mdlbench.adapters.saelens_config import parse_config
 from mdlbench.sources import ActivationSource
 from mdlbench.sources.images import ImageSource
-from mdlbench.suite import Site
+from mdlbench.suite import PIXELS, Site
 
 HOOK = "blocks.8.hook_resid_pre"
 CENTRED = {"center_writing_weights": True}
@@ -58,6 +59,16 @@ def configure(folder: Path, **changes: Any) -> Path:
             ["its config does not say prepend_bos, so the suite must"],
         ),
         (
+            Origin("gpt2-small"),
+            SITE,
+            ["its config does not say hook or context or prepend_bos, so the suite must"],
+        ),
+        (
+            replace(KNOWN, model_options={"center_writing_weights": False}),
+            SITE.model_copy(update={"model_options": {}}),
+            [],
+        ),
+        (
             KNOWN,
             SITE.model_copy(update={"model_options": {}}),
             ["center_writing_weights=True; the suite loads it with none of it"],
@@ -92,6 +103,27 @@ def test_where_an_sae_belongs_is_part_of_the_check(tmp_path: Path) -> None:
     told = metadata | {"prepend_bos": False}
     found = checks(load_coder(str(write_checkpoint(tmp_path / "b", metadata=told))))["trained on"]
     assert (found.passed, found.message) == (True, f"gpt2-small, {HOOK}, 128 tokens, no BOS")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({}, "its config does not say hook or context or prepend_bos, so the suite must"),
+        (
+            {"hook_name": "transformer.h.8", "context_size": 64, "prepend_bos": False},
+            f"transformer.h.8, 64 tokens, no BOS; hook is {HOOK} here, but it was trained with "
+            "transformer.h.8; context is 128 here, but it was trained with 64; prepend_bos is "
+            "True here, but it was trained with False",
+        ),
+    ],
+)
+def test_a_silent_config_on_a_language_suite(
+    tmp_path: Path, metadata: dict[str, Any], expected: str
+) -> None:
+    spec = load_coder(str(write_checkpoint(tmp_path / "sae", metadata=metadata))).spec
+    assert check_origin(spec, SITE) == [Check("trained on", "warning", expected)]
+    assert check_origin(spec, None) == check_origin(spec, Site(hook=PIXELS)) == []
+    assert check_origin(replace(spec, adapter="baseline"), SITE) == []
 
 
 def test_images_have_no_contexts(source: ImageSource, tmp_path: Path) -> None:
@@ -163,3 +195,39 @@ def test_the_l0_that_a_release_tells(source: ImageSource, tmp_path: Path) -> Non
     found = checks(load_coder(str(folder)), source)["L0"]
     assert found.passed == "warning"
     assert found.message.endswith("but it was trained to 300")
+
+
+def write_constant(folder: Path, n_active: int, **config: Any) -> Path:
+    """An SAE of which the same latents are active whatever it is given."""
+    write_checkpoint(folder, d_in=D_IN, **config)
+    weights = load_file(folder / "sae_weights.safetensors")
+    weights |= {
+        "W_enc": torch.zeros(D_IN, WIDTH),
+        "W_dec": torch.ones(WIDTH, D_IN),
+        "b_enc": torch.where(torch.arange(WIDTH) < n_active, 1.0, -1.0),
+        "b_dec": torch.zeros(D_IN),
+    }
+    save_file(weights, folder / "sae_weights.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(("n_active", "passed"), [(10, True), (9, True), (8, "warning")])
+def test_a_topk_sae_has_nearly_k_active(
+    source: ImageSource, tmp_path: Path, n_active: int, passed: bool | str
+) -> None:
+    coder = load_coder(str(write_constant(tmp_path / "sae", n_active, architecture="topk", k=10)))
+    found = f"L0 is {n_active}.0 on average, {n_active} at most"
+    rest = "; 10 is promised" if passed is True else ", but it was trained to 10"
+    assert checks(coder, source)["L0"] == Check("L0", passed, found + rest)
+    assert checks(coder)["L0"] == Check("L0", True, f"{found}; 10 is promised")
+
+
+@pytest.mark.parametrize(("n_active", "passed"), [(20, True), (5, True), (4, "warning")])
+def test_a_batch_topk_sae_may_have_half_or_twice_k(
+    source: ImageSource, tmp_path: Path, n_active: int, passed: bool | str
+) -> None:
+    metadata = {"training_architecture_details": {"k": 10}}
+    coder = load_coder(str(write_constant(tmp_path / "sae", n_active, metadata=metadata)))
+    found = f"L0 is {n_active}.0 on average, {n_active} at most"
+    rest = "; trained to 10" if passed is True else ", but it was trained to 10"
+    assert checks(coder, source)["L0"] == Check("L0", passed, found + rest)

@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from mdlbench import bitstream, evaluation
 from mdlbench.adapters.load import load_coder
 from mdlbench.bootstrap import Bootstrap
 from mdlbench.evaluation import Bench, evaluate_coder
 from mdlbench.record import CoderIdentity
 from mdlbench.run import evaluate
+from mdlbench.sources import images
 from mdlbench.sources.images import ImageSource
 from mdlbench.sources.open import Opener
 from mdlbench.suite import PIXELS, Site
@@ -144,6 +146,25 @@ def test_exactly_the_headline_point_is_audited_with_real_bytes(record):
     flush = 64 / N_TEST
     assert 0 <= audited[0].bits.coded - audited[0].bits.heldout <= flush
     assert record.coder.codebook_bits > 0
+
+
+def test_a_long_split_is_audited_in_parts(record, suite, sae, monkeypatch):
+    sizes = []
+    encode = bitstream.encode
+    monkeypatch.setattr(evaluation, "AUDITED_TOKENS", 100)
+    monkeypatch.setattr(images, "BLOCK_IMAGES", 60)
+    monkeypatch.setattr(
+        bitstream,
+        "encode",
+        lambda symbols, *a, **k: sizes.append(symbols.n_tokens) or encode(symbols, *a, **k),
+    )
+    coded = [point.bits.coded for point in evaluate(str(sae), suite).points]
+    (in_parts,) = [bits for bits in coded if bits is not None]
+    (whole,) = [p.bits.coded for p in record.points if p.bits.coded is not None]
+    assert sum(sizes) == N_TEST
+    assert all(size >= 100 for size in sizes[:-1])
+    assert len(sizes) > 1
+    assert 0 <= in_parts - whole <= 64 * len(sizes) / N_TEST
 
 
 def test_the_accepted_step_is_the_last_that_passes(record, oracle, suite):

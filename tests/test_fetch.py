@@ -7,23 +7,31 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 import yaml
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
+from safetensors.torch import save
 
-from mdlbench.errors import HubError
+from mdlbench import fetch as fetching
+from mdlbench.adapters.load import load_coder, origin_of
+from mdlbench.adapters.protocol import Origin
+from mdlbench.errors import CheckpointError, HubError
 from mdlbench.fetch import Got, Missed, fetch
 from mdlbench.files import cache_folder, sha256_of
+from mdlbench.hub import HubUnreachableError
 from mdlbench.suite import load_suite, suites_folder
-from tests.surrogate_hub import serving
-from tests.test_hub import DISCARD, set_endpoint
+from tests.surrogate_hub import as_json, serving, write_repository
+from tests.test_hub import DISCARD, fake, set_endpoint
 from tests.test_packaged import FILE, SHA256, index, write_wheel
 
-__all__ = ["index"]
+__all__ = ["fake", "index"]
 
 JB = "saelens:gpt2-small-res-jb/blocks.8.hook_resid_pre"
 V5 = "saelens:gpt2-small-resid-post-v5-32k/blocks.8.hook_resid_post"
 HOOK_Z = "saelens:gpt2-small-hook-z-kk/blocks.8.hook_z"
+SPARSIFY = "sparsify:hf://ann/saes/run/layers.8"
+GEMMA_3 = "saelens:gemma-scope-2-4b-pt-res-all/layer_0_width_16k_l0_small"
 WEIGHTS = "blocks.8.hook_resid_pre/sae_weights.safetensors"
 
 
@@ -152,6 +160,102 @@ def test_what_cannot_be_had_is_said_in_a_line_each(empty):
     assert not (cache_folder() / "fetched").exists()
 
 
+def sparsify_files():
+    shapes = {"encoder.weight": (8, 4), "encoder.bias": (8,), "W_dec": (8, 4), "b_dec": (4,)}
+    return {
+        "run/layers.8/cfg.json": as_json({"d_in": 4, "num_latents": 8, "k": 2}),
+        "run/layers.8/sae.safetensors": save({k: torch.ones(v) for k, v in shapes.items()}),
+    }
+
+
+def test_what_tells_the_site_of_an_sae_is_got_and_checked(empty, monkeypatch):
+    run = {"run/config.json": as_json({"model": "gpt2", "ctx_len": 64})}
+    write_repository(empty / "served" / "hub", "ann/saes", sparsify_files() | run)
+    suite = language_suite(empty, {"s": SPARSIFY})
+    with serving(empty / "served") as endpoint:
+        set_endpoint(monkeypatch, int(endpoint.rpartition(":")[2]))
+        (_, got) = fetch(suite)
+        assert (got.label, got.n_files, got.damaged) == ("s", 3, [])
+        cached(empty, "run/config.json").resolve().write_bytes(b"{")
+        with pytest.raises(CheckpointError, match=r"config\.json: not JSON"):
+            origin_of(SPARSIFY)
+        (_, got) = fetch(suite)
+        assert [problem.split()[0] for problem in got.damaged] == ["config.json"]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    expected = Origin(model="gpt2", hook="blocks.8.hook_resid_post", context=64)
+    assert load_coder(SPARSIFY).spec.origin == origin_of(SPARSIFY) == expected
+
+
+def test_what_tells_the_site_of_an_sae_must_be_cached_if_the_hub_has_it(empty, monkeypatch):
+    write_repository(empty / "hub", "ann/saes", sparsify_files())
+    for offline in (False, True):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        with pytest.raises(HubUnreachableError, match=r"'run/config\.json' is not in the cache"):
+            origin_of(SPARSIFY)
+
+
+def test_that_the_hub_says_nothing_of_the_site_is_kept(empty, fake, monkeypatch):
+    fake.files["ann/saes"] = sparsify_files()
+    suite = language_suite(empty, {"s": SPARSIFY})
+    (_, got) = fetch(suite)
+    assert got.n_files == 2
+    for offline in (False, True):
+        set_endpoint(monkeypatch, DISCARD)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        assert origin_of(SPARSIFY) == Origin(hook="blocks.8.hook_resid_post")
+
+
+def test_an_sae_at_the_root_of_a_repository_has_nothing_above_it(empty):
+    files = {name.removeprefix("run/layers.8/"): file for name, file in sparsify_files().items()}
+    write_repository(empty / "hub", "ann/saes", files)
+    assert origin_of("sparsify:hf://ann/saes") == Origin()
+
+
+def test_places_on_the_hub_are_read_as_adapters_read_them(empty):
+    run = {"run/config.json": as_json({})}
+    write_repository(empty / "hub", "ann/saes", sparsify_files() | run)
+    short, doubled = "sparsify:hf://someone", "sparsify:hf://ann/saes//run//layers.8/"
+    (_, missed, got) = fetch(language_suite(empty, {"short": short, "doubled": doubled}))
+    assert missed.message == (
+        "short: 'hf://someone': a place on the hub is written hf://OWNER/REPO/PATH"
+    )
+    assert (got.label, got.n_files) == ("doubled", 3)
+
+
+def test_a_folder_on_the_hub_is_no_release(empty):
+    config = {"d_in": 4, "d_sae": 8, "dtype": "torch.float32", "hook_name": "blocks.8.hook_mlp_out"}
+    shapes = {"W_enc": (4, 8), "b_enc": (8,), "W_dec": (8, 4), "b_dec": (4,)}
+    files = {
+        "a/cfg.json": as_json(config),
+        "a/sae_weights.safetensors": save({k: torch.ones(v) for k, v in shapes.items()}),
+    }
+    write_repository(empty / "hub", "ann/saes", files)
+    (_, got) = fetch(language_suite(empty, {"a": "saelens:hf://ann/saes/a"}))
+    assert (got.label, got.n_files) == ("a", 2)
+
+
+def test_what_saelens_asks_the_network_for_is_missing(empty, fake, monkeypatch):
+    from sae_lens.loading import pretrained_sae_loaders
+
+    shapes = {"w_enc": (4, 8), "b_enc": (8,), "w_dec": (8, 4), "b_dec": (4,), "threshold": (8,)}
+    monkeypatch.setattr(
+        pretrained_sae_loaders, "get_safetensors_tensor_shapes", lambda repo, file: shapes
+    )
+    config = {"architecture": "jump_relu", "model_name": "gemma-v3-4b-pt"}
+    path = "resid_post_all/layer_0_width_16k_l0_small"
+    fake.files["google/gemma-scope-2-4b-pt"] = {
+        f"{path}/config.json": as_json(config),
+        f"{path}/params.safetensors": save({k: torch.ones(v) for k, v in shapes.items()}),
+    }
+    (_, missed) = fetch(language_suite(empty, {"gemma": GEMMA_3}))
+    assert missed.message == (
+        f"gemma: {GEMMA_3.removeprefix('saelens:')}: SAELens itself asks the network for the "
+        "config of such a release (gemma_3), even where everything is cached: "
+        "it cannot be loaded without one"
+    )
+    assert load_coder(GEMMA_3).spec.d_latents == 8
+
+
 def test_a_repository_without_weights_is_no_model(online):
     repository = "ckkissane/attn-saes-gpt2-small-all-layers"
     (model,) = fetch(language_suite(online, {}, model={"kind": "hub", "name": repository}))
@@ -191,6 +295,35 @@ def test_a_text_that_the_suite_can_do_without_is_not_missing(hub, empty, monkeyp
     shutil.copytree(hub / "datasets", empty / "datasets")
     (_, text) = fetch(language_suite(empty, {}, texts=texts))
     assert (text.label, text.n_files) == ("text pile-10k", 1)
+
+
+def test_a_prepared_dataset_is_made_again_as_a_whole(empty, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(empty / "datasets"))
+    prepared = empty / "datasets" / "NeelNanda___pile-10k" / "default" / "0.0.0" / "commit"
+    made = {"a-test.arrow": b"test", "b-train.arrow": b"train", "c-validation.arrow": b"valid"}
+
+    def prepare(text, folder):
+        prepared.mkdir(parents=True, exist_ok=True)
+        for name, content in made.items():
+            if not (prepared / name).exists():
+                (prepared / name).write_bytes(content)
+        yield "a text"
+
+    monkeypatch.setattr(fetching, "read", prepare)
+    texts = load_suite("gpt2-l8").model_dump()["source"]["texts"][:1]
+    suite = language_suite(empty, {}, texts=texts)
+    (_, text) = fetch(suite)
+    assert (text.n_files, text.damaged) == (3, [])
+    (prepared / "a-test.arrow").write_bytes(b"short")
+    made = {name: content + b" of a newer version" for name, content in made.items()}
+    del made["c-validation.arrow"]
+    (_, text) = fetch(suite)
+    assert text.n_files == 2
+    assert [problem.split()[0] for problem in text.damaged] == ["a-test.arrow"]
+    kept = json.loads((cache_folder() / "fetched" / "mine.json").read_text())
+    assert {name.rpartition("/")[2]: sha256 for name, sha256 in kept.items()} == {
+        name: hashlib.sha256(content).hexdigest() for name, content in made.items()
+    }
 
 
 def test_a_suite_that_ships_all_it_needs(empty):

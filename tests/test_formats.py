@@ -74,9 +74,9 @@ def write_openai(file: Path, activation: str | None = "TopK", **state: Any) -> T
     }
     weights = random(shapes)
     content: dict[str, Any] = {**weights, "stats_last_nonzero": torch.zeros(WIDTH).long()}
-    content |= {"activation.k": K, "activation.postact_fn": "ReLU"} if activation else {}
     if activation is not None:
         topk = {"k": K, "postact_fn": "ReLU"} if activation == "TopK" else {}
+        content |= {f"activation.{name}": value for name, value in topk.items()}
         content |= {"activation": activation, "activation_state_dict": topk | state}
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, file)
@@ -117,6 +117,27 @@ def test_other_openai_autoencoders_are_not_normed(
     assert (coder.spec.architecture, coder.spec.promised_l0) == (architecture, None)
     assert coder.spec.side_bits == 0
     assert coder.spec.hook == "blocks.11.mlp.hook_post"
+
+
+@pytest.mark.parametrize("k_in", ["activation.k", "activation_state_dict"])
+@pytest.mark.parametrize(
+    ("activation", "found"),
+    [({}, "missing"), ({"activation": "ReLU"}, "'ReLU'"), ({"activation": "Identity"}, "'Ident")],
+)
+def test_a_k_is_not_thrown_away(
+    tmp_path: Path, k_in: str, activation: dict[str, str], found: str
+) -> None:
+    """Else a TopK autoencoder loads as another kind, and without its layer norm."""
+    file = tmp_path / "8.pt"
+    weights = write_openai(file)
+    content = {**weights, **activation, k_in: torch.load(file)[k_in]}
+    torch.save(content, file)
+    with pytest.raises(CheckpointError, match=f"8.pt: it has a k, .* `activation` is {found}"):
+        load_coder(f"openai:{file}")
+    topk = {"activation": "TopK", "activation_state_dict": {"k": K, "postact_fn": "ReLU"}}
+    torch.save(content | topk, file)
+    spec = load_coder(f"openai:{file}").spec
+    assert (spec.architecture, spec.promised_l0, spec.side_bits) == ("topk", K, 64)
 
 
 @pytest.mark.parametrize(
@@ -511,7 +532,7 @@ def test_places_on_the_hub(
     def hub_file(repo: str, file: str) -> Path:
         path = tmp_path / repo / file
         if not path.is_file():
-            raise HubError(f"{repo}: no file {file!r}")
+            raise hub.NoSuchFileError(repo, file, [])
         asked.add(path)
         return path
 

@@ -129,6 +129,19 @@ def test_every_sae_was_loaded_right(finished):
         assert not layer_norm or record["coder"]["l0"] <= 32
 
 
+@pytest.mark.parametrize(
+    "sae", ["res-jb-24576", "saelens:gpt2-small-res-jb/blocks.8.hook_resid_pre"]
+)
+def test_a_suites_sae_is_checked_where_the_suite_scores_it(hub, sae, tmp_path):
+    suite = small_suite(tmp_path)
+    run = mdlbench(hub, "check-adapter", sae, "--suite", suite, "--json")
+    assert run.returncode == 0, run.stderr
+    checks = {row["check"]: row for row in json.loads(run.stdout)}
+    assert checks["trained on"][""] == "warning"
+    assert "its config does not say prepend_bos" in checks["trained on"]["found"]
+    assert "blocks.8.hook_resid_pre" in checks["trained on"]["found"]
+
+
 def test_the_leaderboard_ranks_within_a_place(finished):
     folder, run = finished
     with (folder / "table.csv").open() as file:

@@ -16,7 +16,7 @@ from huggingface_hub.utils import close_session
 
 from mdlbench import hub
 from mdlbench.errors import HubError
-from mdlbench.hub import HubUnreachableError, hub_file, hub_files
+from mdlbench.hub import HubUnreachableError, NoSuchFileError, hub_file, hub_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DISCARD = 9
@@ -57,7 +57,7 @@ class FakeHub:
             return 200, {"Content-Type": "application/json"}, body.encode()
         name = "/".join(parts[4:])
         if name not in self.files[repo]:
-            return 404, {"X-Error-Code": "EntryNotFound"}, b""
+            return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b""
         return 200, {"ETag": f'"{name}-tag"', "X-Repo-Commit": COMMIT}, self.files[repo][name]
 
 
@@ -159,6 +159,26 @@ def test_offline_nothing_is_asked(fake: FakeHub, monkeypatch: pytest.MonkeyPatch
     assert fake.requests == []
 
 
+def test_what_the_hub_lacks_is_known_without_it(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_file("ann/sae", "a/cfg.json")
+    with pytest.raises(NoSuchFileError):
+        hub_file("ann/sae", "config.json")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(NoSuchFileError, match=r"ann/sae: no file 'config\.json'"):
+        hub_file("ann/sae", "config.json")
+    with pytest.raises(HubUnreachableError, match="HF_HUB_OFFLINE is set"):
+        hub_file("ann/sae", "b/config.json")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with monkeypatch.context() as patch:
+        set_endpoint(patch, DISCARD)
+        with pytest.raises(NoSuchFileError):
+            hub_file("ann/sae", "config.json")
+    fake.files["ann/sae"]["config.json"] = b"[]"
+    assert hub_file("ann/sae", "config.json").read_bytes() == b"[]"
+
+
 def test_unknown_names(fake: FakeHub) -> None:
     with pytest.raises(HubError, match=r"ann/sea: no such repository"):
         hub_file("ann/sea", "a/cfg.json")
@@ -188,6 +208,37 @@ def test_refusals(fake: FakeHub, status: int, code: str, message: str) -> None:
         hub_file("ann/sae", "a/cfg.json")
     assert TOKEN not in str(caught.value)
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (403, "", r"ann/sae: the hub refuses access \(403\)"),
+        (403, "GatedRepo", "access is restricted"),
+        (404, "RepoNotFound", "ann/sae: no such repository"),
+    ],
+)
+def test_what_keeps_the_library_from_asking_is_explained(
+    fake: FakeHub, status: int, code: str, message: str
+) -> None:
+    fake.refusals["ann/sae"] = (status, code)
+    with pytest.raises(HubError, match=message), hub.hub_errors("ann/sae"):
+        huggingface_hub.hf_hub_download("ann/sae", "a/cfg.json")
+
+
+def test_offline_is_said_only_where_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = huggingface_hub.errors.LocalEntryNotFoundError("An error happened\nsomewhere")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    found = hub.explained(error, "ann/sae", "a/cfg.json")
+    assert isinstance(found, HubUnreachableError)
+    assert found.reason == "LocalEntryNotFoundError: An error happened"
+    assert "HF_HUB_OFFLINE" not in str(found)
+    error.__cause__ = TimeoutError("too slow")
+    found = hub.explained(error, "ann/sae", "a/cfg.json")
+    assert isinstance(found, HubUnreachableError)
+    assert found.reason == "TimeoutError: too slow"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "(HF_HUB_OFFLINE is set)" in str(hub.explained(error, "ann/sae", "a/cfg.json"))
 
 
 def test_an_interrupted_download_can_be_run_again(

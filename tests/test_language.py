@@ -5,14 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from mdlbench.errors import SourceError, UsageError
+from mdlbench.errors import HubError, SourceError, UsageError
 from mdlbench.sources import language, losses
 from mdlbench.sources.language import LanguageActivations, Wiring
 from mdlbench.sources.losses import clean_predictions, spliced_losses
-from mdlbench.sources.models import Entry, Head, Hook, weights_digest
+from mdlbench.sources.models import (
+    Entry,
+    Head,
+    Hook,
+    HookedModel,
+    load_model,
+    weights_digest,
+)
 from mdlbench.sources.text import Contexts
-from mdlbench.suite import Site
+from mdlbench.suite import HubModel, Site
 from tests.tiny_language import (
     ARCHITECTURES,
     CONTEXT,
@@ -275,12 +283,70 @@ def test_no_matrix_of_logits_is_larger_than_a_chunk(monkeypatch):
     assert 4 * max(sizes) <= losses.CHUNK_BYTES
 
 
-def test_activations_that_are_not_finite_are_refused():
+def poisoned(layer):
+    """A model that is sound when it is loaded, and whose MLP of that layer then writes NaN."""
     transformer = hooked_transformer()
-    transformer.blocks[0].mlp.b_out.data[3] = float("nan")
-    source = opened(hooked_model(transformer))
-    with pytest.raises(SourceError, match=r"tiny: activations at .*1\.hook_resid_pre are NaN"):
+    model = hooked_model(transformer)
+    transformer.blocks[layer].mlp.b_out.data[3] = float("nan")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("layer", "site", "what"),
+    [
+        (0, {}, r"activations at blocks\.1\.hook_resid_pre"),
+        (
+            1,
+            {"kind": "mlp_out", "hook_out": hook("resid_pre")},
+            r"activations at .*1\.hook_mlp_out",
+        ),
+        (1, {"hook_out": hook("mlp_out")}, r"activations at blocks\.1\.hook_mlp_out"),
+        (2, {}, "next-token losses"),
+    ],
+)
+def test_what_the_model_itself_computes_must_be_finite(layer, site, what):
+    source = opened(poisoned(layer), **site)
+    message = rf"tiny: {what} are NaN or infinite in block 0 of the test split, before any SAE"
+    with pytest.raises(SourceError, match=message):
         list(source.blocks("test"))
+
+
+def test_a_model_whose_logits_are_not_finite_is_refused():
+    transformer = hooked_transformer()
+    transformer.blocks[2].mlp.b_out.data[3] = float("nan")
+    with pytest.raises(SourceError, match="model tiny: its own logits are NaN or infinite"):
+        hooked_model(transformer)
+
+
+def test_pieces_that_are_not_finite_are_refused(monkeypatch):
+    monkeypatch.setattr(HookedModel, "suffix", lambda self, residual, entry: residual * np.nan)
+    with pytest.raises(UsageError, match="model tiny cannot be cut at its hook points"):
+        hooked_model(hooked_transformer())
+
+
+def test_a_pass_that_failed_leaves_nothing_behind(pairs, monkeypatch):
+    model = pairs["gpt2"][0]
+    fresh, retried = opened(model), opened(model)
+    original, calls = type(model).capture, []
+
+    def interrupted(self, tokens, hooks):
+        calls.append(len(tokens))
+        if len(calls) == 2:
+            raise RuntimeError("no memory left")
+        return original(self, tokens, hooks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "capture", interrupted)
+        with pytest.raises(RuntimeError, match="no memory left"):
+            list(retried.blocks("test"))
+    assert calls == [3, 3]
+    for one, other in zip(fresh.blocks("test"), retried.blocks("test"), strict=True):
+        wanted, found = (
+            s.splice(b, noisy(b.activations)) for s, b in ((fresh, one), (retried, other))
+        )
+        np.testing.assert_array_equal(retried.clean_ce(other), fresh.clean_ce(one))
+        np.testing.assert_array_equal(found.ce, wanted.ce)
+        np.testing.assert_array_equal(found.kl, wanted.kl)
 
 
 def test_a_hook_that_the_model_lacks(pairs):
@@ -297,7 +363,7 @@ def test_a_hook_that_the_model_lacks(pairs):
     "name", ["blocks.8.hook_q", "hook_embed", "blocks.x.hook_z", "blocks.1.hook_resid_pre ", ""]
 )
 def test_other_hook_names_are_refused(name):
-    with pytest.raises(UsageError, match=r"is not supported\..*blocks\.L\.hook_resid_pre"):
+    with pytest.raises(UsageError, match=r"is not supported: .*blocks\.L\.hook_resid_pre"):
         Hook.parse(name)
 
 
@@ -406,3 +472,64 @@ def test_a_model_without_llama_like_blocks_is_refused():
     config = GPT2Config(vocab_size=VOCABULARY, n_embd=D_MODEL, n_layer=1, n_head=2)
     with pytest.raises(UsageError, match="GPT2LMHeadModel has no Llama-like blocks"):
         blocks_model(GPT2LMHeadModel(config))
+
+
+# --- models that cannot be loaded -----------------------------------------------------------------
+
+
+def loaded(name):
+    return load_model(HubModel(kind="hub", name=name), {}, "cpu", torch.float32)
+
+
+def saved_llama(folder):
+    """A repository's files, in a folder."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    llama().save_pretrained(folder)
+    words = Tokenizer(WordLevel({"a": 1, "?": 0}, unk_token="?"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?").save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("n_bytes", [0, 40, 5000])
+def test_weights_that_are_cut_off_are_damaged(tmp_path, n_bytes):
+    folder = saved_llama(tmp_path / "tiny")
+    assert loaded(str(folder)).d_model == D_MODEL
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:n_bytes])
+    with pytest.raises(
+        HubError, match=r"tiny: a file of its weights is damaged .*`mdlbench fetch`"
+    ):
+        loaded(str(folder))
+
+
+class ProxyError(Exception):
+    """What huggingface_hub's HTTP client raises, an `OSError` by no means."""
+
+    __module__ = "httpx2"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "ann/llama"])
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (ProxyError("403 Forbidden"), HubError, r"cannot be reached \(ProxyError: 403 Forbidden\)"),
+        (SafetensorError("header too small"), HubError, r"is damaged \(header too small\)"),
+        (OSError("no such repository\nmore"), HubError, r"cannot be had \(no such repository\)"),
+        (ValueError("no such type\nmore"), UsageError, "no such type$"),
+        (KeyError("a mistake of the library"), KeyError, "a mistake of the library"),
+    ],
+)
+def test_why_a_model_of_the_hub_cannot_be_loaded(monkeypatch, name, error, raised, message):
+    import transformer_lens
+    import transformers
+
+    def from_pretrained(*args, **kwargs):
+        raise error
+
+    for of_library in (transformer_lens.HookedTransformer, transformers.AutoTokenizer):
+        monkeypatch.setattr(of_library, "from_pretrained", from_pretrained)
+    with pytest.raises(raised, match=message):
+        loaded(name)

@@ -320,7 +320,7 @@ def test_best_and_infeasible_widths_by_hand():
 
 def test_width_figure_joins_the_best_of_each_width():
     figure = width_figure(build(width_rows(), HEADLINE))
-    ax = axes_titled(figure, "Bits against width")
+    ax = axes_titled(figure, "Bits against width, best sparsity of each")
     assert has_line(ax, [64, 256], [120.0, 100.0])
     assert has_line(ax, [32], [0.965])  # marked as infeasible along the top
     assert has_line(ax, [256], [100.0])  # the first rank
@@ -335,7 +335,7 @@ def test_near_baselines_are_lines_and_far_ones_are_named():
     near = make_record("pca", [129.0, 130.0, 131.0], adapter="baseline")
     far = make_record("dense", [799.0, 800.0, 801.0], adapter="baseline")
     figure = width_figure(build([*width_rows(), near, far], HEADLINE))
-    ax = axes_titled(figure, "Bits against width")
+    ax = axes_titled(figure, "Bits against width, best sparsity of each")
     assert has_line(ax, [0, 1], [130.0, 130.0])
     assert not has_line(ax, [0, 1], [800.0, 800.0])
     texts = [text.get_text() for text in ax.texts]
@@ -346,7 +346,7 @@ def test_near_baselines_are_lines_and_far_ones_are_named():
 
 def test_error_bars_are_the_intervals():
     figure = width_figure(build(width_rows(), HEADLINE))
-    ax = axes_titled(figure, "Bits against width")
+    ax = axes_titled(figure, "Bits against width, best sparsity of each")
     (bars,) = (c for c in ax.collections if hasattr(c, "get_segments"))
     low, high = np.quantile([119.0, 120.0, 121.0], [0.025, 0.975])
     np.testing.assert_allclose(bars.get_segments()[0], [[64, low], [64, high]])

@@ -7,18 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from surrogate_hub import write_repository
 from test_adapters import VARIANTS, WIDTH, D, activations, describe, reference, write_checkpoint
 
 from mdlbench.adapters import matching_pursuit
 from mdlbench.adapters.check import check_coder
 from mdlbench.adapters.linear import LinearCoder
-from mdlbench.adapters.load import load_coder, origin_of
+from mdlbench.adapters.load import expand_spec, load_coder, origin_of
 from mdlbench.adapters.protocol import CoderIdentity, Origin
 from mdlbench.adapters.python import coder_of
 from mdlbench.adapters.saelens_build import build
 from mdlbench.adapters.saelens_config import parse_config
-from mdlbench.errors import CheckpointError, CoderError
+from mdlbench.errors import CheckpointError, CoderError, HubError, UsageError
 
 D_OUT = 13
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
@@ -125,6 +127,33 @@ def test_an_origin_needs_no_weights(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "sae")
     (folder / "sae_weights.safetensors").unlink()
     assert origin_of(str(folder)) == Origin()
+
+
+@pytest.mark.parametrize("inside", ["", "saes/layer8"])
+def test_a_folder_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str) -> None:
+    metadata = {"model_name": "gpt2-small", "hook_name": "blocks.8.hook_resid_pre"}
+    folder = write_checkpoint(tmp_path / "me" / "my-saes" / inside, metadata=metadata)
+    files = {(Path(inside) / file.name).as_posix(): file.read_bytes() for file in folder.iterdir()}
+    write_repository(tmp_path / "cache", "me/my-saes", files)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    spec = "/".join(["saelens:hf://me/my-saes", inside])
+    there, here, x = load_coder(spec), load_coder(str(folder)), activations(20)
+    assert there.spec.identity == here.spec.identity
+    assert there.spec.name == (Path(inside).name or "my-saes")
+    assert origin_of(spec) == here.spec.origin == Origin("gpt2-small", "blocks.8.hook_resid_pre")
+    np.testing.assert_array_equal(there.encode(x)[0].to_dense(), here.encode(x)[0].to_dense())
+
+
+def test_folders_that_the_hub_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_repository(tmp_path, "me/my-saes", {"layer8/cfg.json": b"{}"})
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match=r"me/my-saes: .*'layer9/cfg\.json'"):
+        load_coder("saelens:hf://me/my-saes/layer9")
+    with pytest.raises(UsageError, match="is written hf://OWNER/REPO/PATH"):
+        load_coder("saelens:hf://me")
+    assert expand_spec("saelens:hf://me/my-saes/*") == ["saelens:hf://me/my-saes/*"]
 
 
 def test_a_transcoder_of_equal_widths(tmp_path: Path) -> None:

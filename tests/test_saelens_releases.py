@@ -16,11 +16,14 @@ from huggingface_hub import constants
 from safetensors.torch import save
 from surrogate_hub import write_repository
 from test_adapters import WIDTH, D, activations, reference, write_checkpoint
+from test_hub import DISCARD, FakeHub, fake, set_endpoint
 
 from mdlbench.adapters import saelens_releases
 from mdlbench.adapters.load import expand_spec, identify_coder, load_coder, origin_of
 from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.errors import CheckpointError, HubError, MdlbenchError, UsageError
+
+__all__ = ["fake"]
 
 RES_JB = "saelens:gpt2-small-res-jb/blocks.8.hook_resid_pre"
 V5 = "saelens:gpt2-small-resid-post-v5-32k/blocks.8.hook_resid_post"
@@ -29,8 +32,10 @@ HOOK_Z = "saelens:gpt2-small-hook-z-kk/blocks.8.hook_z"
 MISTRAL = "saelens:mistral-7b-res-wg/blocks.8.hook_resid_pre"
 TOPK_DL = "saelens:sae_bench_pythia70m_sweep_topk_ctx128_0730/blocks.3.hook_resid_post__trainer_0"
 QWEN = "saelens:mwhanna-qwen3-0.6b-transcoders-lowl0/layer_0"
+GEMMA_3 = "saelens:gemma-scope-2-4b-pt-res-all/layer_0_width_16k_l0_small"
 
 JB_REPO = "jbloom/GPT2-Small-SAEs-Reformatted"
+Z_REPO = "ckkissane/attn-saes-gpt2-small-all-layers"
 Z_FILE = (
     "gpt2-small_L8_Hcat_z_lr1.20e-03_l11.30e+00_ds24576_bs4096_dc1.00e-05_rsanthropic_rie25000"
     "_nr4_v6"
@@ -103,7 +108,7 @@ def repositories() -> dict[str, dict[str, bytes]]:
             "mistral_7b_layer_8",
             {"hook_name": "blocks.8.hook_resid_pre", "normalize_activations": "none"},
         ),
-        "ckkissane/attn-saes-gpt2-small-all-layers": {
+        Z_REPO: {
             f"{Z_FILE}.pt": saved(affine()),
             f"{Z_FILE}_cfg.json": json.dumps(
                 {"act_size": D, "dict_size": WIDTH, "act_name": "blocks.8.attn.hook_z"}
@@ -368,27 +373,79 @@ def test_a_temporal_sae_is_refused_by_its_config(
 
 
 def test_loaders_that_fail(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    repo = "ckkissane/attn-saes-gpt2-small-all-layers"
-    write_repository(tmp_path, repo, {f"{Z_FILE}_cfg.json": b"{}"})
+    write_repository(tmp_path, Z_REPO, {f"{Z_FILE}_cfg.json": b"{}"})
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"loader 'connor_rob_hook_z' fails: KeyError"):
         load_coder(HOOK_Z)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
-    with pytest.raises(HubError, match=rf"{repo} is not in the cache .*mdlbench fetch"):
+    with pytest.raises(HubError, match=rf"{Z_REPO} is not in the cache .*mdlbench fetch"):
         load_coder(HOOK_Z)
-    config = repositories()[repo][f"{Z_FILE}_cfg.json"]
-    write_repository(tmp_path / "half", repo, {f"{Z_FILE}_cfg.json": config})
+    config = repositories()[Z_REPO][f"{Z_FILE}_cfg.json"]
+    write_repository(tmp_path / "half", Z_REPO, {f"{Z_FILE}_cfg.json": config})
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "half"))
-    with pytest.raises(HubError, match=rf"{repo} is not in the cache"):
+    with pytest.raises(HubError, match=rf"{Z_REPO} is not in the cache"):
         load_coder(HOOK_Z)
+
+
+def test_what_is_cached_is_loaded_though_the_hub_refuses(
+    fake: FakeHub, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(written))
+    fake.refusals[Z_REPO] = (403, "")
+    np.testing.assert_array_equal(load_coder(HOOK_Z).decoder_rows(), affine()["W_dec"])
+
+
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        ((403, ""), r"refuses access \(403\)"),
+        ((403, "GatedRepo"), "access is restricted"),
+        ((404, "RepoNotFound"), "no such repository on the hub"),
+    ],
+)
+@pytest.mark.parametrize("cached", [False, True])
+def test_why_a_loader_has_no_files(
+    tmp_path: Path,
+    fake: FakeHub,
+    monkeypatch: pytest.MonkeyPatch,
+    cached: bool,
+    refusal: tuple[int, str],
+    message: str,
+) -> None:
+    if cached:
+        write_repository(tmp_path, Z_REPO, {"README.md": b""})
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    fake.refusals[Z_REPO] = refusal
+    with pytest.raises(HubError, match=f"{Z_REPO}: .*{message}") as caught:
+        load_coder(HOOK_Z)
+    assert "HF_HUB_OFFLINE" not in str(caught.value)
+
+
+def test_saelens_asks_the_network_whatever_is_cached(
+    tmp_path: Path, fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"architecture": "jump_relu", "model_name": "gemma-v3-4b-pt"}
+    path = "resid_post_all/layer_0_width_16k_l0_small"
+    files = {
+        f"{path}/config.json": json.dumps(config).encode(),
+        f"{path}/params.safetensors": save(affine()),
+    }
+    write_repository(tmp_path, "google/gemma-scope-2-4b-pt", files)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    message = rf"{GEMMA_3[8:]}: SAELens itself asks the network .*, even where everything is cached"
+    set_endpoint(monkeypatch, DISCARD)
+    with pytest.raises(HubError, match=f"{message}: ConnectionError"):
+        origin_of(GEMMA_3)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match=f"{message}: HF_HUB_OFFLINE is set"):
+        load_coder(GEMMA_3)
 
 
 def test_a_loader_must_give_tensors(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repo = "ckkissane/attn-saes-gpt2-small-all-layers"
-    files = repositories()[repo] | {f"{Z_FILE}.pt": saved(affine() | {"b_dec": None})}
-    write_repository(tmp_path, repo, files)
+    files = repositories()[Z_REPO] | {f"{Z_FILE}.pt": saved(affine() | {"b_dec": None})}
+    write_repository(tmp_path, Z_REPO, files)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"blocks\.8\.hook_z: 'b_dec' is a NoneType"):
         load_coder(HOOK_Z)
@@ -397,9 +454,8 @@ def test_a_loader_must_give_tensors(
 def test_a_pickle_of_a_release_runs_no_code(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repo = "ckkissane/attn-saes-gpt2-small-all-layers"
-    files = repositories()[repo] | {f"{Z_FILE}.pt": saved({"W_enc": Trap(tmp_path / "sprung")})}
-    write_repository(tmp_path, repo, files)
+    files = repositories()[Z_REPO] | {f"{Z_FILE}.pt": saved({"W_enc": Trap(tmp_path / "sprung")})}
+    write_repository(tmp_path, Z_REPO, files)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match="fails: UnpicklingError"):
         load_coder(HOOK_Z)

@@ -14,7 +14,9 @@ import pytest
 from mdlbench import measure
 from mdlbench import run as runs
 from mdlbench.adapters.protocol import Origin
-from mdlbench.errors import CheckpointError, UsageError
+from mdlbench.adapters.saelens_config import parse_config
+from mdlbench.errors import CheckpointError, SpoolError, UsageError
+from mdlbench.evaluation import Bench
 from mdlbench.leaderboard import build_all
 from mdlbench.report import write_report
 from mdlbench.run import Failed, Scored, Target, evaluate, run, targets
@@ -86,6 +88,38 @@ def test_a_transcoder_has_two_hooks_and_an_sae_one(tmp_path):
     assert site(tmp_path, Origin(hook=PRE, hook_out=PRE)).hook_out is None
 
 
+def test_options_that_are_off_make_no_other_site(tmp_path):
+    off = {"fold_ln": False, "center_unembed": 0, "fold_value_biases": None}
+    plain, spelt = Origin(hook=PRE), Origin(hook=PRE, model_options=off)
+    assert site(tmp_path, spelt) == site(tmp_path, plain)
+    assert site(tmp_path, spelt).model_options == {}
+    on, one = ({"fold_ln": value, "n": 2} for value in (True, 1))
+    found = [site(tmp_path, Origin(hook=PRE, model_options=options)) for options in (on, one)]
+    assert [repr(each.model_options) for each in found] == 2 * ["{'fold_ln': True, 'n': 2}"]
+
+
+def test_options_that_are_off_make_no_other_data(loaded, tmp_path):
+    opener = Opener(language_suite(tmp_path), OWN)
+    one, other = (
+        opener.open(site_of(opener, Origin(hook=PRE, model_options=options)))
+        for options in ({}, {"fold_ln": False})
+    )
+    assert one.data_sha256 == other.data_sha256
+    assert loaded == [{}]
+
+
+def transcoder(**metadata):
+    content = {"architecture": "transcoder", "d_in": 16, "d_sae": 32, "d_out": 16}
+    return parse_config(content | {"metadata": {"hook_name": PRE, **metadata}}, "sae").origin
+
+
+def test_a_transcoder_that_does_not_say_its_output_is_no_sae(tmp_path):
+    with pytest.raises(UsageError, match=r"says its hook_out; write `place: \{hook_out: …\}`"):
+        site(tmp_path, transcoder())
+    assert site(tmp_path, transcoder(), Place(hook_out=MLP)).hook_out == MLP
+    assert site(tmp_path, transcoder(hook_name_out=MLP)).hook_out == MLP
+
+
 @pytest.mark.parametrize(
     ("origin", "entry", "source", "error", "message"),
     [
@@ -99,7 +133,8 @@ def test_a_transcoder_has_two_hooks_and_an_sae_one(tmp_path):
         (Origin(), Place(), {}, UsageError, r"says its hook; write `place: \{hook: …\}`"),
         (Origin(hook=PRE), Place(), {"place": {"context": 8}}, UsageError, "says its prepend_bos"),
         (Origin(hook=PRE, prepend_bos=True), Place(), {"place": {}}, UsageError, "its context"),
-        (Origin(hook="blocks.1.hook_q"), Place(), {}, UsageError, "is not supported"),
+        (Origin(hook="blocks.1.hook_q"), Place(), {}, UsageError,
+         "^sae: hook .* is not supported: .*not scored"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_settled_is_named(tmp_path, origin, entry, source, error, message):
@@ -239,6 +274,22 @@ def test_what_is_finished_costs_no_pass(results, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in results.folder.rglob("*") if p.is_file()} == before
 
 
+def test_a_full_disk_at_one_site_stops_no_other(loaded, monkeypatch, tmp_path):
+    references = Bench.references
+
+    def full(bench):
+        if bench.source.site.hook == PRE:
+            raise SpoolError("no room for activations (set TMPDIR)")
+        return references(bench)
+
+    monkeypatch.setattr(Bench, "references", full)
+    suite = language_suite(tmp_path / "suite", saes=SAES)
+    outcomes = scored(suite, tmp_path / "out", ["pca-pre", "pca-mlp"])
+    by_name = {outcome.target.label: outcome for outcome in outcomes}
+    assert by_name["pca-pre"].message == "pca-pre: no room for activations (set TMPDIR)"
+    assert by_name["pca-mlp"].record.site.hook == MLP
+
+
 def test_a_site_may_join_later(loaded, tmp_path):
     suite = language_suite(tmp_path / "suite", saes=SAES)
     scored(suite, tmp_path / "out", ["pca-pre"])
@@ -281,9 +332,9 @@ def test_a_hook_that_the_model_lacks_stops_no_other_sae(loaded, tmp_path):
 def test_activations_that_are_not_finite_stop_no_other_site(loaded, monkeypatch, tmp_path):
     finite = LanguageActivations._require_finite
 
-    def poisoned(self, activations, split, index):
+    def poisoned(self, values, what, split, index):
         bad = self.hook == MLP and split == "calibration"
-        finite(self, activations * (np.nan if bad else 1), split, index)
+        finite(self, values * (np.nan if bad else 1), what, split, index)
 
     monkeypatch.setattr(LanguageActivations, "_require_finite", poisoned)
     suite = language_suite(tmp_path / "suite", saes=[SAES[1], SAES[3], SAES[2]])
@@ -292,6 +343,23 @@ def test_activations_that_are_not_finite_stop_no_other_site(loaded, monkeypatch,
         assert f"tiny: activations at {MLP} are NaN or infinite" in failed.message
     assert mean_pre.record.name == "mean-pre"
     assert [s.site.hook for s in read_references(tmp_path / "out").sites] == [PRE]
+
+
+def test_baselines_are_not_fitted_to_transcode(loaded, tmp_path):
+    names = ("pca", "kmeans?k=8", "dense", "mean")
+    for kind, read in (("narrow", "blocks.1.attn.hook_z"), ("wide", PRE)):
+        place = {"hook": read, "hook_out": MLP}
+        saes = [
+            {"key": f"b{i}", "spec": f"baseline:{name}", "place": place}
+            for i, name in enumerate(names)
+        ]
+        suite = language_suite(tmp_path / kind, saes=saes)
+        outcomes = scored(suite, tmp_path / f"{kind}-out")
+        assert [outcome.message for outcome in outcomes] == [
+            f"b{i}: baseline:{name.partition('?')[0]}: baselines reconstruct what they read, "
+            f"but here {read} is read and {MLP} is to be reconstructed"
+            for i, name in enumerate(names)
+        ]
 
 
 def test_a_context_longer_than_the_models_is_refused(loaded, tmp_path):

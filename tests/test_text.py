@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mdlbench.errors import HubError, SuiteError, UsageError
-from mdlbench.sources.open import Opener, Setting
+from mdlbench.sources.open import LEAST_DOCUMENTS, TEST_SHARE, Opener, Setting
 from mdlbench.sources.text import natural_spacing, pack, read
 from mdlbench.suite import FileText, HubText, PythonDocs, Site
 from tests.tiny_language import Characters, language_suite
@@ -212,6 +212,7 @@ def test_a_value_that_is_no_text_is_named(tmp_path, value):
     ("name", "content"),
     [
         ("a.jsonl", b"{not json"),
+        ("empty.jsonl", b""),
         ("a.parquet", b"not parquet"),
         ("a.txt", b"\xff\xfe\xff"),
         ("a.bin", b"\xff\x00"),
@@ -253,8 +254,53 @@ HUB_TEXT = HubText(kind="hub", name="wikitext", dataset="Salesforce/wikitext", c
 
 
 def test_a_dataset_that_cannot_be_reached_says_what_to_do(offline):
-    with pytest.raises(HubError, match=r"dataset Salesforce/wikitext: .*`mdlbench fetch`.*--text"):
+    message = r"dataset Salesforce/wikitext is not in the cache .*`mdlbench fetch SUITE`.*--text"
+    with pytest.raises(HubError, match=message):
         list(read(HUB_TEXT, Path()))
+
+
+def refusing(monkeypatch, error):
+    import datasets
+
+    def load_dataset(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+class ProxyError(Exception):
+    """What huggingface_hub's HTTP client raises, an `OSError` by no means."""
+
+    __module__ = "httpx2"
+
+
+def test_a_proxy_that_refuses_is_a_hub_that_cannot_be_reached(monkeypatch, tmp_path):
+    refusing(monkeypatch, ProxyError("403 Forbidden"))
+    message = r"Salesforce/wikitext .*cannot be reached \(ProxyError: 403 Forbidden\).*--text"
+    with pytest.raises(HubError, match=message):
+        read(HUB_TEXT, Path())
+    assert chosen_text(language_suite(tmp_path)) == "own"
+
+
+def test_errors_that_are_not_about_the_hub_stay_what_they_are(monkeypatch):
+    refusing(monkeypatch, KeyError("a mistake of the library"))
+    with pytest.raises(KeyError, match="a mistake of the library"):
+        read(HUB_TEXT, Path())
+    refusing(monkeypatch, ValueError("BuilderConfig 'x' not found.\nAvailable: 'y'"))
+    with pytest.raises(SuiteError, match=r"dataset Salesforce/wikitext: BuilderConfig 'x' not"):
+        read(HUB_TEXT, Path())
+
+
+def test_a_dataset_prepared_with_another_config_alone_cannot_be_had(offline, tmp_path):
+    prepared = tmp_path / "cache" / "Salesforce___wikitext" / "other" / "0.0.0" / "abc"
+    prepared.mkdir(parents=True)
+    (prepared / "dataset_info.json").write_text('{"config_name": "other"}')
+    with pytest.raises(HubError, match=r"wikitext: cannot be had \(Couldn't find cache for"):
+        read(HUB_TEXT, Path())
+    suite = language_suite(tmp_path / "suite")
+    texts = [HUB_TEXT, *suite.source.texts[1:]]
+    source = suite.source.model_copy(update={"texts": texts})
+    assert Opener(suite).text(source).name == "own"
 
 
 def test_a_dataset_of_other_columns(monkeypatch):
@@ -279,6 +325,44 @@ def test_the_first_text_that_can_be_had_is_taken(offline, tmp_path):
     assert opener.text(suite.source).name == "own"
     assert "wikitext cannot be had" in told[0]
     assert chosen_text(suite, text="docs") == "docs"
+
+
+def test_a_file_that_is_missing_is_passed_over(offline, tmp_path):
+    suite, told = language_suite(tmp_path), []
+    (tmp_path / "own.txt").unlink()
+    assert Opener(suite, report=told.append).text(suite.source).name == "docs"
+    assert [line.partition(" ")[0] for line in told] == ["wikitext", "own"]
+    assert "own.txt: no such text" in told[1]
+    assert chosen_text(suite, text="own") == "own"
+    with pytest.raises(UsageError, match=r"own\.txt: no such text"):
+        splits(suite)
+
+
+def test_a_file_that_cannot_be_read_is_not_passed_over(tmp_path):
+    suite = language_suite(tmp_path)
+    (tmp_path / "own.txt").write_bytes(b"\xff")
+    source = suite.source.model_copy(update={"texts": suite.source.texts[1:]})
+    with pytest.raises(UsageError, match=r"own\.txt: cannot be read as text"):
+        Opener(suite).text(source)
+
+
+def test_where_no_text_can_be_had_every_reason_is_said(offline, tmp_path):
+    suite = language_suite(tmp_path)
+    (tmp_path / "own.txt").unlink()
+    (tmp_path / "rows.csv").write_text("text\n")
+    empty = file_text("rows.csv").model_copy(update={"name": "rows"})
+    texts = [*suite.source.texts[:2], empty]
+    source = suite.source.model_copy(update={"texts": texts})
+    with pytest.raises(HubError) as caught:
+        Opener(suite).text(source)
+    for reason in (
+        "wikitext cannot be had: dataset Salesforce/wikitext is not in the cache",
+        f"own cannot be had: {tmp_path / 'own.txt'}: no such text",
+        "rows cannot be had: it is empty",
+    ):
+        assert reason in str(caught.value)
+    source = suite.source.model_copy(update={"texts": texts[1:2]})
+    assert Opener(suite).text(source).name == "own"
 
 
 def test_a_text_of_ones_own(offline, tmp_path):
@@ -336,11 +420,31 @@ def test_another_seed_splits_otherwise(tmp_path):
 def test_a_text_for_one_split_alone_is_refused(tmp_path):
     suite = language_suite(tmp_path)
     (tmp_path / "own.txt").write_text("abcdefghijk")
-    with pytest.raises(UsageError, match=r"text own: its 1 contexts .* none is for .*--text"):
+    message = r"text own: its contexts of 8 tokens do not fill two splits: the .* split gets .*"
+    with pytest.raises(UsageError, match=rf"{message}give a longer text with --text"):
+        splits(suite)
+
+
+def test_a_handful_of_test_documents_is_refused_unless_a_limit_was_asked_for(tmp_path):
+    suite = language_suite(tmp_path)
+    draw = np.random.default_rng(suite.seed).random(200) < TEST_SHARE
+    fewest = int(np.flatnonzero(draw)[LEAST_DOCUMENTS["test"] - 1]) + 1
+    letters = (tmp_path / "own.txt").read_text()
+    (tmp_path / "own.txt").write_text(letters[: 7 * (fewest - 1)])
+    with pytest.raises(UsageError, match="the test split gets 7 of at least 8; give a longer text"):
+        splits(suite)
+    assert len(splits(suite, limit=100)["test"].tokens) == 7
+    (tmp_path / "own.txt").write_text(letters[: 7 * fewest])
+    assert len(splits(suite)["test"].tokens) == 8
+
+
+def test_a_budget_for_a_handful_of_test_documents_is_refused(tmp_path):
+    suite = language_suite(tmp_path, {"tokens": {"calibration": 800, "test": 63}})
+    with pytest.raises(UsageError, match=r"gets 7 of at least 8; .* a larger budget of tokens"):
         splits(suite)
 
 
 def test_a_budget_less_than_a_context_gets_one(tmp_path):
     suite = language_suite(tmp_path, {"tokens": {"calibration": 5, "test": 3}})
-    found = splits(suite)
+    found = splits(suite, limit=2)
     assert [len(found[split].tokens) for split in ("calibration", "test")] == [1, 1]

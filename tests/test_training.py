@@ -363,6 +363,18 @@ def test_impossible_settings_are_refused(change, message):
     [
         ({"options": {"aux_los_coefficient": 1.0}}, "Did you mean 'aux_loss_coefficient'"),
         ({"architecture": "standard"}, "'standard' has no setting 'k'"),
+        (
+            {"options": {"normalize_activations": "layer_norm"}},
+            "normalize_activations is none or expected_average_only_in in training here, not",
+        ),
+        (
+            {
+                "architecture": "matching_pursuit",
+                "k": None,
+                "options": {"normalize_activations": "expected_average_only_in"},
+            },
+            "'matching_pursuit' has no weights that expected_average_only_in can go into",
+        ),
         ({"batch_size": 513}, "batch_size 513 exceeds the 512 tokens"),
     ],
 )

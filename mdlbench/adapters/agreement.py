@@ -6,8 +6,10 @@ from mdlbench.adapters.protocol import Origin
 from mdlbench.suite import Site
 
 
-def is_of_language_model(origin: Origin) -> bool:
-    return origin.model is not None or (origin.hook or "").startswith("blocks.")
+def is_of_language_model(origin: Origin, site: Site | None) -> bool:
+    """By what its config says, or because it is given a language model's activations."""
+    models = (origin.model, site.model if site else None)
+    return any(models) or (origin.hook or "").startswith("blocks.")
 
 
 def doubts(origin: Origin, site: Site | None) -> list[str]:
@@ -16,7 +18,7 @@ def doubts(origin: Origin, site: Site | None) -> list[str]:
 
 
 def described(origin: Origin) -> str:
-    """The activations that it was trained on."""
+    """The activations that it was trained on; empty if nothing is said of them."""
     bos = {True: "BOS", False: "no BOS", None: None}[origin.prepend_bos]
     hook = f"{origin.hook} → {origin.hook_out}" if origin.hook_out else origin.hook
     context = f"{origin.context} tokens" if origin.context else None
@@ -25,7 +27,8 @@ def described(origin: Origin) -> str:
 
 
 def _silence(origin: Origin) -> list[str]:
-    unsaid = [name for name in ("context", "prepend_bos") if getattr(origin, name) is None]
+    names = ("hook", "context", "prepend_bos")
+    unsaid = [name for name in names if getattr(origin, name) is None]
     if not unsaid:
         return []
     return [f"its config does not say {' or '.join(unsaid)}, so the suite must"]
@@ -37,7 +40,9 @@ def _options(origin: Origin, site: Site | None) -> list[str]:
     needed = f"its release needs the model loaded with {', '.join(_written(origin))}"
     if site is None:
         return [needed]
-    if all(site.model_options.get(key) == value for key, value in origin.model_options.items()):
+    if all(
+        site.model_options.get(key, False) == value for key, value in origin.model_options.items()
+    ):
         return []
     return [f"{needed}; the suite loads it with {dict(site.model_options) or 'none of it'}"]
 

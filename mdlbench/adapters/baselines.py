@@ -239,6 +239,12 @@ def _source(request: Request) -> ActivationSource:
         raise UsageError(
             f"baseline:{request.argument} is fitted to activations: name a suite with --suite"
         )
+    site = request.source.site
+    if site.hook_out is not None:
+        raise UsageError(
+            f"baseline:{request.argument}: baselines reconstruct what they read, but here "
+            f"{site.hook} is read and {site.hook_out} is to be reconstructed"
+        )
     return request.source
 
 

@@ -29,11 +29,15 @@ TOLERANCE = 1e-4
 """Relative error allowed to float32 against float64."""
 L0_RATIO = 2.0
 """How far the measured L0 may be from the one that the checkpoint was trained to."""
+K_SHARE = 0.9
+"""How much of k is active where k is of every token: the k largest are hardly ever negative."""
 SCALE_RATIO = 1.5
 """How far a scale may be from what it should be; the shrinkage of an L1 penalty is less."""
 DEAD_SHARE = 0.5
 LEAST_SIDE_BITS = 16
 """Fewer bits than this for a number of side information are few."""
+FITTED = "baseline"
+"""The adapter of coders that are fitted to the very activations they are given."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,10 @@ def check_coder(coder: SparseCoder, source: ActivationSource | None = None) -> l
 
 def check_origin(spec: CoderSpec, site: Site | None) -> list[Check]:
     """Whether a language model's SAE is given what it was trained on; nothing for others."""
-    if not is_of_language_model(spec.origin):
+    if spec.adapter == FITTED or not is_of_language_model(spec.origin, site):
         return []
     found = doubts(spec.origin, site)
-    message = "; ".join([described(spec.origin), *found])
+    message = "; ".join(filter(None, [described(spec.origin), *found]))
     return [Check("trained on", "warning" if found else True, message)]
 
 
@@ -171,7 +175,8 @@ def check_l0(trial: Trial) -> Check:
     if mean == 0 and trial.spec.d_latents:
         return Check("L0", False, "no latent is ever active")
     expected = None if trial.target is None else _trained_l0(trial.spec)
-    if expected is not None and not 1 / L0_RATIO <= mean / expected <= L0_RATIO:
+    least = K_SHARE if _is_topk(trial.spec) else 1 / L0_RATIO
+    if expected is not None and not least <= mean / expected <= L0_RATIO:
         return Check("L0", "warning", f"{found}, but it was trained to {expected:g}")
     if promised is not None:
         return Check("L0", True, f"{found}; {promised:g} is promised")
@@ -326,6 +331,11 @@ def _scale(
     power = (expected**2).sum(axis=1, keepdims=True)
     factor: np.ndarray = (decoded * expected).sum(axis=1, keepdims=True) / np.maximum(power, 1e-30)
     return factor
+
+
+def _is_topk(spec: CoderSpec) -> bool:
+    """Whether its k is of every token, not of the average one as in a BatchTopK SAE."""
+    return spec.promised_l0 is not None and spec.promised_l0 == spec.details.get("k")
 
 
 def _trained_l0(spec: CoderSpec) -> float | None:

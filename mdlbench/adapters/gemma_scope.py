@@ -39,7 +39,10 @@ SITES = {
     "att": "attn.hook_z",
     "transcoders": "ln2.hook_normalized",
 }
-"""TransformerLens' names of the places in a layer that the releases read."""
+"""TransformerLens' names of the places in a layer that the releases read.
+
+Transcoders can be loaded and checked, but not scored: no model is cut at `ln2.hook_normalized`.
+"""
 
 
 class GemmaScopeAdapter:

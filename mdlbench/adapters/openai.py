@@ -63,7 +63,10 @@ LOCATIONS = {
     "resid_delta_mlp": "hook_mlp_out",
     "resid_post_mlp": "hook_resid_post",
 }
-"""The library's names of places in GPT-2-small, and TransformerLens' (README of the library)."""
+"""The library's names of places in GPT-2-small, and TransformerLens' (README of the library).
+
+SAEs of `mlp.hook_post` can be loaded and checked, but not scored: no model is cut there.
+"""
 RELEASE = re.compile(rf"/({'|'.join(LOCATIONS)})(_v\d\w*)?(?:/autoencoders)?/(\d+)\.pt$")
 """Where the library keeps its files: place, version, and the layer as the file's name."""
 
@@ -126,7 +129,7 @@ def build(
     weights = as_float32(weights, shapes, where, "encoder.weight")
     weights = {name: tensor.to(device) for name, tensor in weights.items()}
     name = content.get("activation", "ReLU")
-    state = _topk_state(name, content.get("activation_state_dict"), n, where)
+    state = _topk_state(name, content, n, where)
     bias = weights["pre_bias"]
     return assemble(
         identity,
@@ -149,13 +152,16 @@ def build(
     )
 
 
-def _topk_state(name: object, state: object, n: int, where: str) -> TopKState | None:
-    """What a TopK autoencoder says of its activation; None for the others."""
+def _topk_state(name: object, content: Mapping[str, Any], n: int, where: str) -> TopKState | None:
+    """What a TopK autoencoder says of its activation; None for the others, which have no k."""
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise CheckpointError(
             f"{where}: unknown activation {name!r}. {did_you_mean(str(name), ACTIVATIONS)}"
         )
+    state = content.get("activation_state_dict")
     if name != "TopK":
+        if "activation.k" in content or (isinstance(state, Mapping) and "k" in state):
+            raise _k_without_topk(content, where)
         return None
     try:
         topk = TopKState.model_validate(state)
@@ -163,6 +169,15 @@ def _topk_state(name: object, state: object, n: int, where: str) -> TopKState | 
         raise CheckpointError(f"{where}: activation_state_dict: {first_problem(error)}") from error
     check_k(topk.k, n, where)
     return topk
+
+
+def _k_without_topk(content: Mapping[str, Any], where: str) -> CheckpointError:
+    found = repr(content["activation"]) if "activation" in content else "missing"
+    return CheckpointError(
+        f"{where}: it has a k, as a TopK autoencoder does, but its `activation` is {found}. If it "
+        "is one, set `activation` to 'TopK' and `activation_state_dict` to its k and postact_fn; "
+        "if not, take its k out"
+    )
 
 
 def _activation(

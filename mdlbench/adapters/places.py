@@ -24,7 +24,7 @@ def place(request: Request, *files: str) -> tuple[Path, ...]:
     """
     if not request.argument.startswith(HUB):
         return tuple(require_file(request.path / file) for file in files or ("",))
-    owner, name, *inside = _hub_parts(request)
+    owner, name, *inside = hub_parts(request.argument)
     within = ["/".join([*inside, file]) for file in files] or ["/".join(inside)]
     return tuple(hub.hub_file(f"{owner}/{name}", file) for file in within)
 
@@ -32,14 +32,17 @@ def place(request: Request, *files: str) -> tuple[Path, ...]:
 def parts(request: Request) -> tuple[str, ...]:
     """The names along the path, some of which tell what an SAE was trained on."""
     if request.argument.startswith(HUB):
-        return tuple(_hub_parts(request))
+        return tuple(hub_parts(request.argument))
     return request.path.resolve().parts
 
 
-def _hub_parts(request: Request) -> list[str]:
-    found = [part for part in request.argument.removeprefix(HUB).split("/") if part]
+def hub_parts(argument: str) -> list[str]:
+    """The owner, the repository and the names along the path of `hf://OWNER/REPO/PATH`.
+
+    Raises:
+        UsageError: it names no repository.
+    """
+    found = [part for part in argument.removeprefix(HUB).split("/") if part]
     if len(found) < 2:
-        raise UsageError(
-            f"{request.argument!r}: a place on the hub is written hf://OWNER/REPO/PATH"
-        )
+        raise UsageError(f"{argument!r}: a place on the hub is written hf://OWNER/REPO/PATH")
     return found

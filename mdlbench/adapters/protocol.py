@@ -41,7 +41,7 @@ class Origin:
     Attributes:
         model: the language model's name.
         hook: the hook point it reads, by its TransformerLens name.
-        hook_out: the hook point that a transcoder reconstructs.
+        hook_out: the hook point that a transcoder reconstructs; empty if it does not say.
         context: tokens of a context.
         prepend_bos: whether a context begins with the BOS token.
         model_options: how the model was loaded, e.g. `center_writing_weights`.

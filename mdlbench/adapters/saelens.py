@@ -15,9 +15,9 @@ from mdlbench.adapters.checkpoint import (
     digest_files,
     load_json,
     load_safetensors,
-    require_file,
 )
 from mdlbench.adapters.linear import LinearCoder
+from mdlbench.adapters.places import HUB, parts, place
 from mdlbench.adapters.protocol import CoderIdentity, Origin, Request
 from mdlbench.adapters.saelens_build import build
 from mdlbench.adapters.saelens_config import SAELensConfig, parse_config
@@ -37,7 +37,10 @@ VERSION = "1"
 
 
 class SAELensAdapter:
-    """`saelens:FOLDER`, or `saelens:RELEASE/ID`; a folder of that name comes first."""
+    """`saelens:FOLDER`, or `saelens:RELEASE/ID`; a folder of that name comes first.
+
+    FOLDER may be `hf://OWNER/REPO/PATH`.
+    """
 
     def identify(self, request: Request) -> CoderIdentity:
         return _checkpoint(request).identity
@@ -48,7 +51,7 @@ class SAELensAdapter:
     def expand(self, request: Request) -> list[str]:
         """The SAEs of a release whose IDs match a pattern, in the release's order."""
         name, _, pattern = request.argument.partition("/")
-        if not PATTERN & set(pattern) or request.path.exists():
+        if not PATTERN & set(pattern) or _is_folder(request):
             return [request.argument]
         return [f"{name}/{id}" for id in find_release(name, request.path).matching(pattern)]
 
@@ -78,19 +81,19 @@ class Checkpoint(Protocol):
 
 
 @dataclass(frozen=True)
-class LocalFolder:
-    """A folder in SAELens' layout."""
+class NamedFolder:
+    """A folder in SAELens' layout that the request names, on this machine or on the hub."""
 
-    folder: Path
+    request: Request
 
     @property
     def where(self) -> str:
-        return str(self.folder / WEIGHTS_FILE)
+        return str(self._file(WEIGHTS_FILE))
 
     @property
     def identity(self) -> CoderIdentity:
         digest = digest_files(self._file(CONFIG_FILE), self._file(WEIGHTS_FILE))
-        return CoderIdentity(self.folder.resolve().name, ADAPTER, VERSION, {}, digest)
+        return CoderIdentity(parts(self.request)[-1], ADAPTER, VERSION, {}, digest)
 
     @cached_property
     def config(self) -> SAELensConfig:
@@ -102,14 +105,13 @@ class LocalFolder:
         return load_safetensors(self._file(WEIGHTS_FILE))
 
     def _file(self, name: str) -> Path:
-        if self.folder.is_file():
-            is_pickle = self.folder.suffix in PICKLES
-            reason = "a pickle can run code and is not read" if is_pickle else "a file"
+        path = self.request.path
+        if path.is_file():
+            reason = "a pickle can run code and is not read" if path.suffix in PICKLES else "a file"
             raise CheckpointError(
-                f"{self.folder}: {reason}; saelens reads a folder with {CONFIG_FILE} and "
-                f"{WEIGHTS_FILE}"
+                f"{path}: {reason}; saelens reads a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
             )
-        return require_file(self.folder / name)
+        return place(self.request, name)[0]
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,12 @@ class Converted:
 def _checkpoint(request: Request) -> Checkpoint:
     request.reject_unknown_options()
     name, _, id = request.argument.partition("/")
-    if not name or name in (".", "..", "~") or request.path.exists():
-        return LocalFolder(request.path)
+    if not name or name in (".", "..", "~") or _is_folder(request):
+        return NamedFolder(request)
     sae = find_release(name, request.path).published(id)
     return Converted(sae) if sae.release.converter else HubFolder(sae)
+
+
+def _is_folder(request: Request) -> bool:
+    """Whether it names a folder, on this machine or on the hub, rather than a release."""
+    return request.argument.startswith(HUB) or request.path.exists()

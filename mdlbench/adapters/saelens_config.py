@@ -100,11 +100,12 @@ class SAELensConfig(BaseModel):
 
     @property
     def origin(self) -> Origin:
+        """What is known of its activations; a transcoder's unsaid output is "", an SAE's None."""
         metadata = self.metadata
         return Origin(
             model=metadata.model_name,
             hook=metadata.hook_name,
-            hook_out=metadata.hook_name_out if self.is_transcoder else None,
+            hook_out=(metadata.hook_name_out or "") if self.is_transcoder else None,
             context=metadata.context_size,
             prepend_bos=metadata.prepend_bos,
             model_options=plain(metadata.model_from_pretrained_kwargs or {}),

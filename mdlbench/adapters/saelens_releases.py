@@ -29,10 +29,12 @@ from mdlbench.adapters.saelens_config import (
     overridden,
     parse_config,
 )
-from mdlbench.errors import CheckpointError, MdlbenchError
+from mdlbench.errors import CheckpointError, HubError, MdlbenchError
 
 DIRECTORY_FILE = "pretrained_saes.yaml"
 CROSS_LAYER = "mntss_clt_layer_transcoder"
+LIVE = "gemma_3"
+"""The layout whose configs SAELens asks the network for, whatever is cached."""
 NEAREST = 3
 """How many of hundreds of names a message suggests."""
 PATTERN = frozenset("*[")
@@ -156,17 +158,39 @@ class Published:
             "cfg_overrides": {**self.release.overrides, "device": "cpu", "dtype": "float32"},
         }
 
+    @property
+    def is_live(self) -> bool:
+        """Whether SAELens cannot load it from the cache alone."""
+        return self.release.converter == LIVE
+
+    def live_error(self, reason: str) -> HubError:
+        """What stops an SAE that is live, or will."""
+        return HubError(
+            f"{self.name}: SAELens itself asks the network for the config of such a release "
+            f"({LIVE}), even where everything is cached: {reason}"
+        )
+
     def _called(self, loader: Callable[[], Answer]) -> Answer:
-        hub.hub_files(self.release.repo)
+        """Where nothing is cached the hub is asked first: a loader would try for minutes."""
+        if self.is_live and hub.is_offline():
+            raise self.live_error(hub.OFFLINE)
+        if not hub.cached_files(self.release.repo):
+            hub.hub_files(self.release.repo)
         try:
             return loader()
         except Exception as error:
             if hub.is_hub_error(error):
-                raise hub.explained(error, self.release.repo) from error
+                raise self._unavailable(error) from error
             raise CheckpointError(
                 f"{self.name}: SAELens' loader {self.release.converter!r} fails: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+    def _unavailable(self, error: Exception) -> HubError:
+        found = hub.explained(error, self.release.repo)
+        if self.is_live and isinstance(found, hub.HubUnreachableError):
+            return self.live_error(found.reason)
+        return found
 
 
 @cache

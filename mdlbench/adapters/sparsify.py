@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -35,9 +36,10 @@ from mdlbench.adapters.linear import (
     Unnormalised,
     assemble,
 )
-from mdlbench.adapters.places import HUB, parts, place
+from mdlbench.adapters.places import HUB, hub_parts, parts, place
 from mdlbench.adapters.protocol import CoderIdentity, Origin, Request
-from mdlbench.errors import CheckpointError, MdlbenchError, did_you_mean, first_problem
+from mdlbench.errors import CheckpointError, did_you_mean, first_problem
+from mdlbench.hub import NoSuchFileError
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae.safetensors"
@@ -118,7 +120,7 @@ class SparsifyAdapter:
         return Origin(
             model=run.model,
             hook=None if transcode else hook,
-            hook_out=hook if transcode else None,
+            hook_out=(hook or "") if transcode else None,
             context=run.ctx_len,
         )
 
@@ -204,17 +206,28 @@ def _details(config: SparsifyConfig, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _read_run(request: Request) -> RunConfig:
-    """The `config.json` above all hook points; empty where there is none that can be read."""
-    depth = len(_hook_point(request))
-    if request.argument.startswith(HUB):
-        above = request.argument.rstrip("/").rsplit("/", depth)[0]
-    else:
-        above = str(request.path.resolve().parents[depth - 1])
-    try:
-        (file,) = place(replace(request, argument=above), RUN_FILE)
-        return RunConfig.model_validate(load_json(file))
-    except (MdlbenchError, ValidationError):
+    """The `config.json` above all hook points; empty where there is none."""
+    file = _run_file(request)
+    if file is None:
         return RunConfig()
+    try:
+        return RunConfig.model_validate(load_json(file))
+    except ValidationError as error:
+        raise CheckpointError(f"{file}: {first_problem(error)}") from error
+
+
+def _run_file(request: Request) -> Path | None:
+    depth = len(_hook_point(request))
+    if not request.argument.startswith(HUB):
+        file = request.path.resolve().parents[depth - 1] / RUN_FILE
+        return file if file.is_file() else None
+    above = hub_parts(request.argument)[:-depth]
+    if len(above) < 2:
+        return None
+    try:
+        return place(replace(request, argument=HUB + "/".join(above)), RUN_FILE)[0]
+    except NoSuchFileError:
+        return None
 
 
 def _hook_point(request: Request) -> list[str]:

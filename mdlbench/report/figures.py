@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from mdlbench.report.style import (
     INK,
     colour_of,
     house_style,
+    markers,
     plain_log_scale,
     plain_numbers,
     width_colours,
@@ -87,7 +88,7 @@ def curves_figure(
             plain_numbers(bar.ax.yaxis, widths)
         figure.suptitle(_title(shown, board), x=0.01, ha="left", weight="bold")
         baselines = [_label(record) for record in shown if is_baseline(record)]
-        _legend(figure, list(axes), bool(widths), [*baselines, DENSE])
+        _legend(figure, list(axes), _markers(shown), [*baselines, DENSE])
     return figure
 
 
@@ -100,24 +101,42 @@ def is_baseline(record: EvalRecord) -> bool:
     return record.identity.coder.adapter == BASELINE
 
 
+def _markers(records: Sequence[EvalRecord]) -> dict[str, str]:
+    """The marker of each architecture of trained SAEs."""
+    return markers(record.coder.architecture for record in records if not is_baseline(record))
+
+
 def _title(records: Sequence[EvalRecord], board: Leaderboard) -> str:
     partial = " (partial: made with --limit)" if records[0].partial else ""
     return f"{printable(board.title, TITLE_LENGTH)}: rate-distortion curves{partial}"
 
 
 def _legend(
-    figure: Figure, axes: Sequence[Axes], has_saes: bool, references: Sequence[str]
+    figure: Figure,
+    axes: Sequence[Axes],
+    architectures: Mapping[str, str],
+    references: Sequence[str],
 ) -> None:
-    """What SAEs look like, in no width's colour; every labelled line; references without one."""
+    """What SAEs look like, in no width's colour; every labelled line; references without one.
+
+    Args:
+        figure: to draw it on.
+        axes: with the labelled lines.
+        architectures: the marker of each architecture of SAEs.
+        references: names of the lines that there may be.
+    """
     from matplotlib.lines import Line2D
 
     entries: dict[str, Artist] = {}
-    if has_saes:
+    if architectures:
         entries = {
             "SAE, swept over quantiser steps": Line2D([], [], color=FAINT, linewidth=1.1),
-            "its coarsest step within ε": Line2D([], [], color=FAINT, marker="o", linestyle=""),
             "its floor: loss before quantisation": Line2D([], [], color=FAINT, linewidth=2.5),
         }
+    for architecture, marker in architectures.items():
+        name = f", {printable(architecture)}" if len(architectures) > 1 else ""
+        dot = Line2D([], [], color=FAINT, marker=marker, linestyle="")
+        entries[f"its coarsest step within ε{name}"] = dot
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
@@ -136,13 +155,14 @@ def _panel(
     headline: Table,
     colours: ScalarMappable,
 ) -> None:
-    view = _view(records, metric)
+    view, marker = _view(records, metric), _markers(records)
     ax.set_yscale("log")
     for record in sorted(records, key=lambda record: (record.coder.d_latents, record.name)):
         if is_baseline(record):
             _baseline(ax, record, metric, view)
         else:
-            _sae(ax, record, metric, colour_of(record.coder.d_latents, colours))
+            colour = colour_of(record.coder.d_latents, colours)
+            _sae(ax, record, metric, colour, marker[record.coder.architecture])
     _references(ax, metric, references, view)
     for result in records[0].tolerances:
         if result.metric == metric:
@@ -172,7 +192,9 @@ def _view(records: Sequence[EvalRecord], metric: Metric) -> View:
     )
 
 
-def _sae(ax: Axes, record: EvalRecord, metric: Metric, colour: tuple[float, ...]) -> None:
+def _sae(
+    ax: Axes, record: EvalRecord, metric: Metric, colour: tuple[float, ...], marker: str
+) -> None:
     curve = record.curve(metric)
     ax.plot(curve.rates, _above_zero(curve.distortions), color=colour, linewidth=1.1, alpha=0.85)
     accepted = [
@@ -184,8 +206,8 @@ def _sae(ax: Axes, record: EvalRecord, metric: Metric, colour: tuple[float, ...]
         ax.plot(
             *zip(*accepted, strict=True),
             linestyle="none",
-            marker="o",
-            markersize=3,
+            marker=marker,
+            markersize=4,
             color=colour,
         )
     floor = getattr(record.floor, metric)

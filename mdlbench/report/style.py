@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ INK, FAINT, ALERT = "#222222", "#8a8a8a", "#D55E00"
 CATEGORIES = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B")
 """Okabe and Ito's colours, without the ones used for alerts and ink."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
+"""Of architectures, in the order of their names."""
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -75,6 +76,12 @@ def width_colours(widths: Sequence[int]) -> ScalarMappable:
     low, high = min(widths, default=1), max(widths, default=2)
     norm = LogNorm(low, high) if low < high else LogNorm(low, 2 * low)
     return ScalarMappable(norm, ListedColormap(colours))
+
+
+def markers(architectures: Iterable[str]) -> dict[str, str]:
+    """A marker for each architecture, the same in every figure of the same SAEs."""
+    names = sorted(set(architectures))
+    return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
 
 
 def colour_of(width: int, colours: ScalarMappable) -> tuple[float, ...]:

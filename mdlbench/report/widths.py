@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -15,9 +15,9 @@ from mdlbench.report.style import (
     CATEGORIES,
     FAINT,
     INK,
-    MARKERS,
     colour_of,
     house_style,
+    markers,
     plain_numbers,
     width_colours,
 )
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+BEST = "best sparsity of each"
 NEAR = 1.25
 """A baseline is drawn if its bits are within this factor of the SAEs'."""
 TOP = 0.965
@@ -47,7 +48,7 @@ def width_figure(board: Leaderboard) -> Figure:
         axes["dead"].sharex(axes["bits"])
         _bits_against_width(axes["bits"], table)
         axes["bits"].tick_params(labelbottom=False)
-        axes["bits"].set_title("Bits against width")
+        axes["bits"].set_title(f"Bits against width, {BEST}")
         _dead_against_width(axes["dead"], table)
         _bits_against_l0(axes["l0"], table)
         handles, labels = axes["bits"].get_legend_handles_labels()
@@ -87,7 +88,8 @@ def tolerances_figure(board: Leaderboard) -> Figure:
                 ax.set_xlabel("width (latents)" if row == len(rows) - 1 else "")
         _legend_of_all(figure)
         figure.suptitle(
-            f"{printable(board.title, TITLE_LENGTH)}: bits against width at every tolerance",
+            f"{printable(board.title, TITLE_LENGTH)}: bits against width at every tolerance, "
+            f"{BEST}",
             x=0.01,
             ha="left",
             weight="bold",
@@ -116,8 +118,7 @@ def infeasible_widths(rows: Sequence[Row]) -> list[int]:
 def _bits_against_width(ax: Axes, table: Table) -> None:
     rows = _saes(table)
     _width_axis(ax, rows)
-    for i, (architecture, group) in enumerate(_by_architecture(rows).items()):
-        colour, marker = CATEGORIES[i % len(CATEGORIES)], MARKERS[i % len(MARKERS)]
+    for architecture, group, colour, marker in _styled(rows):
         _faint(ax, group, "bits", colour, marker)
         best = best_per_width(group)
         ax.errorbar(
@@ -129,7 +130,7 @@ def _bits_against_width(ax: Axes, table: Table) -> None:
             markersize=4.5,
             capsize=2.5,
             linewidth=1.4,
-            label=f"{printable(architecture)}: best sparsity of each width",
+            label=printable(architecture),
         )
     _first_rank(ax, rows, "d_latents")
     _mark_infeasible(ax, rows)
@@ -138,24 +139,24 @@ def _bits_against_width(ax: Axes, table: Table) -> None:
 
 def _bits_against_l0(ax: Axes, table: Table) -> None:
     rows = [row for row in _saes(table) if row.bits is not None and row.l0 is not None]
-    architectures = list(_by_architecture(_saes(table)))
+    marker = markers(row.architecture for row in _saes(table))
     colours = width_colours([row.d_latents for row in _saes(table)])
-    for width in sorted({row.d_latents for row in rows}):
-        for i, architecture in enumerate(architectures):
-            same = [r for r in rows if (r.d_latents, r.architecture) == (width, architecture)]
+    for width, group in _grouped(rows, "d_latents"):
+        label: str | None = str(width)
+        for architecture, same in _grouped(group, "architecture"):
             same.sort(key=lambda row: row.l0 or 0.0)
-            if same:
-                ax.errorbar(
-                    _values(same, "l0"),
-                    _values(same, "bits"),
-                    yerr=_bars(same),
-                    color=colour_of(width, colours),
-                    marker=MARKERS[i % len(MARKERS)],
-                    markersize=4.5,
-                    capsize=2.5,
-                    linewidth=1.0,
-                    label=str(width) if i == 0 else None,
-                )
+            ax.errorbar(
+                _values(same, "l0"),
+                _values(same, "bits"),
+                yerr=_bars(same),
+                color=colour_of(width, colours),
+                marker=marker[architecture],
+                markersize=4.5,
+                capsize=2.5,
+                linewidth=1.0,
+                label=label,
+            )
+            label = None
     _first_rank(ax, rows, "l0", label=None)
     _bits_axis(ax, table)
     ax.set_xlabel("L0 (nonzero symbols per token, after quantisation)")
@@ -169,8 +170,7 @@ def _dead_against_width(ax: Axes, table: Table) -> None:
 
     rows = _saes(table)
     _width_axis(ax, rows)
-    for i, group in enumerate(_by_architecture(rows).values()):
-        colour, marker = CATEGORIES[i % len(CATEGORIES)], MARKERS[i % len(MARKERS)]
+    for _, group, colour, marker in _styled(rows):
         _faint(ax, group, "dead_fraction", colour, marker)
         best = best_per_width(group)
         ax.plot(
@@ -194,11 +194,19 @@ def _saes(table: Table) -> list[Row]:
     return [row for row in rows if row.status != "partial"] or rows
 
 
-def _by_architecture(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = {}
+def _grouped(rows: Iterable[Row], column: str) -> list[tuple[Any, list[Row]]]:
+    """The rows of each value of a column, by value."""
+    groups: dict[Any, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row.architecture, []).append(row)
-    return dict(sorted(groups.items()))
+        groups.setdefault(getattr(row, column), []).append(row)
+    return sorted(groups.items())
+
+
+def _styled(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row], str, str]]:
+    """Each architecture with its rows, colour and marker."""
+    marker = markers(row.architecture for row in rows)
+    for i, (architecture, group) in enumerate(_grouped(rows, "architecture")):
+        yield architecture, group, CATEGORIES[i % len(CATEGORIES)], marker[architecture]
 
 
 def _values(rows: Sequence[Row], column: str) -> Float64[np.ndarray, " row"]:

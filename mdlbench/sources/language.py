@@ -80,8 +80,8 @@ class LanguageActivations:
         report: told what is computed, where it takes long.
 
     Raises:
-        UsageError: the model lacks the hook point, contexts are longer than it reads, tokens are
-            not of its vocabulary, or all of them are excluded.
+        UsageError: the model lacks the hook point, tokens are not of its vocabulary, or all of
+            them are excluded.
     """
 
     def __init__(
@@ -95,7 +95,6 @@ class LanguageActivations:
         self.site = site
         self._read, self._replaced = Hook.parse(site.hook), Hook.parse(site.hook_out or site.hook)
         _refuse_missing_layer(model, self._read, self._replaced)
-        _refuse_long_contexts(model, splits)
         _refuse_foreign_tokens(model, splits)
         self._wiring = Wiring.of(self._replaced, model.is_parallel)
         self.hook = site.hook
@@ -157,7 +156,8 @@ class LanguageActivations:
 
     def _run_prefix(self, split: Split) -> BlockFile:
         """Capture a split's activations; for the test split also all that a splice needs."""
-        file, n_blocks = BlockFile(), math.ceil(self.n_documents[split] / self._block_documents)
+        file, rest = BlockFile(), BlockFile()
+        n_blocks = math.ceil(self.n_documents[split] / self._block_documents)
         for index in range(n_blocks):
             self._report(f"{split} activations at {self.hook}: block {index + 1} of {n_blocks}")
             part = self._part(index)
@@ -165,32 +165,36 @@ class LanguageActivations:
             mask = self._tensor(self._masks[split][part])
             hooks = {self._read, self._replaced, *self._wiring.base}
             captured = self._model.capture(tokens, sorted(hooks))
-            activations = captured[self._replaced][mask]
-            self._require_finite(activations, split, index)
+            taken = {hook: captured[hook][mask] for hook in (self._read, self._replaced)}
+            for hook, values in taken.items():
+                self._require_finite(values, f"activations at {hook.name}", split, index)
             document = np.arange(*part.indices(self.n_documents[split]))
-            arrays = [np.repeat(document, mask.sum(dim=1).cpu()), _numpy(activations)]
+            arrays = [np.repeat(document, mask.sum(dim=1).cpu()), _numpy(taken[self._replaced])]
             if self._read != self._replaced:
-                arrays.append(_numpy(captured[self._read][mask]))
+                arrays.append(_numpy(taken[self._read]))
             file.append(arrays)
             if split == "test":
-                self._keep_rest(captured, mask, part)
+                without, clean = self._untouched(captured, mask, part)
+                self._require_finite(clean.ce, "next-token losses", split, index)
+                rest.append([_numpy(without), *map(_numpy, clean)])
+        if split == "test":
+            self._rest = rest
         return file
 
-    def _keep_rest(
+    def _untouched(
         self,
         captured: dict[Hook, Activation],
         mask: Bool[torch.Tensor, "document position"],
         part: slice,
-    ) -> None:
-        """Keep the residual stream without the activations, and the untouched predictions."""
+    ) -> tuple[Float[torch.Tensor, "document position d_model"], Clean]:
+        """The residual stream without the activations, and the untouched predictions."""
         replaced = captured[self._replaced]
         written = self._written(replaced.flatten(0, 1)).reshape(*mask.shape, -1)
         base = sum((captured[hook] for hook in self._wiring.base), torch.zeros_like(written))
         whole = base + written
         rest = torch.where(mask[:, :, None], base, whole)
         hidden = self._model.suffix(whole, self._wiring.entry)[mask]
-        clean = clean_predictions(self._model.head, hidden, self._labels(part))
-        self._rest.append([_numpy(rest), *map(_numpy, clean)])
+        return rest, clean_predictions(self._model.head, hidden, self._labels(part))
 
     def _written(self, activations: Float[torch.Tensor, "token d_out"]) -> torch.Tensor:
         """What activations add to the residual stream, [token, d_model]."""
@@ -246,11 +250,11 @@ class LanguageActivations:
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    def _require_finite(self, activations: torch.Tensor, split: Split, index: int) -> None:
-        if not activations.isfinite().all():
+    def _require_finite(self, values: torch.Tensor, what: str, split: Split, index: int) -> None:
+        if not values.isfinite().all():
             raise SourceError(
-                f"{self._model.name}: activations at {self.hook} are NaN or infinite in block "
-                f"{index} of the {split} split; try another --dtype"
+                f"{self._model.name}: {what} are NaN or infinite in block {index} of the {split} "
+                "split, before any SAE; try another --dtype"
             )
 
 
@@ -260,15 +264,6 @@ def _refuse_missing_layer(model: LanguageModel, *hooks: Hook) -> None:
             raise UsageError(
                 f"{model.name} has no hook {hook.name!r}: its layers are 0 to {model.n_layers - 1}"
             )
-
-
-def _refuse_long_contexts(model: LanguageModel, splits: dict[Split, Contexts]) -> None:
-    context = splits["test"].tokens.shape[1]
-    if context > model.n_positions:
-        raise UsageError(
-            f"contexts of {context} tokens are longer than the {model.n_positions} that "
-            f"{model.name} reads"
-        )
 
 
 def _refuse_foreign_tokens(model: LanguageModel, splits: dict[Split, Contexts]) -> None:

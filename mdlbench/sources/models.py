@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int64
+from safetensors import SafetensorError
 from torch import nn
 
-from mdlbench.errors import HubError, UsageError, did_you_mean
+from mdlbench.errors import HubError, SourceError, UsageError, did_you_mean
+from mdlbench.hub import explained, is_hub_error
 from mdlbench.sources.packaged import ensure
 from mdlbench.sources.text import Tokenizer
 from mdlbench.suite import HubModel, Model, PackagedModel, Scalar
@@ -59,7 +61,10 @@ class Hook:
         match = _HOOK.match(name)
         if match is None:
             known = [f"blocks.L.hook_{kind}" for kind in KINDS]
-            raise UsageError(f"hook {name!r} is not supported. {did_you_mean(name, known)}")
+            raise UsageError(
+                f"hook {name!r} is not supported: SAEs there can be checked without a suite, but "
+                f"not scored. {did_you_mean(name, known)}"
+            )
         return cls(int(match[1]), match[2])
 
     @property
@@ -83,7 +88,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Head:
-    """Final hidden state → logits.
+    """Final hidden state → logits, in float32 whatever the model's precision.
 
     Attributes:
         weight: of the unembedding.
@@ -99,17 +104,16 @@ class Head:
         self, hidden: Float[torch.Tensor, "token d_model"], words: slice = slice(None)
     ) -> Float[torch.Tensor, "token word"]:
         """The logits of some words of the vocabulary."""
-        logits = hidden.to(self.weight.dtype) @ self.weight[:, words]
+        logits = hidden.float() @ self.weight[:, words].float()
         if self.bias is not None:
-            logits += self.bias[words]
-        logits = logits.float()
+            logits += self.bias[words].float()
         return self.softcap * torch.tanh(logits / self.softcap) if self.softcap > 0 else logits
 
     def mean_direction(
         self, probabilities: Float[torch.Tensor, "token word"], words: slice
     ) -> Float[torch.Tensor, "token d_model"]:
         """Σ_v p_v · (unembedding of v): its product with a hidden state is the mean logit."""
-        return (probabilities.to(self.weight.dtype) @ self.weight[:, words].T).float()
+        return probabilities.float() @ self.weight[:, words].T.float()
 
 
 class LanguageModel(Protocol):
@@ -293,6 +297,14 @@ class BlocksModel:
             inner.layers, config.num_hidden_layers = nn.ModuleList(self._layers), self.n_layers
 
 
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing of what libraries print as they load: stdout is for results."""
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        yield
+
+
+@_silence()
 def load_model(
     config: Model, options: Mapping[str, Scalar], device: str, dtype: torch.dtype
 ) -> LanguageModel:
@@ -300,6 +312,7 @@ def load_model(
 
     Raises:
         HubError: it cannot be had.
+        SourceError: what it computes is not finite.
         UsageError: it is of a kind that cannot be cut, or takes no such options.
     """
     if isinstance(config, HubModel) and _known_to_transformer_lens(config.name):
@@ -349,14 +362,10 @@ def _load_hooked(
             f"model {config.name}: unknown option {unknown[0]!r}. "
             + did_you_mean(unknown[0], PROCESSING)
         )
-    try:
+    with _loading_errors(config.name):
         return HookedTransformer.from_pretrained(
             config.name, device=device, dtype=dtype, revision=config.revision, **chosen
         )
-    except OSError as error:
-        raise _not_to_be_had(config.name, error) from error
-    except ValueError as error:
-        raise UsageError(f"model {config.name}: {_first_line(error)}") from error
 
 
 def _known_to_transformer_lens(name: str) -> bool:
@@ -374,21 +383,33 @@ def _load_from_hub(config: HubModel, device: str, dtype: torch.dtype) -> BlocksM
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name, revision = config.name, config.revision
-    try:
+    with _loading_errors(name):
         tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision)
         model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype)
-    except OSError as error:
-        raise _not_to_be_had(name, error) from error
-    except ValueError as error:
-        raise UsageError(f"model {name}: {_first_line(error)}") from error
     return BlocksModel(name, model, tokenizer, device)
 
 
-def _not_to_be_had(name: str, error: OSError) -> HubError:
-    return HubError(
-        f"model {name}: cannot be had ({_first_line(error)}); run `mdlbench fetch` where the hub "
-        "can be reached"
-    )
+@contextmanager
+def _loading_errors(name: str) -> Iterator[None]:
+    """What the libraries raise while they load a model of the hub, as errors that name it."""
+    try:
+        yield
+    except Exception as error:
+        if is_hub_error(error):
+            raise explained(error, name) from error
+        if isinstance(error, SafetensorError):
+            raise HubError(
+                f"model {name}: a file of its weights is damaged ({_first_line(error)}); run "
+                "`mdlbench fetch`, which gets it again"
+            ) from error
+        if isinstance(error, OSError):
+            raise HubError(
+                f"model {name}: cannot be had ({_first_line(error)}); run `mdlbench fetch` where "
+                "the hub can be reached"
+            ) from error
+        if isinstance(error, ValueError):
+            raise UsageError(f"model {name}: {_first_line(error)}") from error
+        raise
 
 
 def _load_packaged(config: PackagedModel, device: str, dtype: torch.dtype) -> BlocksModel:
@@ -402,20 +423,27 @@ def _load_packaged(config: PackagedModel, device: str, dtype: torch.dtype) -> Bl
 
 def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    # The bar of the conversion from GGUF cannot be turned off.
-    with redirect_stderr(StringIO()):
-        tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
     return model, tokenizer
 
 
 @torch.no_grad()
 def _require_cuttable(model: LanguageModel, whole: Callable[[Tokens], torch.Tensor]) -> None:
-    """Raise `UsageError` unless the pieces, at a layer in the middle, add up to the whole model."""
+    """Check that the pieces, at a layer in the middle, add up to the whole model.
+
+    Raises:
+        SourceError: the whole model's logits are not finite.
+        UsageError: the pieces do not add up.
+    """
     tokens = torch.arange(1, 9, device=model.device)[None] % model.head.weight.shape[1]
+    logits = whole(tokens)[0].float()
+    if not logits.isfinite().all():
+        raise SourceError(
+            f"model {model.name}: its own logits are NaN or infinite, before any SAE; its weights "
+            "are damaged, or try another --dtype"
+        )
     layer, rest = model.n_layers // 2, ("resid_pre", "attn_out", "mlp_out", "resid_post")
     z = Hook(layer, "z")
     found = model.capture(tokens, [z, *(Hook(layer, kind) for kind in rest)])
@@ -424,12 +452,12 @@ def _require_cuttable(model: LanguageModel, whole: Callable[[Tokens], torch.Tens
         (model.write_z(layer, found[z][0]), attn[0]),
         (pre + attn + mlp, post),
         (model.suffix(pre, Entry(layer)), model.suffix(post, Entry(layer + 1))),
-        (model.head(model.suffix(post, Entry(layer + 1))[0]), whole(tokens)[0].float()),
+        (model.head(model.suffix(post, Entry(layer + 1))[0]), logits),
     ]
     if not model.is_parallel:
         pairs.append((model.suffix(pre + attn, Entry(layer, "mlp")), pairs[2][1]))
     limit = CUT_ERRORS.get(model.head.weight.dtype, 0.1)
-    if any((piece - part).norm() > limit * part.norm() for piece, part in pairs):
+    if not all((piece - part).norm() <= limit * part.norm() for piece, part in pairs):
         raise UsageError(
             f"model {model.name} cannot be cut at its hook points: run in pieces, it is not the "
             "model that it is as a whole"

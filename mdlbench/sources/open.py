@@ -17,7 +17,7 @@ from mdlbench.sources import ActivationSource, Split
 from mdlbench.sources.images import ImageSource
 from mdlbench.sources.language import LanguageActivations
 from mdlbench.sources.models import LanguageModel, load_model
-from mdlbench.sources.text import Contexts, Tokenizer, pack, read
+from mdlbench.sources.text import Contexts, MissingTextError, Tokenizer, pack, read
 from mdlbench.suite import FileText, LanguageSource, Site, Suite, Text
 
 Report = Callable[[str], None]
@@ -26,8 +26,10 @@ TEST_SHARE = 0.1
 """Of a text's contexts."""
 SLACK = 1.1
 """More contexts than the budgets need, since the split is drawn."""
-LEAST_CONTEXTS = 100
-"""So many are split even for the smallest budgets."""
+LEAST_CONTEXTS = 200
+"""So many are split even for the smallest budgets, which leaves enough for each split."""
+LEAST_DOCUMENTS: dict[Split, int] = {"calibration": 1, "test": 8}
+"""Intervals are of test documents drawn anew, which says nothing of a handful of them."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ class Setting:
 
 
 class Opener:
-    """Opens a suite's sources one after the other; a model is loaded once for all its sites."""
+    """Opens a suite's sources one after the other.
+
+    The last model is kept: sites with the same options, opened in a row, have it loaded once.
+    """
 
     def __init__(
         self, suite: Suite, setting: Setting = Setting(), report: Report = lambda stage: None
@@ -70,17 +75,25 @@ class Opener:
 
         Raises:
             HubError: the model or the text cannot be had.
-            UsageError: the model lacks the hook point, or the text does not suffice.
+            SourceError: what the model computes is not finite.
+            UsageError: the model lacks the hook point or cannot read such long contexts, or the
+                text does not suffice.
         """
         config, setting = self.suite.source, self.setting
         if not isinstance(config, LanguageSource):
             return ImageSource(self.suite, setting.device, setting.limit)
         model = self._load_model(config, site)
+        _refuse_long_contexts(model, site)
         splits = self._contexts(config, site, model.tokenizer)
         return LanguageActivations(model, splits, site, self._report)
 
     def choose_text(self) -> None:
-        """Settle what text is measured on; raises `UsageError` if that asked for is not there."""
+        """Settle what text is measured on.
+
+        Raises:
+            HubError: none of the suite's texts can be had.
+            UsageError: the text asked for is not there.
+        """
         if isinstance(self.suite.source, LanguageSource):
             self.text(self.suite.source)
 
@@ -112,14 +125,21 @@ class Opener:
         raise UsageError(f"--text {asked}: no such file. {did_you_mean(asked, named)}")
 
     def _first_text(self, texts: list[Text]) -> Text:
-        for text in texts[:-1]:
+        """The first that can be had; an only one is not tried, what is wrong shows when read."""
+        if len(texts) == 1:
+            return texts[0]
+        reasons: list[str] = []
+        for text in texts:
             try:
                 next(read(text, self.suite.folder))
-            except (HubError, StopIteration) as error:
-                self._report(f"{text.name} cannot be had: {error}")
+            except (HubError, MissingTextError) as error:
+                reasons.append(f"{text.name} cannot be had: {error}")
+            except StopIteration:
+                reasons.append(f"{text.name} cannot be had: it is empty")
             else:
                 return text
-        return texts[-1]
+            self._report(reasons[-1])
+        raise HubError("; ".join(reasons))
 
     def _contexts(
         self, config: LanguageSource, site: Site, tokenizer: Tokenizer
@@ -146,16 +166,31 @@ class Opener:
         order = np.argsort(draw)
         is_test = draw[order] < TEST_SHARE
         chosen: dict[Split, np.ndarray] = {"calibration": order[~is_test], "test": order[is_test]}
-        for split, contexts in chosen.items():
-            if not len(contexts):
-                raise UsageError(
-                    f"text {site.text}: its {len(packed.tokens)} contexts of {context} tokens do "
-                    f"not fill two splits: none is for {split}; give a longer one with --text"
-                )
+        for split, n in wanted.items():
+            chosen[split] = chosen[split][:n]
+            self._require_enough(len(chosen[split]), split, site)
         return {
-            split: Contexts(*(a[contexts[: wanted[split]][: self.setting.limit]] for a in packed))
+            split: Contexts(*(array[contexts[: self.setting.limit]] for array in packed))
             for split, contexts in chosen.items()
         }
+
+    def _require_enough(self, n_documents: int, split: Split, site: Site) -> None:
+        """Unless a limit was asked for: then one will do."""
+        least = 1 if self.setting.limit else LEAST_DOCUMENTS[split]
+        if n_documents < least:
+            raise UsageError(
+                f"text {site.text}: its contexts of {site.context} tokens do not fill two splits: "
+                f"the {split} split gets {n_documents} of at least {least}; give a longer text "
+                "with --text, or the suite a larger budget of tokens"
+            )
+
+
+def _refuse_long_contexts(model: LanguageModel, site: Site) -> None:
+    if (site.context or 0) > model.n_positions:
+        raise UsageError(
+            f"contexts of {site.context} tokens are longer than the {model.n_positions} that "
+            f"{model.name} reads"
+        )
 
 
 def _contexts_for(wanted: dict[Split, int]) -> int:

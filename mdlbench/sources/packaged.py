@@ -82,8 +82,8 @@ def _download(requirement: str, folder: Path) -> Path:
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "download", *options, "-d", str(folder), requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return next(folder.glob("*.whl"))
+    if done.returncode == 0 and (wheels := list(folder.glob("*.whl"))):
+        return wheels[0]
     raise HubError(f"{requirement}: {_reason(done.stderr, folder)}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mdlbench.errors import HubError, SuiteError, UsageError
+from mdlbench.hub import explained, is_hub_error
 from mdlbench.suite import FileText, HubText, Text
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -19,6 +21,9 @@ BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "c
 
 BATCH_TEXTS = 64
 """Texts handed to the tokenizer at once."""
+
+UNPREPARED = "Couldn't find cache for"
+"""How `datasets` begins to say, offline, that it has prepared a dataset but not this config."""
 
 _TOP_HEADING = re.compile(r"^ ?= [^=].* = ?$")
 _SPACING = (
@@ -49,12 +54,17 @@ class Contexts(NamedTuple):
     labels: Int64[np.ndarray, "document position"]
 
 
+class MissingTextError(UsageError):
+    """A text's file is not there, or its folder has none."""
+
+
 def read(text: Text, folder: Path) -> Iterator[str]:
     """The texts, one by one; a relative path is relative to `folder`.
 
     Raises:
         HubError: a dataset that cannot be had.
-        UsageError: a file or folder that is missing, or holds no text.
+        MissingTextError: there is no such file, or none in the folder.
+        UsageError: a file cannot be read, or what it holds is no text.
     """
     if isinstance(text, HubText):
         texts = _dataset(text)
@@ -147,7 +157,7 @@ def _files(text: FileText, folder: Path) -> Iterator[str]:
         files = [path]
     if not files or not all(file.is_file() for file in files):
         endings = ", ".join([".txt", *BUILDERS])
-        raise UsageError(f"{path}: no such text, or a folder without any {endings} file")
+        raise MissingTextError(f"{path}: no such text, or a folder without any {endings} file")
     for file in files:
         yield from _file(file, text.column)
 
@@ -169,29 +179,43 @@ def _file(file: Path, column: str) -> Iterator[str]:
             if column not in row:
                 raise UsageError(f"{file}: no column {column!r}, but {', '.join(row)}")
             yield _text_of(row, column, file)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UsageError(f"{file}: cannot be read: {error}") from error
+    except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
+        reason = str(error) or "it is empty"
+        raise UsageError(f"{file}: cannot be read: {reason}") from error
 
 
 def _dataset(text: HubText) -> Iterator[str]:
     import datasets
-    from huggingface_hub.errors import HfHubHTTPError
 
     where = f"dataset {text.dataset}"
-    try:
+    with _loading_errors(text.dataset):
         rows = datasets.load_dataset(
             text.dataset, text.config, split=text.split, revision=text.revision
         )
-    except (OSError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
-        raise HubError(
-            f"{where}: cannot be had ({_first_line(error)}); run `mdlbench fetch` where the hub "
-            "can be reached, or give a text of yours with --text"
-        ) from error
-    except ValueError as error:
-        raise SuiteError(f"{where}: {_first_line(error)}") from error
     if text.column not in rows.column_names:
         raise SuiteError(f"{where}: no column {text.column!r}, but {rows.column_names}")
     return (_text_of(row, text.column, where) for row in rows)
+
+
+@contextmanager
+def _loading_errors(dataset: str) -> Iterator[None]:
+    """What `datasets` raises while it loads a dataset of the hub, as errors that name it."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except Exception as error:
+        if is_hub_error(error):
+            reason = str(explained(error, dataset)).rstrip(".")
+            raise HubError(f"dataset {reason}; or give a text of yours with --text") from error
+        if isinstance(error, OSError | DatasetsError) or str(error).startswith(UNPREPARED):
+            raise HubError(
+                f"dataset {dataset}: cannot be had ({_first_line(error)}); run `mdlbench fetch` "
+                "where the hub can be reached, or give a text of yours with --text"
+            ) from error
+        if isinstance(error, ValueError):
+            raise SuiteError(f"dataset {dataset}: {_first_line(error)}") from error
+        raise
 
 
 def _text_of(row: Mapping[str, object], column: str, where: object) -> str:

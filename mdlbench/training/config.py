@@ -87,6 +87,7 @@ def build_sae(config: TrainingConfig, source: ActivationSource) -> TrainingSAE[A
             f"architecture {config.architecture!r} has no setting {unknown[0]!r}. "
             + did_you_mean(unknown[0], known)
         )
+    _refuse_normalisation(config.architecture, options.get("normalize_activations", "none"))
     try:
         return sae_class(
             config_class(
@@ -99,6 +100,17 @@ def build_sae(config: TrainingConfig, source: ActivationSource) -> TrainingSAE[A
         )
     except (TypeError, ValueError) as error:
         raise UsageError(f"architecture {config.architecture!r}: {error}") from error
+
+
+def _refuse_normalisation(architecture: str, mode: object) -> None:
+    """Raise `UsageError` where an SAE would be shipped otherwise than it was trained."""
+    if mode not in ("none", "expected_average_only_in"):
+        raise UsageError(
+            "normalize_activations is none or expected_average_only_in in training here, "
+            f"not {mode!r}"
+        )
+    if mode == "expected_average_only_in" and architecture == "matching_pursuit":
+        raise UsageError(f"architecture {architecture!r} has no weights that {mode} can go into")
 
 
 def _metadata(site: Site) -> SAEMetadata:

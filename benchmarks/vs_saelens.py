@@ -27,8 +27,10 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -69,6 +71,7 @@ def random_model(shape: Mapping[str, int]) -> Any:
     """A model as GPT-2 is; its unembedding is large enough for predictions not to be uniform."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+    warnings.filterwarnings("ignore", message="HookedTransformer is deprecated")
     config = HookedTransformerConfig(
         **shape,
         n_ctx=1024,
@@ -100,16 +103,18 @@ def write_sae(
 ) -> Path:
     """A ReLU SAE in SAELens' layout for activations like x, [token, d]; L0 latents are on.
 
-    Its rows are random mixtures of the activations, its scale is that of the least error.
+    Its rows are random mixtures of half of the activations; by the other half, L0 latents are on
+    and its scale is that of the least error.
     """
     generator = torch.Generator().manual_seed(seed)
     centre = x.mean(dim=0)
-    rows = torch.randn(n_latents, len(x), generator=generator) @ (x - centre)
+    mixed, held = (x - centre).chunk(2)
+    rows = torch.randn(n_latents, len(mixed), generator=generator) @ mixed
     rows /= rows.norm(dim=1, keepdim=True)
-    overlaps = (x - centre) @ rows.T
-    bias = -overlaps.flatten().topk(L0 * len(x), sorted=False).values.min()
+    overlaps = held @ rows.T
+    bias = -overlaps.flatten().topk(L0 * len(held), sorted=False).values.min()
     reconstruction = torch.relu(overlaps + bias) @ rows
-    rows *= (reconstruction * (x - centre)).sum() / reconstruction.square().sum()
+    rows *= (reconstruction * held).sum() / reconstruction.square().sum()
     directions = rows / rows.norm(dim=1, keepdim=True)
     weights = {
         "W_enc": directions.T.contiguous(),
@@ -133,12 +138,17 @@ def config(d_in: int, n_latents: int, hook: str) -> dict[str, Any]:
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"hook_name": hook, "hook_head_index": None, "prepend_bos": True},
+        "metadata": {
+            "sae_lens_version": metadata.version("sae-lens"),
+            "hook_name": hook,
+            "hook_head_index": None,
+            "prepend_bos": True,
+        },
     }
 
 
 @torch.no_grad()
-def activations(model: HookedModel, hook: str = HOOK, n: int = 2) -> torch.Tensor:
+def activations(model: HookedModel, hook: str = HOOK, n: int = 8) -> torch.Tensor:
     """[token, d] of a few contexts of their own, BOS left out."""
     tokens = torch.from_numpy(random_contexts(n, seed=9).tokens)
     captured = model.capture(tokens, [Hook.parse(hook)])

@@ -25,14 +25,13 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import TypeVar
 
 import numpy as np
 import torch
+from clock import Clock
 
 from mdlbench import codelength
 from mdlbench.codelength import Codebook
@@ -43,7 +42,6 @@ N_TOKENS, D_IN, N_LATENTS, L0 = 65_536, 768, 24_576, 65
 OCTAVES, LARGEST_USUAL = 8, 2**7
 BLOCK, DOCUMENT, TURNS = 8_192, 128, 3
 CALIBRATION, TEST, OTHER = 1, 2, 3
-Result = TypeVar("Result")
 
 
 class Dictionary:
@@ -129,22 +127,6 @@ def fresh(tally: Tally) -> Tally:
         tally.n_tokens,
         tally.n_latents,
     )
-
-
-class Clock:
-    """Seconds of each named part, one entry for each turn."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = {}
-
-    def time(self, name: str, function: Callable[[], Result]) -> Result:
-        start = time.perf_counter()
-        result = function()
-        self.seconds.setdefault(name, []).append(time.perf_counter() - start)
-        return result
-
-    def median(self, name: str) -> float:
-        return statistics.median(self.seconds[name])
 
 
 def encode(x: torch.Tensor, w: torch.Tensor) -> None:

@@ -23,21 +23,21 @@ from __future__ import annotations
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
+from clock import Clock
 from safetensors.torch import save_file
 
 from mdlbench import measure
@@ -61,7 +61,6 @@ HOOK, SMALL_HOOK = Hook(8, "resid_pre").name, Hook(2, "resid_pre").name
 N_CONTEXTS, N_LATENTS, WIDEST, L0 = 16, 24_576, 98_304, 65
 N_SAES, TURNS, BATCH_SIZES = 8, 3, (16, 8, 4)
 TOLERANCE = 1e-4
-Result = TypeVar("Result")
 
 
 # --- what is measured ---------------------------------------------------------------------------
@@ -328,27 +327,6 @@ def print_figures(
             f"  {name:22}{theirs[name]:12.6f}{value:12.6f}{abs(theirs[name] / value - 1):9.0e}"
             f"{recorded[RECORDED[name]]:12.6f}  {DIFFERENCES[name]}"
         )
-
-
-@dataclass
-class Clock:
-    """Seconds of each named part, one entry for each turn."""
-
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-
-    def time(self, name: str, function: Callable[[], Result]) -> Result:
-        start = time.perf_counter()
-        result = function()
-        self.seconds.setdefault(name, []).append(time.perf_counter() - start)
-        return result
-
-    def median(self, name: str) -> float:
-        return statistics.median(self.seconds[name])
-
-    def ratio(self, name: str, other: str) -> float:
-        """Median over turns of one part's time by another's."""
-        pairs = zip(self.seconds[name], self.seconds[other], strict=True)
-        return statistics.median(one / two for one, two in pairs)
 
 
 @dataclass(frozen=True)

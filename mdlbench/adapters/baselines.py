@@ -37,6 +37,7 @@ from mdlbench.errors import CoderError, UsageError, did_you_mean
 from mdlbench.latents import SparseLatents
 from mdlbench.sources import ActivationSource
 
+ADAPTER = "baseline"
 VERSION = "1"
 """Of these fits: it changes when the same data come to give another coder."""
 
@@ -65,7 +66,7 @@ class BaselineAdapter:
         canonical = json.dumps(determined_by, sort_keys=True, separators=(",", ":"))
         return CoderIdentity(
             name="-".join([request.argument, *(f"{k}{v}" for k, v in arguments.items())]),
-            adapter="baseline",
+            adapter=ADAPTER,
             version=VERSION,
             arguments={"baseline": request.argument, **arguments},
             weights_sha256=hashlib.sha256(canonical.encode()).hexdigest(),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
 
-from mdlbench.adapters import checked
+from mdlbench.adapters import baselines, checked
 from mdlbench.adapters.agreement import described, doubts, is_of_language_model
 from mdlbench.adapters.protocol import CoderSpec, SparseCoder
 from mdlbench.adapters.python import sample
@@ -36,8 +36,6 @@ SCALE_RATIO = 1.5
 DEAD_SHARE = 0.5
 LEAST_SIDE_BITS = 16
 """Fewer bits than this for a number of side information are few."""
-FITTED = "baseline"
-"""The adapter of coders that are fitted to the very activations they are given."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def check_coder(coder: SparseCoder, source: ActivationSource | None = None) -> l
 
 def check_origin(spec: CoderSpec, site: Site | None) -> list[Check]:
     """Whether a language model's SAE is given what it was trained on; nothing for others."""
-    if spec.adapter == FITTED or not is_of_language_model(spec.origin, site):
+    if spec.adapter == baselines.ADAPTER or not is_of_language_model(spec.origin, site):
         return []
     found = doubts(spec.origin, site)
     message = "; ".join(filter(None, [described(spec.origin), *found]))

@@ -325,7 +325,7 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path):
     log = read_log(folder / "log.csv")
     best = min(range(len(log)), key=lambda row: log[row].test_mse)
     assert len(log) == best + 1 + 3 < config.epochs
-    assert result(folder)["best_epoch"] == best
+    assert result(folder)["kept_epoch"] == best
     mse, _, _ = reference_numbers(SAE.load_from_disk(folder), source.tokens["test"])
     assert mse == pytest.approx(log[best].test_mse, rel=1e-5)
     assert log[-1].test_mse > log[best].test_mse
@@ -494,7 +494,7 @@ def test_the_scale_of_the_activations_is_folded_into_what_is_saved(architecture,
     x = source.tokens["test"]
     run.trainer.sae.save_inference_model(str(tmp_path / "theirs"))
     theirs, mine = SAE.load_from_disk(tmp_path / "theirs"), SAE.load_from_disk(tmp_path / "run")
-    best = run.history.best_epoch.epoch == len(run.history.epochs) - 1
+    best = run.history.kept_epoch.epoch == len(run.history.epochs) - 1
     assert best, "the export below is of the last epoch"
     latents = theirs.encode(x * scale)
     assert ((mine.encode(x) != 0) == (latents != 0)).double().mean() > 0.999
@@ -502,7 +502,7 @@ def test_the_scale_of_the_activations_is_folded_into_what_is_saved(architecture,
     torch.testing.assert_close(mine.decode(mine.encode(x)), expected, rtol=1e-4, atol=1e-3)
     assert mine.cfg.normalize_activations == "none"
     error = (expected - x).square().mean().item()
-    assert run.history.best_epoch.test_mse == pytest.approx(error, rel=1e-4)
+    assert run.history.kept_epoch.test_mse == pytest.approx(error, rel=1e-4)
     if "batchtopk" not in architecture:
         training = run.trainer.sae.eval()
         whole = training.decode(training.encode(x * scale)) / scale

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int32, Int64
 
 from mdlbench.adapters.protocol import CoderIdentity, CoderSpec, Origin
 from mdlbench.errors import CoderError, UsageError
+from mdlbench.forest import without_orphans
 from mdlbench.latents import SparseLatents, concatenate
 
 BLOCK_BYTES = 1 << 24
@@ -119,6 +120,18 @@ class OneHot:
     def __call__(self, a: Float32[torch.Tensor, "token latent"]) -> Nonzeros:
         token = torch.arange(len(a), device=a.device)
         return Nonzeros(token, a.argmax(dim=1), torch.ones(len(a), device=a.device))
+
+
+@dataclass(frozen=True)
+class GroupNorm:
+    """Whole groups of neighbouring latents, signed, whose norm exceeds the group's θ."""
+
+    threshold: Float32[torch.Tensor, " group"]
+
+    def __call__(self, a: Float32[torch.Tensor, "token latent"]) -> Nonzeros:
+        norms = a.reshape(len(a), len(self.threshold), -1).norm(dim=2)
+        active = (norms > self.threshold).repeat_interleave(a.shape[1] // len(self.threshold), 1)
+        return _nonzeros(a, active & (a != 0))
 
 
 class Normalisation(Protocol):
@@ -322,6 +335,31 @@ class Decoder:
 
 
 @dataclass(frozen=True)
+class TreeEncoder:
+    """An encoder whose latents are off where their parent is."""
+
+    encoder: SparseEncoder
+    parents: Int32[np.ndarray, " latent"]
+
+    @property
+    def d_in(self) -> int:
+        return self.encoder.d_in
+
+    def __call__(self, x: Float32[torch.Tensor, "token d_in"]) -> SparseLatents:
+        return without_orphans(self.encoder(x), self.parents)
+
+
+@dataclass(frozen=True)
+class TreeDecoder(Decoder):
+    """A decoder that ignores latents whose parent is off."""
+
+    parents: Int32[np.ndarray, " latent"]
+
+    def __call__(self, latents: SparseLatents) -> Float32[torch.Tensor, "token d_out"]:
+        return super().__call__(without_orphans(latents, self.parents))
+
+
+@dataclass(frozen=True)
 class LinearCoder:
     """The `SparseCoder` of an encoder and an affine decoder."""
 
@@ -377,6 +415,7 @@ def assemble(
     origin: Origin,
     promised_l0: int | None,
     details: dict[str, Any],
+    parents: Int32[np.ndarray, " latent"] | None = None,
 ) -> LinearCoder:
     """The coder of these parts; its widths, decoder norms and side bits are theirs."""
     spec = CoderSpec(
@@ -391,5 +430,6 @@ def assemble(
         side_bits=normalisation.bits,
         details=details,
         origin=origin,
+        parents=parents,
     )
     return LinearCoder(spec, encoder, decoder, normalisation)

@@ -11,27 +11,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
-from mdlbench.adapters.checkpoint import as_float32
+from mdlbench.adapters.checkpoint import as_float32, find_tensor
 from mdlbench.adapters.linear import (
     Activation,
     Decoder,
     Encoder,
     Gated,
+    GroupNorm,
     JumpReLU,
     LinearCoder,
     Normalisation,
     Skip,
     SparseEncoder,
     TopK,
+    TreeDecoder,
+    TreeEncoder,
     assemble,
 )
 from mdlbench.adapters.matching_pursuit import MatchingPursuit
 from mdlbench.adapters.protocol import CoderIdentity
 from mdlbench.adapters.saelens_config import NORMALISATIONS, SAELensConfig, plain
-from mdlbench.errors import CheckpointError
+from mdlbench.errors import CheckpointError, CoderError
+from mdlbench.forest import ROOT, check_parents
 
 Weights = dict[str, torch.Tensor]
 
@@ -44,22 +49,53 @@ def build(
     device: str,
 ) -> LinearCoder:
     """The coder of a config and its tensors; `where` names them in errors."""
-    weights = as_float32(_without_unit_scaling(tensors), config.shapes(), where)
+    parents = _parents(config, tensors, where)
+    numbers = _without_parents(_without_unit_scaling(tensors), config)
+    weights = as_float32(numbers, config.shapes(), where)
     weights = {name: tensor.to(device) for name, tensor in weights.items()}
     if config.norm_scaling_factor is not None:
         weights = _with_scale_folded(weights, config.norm_scaling_factor)
     if config.k and config.rescale_acts_by_decoder_norm:
         weights = _with_norms_folded(weights, where)
+    encoder, decoder = _encoder(config, weights), _decoder(config, weights)
+    if config.architecture == "tree" and parents is not None:
+        encoder = TreeEncoder(encoder, parents)
+        decoder = TreeDecoder(decoder.W_dec, decoder.b_dec, parents)
     return assemble(
         identity,
-        _encoder(config, weights),
-        _decoder(config, weights),
+        encoder,
+        decoder,
         _normalisation(config, weights),
         architecture=config.metadata.training_architecture or config.architecture,
         origin=config.origin,
         promised_l0=config.k or config.max_iterations,
         details=_details(config, tensors["W_dec"].dtype),
+        parents=parents,
     )
+
+
+def _parents(
+    config: SAELensConfig, tensors: Mapping[str, torch.Tensor], where: str
+) -> Int32[np.ndarray, " latent"] | None:
+    """The forest of a tree SAE; of a group-sparse one, each group's first axis and the others."""
+    if config.architecture == "group_sparse":
+        latent = np.arange(config.d_sae, dtype=np.int32)
+        first = latent - latent % config.group_size
+        return np.where(first == latent, np.int32(ROOT), first)
+    if config.architecture != "tree":
+        return None
+    parents = find_tensor(tensors, "parents", where).cpu().numpy()
+    try:
+        check_parents(parents, config.d_sae)
+    except CoderError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    return parents.astype(np.int32)
+
+
+def _without_parents(tensors: Weights, config: SAELensConfig) -> Weights:
+    if config.architecture != "tree":
+        return tensors
+    return {name: tensor for name, tensor in tensors.items() if name != "parents"}
 
 
 @dataclass(frozen=True)
@@ -118,6 +154,8 @@ def _activation(config: SAELensConfig, weights: Weights) -> Activation:
             return TopK(config.k, signed=config.architecture == "abstopk")
         case "gated":
             return Gated(weights["b_gate"], weights["r_mag"], weights["b_mag"])
+        case "group_sparse":
+            return GroupNorm(weights["threshold"])
     return JumpReLU(weights.get("threshold", torch.zeros_like(weights["b_enc"])))
 
 

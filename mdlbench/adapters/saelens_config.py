@@ -20,6 +20,8 @@ TENSORS: dict[str, tuple[str, ...]] = {
     "jumprelu": (*AFFINE, "threshold"),
     "gated": ("W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag"),
     "matching_pursuit": ("W_dec", "b_dec"),
+    "tree": (*AFFINE, "threshold"),
+    "group_sparse": (*AFFINE, "threshold"),
     "transcoder": AFFINE,
     "skip_transcoder": (*AFFINE, "W_skip"),
     "jumprelu_transcoder": (*AFFINE, "threshold"),
@@ -84,6 +86,7 @@ class SAELensConfig(BaseModel):
     residual_threshold: float = 1e-2
     max_iterations: Annotated[int, Field(gt=0)] | None = None
     stop_on_duplicate_support: bool = True
+    group_size: Annotated[int, Field(gt=0)] = 1
     finetuning_scaling_factor: Literal[False] = False
     activation_fn: Literal["relu", "topk"] = "relu"
     activation_fn_kwargs: dict[str, Any] = {}
@@ -119,6 +122,8 @@ class SAELensConfig(BaseModel):
             "b_dec": (self.width_out,),
             "W_skip": (self.width_out, self.d_in),
         }
+        if self.architecture == "group_sparse":
+            special["threshold"] = (self.d_sae // self.group_size,)
         return {name: special.get(name, (self.d_sae,)) for name in TENSORS[self.architecture]}
 
 
@@ -146,6 +151,10 @@ def parse_config(
     _look_up(
         config.normalize_activations, NORMALISATIONS, UNFOLDED, f"{where}: normalize_activations"
     )
+    if config.d_sae % config.group_size:
+        raise CheckpointError(
+            f"{where}: group_size {config.group_size} does not divide d_sae={config.d_sae}"
+        )
     if config.is_transcoder and config.apply_b_dec_to_input:
         raise CheckpointError(
             f"{where}: apply_b_dec_to_input: b_dec is of a transcoder's output, not of its input"

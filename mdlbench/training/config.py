@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 from sae_lens.saes.sae import SAEMetadata
 
-from mdlbench.errors import UsageError, did_you_mean
+import mdlbench.training.architectures  # noqa: F401  (registers them)
+from mdlbench.errors import CoderError, UsageError, did_you_mean
 from mdlbench.sources import ActivationSource
 from mdlbench.suite import Site
+from mdlbench.training.architectures.selection import ChosenPerBatch
+
+Keep = Literal["best", "last"]
+Precision = Literal["float16", "float32"]
+CHOICES = {"storage": get_args(Precision), "held": get_args(Precision), "keep": get_args(Keep)}
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class TrainingConfig:
         warm_up_steps: steps over which the rate rises linearly from 0.
         decay: the last fraction of all steps, over which the rate falls linearly to 0.
         patience: epochs without a better test MSE after which training stops; None: never.
+        keep: which epoch's weights are kept; the last where the loss is not MSE alone.
         dead_window: steps without firing after which a latent counts as dead for an auxiliary loss.
         seed: of the initial weights and the order of the tokens.
         storage: precision of the weights on disk; SAELens computes with them in float32.
@@ -46,10 +53,11 @@ class TrainingConfig:
     warm_up_steps: int = 100
     decay: float = 0.95
     patience: int | None = 20
+    keep: Keep = "best"
     dead_window: int = 100
     seed: int = 0
-    storage: Literal["float16", "float32"] = "float16"
-    held: Literal["float32", "float16"] = "float32"
+    storage: Precision = "float16"
+    held: Precision = "float32"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,9 +68,9 @@ class TrainingConfig:
             raise UsageError(f"k must lie between 0 and the width {self.width}, not {self.k}")
         if not 0 <= self.decay < 1:
             raise UsageError(f"decay is a fraction of the steps, not {self.decay}")
-        for name in ("storage", "held"):
-            if getattr(self, name) not in ("float16", "float32"):
-                raise UsageError(f"{name} is float16 or float32, not {getattr(self, name)!r}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
         if self.architecture not in SAE_TRAINING_CLASS_REGISTRY:
             raise UsageError(
                 f"unknown architecture {self.architecture!r}. "
@@ -89,16 +97,17 @@ def build_sae(config: TrainingConfig, source: ActivationSource) -> TrainingSAE[A
         )
     _refuse_normalisation(config.architecture, options.get("normalize_activations", "none"))
     try:
-        return sae_class(
-            config_class(
-                d_in=source.d_in,
-                d_sae=config.width,
-                device=str(source.device),
-                metadata=_metadata(source.site),
-                **options,
-            )
+        sae_config = config_class(
+            d_in=source.d_in,
+            d_sae=config.width,
+            device=str(source.device),
+            metadata=_metadata(source.site),
+            **options,
         )
-    except (TypeError, ValueError) as error:
+        if isinstance(sae_config, ChosenPerBatch):
+            sae_config.require_batch(config.batch_size)
+        return sae_class(sae_config)
+    except (TypeError, ValueError, CoderError) as error:
         raise UsageError(f"architecture {config.architecture!r}: {error}") from error
 
 

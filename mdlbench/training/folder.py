@@ -23,11 +23,12 @@ from safetensors.torch import load_file, save, save_file
 
 from mdlbench.errors import CheckpointError, OutputError, UsageError
 from mdlbench.files import write_atomically
-from mdlbench.training.config import TrainingConfig
+from mdlbench.training.config import Keep, TrainingConfig
 from mdlbench.training.inference import Inference, Weights
 
 TRAINING_FILE = "training.json"
 LOG_FILE = "log.csv"
+KEPT_FILE = "kept.safetensors"
 PACKAGES = ("mdlbench", "sae-lens", "torch")
 NEVER_FIRED = 1e-10
 """Stands in for a firing rate of 0 under the logarithm, as in SAELens."""
@@ -59,23 +60,26 @@ class Epoch(NamedTuple):
 
 @dataclass
 class History:
-    """The epochs so far, and the weights of the one with the lowest test MSE."""
+    """The epochs so far, and the weights of the one kept: of lowest test MSE, or the last."""
 
+    keep: Keep
     epochs: list[Epoch] = field(default_factory=list)
-    best: Weights = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
 
     def add(self, epoch: Epoch, weights: Weights) -> None:
-        if not self.epochs or epoch.test_mse < self.best_epoch.test_mse:
-            self.best = weights
         self.epochs.append(epoch)
+        if self.kept_epoch is epoch:
+            self.weights = weights
 
     @property
-    def best_epoch(self) -> Epoch:
+    def kept_epoch(self) -> Epoch:
+        if self.keep == "last":
+            return self.epochs[-1]
         return min(self.epochs, key=lambda epoch: epoch.test_mse)
 
     @property
-    def epochs_since_best(self) -> int:
-        return len(self.epochs) - 1 - self.best_epoch.epoch if self.epochs else 0
+    def epochs_since_kept(self) -> int:
+        return len(self.epochs) - 1 - self.kept_epoch.epoch if self.epochs else 0
 
     def to_csv(self) -> str:
         text = io.StringIO()
@@ -157,7 +161,7 @@ class RunFolder:
         checkpoint = self.path / f"checkpoint-{len(history.epochs):06d}"
         with _whole_folder(checkpoint) as partial:
             trainer.save_checkpoint("trainer", base_path=partial)
-            save_file(history.best, partial / "best.safetensors")
+            save_file(history.weights, partial / KEPT_FILE)
             (partial / LOG_FILE).write_text(history.to_csv(), encoding="utf-8")
         for folder in earlier:
             shutil.rmtree(folder)
@@ -170,13 +174,15 @@ class RunFolder:
         """
         checkpoints = self._checkpoints()
         if not checkpoints:
-            return History()
+            return History(self.settings["keep"])
         checkpoint = checkpoints[-1]
         try:
             trainer.sae.load_weights_from_checkpoint(checkpoint / "trainer")
             trainer.load_trainer_state(checkpoint / "trainer")
             return History(
-                read_log(checkpoint / LOG_FILE), load_file(checkpoint / "best.safetensors")
+                self.settings["keep"],
+                read_log(checkpoint / LOG_FILE),
+                load_file(checkpoint / KEPT_FILE),
             )
         except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
             raise CheckpointError(

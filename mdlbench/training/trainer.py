@@ -144,7 +144,7 @@ class _Run:
     @property
     def finished(self) -> bool:
         patience = self.config.patience
-        stale = patience is not None and self.history.epochs_since_best >= patience
+        stale = patience is not None and self.history.epochs_since_kept >= patience
         return stale or len(self.history.epochs) == self.config.epochs
 
     def epoch(self) -> Epoch:
@@ -186,20 +186,25 @@ class _Run:
             )
 
     def save(self) -> None:
-        """Keep the best epoch's weights, as stored: what is reported is measured after rounding."""
+        """Save the kept epoch's weights, as stored: what is reported is measured after rounding."""
         dtype = getattr(torch, self.config.storage)
-        weights = {name: tensor.to(dtype).cpu() for name, tensor in self.history.best.items()}
+        weights = {name: _stored(tensor, dtype) for name, tensor in self.history.weights.items()}
         self.inference.load_state_dict(weights)
         numbers = measure_inference(self.inference, self.source)
-        best = self.history.best_epoch
+        kept = self.history.kept_epoch
         result = {
             "epochs": len(self.history.epochs),
-            "best_epoch": best.epoch,
+            "kept_epoch": kept.epoch,
             "seconds": round(sum(epoch.seconds for epoch in self.history.epochs), 2),
-            "test_mse_before_rounding": best.test_mse,
+            "test_mse_before_rounding": kept.test_mse,
             "test_mse": numbers.mse,
             "l0": numbers.l0,
             "dead_fraction": numbers.dead_fraction,
         }
         sae_config = inference_config(self.trainer.sae)
         self.folder.save_sae(sae_config, weights, numbers, result)
+
+
+def _stored(weights: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Weights in the precision they are kept in; indices as they are."""
+    return (weights.to(dtype) if weights.is_floating_point() else weights).cpu()

@@ -1,0 +1,143 @@
+"""Feature Choice and Mutual Choice: z = S ⊙ z′, with the matches S chosen over a batch.
+
+TopK lets each token choose k latents. Mutual Choice chooses the k·B largest matches of a batch of B
+tokens (BatchTopK's rule); Feature Choice lets each latent choose its m_j largest, with m_j equal or
+by a Zipf law of the latent's index. Thresholds of inference make both JumpReLU SAEs: one for all
+latents, and one for each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from typing_extensions import override
+
+from mdlbench.training.architectures.selection import SelectionConfig, SelectionTrainingSAE
+
+LATENTS_AT_ONCE = 128
+"""Quotas fall with the index, so that each run of latents need be sorted as far as its first."""
+
+
+@dataclass
+class MutualChoiceConfig(SelectionConfig):
+    """Settings of a Mutual Choice SAE."""
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "mutual_choice"
+
+
+class MutualChoiceTrainingSAE(SelectionTrainingSAE):
+    """The k·B largest positive matches of a batch."""
+
+    cfg: MutualChoiceConfig
+
+    @override
+    def select(
+        self, magnitude: Float[torch.Tensor, "token latent"]
+    ) -> Bool[torch.Tensor, "token latent"]:
+        return largest(magnitude, round(self.cfg.k * len(magnitude)))
+
+
+@dataclass
+class FeatureChoiceConfig(SelectionConfig):
+    """Settings of a Feature Choice SAE.
+
+    Args:
+        zipf: exponent α of m_j ∝ j^−α; 0 for the same m for all latents.
+    """
+
+    zipf: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.zipf >= 0:
+            raise ValueError(f"zipf, an exponent, must not be negative, not {self.zipf}")
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "feature_choice"
+
+    @override
+    def require_batch(self, batch_size: int) -> None:
+        quotas(self.k, batch_size, self.d_sae, self.zipf)
+
+
+class FeatureChoiceTrainingSAE(SelectionTrainingSAE):
+    """The m_j largest positive matches of each latent."""
+
+    cfg: FeatureChoiceConfig
+
+    @override
+    def select(
+        self, magnitude: Float[torch.Tensor, "token latent"]
+    ) -> Bool[torch.Tensor, "token latent"]:
+        quota = quotas(self.cfg.k, len(magnitude), self.cfg.d_sae, self.cfg.zipf)
+        quota = quota.to(magnitude.device)
+        columns = magnitude.T.contiguous()
+        least = [
+            part.topk(int(m[0]), dim=1).values.gather(1, m[:, None] - 1)
+            for part, m in zip(
+                columns.split(LATENTS_AT_ONCE), quota.split(LATENTS_AT_ONCE), strict=True
+            )
+        ]
+        return (magnitude >= torch.cat(least)[:, 0]) & (magnitude > 0)
+
+    @override
+    def smallest_chosen(
+        self, chosen: Float[torch.Tensor, "token latent"]
+    ) -> tuple[Float[torch.Tensor, " latent"], Bool[torch.Tensor, " latent"]]:
+        """Each latent's own."""
+        smallest = torch.where(chosen > 0, chosen, torch.inf).amin(dim=0)
+        return smallest, smallest.isfinite()
+
+
+def largest(
+    magnitude: Float[torch.Tensor, "token match"], n: int
+) -> Bool[torch.Tensor, "token match"]:
+    """The n largest positive entries of a whole batch, and what equals the last of them."""
+    flat = magnitude.flatten()
+    least = flat.topk(min(n, len(flat)), sorted=False).values.min()
+    return (magnitude >= least) & (magnitude > 0)
+
+
+def quotas(k: float, n_tokens: int, n_latents: int, zipf: float) -> Int64[torch.Tensor, " latent"]:
+    """m_j: tokens of a batch that each latent may choose; they sum to k·n_tokens.
+
+    In proportion to j^−zipf, none above n_tokens, whole by rounding their running sum; they fall
+    with the index but for that rounding, which is undone by sorting.
+
+    Raises:
+        ValueError: a latent would have none, or all would have all.
+    """
+    shares = torch.arange(1, n_latents + 1, dtype=torch.double).pow(-zipf)
+    budget = k * n_tokens
+    if not 0 < budget <= n_latents * n_tokens:
+        raise ValueError(f"k={k:g} must lie between 0 and the {n_latents} latents")
+    quota = _capped(shares, budget, float(n_tokens))
+    ends = quota.cumsum(0).round()
+    whole = ends.diff(prepend=torch.zeros(1, dtype=torch.double)).long()
+    whole = whole.clamp(max=n_tokens).sort(descending=True).values
+    if whole[-1] < 1:
+        raise ValueError(
+            f"k={k:g} leaves a latent {float(quota.min()):.2g} of {n_tokens} tokens: raise k or "
+            f"batch_size, or lower the width {n_latents} or zipf"
+        )
+    return whole
+
+
+def _capped(
+    shares: Float[torch.Tensor, " latent"], budget: float, cap: float
+) -> Float[torch.Tensor, " latent"]:
+    """The budget in proportion to falling shares, none above the cap."""
+    for n_capped in range(len(shares) + 1):
+        rest = budget - n_capped * cap
+        quota = shares / shares[n_capped:].sum() * rest
+        if n_capped == len(shares) or quota[n_capped] <= cap:
+            break
+    quota[:n_capped] = cap
+    return quota

@@ -240,7 +240,7 @@ def parts_of(data):
 
 def forged(parts):
     """A file with a valid checksum whatever its parts say."""
-    prefix = PREFIX.pack(b"\x89MDLBITS", 1, *map(len, parts))
+    prefix = PREFIX.pack(b"\x89MDLBITS", 2, *map(len, parts))
     return prefix + hashlib.sha256(b"".join([prefix, *parts])).digest() + b"".join(parts)
 
 

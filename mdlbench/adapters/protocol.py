@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int32
 
 from mdlbench.errors import UsageError, did_you_mean
 from mdlbench.latents import SparseLatents
@@ -69,6 +69,7 @@ class CoderSpec:
         side_bits: bits per token that the decoder needs beside the latents.
         details: further facts worth showing, such as the training architecture and k.
         origin: the activations it was trained on, as far as its config says.
+        parents: index of each latent's parent, −1 for a root; None where the SAE has no tree.
     """
 
     name: str
@@ -86,6 +87,7 @@ class CoderSpec:
     side_bits: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
     origin: Origin = Origin()
+    parents: Int32[np.ndarray, " latent"] | None = None
 
     @property
     def identity(self) -> CoderIdentity:

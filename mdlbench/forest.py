@@ -37,18 +37,18 @@ class Forest:
     """
 
     parents: Int32[np.ndarray, " latent"]
-    level: Int64[np.ndarray, " latent"]
+    level: Int32[np.ndarray, " latent"]
 
     @classmethod
-    def from_parents(cls, parents: Int[np.ndarray, " latent"]) -> Forest:
-        """The forest of these parents.
+    def from_parents(cls, parents: np.ndarray) -> Forest:
+        """The forest of these parents, one integer for each latent.
 
         Raises:
             CoderError: a parent is out of range, or latents descend from themselves; names some.
                 Or parents are not integers.
         """
         parents = np.asarray(parents)
-        if parents.ndim != 1 or (len(parents) and not np.issubdtype(parents.dtype, np.integer)):
+        if parents.ndim != 1 or not np.issubdtype(parents.dtype, np.integer):
             raise CoderError("parents: expected one integer for each latent")
         outside = np.flatnonzero((parents < ROOT) | (parents >= len(parents)))
         if len(outside):
@@ -61,7 +61,7 @@ class Forest:
     @classmethod
     def of_roots(cls, n_latents: int) -> Forest:
         """The forest without an edge."""
-        return cls(np.full(n_latents, ROOT, dtype=np.int32), np.zeros(n_latents, dtype=np.int64))
+        return cls(np.full(n_latents, ROOT, dtype=np.int32), np.zeros(n_latents, dtype=np.int32))
 
     @cached_property
     def is_child(self) -> Bool[np.ndarray, " latent"]:
@@ -113,17 +113,17 @@ class Forest:
         return joint
 
 
-def _levels(parents: Int[np.ndarray, " latent"]) -> Int64[np.ndarray, " latent"]:
+def _levels(parents: Int[np.ndarray, " latent"]) -> Int32[np.ndarray, " latent"]:
     """Edges to the root, by pointer doubling, so that a long chain takes few steps."""
     beyond = len(parents)
     ancestor = np.append(np.where(parents == ROOT, beyond, parents), beyond).astype(np.int64)
-    level = (ancestor != beyond).astype(np.int64)
+    level = (ancestor != beyond).astype(np.int32)
     for _ in range(beyond.bit_length()):
         level += level[ancestor]
         ancestor = ancestor[ancestor]
     if (ancestor != beyond).any():
-        raise CoderError(f"parents: {_cycle(parents, ancestor[ancestor != beyond][0])}")
-    levels: Int64[np.ndarray, " latent"] = level[:-1]
+        raise CoderError(f"parents: {_cycle(parents, int(ancestor[ancestor != beyond][0]))}")
+    levels: Int32[np.ndarray, " latent"] = level[:-1]
     return levels
 
 

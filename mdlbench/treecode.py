@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Float64, Int64
 
 from mdlbench import codelength
 from mdlbench.codelength import BetaPrior, Codebook, Rate, binary_entropy, fit_beta_prior
@@ -89,9 +89,7 @@ class TreeCodebook:
     firing_probability: Float64[np.ndarray, "2 latent"]
 
     @classmethod
-    def fit(
-        cls, flat: Codebook, runs: Runs, parents: Int[np.ndarray, " latent"] | None = None
-    ) -> TreeCodebook:
+    def fit(cls, flat: Codebook, runs: Runs, parents: np.ndarray | None = None) -> TreeCodebook:
         """The tree code of the tokens that `flat` was fitted on.
 
         It never costs those tokens more than `flat` does, header included: edges that do not save
@@ -104,7 +102,8 @@ class TreeCodebook:
             parents: of each latent, −1 for a root; None learns them (`forest.learn_forest`).
 
         Raises:
-            CoderError: parents are not a forest of these latents, or runs are of other tokens.
+            CoderError: parents are not a forest of these latents, or runs cannot be the tokens
+                that `flat` was fitted on.
         """
         if parents is None:
             forest = learn_forest(runs, flat.counts)

@@ -227,10 +227,19 @@ def code_active(
     """
     p = np.clip(probability, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
     order = np.lexsort((p, tokens))
-    order = order[np.searchsorted(tokens[order], 1) :]
-    n, p = tokens[order], p[order]
-    first = np.flatnonzero((np.diff(n, prepend=-1) != 0) | (np.diff(p, prepend=-1) != 0))
+    order = order[np.searchsorted(tokens, 1, sorter=order) :]
+    first = _first_of_equals(tokens[order], p[order])
     members = np.diff(first, append=len(order))
+    family = Binomial(tokens[order[first]], p[order[first]])
     coded = np.zeros_like(active)
-    coded[order] = code_counts(channel, Binomial(n[first], p[first]), members, active[order])
+    coded[order] = code_counts(channel, family, members, active[order])
     return coded
+
+
+def _first_of_equals(
+    n: Int64[np.ndarray, " row"], p: Float64[np.ndarray, " row"]
+) -> Int64[np.ndarray, " group"]:
+    """Where each run of equal pairs begins."""
+    is_first = np.ones(len(n), dtype=bool)
+    is_first[1:] = (n[1:] != n[:-1]) | (p[1:] != p[:-1])
+    return np.flatnonzero(is_first)

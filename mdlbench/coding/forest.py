@@ -48,8 +48,8 @@ def code_forest(
         contexts = _Contexts(n_tokens, latents, forest.parents[latents], coded[-1])
         ranks = contexts.ranks(known)
         active = np.diff(np.searchsorted(ranks, contexts.bounds))
-        probability = book.firing_probability[: contexts.n_each, latents].ravel()
-        active = code_active(channel, contexts.tokens, probability, active)
+        firing = book.firing_probability[: contexts.n_each, latents]
+        active = code_active(channel, contexts.tokens, firing.ravel(), active)
         if (total := sum(map(len, coded)) + int(active.sum())) > n_nonzeros:
             raise RecordError(f"bitstream: {total} nonzeros or more, instead of {n_nonzeros}")
         ranks = code_support(channel, contexts.tokens, active, ranks)
@@ -100,7 +100,7 @@ class _Contexts:
         on = last - self._first
         return np.concatenate([self.n_tokens - on, on][: self.n_each])
 
-    @cached_property
+    @property
     def bounds(self) -> Int64[np.ndarray, " context_and_end"]:
         """Where each context begins, and where the last ends."""
         return np.concatenate([[0], np.cumsum(self.tokens)])
@@ -137,12 +137,12 @@ class _Contexts:
         gaps: Int64[np.ndarray, " firing"] = self.above - (np.arange(len(self.above)) - own)
         return gaps
 
-    @cached_property
+    @property
     def _origin(self) -> Int64[np.ndarray, " latent"]:
         """Where the tokens of each latent's parent begin among places."""
         return self.parents.astype(np.int64) * self.n_tokens
 
-    @cached_property
+    @property
     def _first(self) -> Int64[np.ndarray, " latent"]:
         """Where the firings of each latent's parent begin in `above`."""
         return np.searchsorted(self.above, self._origin).astype(np.int64)

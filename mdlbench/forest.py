@@ -20,7 +20,7 @@ from mdlbench.tally import SymbolCounts
 ROOT = -1
 """The parent of a latent that has none."""
 
-TABLE_CELLS = 2**23
+TABLE_CELLS = 2**22
 """Pairs of latents counted at once while a forest is learned; bounds its memory."""
 
 Runs = Callable[[], Iterable[Symbols]]

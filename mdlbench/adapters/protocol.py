@@ -87,7 +87,7 @@ class CoderSpec:
     side_bits: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
     origin: Origin = Origin()
-    parents: Int32[np.ndarray, " latent"] | None = None
+    parents: Int32[np.ndarray, " child"] | None = None
 
     @property
     def identity(self) -> CoderIdentity:

@@ -346,7 +346,7 @@ def random_tree(n_latents, seed):
     return parents
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     parents=forests(),
     n_tokens=st.integers(0, 60),
@@ -369,7 +369,7 @@ def test_any_symbols_come_back_whatever_the_tree(parents, n_tokens, n_calibratio
         assert decoded.codebook.firing_probability.tolist() == book.firing_probability.tolist()
 
 
-@pytest.mark.parametrize("regime", ["narrow", "wide", "dense signed"])
+@pytest.mark.parametrize("regime", ["narrow", "dense signed", "some dead"])
 def test_payload_of_a_tree_is_heldout(regime):
     probability, signed = REGIMES[regime]
     rng = np.random.default_rng(4)
@@ -466,7 +466,7 @@ def test_a_hostile_tree_summary_is_refused(tree_example, key, value):
         bitstream.decode(forged([text.encode(), *rest]))
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(at=st.integers(0, 10**6), value=st.integers(0, 255))
 def test_no_forged_forest_decodes_to_other_symbols(tree_example, at, value):
     symbols, _, data = tree_example

@@ -3,11 +3,12 @@
 A file is self-contained. In order, integers little-endian:
 
     magic      8 bytes   89 "MDLBITS"
-    version    uint32    1
+    version    uint32    2; 1 had no trees
     lengths    uint32 summary, uint32 codebook, uint64 payload, in bytes
     digest     32 bytes  SHA-256 of the whole file but for these bytes
     summary    JSON: sizes, step, the codebook's hyperparameters, the symbols' digest, metadata
-    codebook   calibration counts: integer columns as byte planes, under LZMA
+    codebook   calibration counts: integer columns as byte planes, under LZMA; then, where supports
+               are coded by the tree code, its edges and their joint counts, likewise
     payload    32-bit words of the range coder (`mdlbench.coding`)
 
 The payload holds the nonzeros latent by latent, tokens in a fixed scattered order: a burst of
@@ -32,20 +33,23 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from mdlbench.codelength import BetaPrior, Codebook
 from mdlbench.coding.channel import Channel, Reader, Writer
-from mdlbench.coding.counts import code_active
+from mdlbench.coding.forest import code_forest
 from mdlbench.coding.magnitudes import code_magnitudes
-from mdlbench.coding.support import code_support
 from mdlbench.errors import CoderError, RecordError, UsageError, first_problem
 from mdlbench.files import write_atomically
+from mdlbench.forest import ROOT, Forest
 from mdlbench.quantise import HALF_STEP_LIMIT, Symbols
 from mdlbench.tally import SymbolCounts
+from mdlbench.treecode import TreeCodebook
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"\x89MDLBITS"
 
 MAX_TOKENS = 2**31 - 1
 MAX_LATENTS = 2**21
 MAX_CALIBRATION_TOKENS = 2**36
+MAX_LEVELS = 2**12
+"""Of a forest; each takes the reader some time, however few latents it has."""
 
 FREE_NONZEROS, NONZEROS_PER_BYTE = 2**23, 2**9
 FREE_PAIRS, PAIRS_PER_BYTE = 2**20, 2**6
@@ -56,9 +60,23 @@ _PREFIX = struct.Struct("<8sIIIQ")
 _FIXED_BYTES = _PREFIX.size + hashlib.sha256().digest_size
 _LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 2**23, "pb": 0}]
 _PAIR = np.dtype([("latent", "<i4"), ("symbol", "<i4"), ("count", "<i8")])
+_EDGE = np.dtype([("child", "<i4"), ("parent", "<i4"), ("joint", "<i8")])
 _GOLDEN = 0.6180339887498949
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class TreeSummary(BaseModel):
+    """What a file says of its forest: where a latent has a parent, it is coded given the parent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    n_edges: Annotated[int, Field(ge=1, le=MAX_LATENTS)]
+    n_bytes: Annotated[int, Field(ge=0)]
+    """Bytes of the edges, at the end of the codebook."""
+    parent_off: tuple[Positive, Positive]
+    parent_on: tuple[Positive, Positive]
+    """Priors of the firing probabilities in either context."""
 
 
 class Summary(BaseModel):
@@ -76,17 +94,23 @@ class Summary(BaseModel):
     """Distinct (latent, symbol) pairs that the codebook was fitted on."""
     prior: tuple[Positive, Positive]
     strength: Positive
+    tree: TreeSummary | None = None
+    """None where all latents are coded independently."""
     symbols_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     metadata: dict[str, JsonValue]
     """What the writer wants known: SAE, quantiser, suite, digests."""
 
 
 class Sizes(NamedTuple):
-    """Bytes of a file's parts. The header is all that is not payload, the codebook included."""
+    """Bytes of a file's parts. The header is all that is not payload.
+
+    It includes the codebook and, beside it, the tree: edges and their joint counts.
+    """
 
     header_bytes: int
     codebook_bytes: int
     payload_bytes: int
+    tree_bytes: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,26 +126,35 @@ class Decoded:
     """
 
     symbols: Symbols
-    codebook: Codebook
+    codebook: Codebook | TreeCodebook
     step: float
     metadata: dict[str, JsonValue]
     sizes: Sizes
 
 
 def encode(
-    symbols: Symbols, codebook: Codebook, *, step: float, metadata: Mapping[str, JsonValue]
+    symbols: Symbols,
+    codebook: Codebook | TreeCodebook,
+    *,
+    step: float,
+    metadata: Mapping[str, JsonValue],
 ) -> bytes:
-    """The file that says these symbols under a codebook.
+    """The file that says these symbols under a codebook, flat or with a tree.
 
     Raises:
-        CoderError: the codebook cannot code the symbols, or they are not sorted, or not nonzero.
+        CoderError: the codebook cannot code the symbols, or they are not sorted, or not nonzero;
+            or a forest is too deep.
         UsageError: the step, the metadata or the size are not what a file can hold.
     """
+    book = _as_tree(codebook)
+    codebook = book.flat
     _check_encodable(symbols, codebook)
+    _check_depth(book.forest)
     writer = Writer()
-    _code_latents(writer, codebook, symbols.n_tokens, symbols.nnz, _by_latent(symbols))
+    _code_latents(writer, book, symbols.n_tokens, symbols.nnz, _by_latent(symbols))
     payload = writer.payload()
-    packed = _pack_counts(codebook.counts)
+    edges = _pack_edges(book)
+    packed = _pack_counts(codebook.counts) + edges
     try:
         summary = Summary(
             n_tokens=symbols.n_tokens,
@@ -132,6 +165,7 @@ def encode(
             calibration_pairs=len(codebook.counts.count),
             prior=(codebook.prior.a, codebook.prior.b),
             strength=codebook.strength,
+            tree=_tree_summary(book, len(edges)),
             symbols_sha256=_symbols_sha256(symbols),
             metadata=dict(metadata),
         )
@@ -149,27 +183,31 @@ def decode(data: bytes) -> Decoded:
     """
     parts = _split(data)
     summary = _summary(parts)
-    counts = _unpack_counts(parts.codebook, summary)
+    packed, edges = _split_codebook(parts.codebook, summary)
+    counts = _unpack_counts(packed, summary)
     codebook = Codebook.build(counts, BetaPrior(*summary.prior), summary.strength)
-    nothing = _ByLatent.unknown(summary.n_latents)
+    book = _unpack_tree(edges, codebook, summary.tree)
+    nothing = _ByLatent.unknown()
     try:
         by_latent = _code_latents(
-            Reader(parts.payload), codebook, summary.n_tokens, summary.n_nonzeros, nothing
+            Reader(parts.payload), book, summary.n_tokens, summary.n_nonzeros, nothing
         )
     except (AssertionError, ValueError) as error:
         raise RecordError(f"bitstream: the payload does not decode: {error}") from error
-    symbols = by_latent.by_token(summary.n_tokens)
+    symbols = by_latent.by_token(summary.n_tokens, summary.n_latents)
     if _symbols_sha256(symbols) != summary.symbols_sha256:
         raise RecordError(
             "bitstream: the decoded symbols are not those that were encoded: the file was written "
             "by incompatible arithmetic, or it was tampered with"
         )
-    return Decoded(symbols, codebook, summary.step, summary.metadata, _sizes(parts))
+    used = book if book.forest.n_edges else codebook
+    return Decoded(symbols, used, summary.step, summary.metadata, _sizes(parts, summary))
 
 
 def sizes(data: bytes) -> Sizes:
     """Bytes of a file's parts, without decoding; raises `RecordError` as `decode` does."""
-    return _sizes(_split(data))
+    parts = _split(data)
+    return _sizes(parts, _summary(parts))
 
 
 def summarise(data: bytes) -> Summary:
@@ -200,8 +238,8 @@ class _Parts(NamedTuple):
     payload: bytes
 
 
-def _join(parts: _Parts) -> bytes:
-    prefix = _PREFIX.pack(MAGIC, VERSION, *map(len, parts))
+def _join(parts: _Parts, version: int = VERSION) -> bytes:
+    prefix = _PREFIX.pack(MAGIC, version, *map(len, parts))
     return prefix + hashlib.sha256(b"".join([prefix, *parts])).digest() + b"".join(parts)
 
 
@@ -210,7 +248,7 @@ def _split(data: bytes) -> _Parts:
     if len(data) < _FIXED_BYTES or not data.startswith(MAGIC):
         raise RecordError("bitstream: not a file of mdlbench, or one cut short")
     _, version, *lengths = _PREFIX.unpack_from(data)
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         raise RecordError(
             f"bitstream: format version {version}, but this mdlbench reads {VERSION}: upgrade it"
         )
@@ -221,14 +259,21 @@ def _split(data: bytes) -> _Parts:
         )
     bounds = np.cumsum([_FIXED_BYTES, *lengths]).tolist()
     parts = _Parts(*(data[a:b] for a, b in itertools.pairwise(bounds)))
-    if _join(parts) != data:
+    if _join(parts, version) != data:
         raise RecordError("bitstream: corrupt: the checksum does not match")
     return parts
 
 
-def _sizes(parts: _Parts) -> Sizes:
+def _sizes(parts: _Parts, summary: Summary) -> Sizes:
     header = _FIXED_BYTES + len(parts.summary) + len(parts.codebook)
-    return Sizes(header, len(parts.codebook), len(parts.payload))
+    packed, edges = _split_codebook(parts.codebook, summary)
+    return Sizes(header, len(packed), len(parts.payload), len(edges))
+
+
+def _split_codebook(codebook: bytes, summary: Summary) -> tuple[bytes, bytes]:
+    """Calibration counts and edges, each still packed."""
+    end = len(codebook) - (summary.tree.n_bytes if summary.tree else 0)
+    return codebook[:end], codebook[end:]
 
 
 def _summary(parts: _Parts) -> Summary:
@@ -252,6 +297,10 @@ def _check_limits(summary: Summary, codebook_bytes: int, payload_bytes: int) -> 
         raise RecordError(
             f"bitstream: a codebook of {summary.calibration_pairs} pairs, but at most {pairs} fit"
         )
+    if summary.tree and not (
+        summary.tree.n_bytes <= codebook_bytes and summary.tree.n_edges < summary.n_latents
+    ):
+        raise RecordError(f"bitstream: {summary.tree.n_edges} edges do not fit")
     if payload_bytes % 4:
         raise RecordError("bitstream: the payload is not in whole words")
 
@@ -280,6 +329,13 @@ def _check_encodable(symbols: Symbols, codebook: Codebook) -> None:
     codebook.pooled.tail_bits(symbols.symbol[codebook.pooled.of(symbols.symbol) == 0])
 
 
+def _as_tree(codebook: Codebook | TreeCodebook) -> TreeCodebook:
+    """The codebook itself, or a flat one as a tree code of roots."""
+    if isinstance(codebook, Codebook):
+        return TreeCodebook.without_edges(codebook)
+    return codebook
+
+
 def _symbols_sha256(symbols: Symbols) -> str:
     digest = hashlib.sha256()
     for column in (symbols.token, symbols.latent, symbols.symbol):
@@ -292,23 +348,19 @@ class _ByLatent:
     """Nonzeros in coding order: by latent, then by scattered token.
 
     Attributes:
-        active: k_i.
         place: latent·N + scattered token of each.
         symbol: of each.
     """
 
-    active: Int64[np.ndarray, " latent"]
     place: Int64[np.ndarray, " nnz"]
     symbol: Int32[np.ndarray, " nnz"]
 
     @classmethod
-    def unknown(cls, n_latents: int) -> _ByLatent:
+    def unknown(cls) -> _ByLatent:
         """What a reader begins with."""
-        nothing = np.zeros(0, dtype=np.int64)
-        return cls(np.zeros(n_latents, dtype=np.int64), nothing, nothing.astype(np.int32))
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32))
 
-    def by_token(self, n_tokens: int) -> Symbols:
-        n_latents = len(self.active)
+    def by_token(self, n_tokens: int, n_latents: int) -> Symbols:
         latent, scattered = np.divmod(self.place, max(n_tokens, 1))
         token = scattered * pow(_multiplier(n_tokens), -1, max(n_tokens, 1)) % max(n_tokens, 1)
         order = _stable_order(token, n_tokens)
@@ -327,8 +379,7 @@ def _by_latent(symbols: Symbols) -> _ByLatent:
     order = _stable_order(scattered, n)
     order = order[_stable_order(symbols.latent[order], symbols.n_latents)]
     place = symbols.latent * np.int64(n) + scattered
-    active = np.bincount(symbols.latent, minlength=symbols.n_latents)
-    return _ByLatent(active, place[order], symbols.symbol[order])
+    return _ByLatent(place[order], symbols.symbol[order])
 
 
 def _stable_order(key: Int[np.ndarray, " nnz"], limit: int) -> Int64[np.ndarray, " nnz"]:
@@ -345,30 +396,89 @@ def _multiplier(n_tokens: int) -> int:
 
 
 def _code_latents(
-    channel: Channel, codebook: Codebook, n_tokens: int, n_nonzeros: int, known: _ByLatent
+    channel: Channel, book: TreeCodebook, n_tokens: int, n_nonzeros: int, known: _ByLatent
 ) -> _ByLatent:
-    """Write what is known, or read what is not: counts, then positions, then magnitudes."""
-    active = code_active(channel, codebook, n_tokens, known.active)
-    if active.sum() != n_nonzeros:
-        raise RecordError(f"bitstream: {active.sum()} nonzeros instead of {n_nonzeros}")
-    place = code_support(channel, n_tokens, active, known.place)
-    return _ByLatent(active, place, code_magnitudes(channel, codebook, active, known.symbol))
+    """Write what is known, or read what is not: counts and positions, then magnitudes."""
+    place = code_forest(channel, book, n_tokens, n_nonzeros, known.place)
+    if len(place) != n_nonzeros:
+        raise RecordError(f"bitstream: {len(place)} nonzeros instead of {n_nonzeros}")
+    latent = place // max(n_tokens, 1)
+    active = np.bincount(latent, minlength=len(book.forest.parents))
+    return _ByLatent(place, code_magnitudes(channel, book.flat, active, known.symbol))
 
 
 def _pack_counts(counts: SymbolCounts) -> bytes:
-    """Differences of latents and of symbols, and counts: all first bytes, then all second, …"""
+    """Differences of latents and of symbols, and counts."""
     pairs = np.empty(len(counts.count), dtype=_PAIR)
     pairs["latent"] = np.diff(counts.latent, prepend=0)
     pairs["symbol"] = np.diff(counts.symbol, prepend=0)
     pairs["count"] = counts.count
-    planes = pairs.view(np.uint8).reshape(-1, _PAIR.itemsize).T
+    return _pack(pairs)
+
+
+def _pack_edges(book: TreeCodebook) -> bytes:
+    """Children, differences between them, parents and joint counts; nothing for no edge."""
+    child = np.flatnonzero(book.forest.is_child)
+    if len(child) == 0:
+        return b""
+    edges = np.empty(len(child), dtype=_EDGE)
+    edges["child"] = np.diff(child, prepend=0)
+    edges["parent"] = book.forest.parents[child]
+    edges["joint"] = book.joint[child]
+    return _pack(edges)
+
+
+def _tree_summary(book: TreeCodebook, n_bytes: int) -> TreeSummary | None:
+    if not book.forest.n_edges:
+        return None
+    off, on = book.priors
+    return TreeSummary(
+        n_edges=book.forest.n_edges,
+        n_bytes=n_bytes,
+        parent_off=(off.a, off.b),
+        parent_on=(on.a, on.b),
+    )
+
+
+def _unpack_tree(packed: bytes, flat: Codebook, summary: TreeSummary | None) -> TreeCodebook:
+    if summary is None:
+        return TreeCodebook.without_edges(flat)
+    edges = _unpack(packed, _EDGE, summary.n_edges)
+    child = np.cumsum(edges["child"], dtype=np.int64)
+    n_latents = flat.counts.n_latents
+    if child[0] < 0 or child[-1] >= n_latents or (np.diff(child) <= 0).any():
+        raise RecordError("bitstream: codebook: children of a forest are not distinct latents")
+    parents, joint = np.full(n_latents, ROOT), np.zeros(n_latents, dtype=np.int64)
+    parents[child], joint[child] = edges["parent"], edges["joint"]
+    priors = BetaPrior(*summary.parent_off), BetaPrior(*summary.parent_on)
+    try:
+        forest = Forest.from_parents(parents)
+        _check_depth(forest)
+        return TreeCodebook.build(flat, forest, joint, priors)
+    except CoderError as error:
+        raise RecordError(f"bitstream: codebook: {error}") from error
+
+
+def _check_depth(forest: Forest) -> None:
+    if len(forest.levels) > MAX_LEVELS:
+        raise CoderError(
+            f"a forest of {len(forest.levels)} levels; a file holds at most {MAX_LEVELS}"
+        )
+
+
+def _pack(table: np.ndarray) -> bytes:
+    """Integer columns: all first bytes, then all second, …"""
+    planes = table.view(np.uint8).reshape(-1, table.itemsize).T
     return lzma.compress(planes.tobytes(), format=lzma.FORMAT_RAW, filters=_LZMA)
 
 
+def _unpack(packed: bytes, dtype: np.dtype[np.void], n: int) -> np.ndarray:
+    planes = np.frombuffer(_decompress(packed, n * dtype.itemsize), dtype=np.uint8)
+    return planes.reshape(dtype.itemsize, n).T.reshape(-1).view(dtype)
+
+
 def _unpack_counts(packed: bytes, summary: Summary) -> SymbolCounts:
-    n = summary.calibration_pairs
-    planes = np.frombuffer(_decompress(packed, n * _PAIR.itemsize), dtype=np.uint8)
-    pairs = planes.reshape(_PAIR.itemsize, n).T.reshape(-1).view(_PAIR)
+    pairs = _unpack(packed, _PAIR, summary.calibration_pairs)
     counts = SymbolCounts(
         np.cumsum(pairs["latent"], dtype=np.int32),
         np.cumsum(pairs["symbol"], dtype=np.int32),

@@ -74,26 +74,32 @@ class BetaPrior(NamedTuple):
     b: float
 
 
-def fit_beta_prior(active: Int64[np.ndarray, " latent"], n_tokens: int) -> BetaPrior:
+def fit_beta_prior(
+    active: Int64[np.ndarray, " latent"], n_tokens: int | Int64[np.ndarray, " latent"]
+) -> BetaPrior:
     """(a, b) of greatest Beta-binomial marginal likelihood (maths §3).
 
-    Sums run over the distinct k_i only. Where the likelihood has no maximum (all latents dead, or
-    all alike), a and b stop at 1e-4 or 1e7.
+    Each latent fires on `active` of `n_tokens` tokens, of its own or of all. Sums run over the
+    distinct pairs only. Where the likelihood has no maximum (all latents dead, or all alike), a and
+    b stop at 1e-4 or 1e7.
     """
-    if len(active) == 0 or n_tokens == 0:
+    if len(active) == 0 or not np.any(n_tokens):
         return BetaPrior(0.5, 0.5)
-    distinct, weight = _distinct(active)
-    k, weight = distinct.astype(np.float64), weight / len(active)
+    each = np.broadcast_to(n_tokens, active.shape)
+    trials, latents = np.unique(each, return_counts=True)
+    pairs, members = np.unique(np.stack([each, active]), axis=1, return_counts=True)
+    (n, k), weight = pairs.astype(np.float64), members / len(active)
+    share = latents / len(active)
 
     def loss(log_ab: Float64[np.ndarray, " 2"]) -> tuple[float, Float64[np.ndarray, " 2"]]:
         a, b = np.exp(log_ab)
-        value = _dot(weight, betaln(k + a, n_tokens - k + b) - betaln(a, b))
-        shared = digamma(a + b) - digamma(n_tokens + a + b)
+        value = _dot(weight, betaln(k + a, n - k + b) - betaln(a, b))
+        shared = digamma(a + b) - _dot(share, digamma(trials + a + b))
         da = a * (_dot(weight, digamma(k + a)) - digamma(a) + shared)
-        db = b * (_dot(weight, digamma(n_tokens - k + b)) - digamma(b) + shared)
+        db = b * (_dot(weight, digamma(n - k + b)) - digamma(b) + shared)
         return -value, -np.array([da, db])
 
-    rate = float(np.clip(_dot(weight, k) / n_tokens, 1e-6, 1 - 1e-6))
+    rate = float(np.clip(_dot(weight, k) / _dot(trials, share), 1e-6, 1 - 1e-6))
     start = np.log([0.5, 0.5 * (1 - rate) / rate])
     found = minimize(loss, start, jac=True, method="TNC", bounds=[_PRIOR_BOUNDS] * 2)
     a, b = np.exp(found.x)

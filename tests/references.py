@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from mdlbench.latents import SparseLatents
+from mdlbench.quantise import Symbols
 
 
 @st.composite
@@ -53,3 +54,25 @@ def exp_golomb(x: int) -> int:
 
 def sparse(z: np.ndarray) -> SparseLatents:
     return SparseLatents.from_dense(z)
+
+
+def symbols_of(dense: np.ndarray) -> Symbols:
+    """The nonzeros of an integer [token, latent] matrix."""
+    dense = np.asarray(dense, dtype=np.int32)
+    token, latent = np.nonzero(dense)
+    return Symbols(
+        token.astype(np.int32), latent.astype(np.int32), dense[token, latent], *dense.shape
+    )
+
+
+@st.composite
+def forests(draw: st.DrawFn, min_latents: int = 0, max_latents: int = 8) -> np.ndarray:
+    """Parents of a random forest whose latents are in random order."""
+    n = draw(st.integers(min_latents, max_latents))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    name = rng.permutation(n)
+    parents = np.full(n, -1, dtype=np.int32)
+    for latent in range(1, n):
+        if rng.random() < 0.7:
+            parents[name[latent]] = name[rng.integers(latent)]
+    return parents

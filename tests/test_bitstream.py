@@ -1,6 +1,7 @@
 import hashlib
 import itertools
 import lzma
+import re
 import struct
 import tracemalloc
 from pathlib import Path
@@ -9,25 +10,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from references import forests, symbols_of
 
 from mdlbench import bitstream
 from mdlbench.codelength import BetaPrior, Codebook
 from mdlbench.errors import CoderError, OutputError, RecordError, UsageError
+from mdlbench.forest import Forest
 from mdlbench.quantise import Symbols
 from mdlbench.tally import SymbolCounts
+from mdlbench.treecode import TreeCodebook
 
 GOLDEN = Path(__file__).parent / "golden" / "bitstream-v1.mdlbits"
 METADATA = {"sae": "demo", "quantiser": "normalised", "suite_digest": "0" * 64}
 PREFIX = struct.Struct("<8sIIIQ")
-
-
-def symbols_of(dense):
-    """The nonzeros of an integer [token, latent] matrix."""
-    dense = np.asarray(dense, dtype=np.int32)
-    token, latent = np.nonzero(dense)
-    return Symbols(
-        token.astype(np.int32), latent.astype(np.int32), dense[token, latent], *dense.shape
-    )
 
 
 def codebook_of(dense):
@@ -240,7 +235,7 @@ def parts_of(data):
 
 def forged(parts):
     """A file with a valid checksum whatever its parts say."""
-    prefix = PREFIX.pack(b"\x89MDLBITS", 1, *map(len, parts))
+    prefix = PREFIX.pack(b"\x89MDLBITS", 2, *map(len, parts))
     return prefix + hashlib.sha256(b"".join([prefix, *parts])).digest() + b"".join(parts)
 
 
@@ -330,6 +325,167 @@ def test_a_decompression_bomb_is_refused(example):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12e6
+
+
+PRIORS = (BetaPrior(0.3, 20.0), BetaPrior(1.2, 1.7))
+
+
+def tree_of(dense, parents):
+    """The tree code of all edges, paying or not."""
+    forest, symbols = Forest.from_parents(parents), symbols_of(dense)
+    joint = forest.joint_counts([symbols])
+    return TreeCodebook.build(codebook_of(dense), forest, joint, PRIORS)
+
+
+def random_tree(n_latents, seed):
+    """Parents anywhere before their children, on shuffled latents."""
+    rng = np.random.default_rng(seed)
+    name = rng.permutation(n_latents)
+    parents = np.full(n_latents, -1, dtype=np.int32)
+    parents[name[3:]] = [name[rng.integers(i)] for i in range(3, n_latents)]
+    return parents
+
+
+@settings(max_examples=30)
+@given(
+    parents=forests(),
+    n_tokens=st.integers(0, 60),
+    n_calibration=st.integers(0, 40),
+    density=st.sampled_from([0.0, 0.02, 0.3, 0.9, 1.0]),
+    seed=st.integers(0, 999),
+)
+def test_any_symbols_come_back_whatever_the_tree(parents, n_tokens, n_calibration, density, seed):
+    rng = np.random.default_rng(seed)
+
+    def draw(n):
+        shape = (n, len(parents))
+        return rng.integers(1, 5, shape) * (rng.random(shape) < density)
+
+    symbols, book = symbols_of(draw(n_tokens)), tree_of(draw(n_calibration), parents)
+    decoded = bitstream.decode(encode(symbols, book))
+    assert_same(decoded.symbols, symbols)
+    if book.forest.n_edges:
+        assert decoded.codebook.forest.parents.tolist() == parents.tolist()
+        assert decoded.codebook.firing_probability.tolist() == book.firing_probability.tolist()
+
+
+@pytest.mark.parametrize("regime", ["narrow", "dense signed", "some dead"])
+def test_payload_of_a_tree_is_heldout(regime):
+    probability, signed = REGIMES[regime]
+    rng = np.random.default_rng(4)
+    parents = random_tree(len(probability), 5)
+
+    def draw(n):
+        """Latents that mostly fire with their parents."""
+        dense = random_dense(rng, n, probability, signed=signed)
+        apart = rng.random(dense.shape) < 0.1
+        return np.where((parents < 0) | (dense[:, parents] != 0) | apart, dense, 0)
+
+    book, test = tree_of(draw(6000), parents), draw(3000)
+    symbols = symbols_of(test)
+    data = encode(symbols, book)
+    assert_same(bitstream.decode(data).symbols, symbols)
+    rate = book.bits(SymbolCounts.of(symbols), book.forest.joint_counts([symbols]))
+    payload = 8 * bitstream.sizes(data).payload_bytes
+    assert payload == pytest.approx(rate.total * 3000, rel=1e-3, abs=64)
+
+
+@pytest.fixture(scope="module")
+def tree_example():
+    rng = np.random.default_rng(6)
+    book = tree_of(random_dense(rng, 200, zipf(12, 3)), random_tree(12, 7))
+    symbols = symbols_of(random_dense(rng, 50, zipf(12, 3)))
+    return symbols, book, encode(symbols, book)
+
+
+def test_the_tree_is_charged_beside_the_codebook(tree_example):
+    symbols, book, data = tree_example
+    sizes, flat = bitstream.sizes(data), bitstream.sizes(encode(symbols, book.flat))
+    assert sizes.codebook_bytes == flat.codebook_bytes
+    assert flat.tree_bytes == 0 < sizes.tree_bytes < 9 * 16
+    assert sizes == bitstream.decode(data).sizes
+    assert sizes.header_bytes + sizes.payload_bytes == len(data)
+
+
+def edges_of(data):
+    parts = parts_of(data)
+    end = len(parts[1]) - bitstream.sizes(data).tree_bytes
+    raw = lzma.decompress(parts[1][end:], format=lzma.FORMAT_RAW, filters=bitstream._LZMA)
+    columns = np.frombuffer(raw, dtype=np.uint8).reshape(16, -1).T
+    return columns.reshape(-1).view(bitstream._EDGE).copy()
+
+
+def with_edges(data, edges):
+    """The file with other edges, whatever they are."""
+    summary, codebook, payload = parts_of(data)
+    before, packed = bitstream.sizes(data).tree_bytes, bitstream._pack(edges)
+    text = summary.decode().replace(f'"n_bytes":{before}', f'"n_bytes":{len(packed)}')
+    return forged([text.encode(), codebook[: len(codebook) - before] + packed, payload])
+
+
+def test_forging_edges_is_faithful(tree_example):
+    assert with_edges(tree_example[2], edges_of(tree_example[2])) == tree_example[2]
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "message"),
+    [
+        ("parent", 0, "child", "own parent"),
+        ("parent", 0, -2, "parent -2"),
+        ("parent", 3, 12, "parent 12"),
+        ("child", 1, 0, "distinct"),
+        ("child", 0, -3, "distinct"),
+        ("child", 8, 2**30, "distinct"),
+        ("joint", 2, -1, "joint counts"),
+        ("joint", 2, 201, "joint counts"),
+    ],
+)
+def test_a_hostile_forest_is_refused(tree_example, column, row, value, message):
+    edges = edges_of(tree_example[2])
+    edges[column][row] = edges["child"][0] if value == "child" else value
+    with pytest.raises(RecordError, match=message):
+        bitstream.decode(with_edges(tree_example[2], edges))
+
+
+def test_a_cycle_in_a_file_is_refused(tree_example):
+    edges = edges_of(tree_example[2])
+    child = np.cumsum(edges["child"])
+    edges["parent"][:3] = child[[1, 2, 0]]
+    with pytest.raises(RecordError, match="descend from themselves"):
+        bitstream.decode(with_edges(tree_example[2], edges))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n_edges", 0), ("n_edges", 8), ("n_edges", 12), ("n_bytes", 10**9), ("n_bytes", 3)],
+)
+def test_a_hostile_tree_summary_is_refused(tree_example, key, value):
+    summary, *rest = parts_of(tree_example[2])
+    text = re.sub(rf'"{key}":\d+', f'"{key}":{value}', summary.decode())
+    with pytest.raises(RecordError):
+        bitstream.decode(forged([text.encode(), *rest]))
+
+
+@settings(max_examples=40)
+@given(at=st.integers(0, 10**6), value=st.integers(0, 255))
+def test_no_forged_forest_decodes_to_other_symbols(tree_example, at, value):
+    symbols, _, data = tree_example
+    edges = edges_of(data)
+    raw = edges.view(np.uint8)
+    raw[at % len(raw)] = value
+    try:
+        decoded = bitstream.decode(with_edges(data, edges))
+    except RecordError:
+        return
+    assert_same(decoded.symbols, symbols)
+
+
+def test_too_deep_a_forest_is_refused(tree_example, monkeypatch):
+    monkeypatch.setattr(bitstream, "MAX_LEVELS", 2)
+    with pytest.raises(RecordError, match="levels"):
+        bitstream.decode(tree_example[2])
+    with pytest.raises(CoderError, match=r"levels; a file holds at most 2"):
+        encode(tree_example[0], tree_example[1])
 
 
 def test_what_a_codebook_cannot_code_is_refused():

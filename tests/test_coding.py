@@ -20,6 +20,10 @@ def bits(writer):
     return 8 * len(writer.payload())
 
 
+def binomial(n, p):
+    return Binomial(np.full(len(p), n), np.array(p))
+
+
 def written_counts(family, members, counts):
     """The stream that says these counts, after it has been read back."""
     writer = Writer()
@@ -37,9 +41,10 @@ def places_of(firing):
 def written_support(firing):
     counts, places = firing.sum(axis=1).astype(np.int64), places_of(firing)
     writer = Writer()
-    assert code_support(writer, firing.shape[1], counts, places).tolist() == places.tolist()
+    tokens = np.full(len(firing), firing.shape[1])
+    assert code_support(writer, tokens, counts, places).tolist() == places.tolist()
     nothing = np.zeros(0, dtype=np.int64)
-    read = code_support(Reader(writer.payload()), firing.shape[1], counts, nothing)
+    read = code_support(Reader(writer.payload()), tokens, counts, nothing)
     assert read.tolist() == places.tolist()
     return writer
 
@@ -59,7 +64,7 @@ def test_counts_of_any_size_come_back(n, p, seed):
     rng = np.random.default_rng(seed)
     members = rng.integers(1, 4, len(p))
     counts = rng.integers(0, n, members.sum(), endpoint=True)
-    written_counts(Binomial(n, np.array(p)), members, counts)
+    written_counts(binomial(n, p), members, counts)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,7 @@ def test_counts_of_any_size_come_back(n, p, seed):
 )
 def test_a_count_costs_its_binomial_probability_however_unlikely(n, p, k):
     copies = 40
-    writer = written_counts(Binomial(n, np.array([p])), integers(copies), np.full(copies, k))
+    writer = written_counts(binomial(n, [p]), integers(copies), np.full(copies, k))
     expected = -stats.binom.logpmf(k, n, p) / math.log(2)
     assert bits(writer) == pytest.approx(copies * expected, rel=0.003, abs=64)
 
@@ -88,7 +93,7 @@ def test_common_counts_cost_their_binomial_entropy():
     n, p = 10_000, np.array([0.003, 0.04, 0.5, 0.97])
     members = np.full(4, 3000)
     counts = np.random.default_rng(0).binomial(n, np.repeat(p, 3000))
-    writer = written_counts(Binomial(n, p), members, counts)
+    writer = written_counts(binomial(n, p), members, counts)
     expected = -stats.binom.logpmf(counts, n, np.repeat(p, 3000)).sum() / math.log(2)
     assert bits(writer) == pytest.approx(expected, abs=64, rel=1e-4)
 
@@ -103,7 +108,7 @@ def test_a_split_costs_its_hypergeometric_probability(n, c, x):
 
 
 def test_no_tokens_leave_nothing_to_count():
-    assert bits(written_counts(Binomial(0, np.array([0.3])), integers(5), integers(*[0] * 5))) <= 64
+    assert bits(written_counts(binomial(0, [0.3]), integers(5), integers(*[0] * 5))) <= 64
 
 
 @given(

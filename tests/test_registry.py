@@ -218,13 +218,42 @@ def test_another_width_is_refused(tmp_path: Path) -> None:
         load_coder("wide", folder=tmp_path, source=source)
 
 
+def odd_spec(norms: list[float], parents: list[int] | None = None) -> CoderSpec:
+    """Of a coder with three latents."""
+    return CoderSpec(
+        "odd",
+        "test",
+        "1",
+        {},
+        "",
+        "linear",
+        "",
+        4,
+        4,
+        3,
+        np.array(norms, dtype=np.float32),
+        parents=None if parents is None else np.array(parents, dtype=np.int32),
+    )
+
+
 @pytest.mark.parametrize("norms", [[1.0, 2.0], [1.0, 2.0, float("nan")]])
 def test_decoder_norms_are_one_finite_number_a_latent(norms: list[float]) -> None:
-    spec = CoderSpec(
-        "odd", "test", "1", {}, "", "linear", "", 4, 4, 3, np.array(norms, dtype=np.float32)
-    )
     with pytest.raises(CoderError, match="odd: expected 3 finite decoder norms, found 2"):
-        check_spec(spec, None)
+        check_spec(odd_spec(norms), None)
+
+
+@pytest.mark.parametrize(
+    ("parents", "message"),
+    [
+        ([-1, 0], "odd: expected the parents of 3 latents, found 2"),
+        ([-1, 2, 1], "odd: parents: latents descend from themselves"),
+        ([-1, 0, 3], "odd: parents: latent 2 has parent 3"),
+    ],
+)
+def test_parents_are_a_forest_of_the_latents(parents: list[int], message: str) -> None:
+    with pytest.raises(CoderError, match=message):
+        check_spec(odd_spec([1.0] * 3, parents), None)
+    check_spec(odd_spec([1.0] * 3, [-1, 0, 1]), None)
 
 
 def test_an_identity_tells_weights_apart_and_not_places(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int32, Int64
+from jaxtyping import Float, Float32, Int64
 
 from mdlbench.adapters.protocol import CoderIdentity, CoderSpec, Origin
 from mdlbench.errors import CoderError, UsageError
-from mdlbench.forest import without_orphans
+from mdlbench.forest import Forest
 from mdlbench.latents import SparseLatents, concatenate
 
 BLOCK_BYTES = 1 << 24
@@ -339,24 +339,24 @@ class TreeEncoder:
     """An encoder whose latents are off where their parent is."""
 
     encoder: SparseEncoder
-    parents: Int32[np.ndarray, " latent"]
+    forest: Forest
 
     @property
     def d_in(self) -> int:
         return self.encoder.d_in
 
     def __call__(self, x: Float32[torch.Tensor, "token d_in"]) -> SparseLatents:
-        return without_orphans(self.encoder(x), self.parents)
+        return self.forest.gated(self.encoder(x))
 
 
 @dataclass(frozen=True)
 class TreeDecoder(Decoder):
     """A decoder that ignores latents whose parent is off."""
 
-    parents: Int32[np.ndarray, " latent"]
+    forest: Forest
 
     def __call__(self, latents: SparseLatents) -> Float32[torch.Tensor, "token d_out"]:
-        return super().__call__(without_orphans(latents, self.parents))
+        return super().__call__(self.forest.gated(latents))
 
 
 @dataclass(frozen=True)
@@ -415,7 +415,7 @@ def assemble(
     origin: Origin,
     promised_l0: int | None,
     details: dict[str, Any],
-    parents: Int32[np.ndarray, " latent"] | None = None,
+    forest: Forest | None = None,
 ) -> LinearCoder:
     """The coder of these parts; its widths, decoder norms and side bits are theirs."""
     spec = CoderSpec(
@@ -430,6 +430,6 @@ def assemble(
         side_bits=normalisation.bits,
         details=details,
         origin=origin,
-        parents=parents,
+        parents=None if forest is None else forest.parents,
     )
     return LinearCoder(spec, encoder, decoder, normalisation)

@@ -27,6 +27,7 @@ from mdlbench.adapters.protocol import (
 )
 from mdlbench.adapters.registry import BUILT_IN, AdapterEntry, adapters, find_adapter
 from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageError, did_you_mean
+from mdlbench.forest import Forest
 from mdlbench.sources import ActivationSource
 
 Answer = TypeVar("Answer")
@@ -149,13 +150,15 @@ def check_spec(spec: CoderSpec, source: ActivationSource | None) -> None:
 
     Raises:
         CheckpointError: the coder is for another width; names both.
-        CoderError: its decoder norms are not one finite number a latent.
+        CoderError: its decoder norms are not one finite number a latent, or its parents are not
+            a forest.
     """
     if len(spec.decoder_norms) != spec.d_latents or not np.isfinite(spec.decoder_norms).all():
         raise CoderError(
             f"{spec.name}: expected {spec.d_latents} finite decoder norms, found "
             f"{int(np.isfinite(spec.decoder_norms).sum())}"
         )
+    _check_parents(spec)
     if source is None:
         return
     check_width(spec.name, spec.d_in, source)
@@ -164,6 +167,20 @@ def check_spec(spec: CoderSpec, source: ActivationSource | None) -> None:
             f"{spec.name}: reconstructs to width {spec.d_out}, but activations at hook "
             f"{source.site.hook_out or source.hook!r} have width {source.d_out}"
         )
+
+
+def _check_parents(spec: CoderSpec) -> None:
+    if spec.parents is None:
+        return
+    if len(spec.parents) != spec.d_latents:
+        raise CoderError(
+            f"{spec.name}: expected the parents of {spec.d_latents} latents, found "
+            f"{len(spec.parents)}"
+        )
+    try:
+        Forest.from_parents(spec.parents)
+    except CoderError as error:
+        raise CoderError(f"{spec.name}: {error}") from error
 
 
 def check_width(name: str, d_in: int, source: ActivationSource) -> None:

@@ -69,7 +69,7 @@ class CoderSpec:
         side_bits: bits per token that the decoder needs beside the latents.
         details: further facts worth showing, such as the training architecture and k.
         origin: the activations it was trained on, as far as its config says.
-        parents: each latent's parent in a forest, −1 for roots; None where it has none.
+        parents: index of each latent's parent, −1 for a root; None where the SAE has no tree.
     """
 
     name: str
@@ -87,7 +87,7 @@ class CoderSpec:
     side_bits: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
     origin: Origin = Origin()
-    parents: Int32[np.ndarray, " latent"] | None = None
+    parents: Int32[np.ndarray, " child"] | None = None
 
     @property
     def identity(self) -> CoderIdentity:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 
 from mdlbench.adapters.checkpoint import as_float32, find_tensor
 from mdlbench.adapters.linear import (
@@ -36,7 +36,7 @@ from mdlbench.adapters.matching_pursuit import MatchingPursuit
 from mdlbench.adapters.protocol import CoderIdentity
 from mdlbench.adapters.saelens_config import NORMALISATIONS, SAELensConfig, plain
 from mdlbench.errors import CheckpointError, CoderError
-from mdlbench.forest import ROOT, check_parents
+from mdlbench.forest import ROOT, Forest
 
 Weights = dict[str, torch.Tensor]
 
@@ -49,7 +49,7 @@ def build(
     device: str,
 ) -> LinearCoder:
     """The coder of a config and its tensors; `where` names them in errors."""
-    parents = _parents(config, tensors, where)
+    forest = _forest(config, tensors, where)
     numbers = _without_parents(_without_unit_scaling(tensors), config)
     weights = as_float32(numbers, config.shapes(), where)
     weights = {name: tensor.to(device) for name, tensor in weights.items()}
@@ -58,9 +58,9 @@ def build(
     if config.k and config.rescale_acts_by_decoder_norm:
         weights = _with_norms_folded(weights, where)
     encoder, decoder = _encoder(config, weights), _decoder(config, weights)
-    if config.architecture == "tree" and parents is not None:
-        encoder = TreeEncoder(encoder, parents)
-        decoder = TreeDecoder(decoder.W_dec, decoder.b_dec, parents)
+    if config.architecture == "tree" and forest is not None:
+        encoder = TreeEncoder(encoder, forest)
+        decoder = TreeDecoder(decoder.W_dec, decoder.b_dec, forest)
     return assemble(
         identity,
         encoder,
@@ -70,26 +70,30 @@ def build(
         origin=config.origin,
         promised_l0=config.k or config.max_iterations,
         details=_details(config, tensors["W_dec"].dtype),
-        parents=parents,
+        forest=forest,
     )
 
 
-def _parents(
+def _forest(
     config: SAELensConfig, tensors: Mapping[str, torch.Tensor], where: str
-) -> Int32[np.ndarray, " latent"] | None:
+) -> Forest | None:
     """The forest of a tree SAE; of a group-sparse one, each group's first axis and the others."""
     if config.architecture == "group_sparse":
         latent = np.arange(config.d_sae, dtype=np.int32)
         first = latent - latent % config.group_size
-        return np.where(first == latent, np.int32(ROOT), first)
+        return Forest.from_parents(np.where(first == latent, ROOT, first))
     if config.architecture != "tree":
         return None
     parents = find_tensor(tensors, "parents", where).cpu().numpy()
+    if parents.shape != (config.d_sae,):
+        raise CheckpointError(
+            f"{where}: parents has shape {list(parents.shape)}, not one parent for each of "
+            f"{config.d_sae} latents"
+        )
     try:
-        check_parents(parents, config.d_sae)
+        return Forest.from_parents(parents)
     except CoderError as error:
         raise CheckpointError(f"{where}: {error}") from error
-    return parents.astype(np.int32)
 
 
 def _without_parents(tensors: Weights, config: SAELensConfig) -> Weights:

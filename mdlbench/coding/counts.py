@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
-from mdlbench.codelength import Codebook
 from mdlbench.coding.channel import TABLE_CELLS, Channel, categorical
 
 TAIL = 2.0**-18
@@ -41,18 +40,18 @@ class CountFamily(Protocol):
 class Binomial:
     """Firings of a latent with probability `p` in `n` tokens."""
 
-    def __init__(self, n: int, p: Float64[np.ndarray, " row"]) -> None:
+    def __init__(self, n: Int64[np.ndarray, " row"], p: Float64[np.ndarray, " row"]) -> None:
         self.n, self.p = n, p
         self.lowest = np.zeros(len(p), dtype=np.int64)
-        self.highest = np.full(len(p), n, dtype=np.int64)
+        self.highest = n
         self.mode = np.clip((n + 1) * p, 0, n).astype(np.int64)
         self.deviation = np.sqrt(n * p * (1 - p))
 
     def rows(self, rows: Rows) -> Binomial:
-        return Binomial(self.n, self.p[rows])
+        return Binomial(self.n[rows], self.p[rows])
 
     def forward(self, x: Weights) -> Weights:
-        odds: Weights = (self.n - x) * self.p[:, None]
+        odds: Weights = (self.n[:, None] - x) * self.p[:, None]
         return odds
 
     def backward(self, x: Weights) -> Weights:
@@ -218,14 +217,29 @@ class _Side:
 
 def code_active(
     channel: Channel,
-    codebook: Codebook,
-    n_tokens: int,
-    active: Int64[np.ndarray, " latent"],
-) -> Int64[np.ndarray, " latent"]:
-    """k_i ~ Binomial(N, π_i) of every latent (maths §3); latents of equal π share a model."""
-    p = np.clip(codebook.firing_probability, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
-    distinct, row, members = np.unique(p, return_inverse=True, return_counts=True)
-    order = np.argsort(row, kind="stable")
-    coded = np.empty_like(active)
-    coded[order] = code_counts(channel, Binomial(n_tokens, distinct), members, active[order])
+    tokens: Int64[np.ndarray, " row"],
+    probability: Float64[np.ndarray, " row"],
+    active: Int64[np.ndarray, " row"],
+) -> Int64[np.ndarray, " row"]:
+    """k ~ Binomial(n, π) of every latent, or context of one (maths §3).
+
+    Rows of equal n and π share a model, and those of no token have nothing to say.
+    """
+    p = np.clip(probability, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    order = np.lexsort((p, tokens))
+    order = order[np.searchsorted(tokens, 1, sorter=order) :]
+    first = _first_of_equals(tokens[order], p[order])
+    members = np.diff(first, append=len(order))
+    family = Binomial(tokens[order[first]], p[order[first]])
+    coded = np.zeros_like(active)
+    coded[order] = code_counts(channel, family, members, active[order])
     return coded
+
+
+def _first_of_equals(
+    n: Int64[np.ndarray, " row"], p: Float64[np.ndarray, " row"]
+) -> Int64[np.ndarray, " group"]:
+    """Where each run of equal pairs begins."""
+    is_first = np.ones(len(n), dtype=bool)
+    is_first[1:] = (n[1:] != n[:-1]) | (p[1:] != p[:-1])
+    return np.flatnonzero(is_first)

@@ -52,25 +52,25 @@ class Blocks:
 
 def code_support(
     channel: Channel,
-    n_tokens: int,
-    counts: Int64[np.ndarray, " latent"],
+    tokens: Int64[np.ndarray, " row"],
+    counts: Int64[np.ndarray, " row"],
     places: Int64[np.ndarray, " nnz"],
 ) -> Int64[np.ndarray, " nnz"]:
-    """Which tokens each latent fires on, given how often.
+    """Which of its tokens each latent, or context of one, fires on, given how often.
 
     Args:
         channel: a writer, or a reader.
-        n_tokens: N.
-        counts: firings of each latent.
-        places: latent·N + token of every firing, increasing; not looked at when reading.
+        tokens: of each row; rows lie behind one another.
+        counts: firings of each row.
+        places: tokens of all rows before, and token within its row, of every firing, increasing;
+            not looked at when reading.
 
     Returns:
         `places`, as the stream has them.
     """
     coded = np.empty(int(counts.sum()), dtype=np.int64)
-    size = np.full(len(counts), n_tokens, dtype=np.int64)
-    start = np.arange(len(counts), dtype=np.int64) * n_tokens
-    blocks = Blocks(start, size, counts, np.cumsum(counts) - counts)
+    start = np.cumsum(tokens) - tokens
+    blocks = Blocks(start, tokens, counts, np.cumsum(counts) - counts)
     while len(blocks := blocks[blocks.ones > 0]):
         full = blocks.ones == blocks.size
         lone = ~full & (blocks.ones == 1) & (blocks.size <= LARGEST_UNIFORM)

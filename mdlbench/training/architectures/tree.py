@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEConfig, SAEMetadata
 from typing_extensions import override
 
-from mdlbench.forest import ROOT, branching_parents, check_parents, levels
+from mdlbench.forest import ROOT, Forest
 from mdlbench.training.architectures.choice import largest
 from mdlbench.training.architectures.selection import (
     Metadata,
@@ -47,9 +48,8 @@ class Gate:
     """
 
     def __init__(self, parents: Int64[torch.Tensor, " latent"]) -> None:
-        array = parents.cpu().numpy()
-        below = levels(array)[1:]
-        self.levels = [(torch.from_numpy(level), torch.from_numpy(array[level])) for level in below]
+        below = Forest.from_parents(parents.cpu().numpy()).levels[1:]
+        self.levels = [(torch.from_numpy(level), parents.cpu()[level]) for level in below]
 
     def lowest(
         self, magnitude: Float[torch.Tensor, "token latent"]
@@ -112,7 +112,7 @@ class TreeTrainingConfig(SelectionConfig):
             )
         if any(not isinstance(parent, int) for parent in forest):
             raise ValueError("parents: one whole number for each latent; none can have two parents")
-        check_parents(forest, self.d_sae)
+        Forest.from_parents(np.array(forest))
 
     @property
     def forest(self) -> Sequence[int]:
@@ -145,3 +145,16 @@ class TreeTrainingSAE(SelectionTrainingSAE):
         self, magnitude: Float[torch.Tensor, "token latent"]
     ) -> Bool[torch.Tensor, "token latent"]:
         return largest(self._gate.lowest(magnitude), round(self.cfg.k * len(magnitude)))
+
+
+def branching_parents(branching: Sequence[int]) -> list[int]:
+    """Parents where so many roots have so many children each, those so many each, and so on.
+
+    The roots come first, then their children in the roots' order, then theirs.
+    """
+    parents, level = [ROOT] * branching[0], list(range(branching[0]))
+    for children in branching[1:]:
+        first = len(parents)
+        parents += [parent for parent in level for _ in range(children)]
+        level = list(range(first, len(parents)))
+    return parents

@@ -7,7 +7,7 @@ error.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -131,13 +131,18 @@ def break_even_overlap(p_a: Array, p_b: Array) -> Array:
     """
     p_a, p_b = np.broadcast_arrays(p_a, p_b)
     _, most = overlap_bounds(p_a, p_b)
+    saved: Callable[..., Array] = _saved_by_the_third
     found = find_root(
-        lambda q, *rates: splitting(*rates, q).gain,
+        saved,
         (p_a * p_b, most),
         args=(p_a, p_b),
         tolerances={"xatol": 0.0, "xrtol": 1e-14, "fatol": 0.0, "frtol": 0.0},
     )
     return np.where(found.success, found.x, np.nan)
+
+
+def _saved_by_the_third(q: Array, p_a: Array, p_b: Array) -> Array:
+    return splitting(p_a, p_b, q).gain
 
 
 def break_even_correlation(p_a: Array, p_b: Array) -> Array:
@@ -193,6 +198,16 @@ def nested(rates: Stack) -> Nested:
         tree=binary_entropy(rates[:1])[0] + (above * binary_entropy(given_above)).sum(axis=0),
         joint=_entropy(np.concatenate([alone, 1.0 - rates[:1]])),
     )
+
+
+def sparse_gain(p_a: Array, b_given_a: float) -> Array:
+    """p_A²·P(B|A)·(1 − P(B|A))·log₂e, what a tree of Animal and Bird saves as p_A → 0 (maths §9).
+
+    It is the leading term of the mutual information between the flat code's two latents, which
+    exclude each other.
+    """
+    gain: Array = p_a**2 * (b_given_a * (1.0 - b_given_a) / math.log(2.0))
+    return gain
 
 
 # fixed firing rates, compositional data, fine steps

@@ -20,7 +20,7 @@ from mdlbench.errors import UsageError
 from mdlbench.report.style import ALERT, CATEGORIES, INK, house_style
 from mdlbench.reproduce.outputs import write_outputs
 from mdlbench.reproduce.simulation import Booleans, Comparison, Documents, code
-from mdlbench.reproduce.wording import agreement, coverage, learning_cost
+from mdlbench.reproduce.wording import agreement, coverage, learning_cost, report_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -229,7 +229,7 @@ def _correlation_panel(ax: Axes) -> None:
     levels = np.arange(0.0, 0.75, 0.05)
     ax.set_facecolor(_tint(COLOURS[-1]))
     ax.grid(False)
-    ax.contourf(p, p, rho, levels, cmap="Greys", alpha=0.55)
+    ax.contourf(p, p, rho, levels, cmap="Greys", vmin=0.0, vmax=1.6)
     ax.clabel(ax.contour(p, p, rho, levels[2:14:2], colors=INK, linewidths=0.8), fontsize=8)
     for x, y in ((0.16, 0.84), (0.84, 0.16)):
         ax.annotate("two are shorter\nat any ρ", (x, y), ha="center", va="center")
@@ -297,26 +297,27 @@ def _legend(figure: Figure, codes: Sequence[Comparison]) -> None:
 def written_report(points: Sequence[Point]) -> str:
     """What holds and what does not, as Markdown."""
     codes = [point.codes for point in points]
-    sections = [
-        "# Feature splitting: two latents or three",
+    return report_text(
+        "Feature splitting: two latents or three",
         "Features A and B overlap. Two latents, or three (A∧B, A∧¬B, ¬A∧B), reconstruct the same; "
         "which code is shorter? Closed forms (docs/maths.md §9) beside codes of tokens drawn at "
         f"random (seed {SEED}): {DOCUMENTS:,} documents of {DENSE_TOKENS} tokens a pair, of "
         f"{SPARSE_TOKENS:,} in the panel of lifts, for calibration and for testing each. "
         "`table.csv` has every pair.",
-        "## Closed forms and codes",
-        coverage("two latents", [c.plain.agrees for c in codes]),
-        coverage("three latents", [c.other.agrees for c in codes]),
-        coverage("what the third latent saves", [c.saving_agrees for c in codes]),
-        learning_cost([c.plain for c in codes] + [c.other for c in codes]),
-        "## Verdicts",
-        *(agreement(panel, [p.codes for p in _of(panel, points)]) for panel in PANELS),
-        "## The lift-e law",
-        *_lift_sentences(),
-        "## All rates",
-        *_plane_sentences(),
-    ]
-    return "\n\n".join(sections) + "\n"
+        {
+            "Closed forms and codes": [
+                coverage("two latents", [c.plain.agrees for c in codes]),
+                coverage("three latents", [c.other.agrees for c in codes]),
+                coverage("what the third latent saves", [c.saving_agrees for c in codes]),
+                learning_cost([c.plain for c in codes] + [c.other for c in codes]),
+            ],
+            "Verdicts": [
+                agreement(panel, [point.codes for point in _of(panel, points)]) for panel in PANELS
+            ],
+            "The lift-e law": _lift_sentences(),
+            "All rates": _plane_sentences(),
+        },
+    )
 
 
 def _lift_sentences() -> list[str]:
@@ -328,8 +329,8 @@ def _lift_sentences() -> list[str]:
         for x in (1e-4, 1e-3, 1e-2, 0.1, 0.5)
     )
     return [
-        f"- The exact break-even lift is {shown}; e = {math.e:.4f}.",
-        f"- It is within 1% of e for all p from {p[near].min():.0e} to {p[near].max():.2g}, and "
+        f"The exact break-even lift is {shown}; e = {math.e:.4f}.",
+        f"It is within 1% of e for all p from {p[near].min():.0e} to {p[near].max():.2g}, and "
         f"{'falls' if (np.diff(lift) < 0).all() else 'does not fall steadily'} with p.",
     ]
 
@@ -340,8 +341,8 @@ def _plane_sentences() -> list[str]:
     rho = theory.break_even_correlation(p[None], p[:, None])
     never, top = np.isnan(rho).mean(), np.nanargmax(equal)
     return [
-        f"- Over a grid of {rho.size:,} pairs of rates, three latents are never shorter, whatever "
-        f"the correlation, for {never:.0%}; for the others only above a ρ between "
-        f"{np.nanmin(rho):.3g} and {np.nanmax(rho):.3g}.",
-        f"- For equal rates break-even is highest, ρ = {equal[top]:.3f}, at p = {p[top]:.3g}.",
+        f"Over a grid of {rho.size:,} pairs of rates, three latents are never shorter, whatever "
+        f"the correlation, for {never:.0%}; for each of the others, only above a break-even ρ, "
+        f"which lies between {np.nanmin(rho):.3g} and {np.nanmax(rho):.3g}.",
+        f"For equal rates break-even is highest, ρ = {equal[top]:.3f}, at p = {p[top]:.3g}.",
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.stats import binom
@@ -20,7 +20,7 @@ def coverage(name: str, hits: Sequence[bool]) -> str:
     found = sum(hits)
     verdict = "too few" if found < low else "too many" if found > high else "as many as should"
     return (
-        f"- {name}: {found} of {len(hits)} intervals contain the closed form, {verdict} (of so "
+        f"{name}: {found} of {len(hits)} intervals contain the closed form, {verdict} (of so "
         f"many exact 95% intervals of independent draws, {low} to {high} do, 95% of the time)."
     )
 
@@ -36,7 +36,7 @@ def learning_cost(codes: Sequence[Priced]) -> str:
     share = float(np.median(gap / half))
     verdict = "too little to matter here" if share < NEGLIGIBLE else "enough to lower the coverage"
     return (
-        "- What learning its codebook costs `heldout` and fitting the scored data saves `plugin` "
+        "What learning its codebook costs `heldout` and fitting the scored data saves `plugin` "
         f"is together at most {gap.max():.1g} bits, in the median {share:.1%} of half an interval: "
         f"{verdict}."
     )
@@ -48,11 +48,18 @@ def agreement(name: str, comparisons: Sequence[Comparison]) -> str:
     opposite = [abs(c.exact_saving) for c in comparisons if c.opposite]
     same = len(comparisons) - len(ties) - len(opposite)
     text = (
-        f"- {name}: simulated and exact verdict are the same for {same} of {len(comparisons)}, "
-        f"{len(ties)} are ties (the paired interval covers 0), {len(opposite)} are opposite."
+        f"{name}: of {len(comparisons)} simulated verdicts, {same} equal the exact one, "
+        f"{len(opposite)} contradict it, and {len(ties)} cannot tell: the paired interval covers 0."
     )
-    if ties:
-        text += f" Ties differ by {max(ties):.2g} bits at most."
-    if opposite:
-        text += f" Opposite ones differ by {max(opposite):.2g} bits at most."
+    for margins, verb in ((ties, "cannot tell"), (opposite, "contradict")):
+        if margins:
+            text += f" The exact codes differ by at most {max(margins):.2g} bits where they {verb}."
     return text
+
+
+def report_text(title: str, introduction: str, findings: Mapping[str, Sequence[str]]) -> str:
+    """A report in Markdown: findings as one list under each heading."""
+    parts = [f"# {title}", introduction]
+    for heading, sentences in findings.items():
+        parts += [f"## {heading}", "\n".join(f"- {sentence}" for sentence in sentences)]
+    return "\n\n".join(parts) + "\n"

@@ -175,7 +175,7 @@ def phase_diagram(points: Sequence[Point]) -> Figure:
     """Which code is shorter: over (p, ρ) for equal rates, over both rates at one ρ."""
     from matplotlib.figure import Figure
 
-    p, rho = np.linspace(0.001, 0.999, 500), np.linspace(-1, 1, 501)
+    p, rho = np.linspace(0.001, 0.999, 300), np.linspace(-1, 1, 301)
     x, y = p[None], p[:, None]
     with house_style():
         figure = Figure(figsize=(10.4, 5.8), layout="constrained")
@@ -211,7 +211,7 @@ def _of(panel: str, points: Sequence[Point]) -> list[Point]:
 def _lift_panel(ax: Axes, points: Sequence[Point]) -> None:
     from matplotlib.ticker import StrMethodFormatter
 
-    p, lift = np.geomspace(1e-4, 0.5, 400), np.linspace(1.0, 5.0, 401)
+    p, lift = np.geomspace(1e-4, 0.5, 300), np.linspace(1.0, 5.0, 301)
     x = p[None]
     _regions(ax, p, lift, x, x, lift[:, None] * x**2)
     ax.plot(p, theory.break_even_lift(p, p), color=INK, linewidth=1.6)
@@ -224,7 +224,7 @@ def _lift_panel(ax: Axes, points: Sequence[Point]) -> None:
 
 
 def _correlation_panel(ax: Axes) -> None:
-    p = np.linspace(0.005, 0.995, 300)
+    p = np.linspace(0.005, 0.995, 199)
     rho = theory.break_even_correlation(p[None], p[:, None])
     levels = np.arange(0.0, 0.75, 0.05)
     ax.set_facecolor(_tint(COLOURS[-1]))

@@ -36,6 +36,7 @@ DEEP_RATE = 0.3
 """P(Animal) of the chains of three."""
 LAW_SHARES = (0.5, 0.1)
 SPARSE_RATE = 0.01
+SPARSE_LAW = "P(A)²·P(B|A)·(1 − P(B|A))·log₂e"
 
 VERDICTS = {-1: "flat", 0: "tie", 1: "tree"}
 """By the sign of what the tree saves."""
@@ -217,6 +218,7 @@ def gain_figure(points: Sequence[Point]) -> Figure:
         law.set_ylabel("bits per token saved")
         for axis in (law.xaxis, law.yaxis):
             axis.set_major_formatter("{x:g}")
+        law.plot([], [], color=INK, linewidth=1, linestyle="--", label=SPARSE_LAW)
         law.legend(loc="upper left")
         figure.legend(*plane.get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return figure
@@ -232,8 +234,8 @@ def _gain_map(ax: Axes) -> None:
     ax.grid(False)
     ax.contourf(root, share, gain, levels, colors=[tuple(map(float, shade)) for shade in shades])
     lines = ax.contour(root, share, gain, levels[1:-1], colors=INK, linewidths=0.8)
-    middle = np.interp(levels[1:-1], gain[len(share) // 2], root)
-    ax.clabel(lines, fontsize=8, fmt="{:g}".format, manual=[(x, 0.5) for x in middle])
+    middle = np.interp(levels[1:-1], gain[np.searchsorted(share, 0.55)], root)
+    ax.clabel(lines, fontsize=8, fmt="{:g}".format, manual=[(x, 0.55) for x in middle])
 
 
 def _gain_line(ax: Axes, share: float, colour: str, points: Sequence[Point]) -> None:
@@ -315,8 +317,8 @@ def _gain_sentences() -> list[str]:
         f"{apart:.0e} bits at most), and the flat code is "
         f"{'never' if least > -theory.ROUNDING else 'somewhere'} shorter.",
         f"At P(A) = {SPARSE_RATE:g} and P(B|A) = 0.5 the tree saves {saved:.2e} bits, "
-        f"{saved / flat:.2%} of the flat code; P(A)²·P(B|A)·(1 − P(B|A))·log₂e, what the saving "
-        f"tends to for sparse features, is {law:.2e}.",
+        f"{saved / flat:.2%} of the flat code; {SPARSE_LAW}, what the saving tends to for sparse "
+        f"features, is {law:.2e}.",
         "By L0 the tree looks worse, P(A) + P(B) against P(A); by bits it is shorter for "
         f"{(exact.gain > theory.ROUNDING).mean():.0%} of the grid.",
     ]

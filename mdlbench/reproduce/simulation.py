@@ -181,7 +181,7 @@ class Comparison:
 
 
 def code(
-    calibration: Booleans,
+    calibration: Bool[np.ndarray, "calibration_token latent"],
     test: Booleans,
     document: Int64[np.ndarray, " token"],
     n_documents: int,

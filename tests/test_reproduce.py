@@ -44,55 +44,74 @@ SMALL = {
 MODULES = {"feature-splitting": feature_splitting, "hierarchy": hierarchy}
 
 
-@pytest.fixture(scope="module", params=SMALL)
-def experiment(request, tmp_path_factory):
-    """The name of a small experiment and its folder."""
-    folder, stages = tmp_path_factory.mktemp(request.param), []
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in SMALL[request.param].items():
-            patch.setattr(MODULES[request.param], name, value)
-        written = run_experiment(request.param, folder, stages.append)
-    assert sorted(written) == sorted(folder.iterdir())
-    assert stages[-1] == "figures"
-    return request.param, folder
+@pytest.fixture
+def small(monkeypatch):
+    """Make an experiment small."""
+
+    def shrink(name):
+        for constant, value in SMALL[name].items():
+            monkeypatch.setattr(MODULES[name], constant, value)
+        return MODULES[name]
+
+    return shrink
 
 
-def test_an_experiment_leaves_figures_a_table_and_a_report(experiment):
-    _, folder = experiment
-    drawn = {path.stem for path in folder.glob("*.png")}
-    assert len(drawn) == 2
-    assert {path.stem for path in folder.glob("*.pdf")} == drawn
-    assert {path.name for path in folder.iterdir()} > {"table.csv", "table.md", "report.md"}
-
-
-@pytest.mark.parametrize("experiment", ["feature-splitting"], indirect=True)
-def test_the_command_line_leaves_the_same_bytes(experiment, tmp_path):
-    name, folder = experiment
-    arguments = ["mdlbench", "reproduce", name]
-    script = (
-        "import sys\nfrom mdlbench.cli import main\n"
-        "import mdlbench.reproduce.feature_splitting as experiment\n"
-        f"vars(experiment).update({SMALL[name]})\nsys.argv = {arguments}\nmain()"
-    )
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The folder in which one process ran small experiments, and what it printed."""
+    folder = tmp_path_factory.mktemp("experiments")
+    script = ["import sys", "from mdlbench.cli import app"]
+    for name, constants in SMALL.items():
+        script += [
+            f"import {MODULES[name].__name__} as experiment",
+            f"vars(experiment).update({constants})",
+            f"app(['reproduce', {name!r}], standalone_mode=False)",
+        ]
     run = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", "\n".join(script)],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
-    written = [tmp_path / line for line in run.stdout.splitlines()]
-    assert {path.name for path in written} == {path.name for path in folder.iterdir()}
-    assert written[-1] == tmp_path / "results" / name / "report.md"
-    for path in written:
-        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+    return folder / "results", run.stdout.splitlines()
+
+
+@pytest.fixture(params=SMALL)
+def experiment(request, results):
+    """The name of a small experiment, its folder, and the files it said it wrote."""
+    name, (folder, lines) = request.param, results
+    return name, folder / name, [line for line in lines if line.startswith(f"results/{name}/")]
+
+
+def test_an_experiment_leaves_figures_a_table_and_a_report(experiment):
+    name, folder, written = experiment
+    drawn = {path.stem for path in folder.glob("*.png")}
+    assert len(drawn) == 2
+    assert {path.stem for path in folder.glob("*.pdf")} == drawn
+    assert sorted(written) == sorted(f"results/{name}/{path.name}" for path in folder.iterdir())
+    assert {"table.csv", "table.md"} < {path.name for path in folder.iterdir()}
+    assert written[-1] == f"results/{name}/report.md"
+
+
+def test_another_process_leaves_the_same_numbers(experiment, small):
+    name, folder, _ = experiment
+    module = small(name)
+    chosen = list(module.pairs() if name == "feature-splitting" else module.chains())
+    stages = []
+    points = module.simulate(chosen, stages.append)
+    assert len(stages) == len(points) == len(chosen)
+    table = pd.DataFrame([point.row for point in points])
+    assert table.to_csv(index=False) == (folder / "table.csv").read_text()
+    assert markdown_table(table) == (folder / "table.md").read_text()
+    assert module.written_report(points) == (folder / "report.md").read_text()
 
 
 def test_most_intervals_contain_the_closed_form(experiment):
-    name, folder = experiment
+    name, folder, _ = experiment
     table = pd.read_csv(folder / "table.csv")
     codes = ("two", "three") if name == "feature-splitting" else ("flat", "tree")
     for code_name in codes:
@@ -110,7 +129,7 @@ def test_most_intervals_contain_the_closed_form(experiment):
 
 
 def test_the_report_counts_what_the_table_holds(experiment):
-    name, folder = experiment
+    name, folder, _ = experiment
     table, text = pd.read_csv(folder / "table.csv"), (folder / "report.md").read_text()
     first = "two" if name == "feature-splitting" else "flat"
     found = f"{table[f'{first} within'].sum()} of {len(table)} intervals contain the closed form"

@@ -127,7 +127,8 @@ def break_even_overlap(p_a: Array, p_b: Array) -> Array:
 
     Three latents' excess is a concave function of q. It is not negative at the least overlap, and
     positive for independent features, where two latents reach the joint entropy. So it has one
-    zero beyond q = p_A·p_B, or none.
+    zero beyond q = p_A·p_B, or none: none where the larger rate is at least half of 1 plus the
+    smaller.
     """
     p_a, p_b = np.broadcast_arrays(p_a, p_b)
     _, most = overlap_bounds(p_a, p_b)

@@ -61,6 +61,7 @@ def test_break_even_is_where_both_codes_are_equally_long(p_a, p_b):
     least, most = theory.overlap_bounds(a, b)
     if np.isnan(q[0]):
         assert theory.splitting(a, b, most).gain[0] <= 1e-12
+        assert max(p_a, p_b) >= (1 + min(p_a, p_b)) / 2 - 1e-9
         return
     assert p_a * p_b < q[0] <= most[0]
     assert theory.splitting(a, b, q).gain == pytest.approx(0, abs=1e-12)

@@ -224,16 +224,17 @@ def _lift_panel(ax: Axes, points: Sequence[Point]) -> None:
 
 
 def _correlation_panel(ax: Axes) -> None:
-    p = np.linspace(0.005, 0.995, 199)
+    p = np.linspace(0.002, 0.998, 250)
     rho = theory.break_even_correlation(p[None], p[:, None])
-    levels = np.arange(0.0, 0.75, 0.05)
-    ax.set_facecolor(_tint(COLOURS[-1]))
+    levels = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     ax.grid(False)
-    ax.contourf(p, p, rho, levels, cmap="Greys", vmin=0.0, vmax=1.6)
-    ax.clabel(ax.contour(p, p, rho, levels[2:14:2], colors=INK, linewidths=0.8), fontsize=8)
+    ax.clabel(ax.contour(p, p, rho, levels, colors=INK, linewidths=0.9), fontsize=8)
+    ends, middle, top = np.array([0.0, 1.0]), np.array([0.5, 1.0]), np.ones(2)
+    ax.fill_between(ends, middle, top, color=_tint(COLOURS[-1]), linewidth=0)
+    ax.fill_betweenx(ends, middle, top, color=_tint(COLOURS[-1]), linewidth=0)
     for x, y in ((0.16, 0.84), (0.84, 0.16)):
         ax.annotate("two are shorter\nat any ρ", (x, y), ha="center", va="center")
-    ax.set(title="Break-even ρ", xlabel="P(A)", ylabel="P(B)")
+    ax.set(title="Break-even ρ", xlabel="P(A)", ylabel="P(B)", xlim=(0, 1), ylim=(0, 1))
 
 
 def _regions(
@@ -330,7 +331,7 @@ def _lift_sentences() -> list[str]:
     )
     return [
         f"The exact break-even lift is {shown}; e = {math.e:.4f}.",
-        f"It is within 1% of e for all p from {p[near].min():.0e} to {p[near].max():.2g}, and "
+        f"It is within 1% of e for all p from {p[near].min():g} to {p[near].max():.2g}, and "
         f"{'falls' if (np.diff(lift) < 0).all() else 'does not fall steadily'} with p.",
     ]
 

@@ -8,10 +8,9 @@ from math import log2
 import numpy as np
 import pytest
 from references import entropy, sparse
-from scipy.optimize import brentq
 
-from mdlbench import codelength
-from mdlbench.codelength import Codebook, binary_entropy
+from mdlbench import codelength, theory
+from mdlbench.codelength import Codebook
 from mdlbench.quantise import dequantise, quantise
 from mdlbench.sources.images import load_images
 from mdlbench.suite import suites_folder
@@ -46,27 +45,18 @@ def plugin(*distributions: dict[int, float], n_tokens: int = N) -> float:
 # GPT-2 layer 8
 
 
-def test_gpt2_sae_bound() -> None:
-    assert codelength.bound_formula(65, 7, 25000) == pytest.approx(1404.63, abs=0.005)
-    assert codelength.bound_formula(65, 0, 25000) == pytest.approx(949.63, abs=0.005)
+def test_gpt2_illustration() -> None:
+    """One-hot as printed is a product, 7·128·log₂ V; the paper's own bound is 7 + 128·log₂ V."""
+    found = theory.gpt2_illustration()
+    assert found == pytest.approx(
+        (1404.63, 949.63, 651.83, 647.49, 5376, 13992.87, 2005.98), abs=0.005
+    )
 
 
-def test_gpt2_dense_activations() -> None:
-    """A dense code is the bound at L0 = D without an index."""
-    assert 768 * codelength.bound_formula(1, 7, 1) == 5376
-
-
-def test_gpt2_one_hot_as_printed_and_as_bounded() -> None:
-    """As printed it is a product, 7·128·log₂ V; the paper's own bound is the sum 7 + 128·log₂ V."""
-    index = codelength.bound_formula(128, 0, 50257)
-    assert 7 * index == pytest.approx(13992.87, abs=0.005)
-    assert 7 + index == pytest.approx(2005.98, abs=0.005)
-
-
-def test_gpt2_support_codes() -> None:
+def test_gpt2_support_code() -> None:
     firing = {1: 65 / 25000}
-    assert plugin(*[firing] * 25000, n_tokens=5000) == pytest.approx(651.83, abs=0.005)
-    assert codelength.log2_binomial(25000, np.array([65]))[0] == pytest.approx(647.49, abs=0.005)
+    exact = theory.gpt2_illustration().firing_rates
+    assert plugin(*[firing] * 25000, n_tokens=5000) == pytest.approx(exact, rel=1e-12)
 
 
 def test_gpt2_enumerative_code_of_a_topk_sae() -> None:
@@ -81,10 +71,6 @@ def test_gpt2_enumerative_code_of_a_topk_sae() -> None:
 # feature splitting
 
 
-def overlap(p_a: float, p_b: float, rho: float) -> float:
-    return p_a * p_b + rho * math.sqrt(p_a * (1 - p_a) * p_b * (1 - p_b))
-
-
 @pytest.mark.parametrize(
     ("p", "rho", "two", "three", "joint"),
     [
@@ -95,43 +81,27 @@ def overlap(p_a: float, p_b: float, rho: float) -> float:
     ],
 )
 def test_feature_splitting(p: float, rho: float, two: float, three: float, joint: float) -> None:
-    q = overlap(p, p, rho)
-    assert plugin({1: p}, {1: p}) == pytest.approx(two, abs=5e-7)
-    assert plugin({1: q}, {1: p - q}, {1: p - q}) == pytest.approx(three, abs=5e-7)
-    assert plugin({1: q, 2: p - q, 3: p - q}) == pytest.approx(joint, abs=5e-7)
+    rate = np.array([p])
+    overlap = theory.overlap(rate, rate, np.array([rho]))
+    exact = theory.splitting(rate, rate, overlap)
+    assert np.concatenate(exact) == pytest.approx([two, three, joint], abs=5e-7)
+    q = float(overlap[0])
+    assert plugin({1: p}, {1: p}) == pytest.approx(exact.two[0], rel=1e-12)
+    assert plugin({1: q}, {1: p - q}, {1: p - q}) == pytest.approx(exact.three[0], rel=1e-12)
+    assert plugin({1: q, 2: p - q, 3: p - q}) == pytest.approx(exact.joint[0], rel=1e-12)
 
 
-def splitting_gain(p: float, rho: float) -> float:
-    """Bits that three latents cost over two."""
-    q = overlap(p, p, rho)
-    two, three = binary_entropy(np.array([p, p])), binary_entropy(np.array([q, p - q, p - q]))
-    return float(three.sum() - two.sum())
-
-
-@pytest.mark.parametrize(
-    ("p", "rho"),
-    [
-        (0.001, 0.00172),
-        (0.01, 0.01715),
-        (0.05, 0.08432),
-        (0.1, 0.16263),
-        (0.2, 0.29453),
-        (0.3, 0.39559),
-        (0.4, 0.47298),
-        (0.5, 0.53315),
-    ],
-)
-def test_break_even_correlation_of_splitting(p: float, rho: float) -> None:
-    assert brentq(lambda r: splitting_gain(p, r), 1e-9, 0.999) == pytest.approx(rho, abs=5e-6)
+def test_break_even_correlation_of_splitting() -> None:
+    p = np.array([0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5])
+    rho = [0.00172, 0.01715, 0.08432, 0.16263, 0.29453, 0.39559, 0.47298, 0.53315]
+    assert theory.break_even_correlation(p, p) == pytest.approx(rho, abs=5e-6)
 
 
 def test_sparse_features_split_at_a_lift_of_e() -> None:
-    lifts = []
-    for p in (1e-2, 1e-3, 1e-4):
-        rho = brentq(lambda r, p=p: splitting_gain(p, r), 1e-9, 0.999, xtol=1e-14)
-        lifts.append(overlap(p, p, rho) / p**2)
-    assert lifts[-1] == pytest.approx(math.e, rel=1e-3)
-    assert abs(lifts[2] - math.e) < abs(lifts[1] - math.e) < abs(lifts[0] - math.e)
+    p = np.array([1e-2, 1e-3, 1e-4])
+    lift = theory.break_even_lift(p, p)
+    assert lift[-1] == pytest.approx(math.e, rel=1e-4)
+    assert (np.diff(np.abs(lift - math.e)) < 0).all()
 
 
 # hierarchy
@@ -144,27 +114,14 @@ def test_sparse_features_split_at_a_lift_of_e() -> None:
 def test_hierarchy(p_a: float, b_given_a: float, flat: float, tree: float) -> None:
     """Bird within Animal. The tree's length is the joint entropy: H₂(p_A) + p_A·H₂(p_B/p_A)."""
     p_b = p_a * b_given_a
-    assert plugin({1: p_b}, {1: p_a - p_b}) == pytest.approx(flat, abs=5e-7)
+    exact = theory.nested(np.array([[p_a], [p_b]]))
+    assert np.concatenate(exact) == pytest.approx([flat, tree, tree], abs=5e-7)
+    assert plugin({1: p_b}, {1: p_a - p_b}) == pytest.approx(exact.flat[0], rel=1e-12)
     joint = codelength.plugin(latents_of({1: p_b, 2: p_a - p_b}))
-    assert joint.total == pytest.approx(tree, abs=5e-7)
-    assert joint.support == pytest.approx(float(binary_entropy(np.array([p_a])).sum()))
-    assert joint.magnitude == pytest.approx(
-        p_a * float(binary_entropy(np.array([b_given_a])).sum())
-    )
+    assert joint.total == pytest.approx(exact.tree[0], rel=1e-12)
 
 
 # fixed firing rates, compositional data
-
-
-def zipf_rates(n_latents: int, l0: float, alpha: float) -> np.ndarray:
-    """Rates in proportion to rank^−α that sum to L0, none above 1."""
-    weight = np.arange(1, n_latents + 1) ** -alpha
-    capped = np.zeros(n_latents, dtype=bool)
-    while True:
-        rate = np.where(capped, 1.0, weight * (l0 - capped.sum()) / weight[~capped].sum())
-        if not (rate > 1).any():
-            return rate
-        capped |= rate > 1
 
 
 @pytest.mark.parametrize(
@@ -176,7 +133,7 @@ def test_fixed_firing_rates(
 ) -> None:
     """Uniform rates are the worst index code at a given L0."""
     bits = [
-        float(binary_entropy(zipf_rates(n_latents, l0, alpha)).sum()) for alpha in (0.0, 0.7, 1.0)
+        theory.fixed_rates_bits(theory.zipf_rates(n_latents, l0, alpha)) for alpha in (0, 0.7, 1)
     ]
     assert bits == pytest.approx([uniform, zipf_07, zipf_1], abs=0.005)
     assert bits == sorted(bits, reverse=True)
@@ -184,10 +141,10 @@ def test_fixed_firing_rates(
 
 def test_compositional_data() -> None:
     """2 colours × 2 shapes: the shorter code is not the factored one."""
-    composed, factored = plugin(*[{1: 0.25}] * 4), plugin(*[{1: 0.5}] * 4)
-    assert composed == pytest.approx(3.2451, abs=5e-5)
-    assert factored == pytest.approx(4.0)
-    assert composed < factored
+    exact = theory.compositional([2, 2])
+    assert exact == pytest.approx((3.2451, 4.0, 2.0), abs=5e-5)
+    assert plugin(*[{1: 0.25}] * 4) == pytest.approx(exact.composed, rel=1e-12)
+    assert plugin(*[{1: 0.5}] * 4) == pytest.approx(exact.factored, rel=1e-12)
 
 
 # quantisation
@@ -200,7 +157,9 @@ def test_high_rate_gaussian(ratio: float) -> None:
     z = np.random.default_rng(0).normal(0, sigma, (10**6, 1)).astype(np.float32)
     symbols = quantise(sparse(z), step)
     bits = codelength.plugin(SymbolCounts.of(symbols)).total
-    assert bits == pytest.approx(2.0471 + log2(ratio), abs=0.003)
+    exact = theory.fine_gaussian_bits(ratio)
+    assert exact == pytest.approx(2.0471 + log2(ratio), abs=5e-5)
+    assert bits == pytest.approx(exact, abs=0.003)
     decoded = dequantise(symbols, step).to_dense()
     assert np.mean((decoded - z) ** 2, dtype=np.float64) == pytest.approx(step**2 / 12, rel=0.005)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mdlbench.errors import MdlbenchError, OutputError, UsageError
+from mdlbench.reproduce import EXPERIMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -404,6 +405,25 @@ def _use_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=", ".join(EXPERIMENTS))],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="PATH", help="Results folder [results/NAME]."),
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Run an experiment of the paper again: figures, a table and a report in one folder."""
+    from mdlbench.progress import stages
+    from mdlbench.reproduce import run_experiment
+
+    with stages(quiet) as report:
+        paths = run_experiment(name, output or Path("results") / name, report)
+    for path in paths:
+        print(path)
 
 
 @app.command()

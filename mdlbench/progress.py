@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -45,6 +45,16 @@ def suite_progress(total: int, quiet: bool) -> Iterator[SuiteProgress]:
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
-    console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=_console(quiet), transient=True) as bar:
         yield SuiteProgress(bar, total)
+
+
+@contextmanager
+def stages(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A function that shows the name of the stage a command has come to, on a line of its own."""
+    with _console(quiet).status("") as status:
+        yield lambda name: status.update(escape(name))
+
+
+def _console(quiet: bool) -> Console:
+    return Console(stderr=True, quiet=quiet or not sys.stderr.isatty())

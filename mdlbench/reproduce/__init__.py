@@ -1,0 +1,39 @@
+"""The seeds' experiments: figures, a table, and a report whose every sentence the numbers decide.
+
+Each experiment is a module with `reproduce(folder, report)`, imported when it is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from mdlbench.errors import UsageError, did_you_mean
+
+EXPERIMENTS: dict[str, str] = {
+    "mnist-case-study": "description length against width and sparsity of MNIST SAEs",
+    "feature-splitting": "when a third latent for A and B together shortens the code",
+    "hierarchy": "what a tree code gains over a flat one where one feature implies another",
+}
+"""What each experiment shows, by name."""
+
+_MODULES = {"mnist-case-study": "case_study"}
+"""Where a module is not called after its experiment."""
+
+
+def run_experiment(name: str, folder: Path, report: Callable[[str], None]) -> list[Path]:
+    """Run one experiment; `report` is told the name of each stage.
+
+    Returns:
+        The files written, all of them under `folder`.
+
+    Raises:
+        UsageError: there is no such experiment.
+        OutputError: the folder cannot be written, or the disk is full.
+    """
+    if name not in EXPERIMENTS:
+        raise UsageError(f"no experiment {name!r}. {did_you_mean(name, EXPERIMENTS)}")
+    module = import_module(f"{__name__}.{_MODULES.get(name, name.replace('-', '_'))}")
+    written: list[Path] = module.reproduce(folder, report)
+    return written

@@ -1,0 +1,1 @@
+"""The seeds' closed forms (maths §9)."""

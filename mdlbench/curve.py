@@ -81,9 +81,7 @@ class RateDistortionCurve:
         spline = PchipInterpolator if interpolation == "pchip" else Akima1DInterpolator
         return spline(quality[rising], rate[rising])
 
-    def rates_at(
-        self, distortions: Float64[np.ndarray, " point"]
-    ) -> Float64[np.ndarray, " point"]:
+    def rates_at(self, distortions: Float64[np.ndarray, " point"]) -> Float64[np.ndarray, " point"]:
         """Interpolated bits per token at some distortions; NaN where the curve does not reach."""
         rate = self.by_quality()
         if rate is None:
@@ -131,11 +129,11 @@ def gaussian_rate_distortion(
 
 def overlap(anchor: RateDistortionCurve, test: RateDistortionCurve) -> float:
     """Length of the two curves' common range of quality over that of their joint one, 0 to 1."""
-    curves = anchor.by_quality(), test.by_quality()
-    if curves[0] is None or curves[1] is None:
+    one, other = anchor.by_quality(), test.by_quality()
+    if one is None or other is None:
         return 0.0
-    low, high = _common(*curves)
-    joint = max(c.x[-1] for c in curves) - min(c.x[0] for c in curves)
+    low, high = _common(one, other)
+    joint = max(one.x[-1], other.x[-1]) - min(one.x[0], other.x[0])
     return max(float(high - low), 0.0) / float(joint)
 
 

@@ -6,7 +6,7 @@ Everything here follows from records alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, NamedTuple, TypeVar
@@ -355,3 +355,42 @@ def _by_width(items: Iterable[T], width: Callable[[T], int]) -> dict[int, list[T
     for item in items:
         groups.setdefault(width(item), []).append(item)
     return groups
+
+
+@dataclass(frozen=True)
+class Study:
+    """A sweep in every operating mode of the quantiser, read at one ε and at all others.
+
+    Attributes:
+        anchor: the mode that all but `gains` is of.
+        records: of that mode, by width, then name.
+        at: the sweep at the ε of the study.
+        levels: at every ε that an SAE meets.
+        curves: pairs of SAEs with curves that share a range of quality.
+        gains: each other mode against the anchor's.
+    """
+
+    anchor: str
+    records: tuple[EvalRecord, ...]
+    at: Level
+    levels: tuple[Level, ...]
+    curves: tuple[PairOfCurves, ...]
+    gains: Mapping[str, list[Gain]]
+
+    @classmethod
+    def of(cls, modes: Mapping[str, Sequence[EvalRecord]], epsilon: float) -> Study:
+        """The study of records by mode, the anchor's first; raises as `level` does."""
+        anchor, *others = modes
+        records = sorted(modes[anchor], key=lambda r: (r.coder.d_latents, r.name))
+        return cls(
+            anchor,
+            tuple(records),
+            level(records, epsilon),
+            tuple(levels(records)),
+            tuple(pairs_of_curves(records)),
+            {mode: gains(records, modes[mode]) for mode in others},
+        )
+
+    @property
+    def widths(self) -> list[int]:
+        return sorted({record.coder.d_latents for record in self.records})

@@ -57,7 +57,10 @@ def score(suite: Suite, mode: str, folder: Path, report: Callable[[str], None]) 
     failed = [outcome.message for outcome in outcomes if isinstance(outcome, run.Failed)]
     if failed:
         raise MdlbenchError(f"{len(failed)} SAEs could not be scored: {'; '.join(failed)}")
-    return [outcome.record for outcome in outcomes if isinstance(outcome, run.Scored)]
+    records = [outcome.record for outcome in outcomes if isinstance(outcome, run.Scored)]
+    if any(point.quantiser != mode for record in records for point in record.points):
+        raise MdlbenchError(f"{folder}: records of another mode than {mode}")
+    return records
 
 
 def feature_sheets(opener: Opener, at: Level) -> dict[Regime, Sheet]:
@@ -75,7 +78,7 @@ def write_study(folder: Path, study: Study, sheets: dict[Regime, Sheet]) -> list
         "description-length": sweep_figures.description_length(study.at, study.widths),
         "dead-latents": sweep_figures.dead_latents(study.levels, study.widths),
         "tolerances": sweep_figures.tolerances(study.levels, study.records),
-        "crossings": sweep_figures.curve_crossings(study.records, study.curves),
+        "crossings": sweep_figures.curve_crossings(study.records, study.curves, study.levels),
     }
     if sheets:
         figures["features"] = sweep_figures.feature_panels(sheets, study.at)

@@ -1,4 +1,4 @@
-"""The most used decoder rows of an SAE of images, and how like whole images they are."""
+"""The most used decoder rows of an SAE of images; how large, and how like images, its rows are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class Sheet:
         rows: the decoder rows of the latents that are on most often, most often first.
         latents: their places in the dictionary.
         firing: share of test tokens on which each is on, before quantisation.
-        likeness: median, over these rows, of the cosine with the most similar calibration image.
+        pixels: effective number of pixels, (Σw²)² / Σw⁴, of a row.
+        likeness: cosine of a row with the most similar calibration image.
+
+    `pixels` and `likeness` are means over all rows, each weighted by how often it is on.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Sheet:
     rows: Float32[np.ndarray, "shown d"]
     latents: tuple[int, ...]
     firing: Float64[np.ndarray, " shown"]
+    pixels: float
     likeness: float
 
 
@@ -41,10 +45,17 @@ def sheet(name: str, coder: SparseCoder, source: ActivationSource, n: int) -> Sh
     """
     firing = firing_rates(coder, source)
     latents = np.argsort(-firing, kind="stable")[:n]
-    rows = checked.decoder_rows(coder)[latents]
-    likeness = float(np.median(nearest_cosines(rows, source)))
-    shape = source.image_shape or (1, source.d_out)
-    return Sheet(name, shape, rows, tuple(map(int, latents)), firing[latents], likeness)
+    rows = checked.decoder_rows(coder)
+    weights = firing if firing.any() else np.ones_like(firing)
+    return Sheet(
+        name,
+        source.image_shape or (1, source.d_out),
+        rows[latents],
+        tuple(map(int, latents)),
+        firing[latents],
+        pixels=float(np.average(effective_pixels(rows), weights=weights)),
+        likeness=float(np.average(nearest_cosines(rows, source), weights=weights)),
+    )
 
 
 def firing_rates(coder: SparseCoder, source: ActivationSource) -> Float64[np.ndarray, " latent"]:
@@ -54,6 +65,13 @@ def firing_rates(coder: SparseCoder, source: ActivationSource) -> Float64[np.nda
         latents, _ = checked.encode(coder, block.given)
         on += np.bincount(latents.latent, minlength=len(on))
     return on / source.n_tokens["test"]
+
+
+def effective_pixels(rows: Float32[np.ndarray, "row d"]) -> Float64[np.ndarray, " row"]:
+    """(Σw²)² / Σw⁴ of each row: n for n equal pixels among zeros; 0 for a zero row."""
+    squares = np.square(rows.astype(np.float64))
+    fourth = np.square(squares).sum(axis=1)
+    return np.asarray(np.square(squares.sum(axis=1)) / np.where(fourth > 0, fourth, 1.0))
 
 
 def nearest_cosines(

@@ -64,10 +64,10 @@ def description_length(at: Level, widths: Sequence[int]) -> Figure:
         _infeasible(left, at)
         left.set_title("best sparsity of each width")
         left.set_ylabel(BITS)
-        left.set_ylim(0, 1.22 * max(entry.bits for entry in at.pairs))
+        left.set_ylim(0, 1.13 * max(entry.bits for entry in at.entries))
         regimes = at.regimes()
         _letters(left, {k: (e.width, e.bits) for k, e in regimes.items()})
-        left.legend(loc="upper center", ncols=2, fontsize=7.5)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=4)
         _against_l0(right, at, widths)
         _letters(right, {k: (e.l0, e.bits) for k, e in regimes.items()})
     return figure
@@ -92,11 +92,12 @@ def feature_panels(sheets: Mapping[Regime, Sheet], at: Level) -> Figure:
         for ax, regime in zip(axes, shown, strict=False):
             _feature_panel(ax, regime, regimes[regime], sheets[regime], tiles)
         figure.suptitle(
-            f"Most used features at MSE ≤ {at.epsilon:g}\n"
-            "red positive, blue negative, each to its own scale; above: share of images it is on",
-            x=0.01,
-            ha="left",
-            weight="bold",
+            f"Most used features at MSE ≤ {at.epsilon:g}", x=0.01, ha="left", weight="bold"
+        )
+        figure.supxlabel(
+            "Decoder rows: red positive, blue negative, each to its own scale. "
+            "Above: share of test images on which the latent is on.",
+            fontsize=8,
         )
     return figure
 
@@ -104,7 +105,7 @@ def feature_panels(sheets: Mapping[Regime, Sheet], at: Level) -> Figure:
 def dead_latents(levels: Sequence[Level], widths: Sequence[int]) -> Figure:
     """DL and dead latents against width on one axis, a panel for each ε."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     most = max(entry.dead for at in levels for entry in at.entries)
     with house_style():
@@ -125,6 +126,7 @@ def dead_latents(levels: Sequence[Level], widths: Sequence[int]) -> Figure:
             twin.spines["right"].set_visible(True)
             twin.grid(visible=False)
             twin.set_ylim(-0.02 * max(most, 0.05), 1.1 * max(most, 0.05))
+            twin.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             twin.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
             twin.tick_params(labelright=at is levels[-1])
             ax.axvline(at.best.width, color=CATEGORIES[0], linewidth=1.0, label="shortest")
@@ -143,7 +145,7 @@ def dead_latents(levels: Sequence[Level], widths: Sequence[int]) -> Figure:
         axes[0].set_ylabel(BITS)
         _shared_legend(figure)
         figure.suptitle(
-            "Do dead latents begin where description length is smallest? Best sparsity of each width",
+            "Do dead latents begin where the code is shortest? Best sparsity of each width",
             x=0.01,
             ha="left",
             weight="bold",
@@ -181,8 +183,13 @@ def tolerances(levels: Sequence[Level], records: Sequence[EvalRecord]) -> Figure
     return figure
 
 
-def curve_crossings(records: Sequence[EvalRecord], pairs: Sequence[PairOfCurves]) -> Figure:
-    """Rate-distortion curves, where they cross, and each one's excess over the shortest."""
+def curve_crossings(
+    records: Sequence[EvalRecord], pairs: Sequence[PairOfCurves], levels: Sequence[Level]
+) -> Figure:
+    """Rate-distortion curves, where they cross, and each one's excess over the shortest.
+
+    The excess is shown between the tolerances at either end of `levels`.
+    """
     from matplotlib.figure import Figure
 
     widths = sorted({record.coder.d_latents for record in records})
@@ -202,8 +209,8 @@ def curve_crossings(records: Sequence[EvalRecord], pairs: Sequence[PairOfCurves]
         left.set_xlabel(BITS)
         left.set_ylabel(METRIC_LABELS[METRIC])
         left.set_title("rate-distortion curves and their crossings")
-        left.legend(loc="upper right")
-        _excess(right, records, colours)
+        left.legend(loc="lower left")
+        _excess(right, records, levels, colours)
         bar = figure.colorbar(colours, ax=[left, right], pad=0.01, aspect=40)
         bar.set_label(WIDTH)
         bar.outline.set_visible(False)
@@ -311,11 +318,15 @@ def _infeasible(ax: Axes, at: Level) -> None:
 
 
 def _letters(ax: Axes, places: Mapping[Regime, tuple[float, float]]) -> None:
-    for letter, place in places.items():
+    """The regimes' letters above their points; those at one place on the x axis together."""
+    shared: dict[float, list[Regime]] = {}
+    for letter, (x, _) in places.items():
+        shared.setdefault(x, []).append(letter)
+    for letters in shared.values():
         ax.annotate(
-            letter,
-            place,
-            xytext=(0, 9),
+            ", ".join(letters),
+            max((places[letter] for letter in letters), key=lambda place: place[1]),
+            xytext=(0, 7),
             textcoords="offset points",
             ha="center",
             weight="bold",
@@ -363,7 +374,8 @@ def _feature_panel(ax: Axes, regime: Regime, entry: Entry, sheet: Sheet, tiles: 
         ax.text(x, y, f"{share:.1%}", fontsize=6, ha="center", va="bottom")
     ax.set_title(
         f"{REGIME_TITLES[regime]} ({sheet.name})\n"
-        f"L0 {entry.l0:.1f}, {entry.bits:.1f} bits; likeness to an image {sheet.likeness:.2f}",
+        f"L0 {entry.l0:.1f}, {entry.bits:.1f} bits; {sheet.pixels:.0f} effective pixels, "
+        f"likeness to an image {sheet.likeness:.2f}",
         fontsize=9,
     )
 
@@ -412,14 +424,17 @@ def _minimum_against_epsilon(
 
 def _crossing_dots(ax: Axes, pairs: Iterable[PairOfCurves]) -> None:
     """Crossings of the curves that cross beyond chance, heavier than those of the others."""
-    groups = {True: "beyond chance at two tolerances", False: "of the interpolation alone"}
+    groups = {
+        True: "pairs whose order changes beyond chance",
+        False: "crossings of the interpolation alone",
+    }
     pairs = list(pairs)
     for confirmed, label in groups.items():
         dots = [c for p in pairs if (p.confirmed is not None) == confirmed for c in p.crossings]
         ax.scatter(
             [dot.rate for dot in dots],
             [dot.distortion for dot in dots],
-            s=14 if confirmed else 8,
+            s=7 if confirmed else 6,
             marker="o" if confirmed else "x",
             color=ALERT if confirmed else FAINT,
             linewidths=0.7,
@@ -428,21 +443,27 @@ def _crossing_dots(ax: Axes, pairs: Iterable[PairOfCurves]) -> None:
         )
 
 
-def _excess(ax: Axes, records: Sequence[EvalRecord], colours: ScalarMappable) -> None:
-    curves = [record.curve(METRIC) for record in records]
-    every = np.concatenate([curve.distortions for curve in curves])
-    distortions = np.geomspace(every.min(), every.max(), ENVELOPE_SAMPLES)
-    rates, shortest = envelope(curves, distortions)
+def _excess(
+    ax: Axes, records: Sequence[EvalRecord], levels: Sequence[Level], colours: ScalarMappable
+) -> None:
+    distortions = np.geomspace(levels[0].epsilon, levels[-1].epsilon, ENVELOPE_SAMPLES)
+    rates, shortest = envelope([record.curve(METRIC) for record in records], distortions)
+    chosen = {entry.record.id for at in levels for entry in at.pairs}
     for record, rate in zip(records, rates, strict=True):
         colour = colour_of(record.coder.d_latents, colours)
-        ax.plot(distortions, rate - shortest, color=colour, linewidth=1.0)
-    ax.set_ylim(-0.5, 20)
+        style: dict[str, Any] = (
+            {"linewidth": 1.4} if record.id in chosen else {"linewidth": 0.7, "alpha": 0.5}
+        )
+        ax.plot(distortions, rate - shortest, color=colour, **style)
+    for at in levels:
+        ax.axvline(at.epsilon, color=FAINT, linewidth=0.8, linestyle=":")
+    ax.set_ylim(-0.3, 15)
     ax.set_xscale("log")
     plain_log_scale(ax.xaxis)
     ax.invert_xaxis()
     ax.set_xlabel(METRIC_LABELS[METRIC])
     ax.set_ylabel("bits per token above the shortest at that MSE")
-    ax.set_title("excess over the shortest (interpolated)")
+    ax.set_title("excess over the shortest; bold: best of its width at some ε (dotted)")
 
 
 def _gain_dots(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -88,7 +89,9 @@ def answers(study: Study) -> list[Finding]:
     ]
 
 
-_NO_MODES = Finding("A precision per latent shortens the code", None, "No other mode was measured.")
+_NO_MODES = Finding(
+    "Does a precision per latent shorten the code", None, "No other mode was measured."
+)
 
 
 def to_markdown(study: Study, sheets: Mapping[Regime, Sheet]) -> str:
@@ -104,7 +107,7 @@ def to_markdown(study: Study, sheets: Mapping[Regime, Sheet]) -> str:
         *_section("## What does not hold", [f for f in claims if f.holds is False]),
         *_section("## What these records cannot say", [f for f in claims if f.holds is None]),
         "## The open questions",
-        *(f"- **{f.claim}?** {_ANSWERS[f.holds]} {f.evidence}" for f in questions),
+        "\n".join(f"- **{f.claim}?** {_ANSWERS[f.holds]} {f.evidence}" for f in questions),
         "## Other tolerances",
         markdown_table(_levels_table(study)).rstrip(),
         _DEFINITIONS,
@@ -119,7 +122,9 @@ _DEFINITIONS = (
     "plug-in the entropy that the paper reports. Intervals are 95%, by paired bootstrap over test "
     "images: they say nothing of other training seeds, and hold the steps fixed. A latent is dead "
     "if it is on for none of the images, before quantisation. B is the fixed-length bits of a "
-    "nonzero's magnitude, ⌈log₂ of the levels in use⌉. Crossings are of curves interpolated by "
+    "nonzero's magnitude, ⌈log₂ of the levels in use⌉; bits/nonzero the entropy of that magnitude. "
+    "First > 1% dead: the smallest width whose best SAE within ε has more dead latents; sparsest: "
+    "that of the smallest L0 instead of the best. Crossings are of curves interpolated by "
     "PCHIP; beyond chance means paired intervals of either sign at two tolerances. BD-bits have no "
     "interval. C and D are chosen among all SAEs narrower than B, A among those of the largest "
     "width."
@@ -204,19 +209,19 @@ def float_precision(study: Study) -> Finding:
 
 
 def features_grow(at: Level, sheets: Mapping[Regime, Sheet]) -> Finding:
-    claim = "From D over C and B to A features become more like whole digits"
+    claim = "From D over C and B to A features grow from fragments to whole digits"
     order: list[Regime] = [letter for letter in ("D", "C", "B", "A") if letter in sheets]
     if len(order) < 2:
         return Finding(claim, None, "There are no features of two regimes to compare.")
+    pixels = [sheets[letter].pixels for letter in order]
     likeness = [sheets[letter].likeness for letter in order]
-    shown = "; ".join(
-        f"{letter} {value:.2f}" for letter, value in zip(order, likeness, strict=True)
-    )
     return Finding(
         claim,
-        all(one < other for one, other in zip(likeness, likeness[1:], strict=False)),
-        "Median cosine of the most used decoder rows with the most similar calibration image: "
-        f"{shown}.",
+        _rises(pixels) and _rises(likeness),
+        f"From {' to '.join(order)}, the effective number of pixels of a decoder row is "
+        f"{', '.join(f'{value:.1f}' for value in pixels)}, and its cosine with the most similar "
+        f"calibration image {', '.join(f'{value:.2f}' for value in likeness)} (means over all "
+        "rows, weighted by how often they are on).",
     )
 
 
@@ -335,6 +340,7 @@ def _pairs_table(at: Level) -> pd.DataFrame:
             "ΔMSE": round(entry.delta_mse, 5),
             "Step": precision(entry.record, entry.point).step,
             "B": precision(entry.record, entry.point).float_bits,
+            "Bits/nonzero": round(precision(entry.record, entry.point).magnitude_bits, 2),
             "DL": round(entry.bits, 2),
             "95%": f"{entry.bits_low:.2f} to {entry.bits_high:.2f}",
             "Plug-in": round(entry.point.bits.plugin, 2),
@@ -351,7 +357,7 @@ def _levels_table(study: Study) -> pd.DataFrame:
     rows = []
     for at in study.levels:
         records = [entry.record for entry in at.pairs]
-        starts = {f"First > {s:g} dead": _width(onset(records, s)) for s in DEAD_SHARES}
+        starts = {f"First > {s:.1%} dead": _width(onset(records, s)) for s in DEAD_SHARES}
         start = onset(sparsest(e.record for e in at.entries), DEAD_SHARE)
         rows.append(
             {
@@ -363,7 +369,7 @@ def _levels_table(study: Study) -> pd.DataFrame:
                 "Widths within ε": len(at.pairs),
                 "Interior": minimum(at).interior,
                 **starts,
-                f"First > {DEAD_SHARE:g} dead, sparsest": _width(start),
+                f"Sparsest > {DEAD_SHARE:.1%} dead": _width(start),
             }
         )
     return pd.DataFrame(rows)
@@ -436,6 +442,10 @@ def _swap(pair: PairOfCurves) -> str:
 
 def _at(at: AtTolerance) -> str:
     return f"{_signed(at.difference)} bits at MSE ≤ {at.epsilon:g}"
+
+
+def _rises(values: Sequence[float]) -> bool:
+    return all(one < other for one, other in pairwise(values))
 
 
 def _signed(difference: Difference) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mdlbench import run
 from mdlbench.errors import MdlbenchError
@@ -14,6 +15,9 @@ from mdlbench.reproduce.outputs import write_outputs
 from mdlbench.reproduce.sweep import Level, Regime, Study
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite import Suite, load_suite
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EPSILON = 0.0150
 """The paper's tolerance on the test MSE after quantisation."""
@@ -72,8 +76,14 @@ def feature_sheets(opener: Opener, at: Level) -> dict[Regime, Sheet]:
     return sheets
 
 
-def write_study(folder: Path, study: Study, sheets: dict[Regime, Sheet]) -> list[Path]:
+def write_study(folder: Path, study: Study, sheets: Mapping[Regime, Sheet]) -> list[Path]:
     """Figures, table and report; the same study, the same bytes."""
+    words = sweep_report.to_markdown(study, sheets)
+    return write_outputs(folder, drawings(study, sheets), sweep_report.table(study), words)
+
+
+def drawings(study: Study, sheets: Mapping[Regime, Sheet]) -> dict[str, Figure]:
+    """The figures by file name; those of features and modes only where there are any."""
     figures = {
         "description-length": sweep_figures.description_length(study.at, study.widths),
         "dead-latents": sweep_figures.dead_latents(study.levels, study.widths),
@@ -84,5 +94,4 @@ def write_study(folder: Path, study: Study, sheets: dict[Regime, Sheet]) -> list
         figures["features"] = sweep_figures.feature_panels(sheets, study.at)
     if study.gains:
         figures["modes"] = sweep_figures.mode_gains(study.gains, study.anchor)
-    words = sweep_report.to_markdown(study, sheets)
-    return write_outputs(folder, figures, sweep_report.table(study), words)
+    return figures

@@ -314,11 +314,15 @@ class Gain(NamedTuple):
 
 
 def gains(anchors: Sequence[EvalRecord], others: Sequence[EvalRecord]) -> list[Gain]:
-    """Each SAE in another mode against itself in the anchor's, matched by weights, by width."""
+    """Each SAE in another mode against itself in the anchor's, matched by weights; by width, L0."""
     by_coder = {_coder(record): record for record in anchors}
     matched = [(by_coder[_coder(r)], r) for r in others if _coder(r) in by_coder]
-    matched.sort(key=lambda pair: (pair[1].coder.d_latents, pair[1].name))
+    matched.sort(key=lambda pair: _by_size(pair[1]))
     return [_gain(anchor, record) for anchor, record in matched]
+
+
+def _by_size(record: EvalRecord) -> tuple[int, float, str]:
+    return record.coder.d_latents, record.coder.l0, record.name
 
 
 def _coder(record: EvalRecord) -> tuple[str, str]:
@@ -363,7 +367,7 @@ class Study:
 
     Attributes:
         anchor: the mode that all but `gains` is of.
-        records: of that mode, by width, then name.
+        records: of that mode, by width, then L0.
         at: the sweep at the ε of the study.
         levels: at every ε that an SAE meets.
         curves: pairs of SAEs with curves that share a range of quality.
@@ -381,7 +385,7 @@ class Study:
     def of(cls, modes: Mapping[str, Sequence[EvalRecord]], epsilon: float) -> Study:
         """The study of records by mode, the anchor's first; raises as `level` does."""
         anchor, *others = modes
-        records = sorted(modes[anchor], key=lambda r: (r.coder.d_latents, r.name))
+        records = sorted(modes[anchor], key=_by_size)
         return cls(
             anchor,
             tuple(records),

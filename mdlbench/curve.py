@@ -66,6 +66,11 @@ class RateDistortionCurve:
                 front.append(point)
         return RateDistortionCurve(tuple(front), self.name, self.metric)
 
+    def within(self, distortion: float) -> RateDistortionCurve:
+        """The points whose distortion is at most this."""
+        points = tuple(point for point in self.points if point.distortion <= distortion)
+        return RateDistortionCurve(points, self.name, self.metric)
+
     def by_quality(self, interpolation: Interpolation = "pchip") -> CubicHermiteSpline | None:
         """Bits per token as a function of quality, −10·log₁₀ distortion, through the Pareto front.
 

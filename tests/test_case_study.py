@@ -12,6 +12,7 @@ from records import make_point, make_record, make_result, realistic_suite
 from tiny import tiny_suite, write_sae
 
 from mdlbench import run
+from mdlbench.curve import overlap
 from mdlbench.errors import MdlbenchError
 from mdlbench.record import EvalRecord
 from mdlbench.reproduce import case_study, sweep_figures
@@ -352,6 +353,14 @@ def test_a_mode_that_saves_two_bits_everywhere(zoo):
     )
     worse = gains(zoo, [in_mode(record, "rdo", 1.0) for record in zoo])
     assert mode_gains("rdo", worse, "normalised").holds is False
+
+
+def test_points_coarser_than_every_tolerance_do_not_enter_bd_bits(zoo):
+    anchor, other = zoo[0], in_mode(zoo[0], "rdo", -2.0)
+    useless = make_point(99.0, bits=1.0, mse=0.5, l0=0.1)
+    longer = other.model_copy(update={"points": [*other.points, useless]})
+    assert overlap(anchor.curve(), longer.curve()) < 0.75
+    assert gains([anchor], [longer])[0].bd_bits == pytest.approx(-2)
 
 
 def test_modes_are_matched_by_weights(zoo):

@@ -279,6 +279,11 @@ def test_points_without_a_quality_or_a_rate_are_left_out():
     assert bd_rate(line(1, 0), silent) == pytest.approx(0)
 
 
+def test_within_keeps_what_is_no_worse():
+    kept = curve_of((1, 0.9), (2, 0.5), (3, 0.4)).within(0.5)
+    assert (kept.rates.tolist(), kept.name) == ([2, 3], "sae")
+
+
 def test_rates_at_distortions_are_interpolated_and_nan_beyond():
     rates = line(2, 1).rates_at(np.array([0.1, 10**-1.5, 0.001, 0.2, 1e-4]))
     assert rates[:3] == pytest.approx([21, 31, 61])

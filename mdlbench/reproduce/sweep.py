@@ -301,8 +301,10 @@ class Gain(NamedTuple):
     Attributes:
         mean: bits minus those of the anchor mode, averaged over the tolerances that both meet.
         at: the same at each tolerance.
-        bd_bits: over the whole curves, by PCHIP; without an interval, for points of a curve have
-            no paired resamples. `bd_bits_akima` is the check, `bd_rate` is in percent.
+        bd_bits: over the curves within the largest ε that both meet, by PCHIP; without an interval,
+            for points of a curve have no paired resamples. A step means something else in each
+            mode, so how far curves go beyond that ε says nothing. `bd_bits_akima` is the check,
+            `bd_rate` is in percent.
     """
 
     record: EvalRecord
@@ -330,11 +332,13 @@ def _coder(record: EvalRecord) -> tuple[str, str]:
 
 
 def _gain(anchor: EvalRecord, record: EvalRecord) -> Gain:
-    curves = anchor.curve(METRIC), record.curve(METRIC)
+    found = comparison.differences(anchor, record, METRIC)
+    coarsest = max((at.epsilon for at in found), default=0.0)
+    curves = anchor.curve(METRIC).within(coarsest), record.curve(METRIC).within(coarsest)
     return Gain(
         record,
         comparison.mean_difference(anchor, record, METRIC),
-        tuple(comparison.differences(anchor, record, METRIC)),
+        tuple(found),
         bd_bits(*curves),
         bd_bits(*curves, interpolation="akima"),
         bd_rate(*curves),

@@ -118,16 +118,17 @@ def to_markdown(study: Study, sheets: Mapping[Regime, Sheet]) -> str:
 _ANSWERS = {True: "Yes.", False: "No.", None: "Cannot be said."}
 _DEFINITIONS = (
     "Every SAE stands at its coarsest step whose MSE after quantisation keeps ε with 95% "
-    "confidence; steps are 0.05 octave apart. DL is the held-out codebook's bits per token, "
-    "plug-in the entropy that the paper reports. Intervals are 95%, by paired bootstrap over test "
-    "images: they say nothing of other training seeds, and hold the steps fixed. A latent is dead "
-    "if it is on for none of the images, before quantisation. B is the fixed-length bits of a "
-    "nonzero's magnitude, ⌈log₂ of the levels in use⌉; bits/nonzero the entropy of that magnitude. "
-    "First > 1% dead: the smallest width whose best SAE within ε has more dead latents; sparsest: "
-    "that of the smallest L0 instead of the best. Crossings are of curves interpolated by PCHIP; "
-    "beyond chance means paired intervals of either sign at two tolerances. BD-bits are over the "
-    "curves within the largest ε that both modes meet, and have no interval. C and D are chosen "
-    "among all SAEs narrower than B, A among those of the largest width."
+    "confidence; steps are 0.05 octave apart, and what an SAE leaves unused of ε counts against "
+    "it. DL is the held-out codebook's bits per token, plug-in the entropy that the paper "
+    "reports. Intervals are 95%, by paired bootstrap over test images: they say nothing of other "
+    "training seeds, and hold the steps fixed. A latent is dead if it is on for none of the "
+    "images, before quantisation. B is the fixed-length bits of a nonzero's magnitude, ⌈log₂ of "
+    "the levels in use⌉; bits/nonzero the entropy of that magnitude. First > 1% dead: the "
+    "smallest width whose best SAE within ε has more dead latents; sparsest: that of the smallest "
+    "L0 instead of the best. Crossings are of curves interpolated by PCHIP; beyond chance means "
+    "paired intervals of either sign at two tolerances. BD-bits are over the curves within the "
+    "largest ε that both modes meet, and have no interval. C and D are chosen among all SAEs "
+    "narrower than B, A among those of the largest width."
 )
 
 

@@ -41,7 +41,9 @@ def reproduce(folder: Path, report: Callable[[str], None]) -> list[Path]:
         OutputError: the folder cannot be written; what was finished before is kept.
     """
     suite = load_suite("mnist")
-    modes = {mode: score(suite, mode, folder / mode, report) for mode in MODES}
+    modes: dict[str, list[EvalRecord]] = {
+        mode: score(suite, mode, folder / mode, report) for mode in MODES
+    }
     study = Study.of(modes, EPSILON)
     report("features")
     sheets = feature_sheets(Opener(suite, Setting()), study.at)

@@ -1,15 +1,27 @@
-"""Pareto fronts, and Gaussian R(D) against references computed another way."""
+"""Pareto fronts, comparisons of curves, Gaussian R(D): against references computed another way."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from bjontegaard import bd_linear
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from scipy.integrate import trapezoid
+from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 
-from mdlbench.curve import METRIC_LABELS, RateDistortionCurve, RatePoint, gaussian_rate_distortion
+from mdlbench.curve import (
+    METRIC_LABELS,
+    RateDistortionCurve,
+    RatePoint,
+    bd_bits,
+    bd_rate,
+    crossings,
+    gaussian_rate_distortion,
+    overlap,
+)
 
 coordinate = st.integers(0, 20).map(float)
 rate_points = st.builds(RatePoint, coordinate, coordinate, coordinate, coordinate)
@@ -141,3 +153,139 @@ def test_plot_draws_the_points_on_the_given_axis():
 def test_plot_of_a_loss_that_is_not_positive_is_linear():
     figure = Figure()
     assert curve_of((1, 0.9), (2, -0.1)).plot(figure.subplots()).get_yscale() == "linear"
+
+
+# --- comparisons of two curves --------------------------------------------------------------
+
+
+def by_quality(*points):
+    """A curve through (quality in dB, rate)."""
+    return curve_of(*((rate, 10.0 ** (-quality / 10.0)) for quality, rate in points))
+
+
+def line(slope, offset, qualities=range(10, 31, 4)):
+    return by_quality(*((q, slope * q + offset) for q in qualities))
+
+
+def shifted(curve, bits):
+    points = [point._replace(rate=point.rate + bits) for point in curve.points]
+    return RateDistortionCurve.of(points, curve.name, curve.metric)
+
+
+@st.composite
+def rising(draw):
+    """(quality, rate) of at least four points from 10 to 30 dB, rates rising with quality."""
+    inner = draw(st.lists(st.integers(41, 119), min_size=3, max_size=10, unique=True))
+    qualities = [10.0, *sorted(q / 4 for q in inner), 30.0]
+    steps = draw(st.lists(st.floats(0.5, 20.0), min_size=len(qualities), max_size=len(qualities)))
+    return list(zip(qualities, (np.cumsum(steps) + 1.0).tolist(), strict=True))
+
+
+@given(rising(), st.sampled_from(["pchip", "akima"]))
+def test_a_curve_does_not_differ_from_itself(points, interpolation):
+    curve = by_quality(*points)
+    assert bd_bits(curve, curve, interpolation) == 0
+    assert bd_rate(curve, curve, interpolation) == pytest.approx(0, abs=1e-9)
+    same = crossings(curve, curve, interpolation)
+    assert (same.points, same.smallest, same.largest) == ((), 0, 0)
+
+
+@given(rising(), rising(), st.sampled_from(["pchip", "akima"]))
+def test_bd_bits_is_antisymmetric(one, other, interpolation):
+    one, other = by_quality(*one), by_quality(*other)
+    forth, back = bd_bits(one, other, interpolation), bd_bits(other, one, interpolation)
+    assert forth == pytest.approx(-back, abs=1e-9)
+
+
+@given(rising(), st.floats(-0.9, 50.0))
+def test_a_shift_by_bits_is_their_difference(points, bits):
+    curve = by_quality(*points)
+    assert bd_bits(curve, shifted(curve, bits)) == pytest.approx(bits, abs=1e-9)
+
+
+@given(rising(), st.floats(0.1, 10.0), st.sampled_from(["pchip", "akima"]))
+def test_a_scaled_rate_is_its_percentage(points, factor, interpolation):
+    curve, scaled = by_quality(*points), by_quality(*((q, factor * rate) for q, rate in points))
+    assert bd_rate(curve, scaled, interpolation) == pytest.approx(100 * (factor - 1), abs=1e-6)
+
+
+@given(rising(), rising(), st.sampled_from(["pchip", "akima"]))
+def test_bd_bits_equals_the_library_s_average(one, other, interpolation):
+    one, other = by_quality(*one), by_quality(*other)
+    arrays = [a for c in (one, other) for a in (-10 * np.log10(c.distortions), c.rates)]
+    expected = bd_linear(*arrays, method=interpolation, require_matching_points=False)
+    assert bd_bits(one, other, interpolation) == pytest.approx(expected, abs=1e-8)
+
+
+@given(rising(), rising())
+def test_crossings_and_extremes_against_a_dense_grid(one, other):
+    one, other = by_quality(*one), by_quality(*other)
+    grid = np.linspace(10, 30, 20001)
+    rates = [PchipInterpolator(-10 * np.log10(c.distortions), c.rates)(grid) for c in (one, other)]
+    difference = rates[1] - rates[0]
+    assert bd_bits(one, other) == pytest.approx(trapezoid(difference, grid) / 20, abs=1e-3)
+    found = crossings(one, other)
+    relative = difference / rates[0]
+    assert found.smallest == pytest.approx(relative.min(), abs=2e-2)
+    assert found.largest == pytest.approx(relative.max(), abs=2e-2)
+    assume(np.abs(difference).min(initial=1.0, where=np.arange(20001) % 20000 != 0) > 0)
+    signs = np.sign(difference[1:-1])
+    at = grid[1:-1][:-1][signs[1:] != signs[:-1]]
+    qualities = [-10 * np.log10(c.distortion) for c in found.points]
+    inner = [q for q in qualities if 10.001 < q < 29.999]
+    assert [q for q in at if 10.001 < q < 29.999] == pytest.approx(inner, abs=2e-3)
+
+
+def test_straight_lines_cross_where_they_meet():
+    steep, flat = line(2, -10), line(1, 10)
+    found = crossings(flat, steep)
+    (point,) = found.points
+    assert (point.rate, point.distortion) == pytest.approx((30, 0.01))
+    assert (found.smallest, found.largest) == pytest.approx(((10 - 20) / 20, (50 - 40) / 40))
+    assert bd_bits(flat, steep) == pytest.approx(0, abs=1e-12)
+    assert crossings(steep, flat).points[0] == pytest.approx(point)
+
+
+def test_curves_that_touch_do_not_cross():
+    base = line(1, 0)
+    dented = by_quality((10, 12), (14, 46 / 3), (18, 18), (22, 26), (26, 32), (30, 38))
+    assert crossings(base, dented).points == ()
+    assert crossings(base, dented).smallest == pytest.approx(0, abs=1e-9)
+
+
+def test_too_few_points_or_too_little_overlap_are_not_comparable():
+    long = line(1, 0)
+    few = by_quality((10, 10), (20, 20), (30, 30))
+    assert (bd_bits(long, few), bd_rate(long, few), crossings(long, few)) == (None, None, None)
+    half = line(1, 5, qualities=range(20, 31, 2))
+    assert overlap(long, half) == pytest.approx(0.5)
+    assert (bd_bits(long, half), bd_rate(long, half)) == (None, None)
+    assert crossings(long, half).smallest == pytest.approx(5 / 30)
+    apart = line(1, 0, qualities=range(40, 61, 4))
+    assert (overlap(long, apart), crossings(long, apart)) == (0, None)
+
+
+def test_overlap_is_shared_over_joint_range():
+    one, other = line(1, 0, qualities=range(10, 31, 4)), line(1, 0, qualities=range(14, 35, 4))
+    assert overlap(one, other) == pytest.approx(16 / 24)
+    assert overlap(other, one) == overlap(one, other)
+
+
+def test_points_without_a_quality_or_a_rate_are_left_out():
+    points = list(line(1, 0).points)
+    lossless = RateDistortionCurve.of([*points, RatePoint(99, -0.1, 0.5, 4)], "sae", "delta_ce")
+    assert bd_bits(line(1, 0), lossless) == 0
+    silent = by_quality((8, 0), *((q, q) for q in range(10, 31, 4)))
+    assert bd_rate(line(1, 0), silent) == pytest.approx(0)
+
+
+def test_within_keeps_what_is_no_worse():
+    kept = curve_of((1, 0.9), (2, 0.5), (3, 0.4)).within(0.5)
+    assert (kept.rates.tolist(), kept.name) == ([2, 3], "sae")
+
+
+def test_rates_at_distortions_are_interpolated_and_nan_beyond():
+    rates = line(2, 1).rates_at(np.array([0.1, 10**-1.5, 0.001, 0.2, 1e-4]))
+    assert rates[:3] == pytest.approx([21, 31, 61])
+    assert np.isnan(rates[3:]).all()
+    assert np.isnan(curve_of((1, 0.1)).rates_at(np.array([0.1]))).all()

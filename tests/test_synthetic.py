@@ -266,7 +266,7 @@ def test_closed_forms_of_splitting_and_of_hierarchies():
 
 
 @given(st.floats(0.01, 0.6), st.floats(0.05, 0.95))
-def test_absorption_is_shorter_in_a_flat_code_unless_most_tokens_have_the_parent(probability, child):
+def test_absorption_shortens_a_flat_code_unless_the_parent_is_nearly_always_on(probability, child):
     group = family(probability, child)
     if group.probability * (1 - group.child / 2) < 0.5:
         assert support_bits(absorbed(group)) < support_bits(truth(group))

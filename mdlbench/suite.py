@@ -199,7 +199,8 @@ class PairOfFeatures(Strict):
     @property
     def both(self) -> float:
         """q, the probability that both fire: p_A p_B + ρ√(p_A(1−p_A)p_B(1−p_B)) (maths §9)."""
-        return self._independent + self.correlation * self._spread
+        least, most = self._bounds
+        return min(max(self._independent + self.correlation * self._spread, least), most)
 
     @property
     def _independent(self) -> float:
@@ -210,12 +211,16 @@ class PairOfFeatures(Strict):
         a, b = self.probabilities
         return math.sqrt(a * (1 - a) * b * (1 - b))
 
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        """Between which q lies, whatever the correlation."""
+        return max(0.0, sum(self.probabilities) - 1), min(self.probabilities)
+
     @model_validator(mode="after")
     def _possible(self) -> PairOfFeatures:
         a, b = self.probabilities
-        bounds = max(0.0, a + b - 1), min(a, b)
-        if not bounds[0] <= self.both <= bounds[1]:
-            least, most = ((q - self._independent) / self._spread for q in bounds)
+        least, most = ((q - self._independent) / self._spread for q in self._bounds)
+        if not least - 1e-9 <= self.correlation <= most + 1e-9:
             raise ValueError(
                 f"features that fire with probabilities {a:g} and {b:g} have a correlation from "
                 f"{least:.3g} to {most:.3g}, not {self.correlation:g}"

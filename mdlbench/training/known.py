@@ -148,8 +148,9 @@ def joint_bits(config: SyntheticSource) -> float:
     """The entropy of what fires: no code that tells it exactly needs less (maths §9)."""
     entropy = 0.0
     for group in config.features:
-        probabilities = np.array([probability for _, probability in outcomes(group)])
-        entropy += float(entr([*probabilities, 1 - probabilities.sum()]).sum()) / math.log(2)
+        probabilities = [probability for _, probability in outcomes(group)]
+        nothing = max(1 - sum(probabilities), 0.0)
+        entropy += float(entr([*probabilities, nothing]).sum()) / math.log(2)
     return entropy
 
 

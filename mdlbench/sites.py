@@ -9,7 +9,7 @@ from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CheckpointError, UsageError
 from mdlbench.sources.models import Hook, same_model
 from mdlbench.sources.open import Opener
-from mdlbench.suite import PIXELS, LanguageSource, Place, Scalar, Site
+from mdlbench.suite import LanguageSource, Place, Scalar, Site
 
 UNSAID = Place()
 """Nothing said of where an SAE is scored."""
@@ -29,7 +29,7 @@ def site_of(opener: Opener, origin: Origin, place: Place = UNSAID, name: str = "
     """
     config = opener.suite.source
     if not isinstance(config, LanguageSource):
-        return Site(hook=PIXELS)
+        return Site(hook=config.hook)
     _refuse_other_model(config, origin, name)
     sources = (config.place, place, origin)
     hook = _agreed("hook", [_canonical(s.hook, name) for s in sources], name)

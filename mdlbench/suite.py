@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -23,11 +24,14 @@ from mdlbench.errors import SuiteError, UsageError, did_you_mean
 
 Metric = Literal["mse", "fvu", "delta_ce"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
 Key = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
 
 SUITE_FILE = "suite.yaml"
 PIXELS = "pixels"
 """The hook point of an image suite."""
+SYNTHETIC = "synthetic"
+"""The hook point of a suite whose activations are made."""
 
 
 class Strict(BaseModel):
@@ -36,6 +40,8 @@ class Strict(BaseModel):
 
 class ImagesSource(Strict):
     """Images as activations; the spliced-in loss is a classifier's cross-entropy."""
+
+    hook: ClassVar[str] = PIXELS
 
     kind: Literal["images"]
     images: str
@@ -171,7 +177,117 @@ class LanguageSource(Strict):
     """Positions before it are excluded, as special tokens are: from splice, metrics and rate."""
 
 
-Source = Annotated[ImagesSource | LanguageSource, Field(discriminator="kind")]
+class LoneFeature(Strict):
+    """A feature that fires on its own."""
+
+    n_features: ClassVar[int] = 1
+
+    kind: Literal["lone"]
+    probability: Probability
+
+
+class PairOfFeatures(Strict):
+    """Two features whose firing is correlated."""
+
+    n_features: ClassVar[int] = 2
+
+    kind: Literal["pair"]
+    probabilities: tuple[Probability, Probability]
+    correlation: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    """Pearson's ρ of the two firing indicators (maths §9)."""
+
+    @property
+    def both(self) -> float:
+        """q, the probability that both fire: p_A p_B + ρ√(p_A(1−p_A)p_B(1−p_B)) (maths §9)."""
+        least, most = self._bounds
+        return min(max(self._independent + self.correlation * self._spread, least), most)
+
+    @property
+    def _independent(self) -> float:
+        return self.probabilities[0] * self.probabilities[1]
+
+    @property
+    def _spread(self) -> float:
+        a, b = self.probabilities
+        return math.sqrt(a * (1 - a) * b * (1 - b))
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        """Between which q lies, whatever the correlation."""
+        return max(0.0, sum(self.probabilities) - 1), min(self.probabilities)
+
+    @model_validator(mode="after")
+    def _possible(self) -> PairOfFeatures:
+        a, b = self.probabilities
+        least, most = ((q - self._independent) / self._spread for q in self._bounds)
+        if not least - 1e-9 <= self.correlation <= most + 1e-9:
+            raise ValueError(
+                f"features that fire with probabilities {a:g} and {b:g} have a correlation from "
+                f"{least:.3g} to {most:.3g}, not {self.correlation:g}"
+            )
+        return self
+
+
+class ParentAndChild(Strict):
+    """A feature, and one that fires only if the first does: animal and bird."""
+
+    n_features: ClassVar[int] = 2
+
+    kind: Literal["hierarchy"]
+    probability: Probability
+    """Of the parent."""
+    child: Probability
+    """Of the child where the parent fires."""
+
+
+Features = Annotated[
+    LoneFeature | PairOfFeatures | ParentAndChild,
+    Field(discriminator="kind"),
+]
+
+
+class SyntheticSource(Strict):
+    """Activations made from a known dictionary; the spliced-in loss is a linear read-out's.
+
+    An activation is the sum of the directions of the features that fire, each times its magnitude,
+    plus noise. Groups fire independently of each other. `sources/synthetic.py` says how all this
+    is drawn.
+    """
+
+    hook: ClassVar[str] = SYNTHETIC
+
+    kind: Literal["synthetic"]
+    seed: Annotated[int, Field(ge=0)] = 0
+    d: Annotated[int, Field(gt=0)]
+    """Width of an activation; directions of features are orthonormal, so it bounds their number."""
+    tokens: TokenBudget
+    """Every token is a document of its own."""
+    features: Annotated[list[Features], Field(min_length=1)]
+    spread: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """A feature that fires has a magnitude drawn uniformly from 1 ± spread."""
+    noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Standard deviation of the Gaussian noise in each dimension."""
+    sharpness: Positive = 8.0
+    """Of the read-out: its logits are the activation's projections times this."""
+
+    @property
+    def n_features(self) -> int:
+        return sum(group.n_features for group in self.features)
+
+    @model_validator(mode="after")
+    def _fits(self) -> SyntheticSource:
+        if self.n_features > self.d:
+            raise ValueError(
+                f"{self.n_features} features have no orthonormal directions in d = {self.d} "
+                "dimensions"
+            )
+        return self
+
+
+Source = Annotated[
+    ImagesSource | SyntheticSource | LanguageSource,
+    Field(discriminator="kind"),
+]
 
 
 class Steps(Strict):

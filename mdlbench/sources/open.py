@@ -17,8 +17,17 @@ from mdlbench.sources import ActivationSource, Split
 from mdlbench.sources.images import ImageSource
 from mdlbench.sources.language import LanguageActivations
 from mdlbench.sources.models import LanguageModel, load_model
+from mdlbench.sources.synthetic import SyntheticActivations
 from mdlbench.sources.text import Contexts, MissingTextError, Tokenizer, pack, read
-from mdlbench.suite import FileText, LanguageSource, Site, Suite, Text
+from mdlbench.suite import (
+    FileText,
+    ImagesSource,
+    LanguageSource,
+    Site,
+    Suite,
+    SyntheticSource,
+    Text,
+)
 
 Report = Callable[[str], None]
 
@@ -80,8 +89,10 @@ class Opener:
                 text does not suffice.
         """
         config, setting = self.suite.source, self.setting
-        if not isinstance(config, LanguageSource):
+        if isinstance(config, ImagesSource):
             return ImageSource(self.suite, setting.device, setting.limit)
+        if isinstance(config, SyntheticSource):
+            return SyntheticActivations(config, setting.device, setting.limit)
         model = self._load_model(config, site)
         _refuse_long_contexts(model, site)
         splits = self._contexts(config, site, model.tokenizer)

@@ -6,7 +6,8 @@ A file is self-contained. In order, integers little-endian:
     version    uint32    1
     lengths    uint32 summary, uint32 codebook, uint64 payload, in bytes
     digest     32 bytes  SHA-256 of the whole file but for these bytes
-    summary    JSON: sizes, step, the codebook's hyperparameters, the symbols' digest, metadata
+    summary    JSON: sizes, step, the quantiser's integers if there are any, the codebook's
+               hyperparameters, the symbols' digest, metadata
     codebook   calibration counts: integer columns as byte planes, under LZMA
     payload    32-bit words of the range coder (`mdlbench.coding`)
 
@@ -61,6 +62,19 @@ _GOLDEN = 0.6180339887498949
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+Integer = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+
+
+class Quantiser(BaseModel):
+    """What, beside the step, says which values the symbols stand for (`mdlbench.modes`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    mode: Annotated[str, Field(pattern="^[a-z-]{1,20}$")]
+    columns: dict[str, Annotated[list[Integer], Field(max_length=MAX_LATENTS)]]
+    """Integers by name, as the mode's quantiser wrote them."""
+
+
 class Summary(BaseModel):
     """What a file says of itself, readable without decoding it."""
 
@@ -70,13 +84,15 @@ class Summary(BaseModel):
     n_latents: Annotated[int, Field(ge=0, le=MAX_LATENTS)]
     n_nonzeros: Annotated[int, Field(ge=0)]
     step: Positive
-    """Quantiser step: value = symbol · step."""
+    """Quantiser step: value = symbol · step, but for what `quantiser` says."""
     calibration_tokens: Annotated[int, Field(ge=0, le=MAX_CALIBRATION_TOKENS)]
     calibration_pairs: Annotated[int, Field(ge=0)]
     """Distinct (latent, symbol) pairs that the codebook was fitted on."""
     prior: tuple[Positive, Positive]
     strength: Positive
     symbols_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    quantiser: Quantiser | None = None
+    """Absent where a value is its symbol times the step."""
     metadata: dict[str, JsonValue]
     """What the writer wants known: SAE, quantiser, suite, digests."""
 
@@ -96,7 +112,8 @@ class Decoded:
     Attributes:
         symbols: as they were encoded.
         codebook: the one that `symbols` were coded with.
-        step: quantiser step, value = symbol · step.
+        step: quantiser step, value = symbol · step where there is no `quantiser`.
+        quantiser: what says other values, as given to `encode`.
         metadata: as given to `encode`.
         sizes: bytes of the file's parts.
     """
@@ -104,12 +121,18 @@ class Decoded:
     symbols: Symbols
     codebook: Codebook
     step: float
+    quantiser: Quantiser | None
     metadata: dict[str, JsonValue]
     sizes: Sizes
 
 
 def encode(
-    symbols: Symbols, codebook: Codebook, *, step: float, metadata: Mapping[str, JsonValue]
+    symbols: Symbols,
+    codebook: Codebook,
+    *,
+    step: float,
+    metadata: Mapping[str, JsonValue],
+    quantiser: Quantiser | None = None,
 ) -> bytes:
     """The file that says these symbols under a codebook.
 
@@ -133,12 +156,14 @@ def encode(
             prior=(codebook.prior.a, codebook.prior.b),
             strength=codebook.strength,
             symbols_sha256=_symbols_sha256(symbols),
+            quantiser=quantiser,
             metadata=dict(metadata),
         )
         _check_limits(summary, len(packed), len(payload))
     except (ValidationError, RecordError) as error:
         raise UsageError(f"bitstream: cannot be written: {_reason(error)}") from error
-    return _join(_Parts(summary.model_dump_json().encode(), packed, payload))
+    absent = {"quantiser"} if quantiser is None else None
+    return _join(_Parts(summary.model_dump_json(exclude=absent).encode(), packed, payload))
 
 
 def decode(data: bytes) -> Decoded:
@@ -164,7 +189,9 @@ def decode(data: bytes) -> Decoded:
             "bitstream: the decoded symbols are not those that were encoded: the file was written "
             "by incompatible arithmetic, or it was tampered with"
         )
-    return Decoded(symbols, codebook, summary.step, summary.metadata, _sizes(parts))
+    return Decoded(
+        symbols, codebook, summary.step, summary.quantiser, summary.metadata, _sizes(parts)
+    )
 
 
 def sizes(data: bytes) -> Sizes:

@@ -165,4 +165,4 @@ def _squared_errors(
         np.bincount(latents.latent, weights=error**2, minlength=latents.n_latents)
         for error in errors
     ]
-    return np.stack(columns, axis=1)
+    return np.stack(columns, axis=1).astype(np.float64)

@@ -129,16 +129,20 @@ def allocate(
         step: Δ, at least `finest`.
         finest: no latent takes a finer step.
     """
-    choices = measure_choices(runs, n_latents, step, finest)
+    choices = measure_choices(runs, n_latents, step, finest, range(LOWEST, HIGHEST + 1))
     return Allocation(step, choices.cheapest(choices.slope(step)))
 
 
 def measure_choices(
-    runs: Callable[[], Iterable[SparseLatents]], n_latents: int, step: float, finest: float
+    runs: Callable[[], Iterable[SparseLatents]],
+    n_latents: int,
+    step: float,
+    finest: float,
+    levels: range,
 ) -> Choices:
-    """What each latent costs at each level no finer than `finest`, and dropped."""
-    lowest = max(LOWEST, -math.floor(math.log2(step / finest) + 1e-9))
-    octaves = HIGHEST - lowest + 1
+    """What each latent costs at each of the levels no finer than `finest`, and dropped."""
+    lowest = max(levels.start, -math.floor(math.log2(step / finest) + 1e-9))
+    octaves = levels.stop - lowest
     base = math.ldexp(step, lowest)
     tally = Tally.count_blocks(runs(), base, octaves, n_latents)
     rate = np.zeros((n_latents, octaves + 1))
@@ -147,8 +151,8 @@ def measure_choices(
     squared = np.zeros((n_latents, octaves + 1))
     for run in runs():
         squared += _squared_errors(run, base, octaves)
-    levels = np.arange(lowest, DROPPED + 1, dtype=np.int32)
-    return Choices(levels, squared / max(tally.n_tokens, 1), rate)
+    taken = np.array([*range(lowest, levels.stop), DROPPED], dtype=np.int32)
+    return Choices(taken, squared / max(tally.n_tokens, 1), rate)
 
 
 def _squared_errors(

@@ -162,7 +162,7 @@ def _allocated(calibration: Calibration, step: float) -> FittedQuantiser:
 
 
 def _rate_aware(calibration: Calibration, step: float) -> FittedQuantiser:
-    return fit_rate_aware(calibration.runs, calibration.directions(), step)
+    return fit_rate_aware(calibration.runs, calibration.directions(), step, calibration.finest)
 
 
 MODES: dict[Quantiser, Mode] = {

@@ -1,9 +1,9 @@
 """The quantiser `rdo`: rate-aware rounding with a dead zone, and centroids (maths §2).
 
 A latent of value a whose nearest symbol is v takes whichever of 0, v and the next one towards 0 has
-the least (a − value)² + λ·bits, λ = (ln2/6)Δ². The bits are those of a codebook fitted on symbols
-so decided, the values are centroids. All that is an encoder's choice: a decoder knows the centroids
-alone.
+the least (a − value)² + λ·bits. λ is the slope of the curve of plain steps at Δ: (ln2/6)Δ² at high
+rate, less at low ones. Bits are those of a codebook fitted on symbols so decided; values are
+centroids. All that is an encoder's choice: a decoder knows the centroids alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64
 from scipy import sparse
 
-from mdlbench.allocation import HIGH_RATE_SLOPE
+from mdlbench.allocation import measure_choices
 from mdlbench.codelength import Codebook
 from mdlbench.errors import UsageError
 from mdlbench.latents import SparseLatents, concatenate
@@ -97,10 +97,12 @@ class RateAware:
     Attributes:
         centroids: what symbols stand for.
         prices: the codebook by which symbols are decided.
+        slope: λ, squared error that a bit is worth.
     """
 
     centroids: Centroids
     prices: Codebook
+    slope: float
 
     @property
     def step(self) -> float:
@@ -135,30 +137,31 @@ class RateAware:
     ) -> Float64[np.ndarray, " nnz"]:
         """Squared error + λ·bits of each latent as that symbol; bits above those of zero."""
         error = latents.value - self.centroids.of(symbol)
-        slope = HIGH_RATE_SLOPE * self.step**2
-        return np.asarray(error**2 + slope * self.prices.excess_bits(latents.latent, symbol))
+        return np.asarray(error**2 + self.slope * self.prices.excess_bits(latents.latent, symbol))
 
 
 def fit_rate_aware(
-    runs: Runs, directions: Float32[np.ndarray, "latent d_out"], step: float
+    runs: Runs, directions: Float32[np.ndarray, "latent d_out"], step: float, finest: float
 ) -> RateAware:
     """Prices and centroids of calibration tokens, each fitted on what the other decides.
 
     Args:
         runs: the tokens' latents, scaled, from the start each time.
         directions: what one unit of each scaled latent adds to the reconstruction.
-        step: Δ.
+        step: Δ, at least `finest`.
+        finest: the finest step at which the curve of plain steps is known.
     """
     n_latents = len(directions)
+    slope = measure_choices(runs, n_latents, step, finest, range(-1, 2)).slope(step)
     sample = _first(runs(), FIT_TOKENS, n_latents)
     rounded = (quantise(run, step) for run in runs())
     prices = Codebook.fit(SymbolCounts.of_runs(rounded, n_latents))
-    quantiser = RateAware(Centroids.whole_steps(step), prices)
+    quantiser = RateAware(Centroids.whole_steps(step), prices, slope)
     for _ in range(ROUNDS):
         decided = map(quantiser.symbols, runs())
         prices = Codebook.fit(SymbolCounts.of_runs(decided, n_latents))
         centroids = fit_centroids(sample, quantiser.symbols(sample), directions, step)
-        quantiser = RateAware(centroids, prices)
+        quantiser = RateAware(centroids, prices, slope)
     return quantiser
 
 

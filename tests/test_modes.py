@@ -41,6 +41,7 @@ from tests.tiny import tiny_suite, write_sae
 
 BOARDS = sorted((Path(__file__).parent.parent / "leaderboards").iterdir())
 FINEST = 2.0**-5
+LEVELS = range(LOWEST, HIGHEST + 1)
 
 
 def exponentials(
@@ -87,7 +88,7 @@ class TestAllocation:
     @settings(max_examples=10)
     def test_costs_no_more_than_any_level_for_all(self, seed, step):
         latents = exponentials(seed)
-        choices = measure_choices(lambda: [latents], latents.n_latents, step, FINEST)
+        choices = measure_choices(lambda: [latents], latents.n_latents, step, FINEST, LEVELS)
         slope = choices.slope(step)
         assert 0 < slope <= HIGH_RATE_SLOPE * step**2
         cost = choices.lagrangian(slope)
@@ -100,7 +101,7 @@ class TestAllocation:
 
     def test_distortions_and_rates_against_float64(self):
         latents, step = exponentials(3), 1.0
-        choices = measure_choices(lambda: [latents], latents.n_latents, step, FINEST)
+        choices = measure_choices(lambda: [latents], latents.n_latents, step, FINEST, LEVELS)
         assert choices.levels.tolist() == [*range(LOWEST, HIGHEST + 1), DROPPED]
         z, n = latents.to_dense().astype(np.float64), latents.n_tokens
         for column, level in enumerate(choices.levels[:-1]):
@@ -117,7 +118,7 @@ class TestAllocation:
         rng = np.random.default_rng(0)
         z = rng.uniform(1, 9, (3000, 4)).astype(np.float32)
         latents, step = SparseLatents.from_dense(z), 0.0625
-        choices = measure_choices(lambda: [latents], 4, step, step / 8)
+        choices = measure_choices(lambda: [latents], 4, step, step / 8, LEVELS)
         assert choices.slope(step) == pytest.approx(HIGH_RATE_SLOPE * step**2, rel=0.05)
         assert allocate(lambda: [latents], 4, step, step / 8).level.tolist() == [0, 0, 0, 0]
 
@@ -151,7 +152,7 @@ class TestRateAware:
     @settings(max_examples=10)
     def test_costs_no_more_than_plain_rounding(self, seed, step, signed):
         latents = exponentials(seed, signed=signed)
-        quantiser = fit_rate_aware(lambda: [latents], directions_of(seed), step)
+        quantiser = fit_rate_aware(lambda: [latents], directions_of(seed), step, FINEST)
         dense = np.zeros((latents.n_tokens, latents.n_latents), dtype=np.int32)
         symbols = quantiser.symbols(latents)
         dense[symbols.token, symbols.latent] = symbols.symbol
@@ -166,7 +167,7 @@ class TestRateAware:
     @settings(max_examples=10)
     def test_coarser_or_equal_symbols_and_fewer_of_them(self, seed, step):
         latents = exponentials(seed)
-        quantiser = fit_rate_aware(lambda: [latents], directions_of(seed), step)
+        quantiser = fit_rate_aware(lambda: [latents], directions_of(seed), step, FINEST)
         symbols, plain = quantiser.symbols(latents), quantise(latents, step)
         assert symbols.nnz <= plain.nnz
         assert (symbols.symbol > 0).all()
@@ -174,9 +175,8 @@ class TestRateAware:
 
     def test_a_decision_against_float64(self):
         latents, step = exponentials(5), 0.8
-        quantiser = fit_rate_aware(lambda: [latents], directions_of(5), step)
+        quantiser = fit_rate_aware(lambda: [latents], directions_of(5), step, FINEST)
         offsets = [0.0, *(quantiser.centroids.offset / 64), 0.0]
-        slope = math.log(2) / 6 * step**2
         decided = {}
         symbols = quantiser.symbols(latents)
         for t, i, v in zip(symbols.token, symbols.latent, symbols.symbol, strict=True):
@@ -191,7 +191,7 @@ class TestRateAware:
                 if v:
                     query = np.array([i], dtype=np.int32), np.array([v], dtype=np.int32)
                     bits = book.on_latent_bits[i] + book.magnitude_bits(*query)[0]
-                costs[v] = (float(a) - value) ** 2 + slope * bits
+                costs[v] = (float(a) - value) ** 2 + quantiser.slope * bits
             assert costs[decided.get((int(t), int(i)), 0)] <= min(costs.values()) + 1e-9
 
     def test_centroids_against_least_squares(self):
@@ -231,7 +231,7 @@ def test_no_latents_at_all():
     nothing = SparseLatents.from_dense(np.zeros((5, 3), dtype=np.float32))
     for quantiser in (
         allocate(lambda: [nothing], 3, 1.0, 0.5),
-        fit_rate_aware(lambda: [nothing], directions_of(0, 3), 1.0),
+        fit_rate_aware(lambda: [nothing], directions_of(0, 3), 1.0, FINEST),
     ):
         symbols = quantiser.symbols(nothing)
         assert symbols.nnz == 0
@@ -356,7 +356,9 @@ def test_a_file_with_a_foreign_quantiser_is_refused():
 
 def test_a_plain_step_tells_a_file_nothing():
     assert described(MODES["normalised"], PlainStep(1.0)) is None
-    told = described(MODES["rdo"], fit_rate_aware(lambda: [exponentials(0)], directions_of(0), 1.0))
+    told = described(
+        MODES["rdo"], fit_rate_aware(lambda: [exponentials(0)], directions_of(0), 1.0, FINEST)
+    )
     assert told is not None
     assert list(told.columns) == ["offset"]
 

@@ -46,6 +46,8 @@ from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.distortion import Reference
 from mdlbench.evaluation import Bench, evaluate_coder
 from mdlbench.measure import EncodedSplit
+from mdlbench.modes import MODES
+from mdlbench.quantise import PlainStep
 from mdlbench.record import CoderIdentity
 from mdlbench.sources.language import BLOCK_TOKENS, LanguageActivations
 from mdlbench.sources.losses import cross_entropies
@@ -230,7 +232,7 @@ def open_source(model: HookedModel, test: Contexts, hook: str = HOOK) -> Languag
 
 
 def encode(coder: SparseCoder, source: LanguageActivations, spool: LatentSpool) -> EncodedSplit:
-    scale = measure.quantiser_scale(coder, "normalised")
+    scale = measure.quantiser_scale(coder, MODES["normalised"])
     return measure.encode_split(coder, source, "test", spool, scale, finest_step())
 
 
@@ -380,7 +382,7 @@ def compare_operating_points(subjects: Subjects) -> None:
     layer = Hook.parse(HOOK).layer
     tokens = torch.from_numpy(subjects.test.tokens)
     residual = subjects.model.capture(tokens, [Hook.parse(HOOK)])[Hook.parse(HOOK)]
-    scale = measure.quantiser_scale(coder, "normalised")
+    scale = measure.quantiser_scale(coder, MODES["normalised"])
     clock = Clock()
     with LatentSpool(coder.spec.d_latents) as spool:
         encode(coder, source, spool)
@@ -389,7 +391,9 @@ def compare_operating_points(subjects: Subjects) -> None:
             clock.time("pass", lambda: subjects.transformer(residual, start_at_layer=layer))
             clock.time(
                 "point",
-                lambda step=step: measure.quantised_distortion(coder, source, spool, scale, [step]),
+                lambda step=step: measure.quantised_distortion(
+                    coder, source, spool, scale, [PlainStep(step)]
+                ),
             )
     print(f"2. each further operating point\n{LINE}")
     print(f"  one bare pass from the hook to logits{clock.median('pass'):12.3f} s")

@@ -6,7 +6,8 @@ A file is self-contained. In order, integers little-endian:
     version    uint32    2; 1 had no trees
     lengths    uint32 summary, uint32 codebook, uint64 payload, in bytes
     digest     32 bytes  SHA-256 of the whole file but for these bytes
-    summary    JSON: sizes, step, the codebook's hyperparameters, the symbols' digest, metadata
+    summary    JSON: sizes, step, the quantiser's integers if there are any, the codebook's
+               hyperparameters, the symbols' digest, metadata
     codebook   calibration counts: integer columns as byte planes, under LZMA; then, where supports
                are coded by the tree code, its edges and their joint counts, likewise
     payload    32-bit words of the range coder (`mdlbench.coding`)
@@ -79,6 +80,19 @@ class TreeSummary(BaseModel):
     """Priors of the firing probabilities in either context."""
 
 
+Integer = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+
+
+class Quantiser(BaseModel):
+    """What, beside the step, says which values the symbols stand for (`mdlbench.modes`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    mode: Annotated[str, Field(pattern="^[a-z-]{1,20}$")]
+    columns: dict[str, Annotated[list[Integer], Field(max_length=MAX_LATENTS)]]
+    """Integers by name, as the mode's quantiser wrote them."""
+
+
 class Summary(BaseModel):
     """What a file says of itself, readable without decoding it."""
 
@@ -88,7 +102,7 @@ class Summary(BaseModel):
     n_latents: Annotated[int, Field(ge=0, le=MAX_LATENTS)]
     n_nonzeros: Annotated[int, Field(ge=0)]
     step: Positive
-    """Quantiser step: value = symbol · step."""
+    """Quantiser step: value = symbol · step, but for what `quantiser` says."""
     calibration_tokens: Annotated[int, Field(ge=0, le=MAX_CALIBRATION_TOKENS)]
     calibration_pairs: Annotated[int, Field(ge=0)]
     """Distinct (latent, symbol) pairs that the codebook was fitted on."""
@@ -97,6 +111,8 @@ class Summary(BaseModel):
     tree: TreeSummary | None = None
     """None where all latents are coded independently."""
     symbols_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    quantiser: Quantiser | None = None
+    """Absent where a value is its symbol times the step."""
     metadata: dict[str, JsonValue]
     """What the writer wants known: SAE, quantiser, suite, digests."""
 
@@ -120,7 +136,8 @@ class Decoded:
     Attributes:
         symbols: as they were encoded.
         codebook: the one that `symbols` were coded with.
-        step: quantiser step, value = symbol · step.
+        step: quantiser step, value = symbol · step where there is no `quantiser`.
+        quantiser: what says other values, as given to `encode`.
         metadata: as given to `encode`.
         sizes: bytes of the file's parts.
     """
@@ -128,6 +145,7 @@ class Decoded:
     symbols: Symbols
     codebook: Codebook | TreeCodebook
     step: float
+    quantiser: Quantiser | None
     metadata: dict[str, JsonValue]
     sizes: Sizes
 
@@ -138,6 +156,7 @@ def encode(
     *,
     step: float,
     metadata: Mapping[str, JsonValue],
+    quantiser: Quantiser | None = None,
 ) -> bytes:
     """The file that says these symbols under a codebook, flat or with a tree.
 
@@ -167,12 +186,14 @@ def encode(
             strength=codebook.strength,
             tree=_tree_summary(book, len(edges)),
             symbols_sha256=_symbols_sha256(symbols),
+            quantiser=quantiser,
             metadata=dict(metadata),
         )
         _check_limits(summary, len(packed), len(payload))
     except (ValidationError, RecordError) as error:
         raise UsageError(f"bitstream: cannot be written: {_reason(error)}") from error
-    return _join(_Parts(summary.model_dump_json().encode(), packed, payload))
+    absent = {"quantiser"} if quantiser is None else None
+    return _join(_Parts(summary.model_dump_json(exclude=absent).encode(), packed, payload))
 
 
 def decode(data: bytes) -> Decoded:
@@ -201,7 +222,14 @@ def decode(data: bytes) -> Decoded:
             "by incompatible arithmetic, or it was tampered with"
         )
     used = book if book.forest.n_edges else codebook
-    return Decoded(symbols, used, summary.step, summary.metadata, _sizes(parts, summary))
+    return Decoded(
+        symbols,
+        used,
+        summary.step,
+        summary.quantiser,
+        summary.metadata,
+        _sizes(parts, summary),
+    )
 
 
 def sizes(data: bytes) -> Sizes:

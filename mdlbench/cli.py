@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mdlbench.run import Failed, Scored
     from mdlbench.sources.open import Opener, Setting
+    from mdlbench.suite import Quantiser
 
 app = typer.Typer(
     help="Score sparse autoencoders by description length: bits per token at a given loss.",
@@ -63,6 +64,26 @@ AdapterOption = Annotated[
 ]
 
 _debug = False
+
+
+class Mode(StrEnum):
+    """Operating modes of `mdlbench eval` and `encode`."""
+
+    normalised = "normalised"
+    uniform = "uniform"
+    per_feature = "per-feature"
+    rdo = "rdo"
+    tree = "tree"
+
+
+QuantiserOption = Annotated[
+    Mode | None,
+    typer.Option(
+        help="normalised: one step for all latents times their decoder norms; uniform: without "
+        "the norms; per-feature: a dyadic step for each latent; rdo: rate-aware rounding and "
+        "centroids; tree: steps as in normalised, latents coded given their parents [the suite's]."
+    ),
+]
 
 
 class Listing(StrEnum):
@@ -110,6 +131,7 @@ def eval_suite(
             min=1, metavar="N", help="Documents per split, for a quick look; never ranked."
         ),
     ] = None,
+    quantiser: QuantiserOption = None,
     text: TextOption = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = Dtype.float32,
@@ -119,7 +141,8 @@ def eval_suite(
     """Score a suite's SAEs: records, leaderboard tables and figures in one folder.
 
     Finished SAEs are not recomputed: interrupt it and run it again. An SAE that cannot be scored
-    is reported at the end (exit code 1) and stops no other.
+    is reported at the end (exit code 1) and stops no other. Results of several quantisers stand in
+    one folder, on one board; those of another than the suite's say so.
     """
     from mdlbench.leaderboard import build_all
     from mdlbench.progress import suite_progress
@@ -136,7 +159,7 @@ def eval_suite(
     with suite_progress(len(wanted), quiet) as progress:
         opener = Opener(chosen, _setting(device, limit, text, dtype), progress.stage)
         try:
-            for outcome in run(opener, wanted, folder, progress.stage):
+            for outcome in run(opener, wanted, folder, progress.stage, _value(quantiser)):
                 outcomes.append(progress.finish(outcome))
         except OutputError:
             _name_failures(outcomes)
@@ -441,6 +464,7 @@ def encode(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Documents per split, for a quick look.")
     ] = None,
+    quantiser: QuantiserOption = None,
     text: TextOption = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = Dtype.float32,
@@ -456,7 +480,8 @@ def encode(
 
     chosen = load_suite(suite)
     opener = Opener(chosen, _setting(device, limit, text, dtype))
-    data = encode_target(opener, targets(chosen, [spec], adapter)[0], step)
+    target = targets(chosen, [spec], adapter)[0]
+    data = encode_target(opener, target, step, _value(quantiser))
     bitstream.write(output, data)
     listing.print_pairs({"file": str(output), **listing.stream_facts(bitstream.decode(data))})
 
@@ -470,7 +495,7 @@ def decode(
             "-o",
             "--output",
             metavar="PATH",
-            help="Write the symbols as .npz: token, latent, symbol.",
+            help="Write the symbols as .npz: token, latent, symbol, value.",
         ),
     ] = None,
 ) -> None:
@@ -480,7 +505,7 @@ def decode(
 
     decoded = bitstream.decode(bitstream.read(file))
     if output is not None:
-        write_atomically(output, listing.symbols_npz(decoded.symbols))
+        write_atomically(output, listing.symbols_npz(decoded))
     listing.print_pairs({"file": str(file), **listing.stream_facts(decoded)})
 
 
@@ -506,6 +531,10 @@ def _setting(
     from mdlbench.sources.open import Setting
 
     return Setting(_torch_device(device), limit, text, dtype.value)
+
+
+def _value(mode: Mode | None) -> Quantiser | None:
+    return None if mode is None else mode.value
 
 
 def _torch_device(name: str) -> str:

@@ -17,7 +17,7 @@ from scipy.special import betaln, digamma, gammaln
 
 from mdlbench.errors import CoderError
 from mdlbench.latents import SparseLatents
-from mdlbench.quantise import half_steps, symbol_at
+from mdlbench.quantise import Symbols, half_steps, symbol_at
 from mdlbench.tally import SymbolCounts, Tally
 
 PARAMETER_BITS = 32
@@ -343,6 +343,15 @@ class Codebook:
         excess = counts.count * self.excess_bits(counts.latent, counts.symbol)
         spent = np.bincount(counts.latent, weights=excess, minlength=counts.n_latents)
         return self.off_latent_bits + spent / max(counts.n_tokens, 1)
+
+    def document_bits(
+        self, symbols: Symbols, document: Int64[np.ndarray, " token"], n_documents: int
+    ) -> Float64[np.ndarray, " document"]:
+        """`heldout` bits of each document; `document` numbers the document of each token."""
+        excess = self.excess_bits(symbols.latent, symbols.symbol)
+        owner = document[symbols.token]
+        spent = np.bincount(owner, weights=excess, minlength=n_documents)
+        return np.asarray(np.bincount(document, minlength=n_documents) * self.off_bits + spent)
 
 
 @dataclass(frozen=True, eq=False)

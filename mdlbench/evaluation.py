@@ -16,12 +16,12 @@ from pydantic import ValidationError
 from mdlbench import bitstream, codelength, measure
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.bootstrap import Bootstrap, percentile_interval, upper_limit
-from mdlbench.codelength import Codebook
 from mdlbench.distortion import DistortionSums, ErrorSums, Reference
 from mdlbench.errors import CoderError, MdlbenchError, UsageError, first_problem
-from mdlbench.measure import Rates, Sweep
+from mdlbench.measure import Sweep
+from mdlbench.modes import Code, Mode, Rates, decoded_values, described, mode_of
 from mdlbench.provenance import environment, provenance
-from mdlbench.quantise import Symbols
+from mdlbench.quantise import FittedQuantiser, Symbols
 from mdlbench.record import (
     PROTOCOL,
     Bits,
@@ -39,7 +39,7 @@ from mdlbench.record import (
 from mdlbench.sources import ActivationSource
 from mdlbench.sources.open import Opener
 from mdlbench.spool import LatentSpool
-from mdlbench.suite import Metric, Site, Suite
+from mdlbench.suite import Metric, Quantiser, Site, Suite
 from mdlbench.tolerance import ToleranceSearch, coarsest_within
 
 USUAL_WEIGHT_BITS = 8
@@ -76,7 +76,7 @@ class Audit:
     Attributes:
         position: where on the grid.
         coded: payload bits per token.
-        codebook_bits: bits of the codebook in the header.
+        codebook_bits: bits of the codebook in the header, and of what else the mode sends once.
     """
 
     position: int
@@ -86,16 +86,21 @@ class Audit:
 
 @dataclass(frozen=True)
 class Bench:
-    """A suite opened for measuring at one site."""
+    """A suite opened for measuring at one site, in one mode."""
 
     suite: Suite
     source: ActivationSource
     limit: int | None
+    mode: Mode
 
     @classmethod
-    def open(cls, opener: Opener, site: Site) -> Bench:
-        """Load the suite's data; what takes passes over them waits until it is asked for."""
-        return cls(opener.suite, opener.open(site), opener.setting.limit)
+    def open(cls, opener: Opener, site: Site, quantiser: Quantiser | None = None) -> Bench:
+        """Load the suite's data; what takes passes over them waits until it is asked for.
+
+        Without a quantiser, the mode is the suite's own; raises `UsageError` for an unknown one.
+        """
+        mode = mode_of(quantiser or opener.suite.quantiser)
+        return cls(opener.suite, opener.open(site), opener.setting.limit, mode)
 
     @cached_property
     def reference(self) -> Reference:
@@ -121,6 +126,7 @@ class Bench:
             data_sha256=self.source.data_sha256,
             seed=self.suite.seed,
             limit=self.limit,
+            quantiser=None if self.mode.name == self.suite.quantiser else self.mode.name,
         )
 
     def measurement(self) -> Measurement:
@@ -163,14 +169,14 @@ class Encoded:
 def encoded(bench: Bench, coder: SparseCoder) -> Iterator[Encoded]:
     """Encode both splits once; the spooled latents live as long as the context."""
     n_latents = coder.spec.d_latents
-    scale = measure.quantiser_scale(coder, bench.suite.quantiser)
+    scale = measure.quantiser_scale(coder, bench.mode)
     steps = measure.absolute_steps(bench.suite.steps, coder, bench.source, scale)
     with LatentSpool(n_latents) as calibration, LatentSpool(n_latents) as test:
         splits = [
             measure.encode_split(coder, bench.source, "calibration", calibration, scale, steps),
             measure.encode_split(coder, bench.source, "test", test, scale, steps),
         ]
-        yield Encoded(Sweep(coder, bench.source, scale, steps, calibration, test), *splits)
+        yield Encoded(Sweep(coder, bench.source, bench.mode, steps, calibration, test), *splits)
 
 
 class Evaluation(NamedTuple):
@@ -271,11 +277,13 @@ def tolerance_result(bench: Bench, sweep: Sweep, limit: Limit) -> ToleranceResul
 def point(bench: Bench, sweep: Sweep, position: int, audit: Audit) -> Point:
     rates, sums = sweep.rates(position), sweep.distortion(position)
     coded = audit.coded if position == audit.position else None
+    header_bits = sweep.header_bits(position)
     return Point(
         **sums.metrics(bench.reference),
-        quantiser=bench.suite.quantiser,
+        quantiser=bench.mode.name,
         step=sweep.step(position),
         l0=rates.l0,
+        header_bits=header_bits or None,
         bits=bits(bench, rates, sweep.coder.spec.side_bits, coded),
         mse_ci=bench.bootstrap.interval(bench.per_document(sums, "mse")),
         delta_ce_ci=bench.bootstrap.interval(bench.per_document(sums, "delta_ce")),
@@ -318,29 +326,37 @@ def encode_test_split(bench: Bench, sweep: Sweep, step: float) -> bytes:
     """The symbols of the test split as a bitstream, its codebook fitted on the calibration split.
 
     Raises:
-        MdlbenchError: the stream does not decode to the same symbols.
+        MdlbenchError: the stream does not decode to the same symbols and values.
     """
-    codebook = _codebook(sweep, step)
-    return _encode(bench, sweep, measure.all_symbols(sweep.test, step), codebook, step)
+    quantiser = sweep.quantiser_at(step)
+    symbols = measure.all_symbols(sweep.test, quantiser)
+    return _encode(bench, sweep, symbols, quantiser, sweep.code(quantiser), step)
 
 
-def _codebook(sweep: Sweep, step: float) -> Codebook:
-    return measure.fit_codebooks(sweep.calibration, step, octaves=1)[0]
-
-
-def _encode(bench: Bench, sweep: Sweep, symbols: Symbols, codebook: Codebook, step: float) -> bytes:
-    """Symbols as a bitstream that was decoded again and compared."""
+def _encode(
+    bench: Bench,
+    sweep: Sweep,
+    symbols: Symbols,
+    quantiser: FittedQuantiser,
+    code: Code,
+    step: float,
+) -> bytes:
+    """Symbols as a bitstream that was decoded again and compared, and so were their values."""
     spec = sweep.coder.spec
     metadata = {
         "suite": bench.suite.name,
         "suite_digest": bench.suite.digest,
         "sae": spec.name,
         "weights_sha256": spec.weights_sha256,
-        "quantiser": bench.suite.quantiser,
+        "quantiser": bench.mode.name,
     }
-    data = bitstream.encode(symbols, codebook, step=step, metadata=metadata)
-    if not _same(symbols, bitstream.decode(data).symbols):
+    told = described(bench.mode, quantiser)
+    data = bitstream.encode(symbols, code.codebook, step=step, metadata=metadata, quantiser=told)
+    decoded = bitstream.decode(data)
+    if not _same(symbols, decoded.symbols):
         raise MdlbenchError("bitstream: the decoded symbols are not the encoded ones")
+    if not np.array_equal(decoded_values(decoded).value, quantiser.values(symbols).value):
+        raise MdlbenchError("bitstream: the decoded values are not those of the symbols")
     return data
 
 
@@ -354,16 +370,16 @@ def _same(one: Symbols, other: Symbols) -> bool:
 def audit_bitstream(bench: Bench, sweep: Sweep, limits: list[Limit]) -> Audit:
     """Code the test split for real at the headline step, decode it and compare."""
     position = audited_position(bench, limits)
-    step = sweep.step(position)
-    codebook = _codebook(sweep, step)
+    step, quantiser = sweep.step(position), sweep.quantiser(position)
+    code = sweep.code(quantiser)
     sizes = [
-        bitstream.sizes(_encode(bench, sweep, symbols, codebook, step))
-        for symbols in measure.symbols_in_parts(sweep.test, step, AUDITED_TOKENS)
+        bitstream.sizes(_encode(bench, sweep, symbols, quantiser, code, step))
+        for symbols in measure.symbols_in_parts(sweep.test, quantiser, AUDITED_TOKENS)
     ]
     return Audit(
         position=position,
         coded=8 * sum(part.payload_bytes for part in sizes) / bench.source.n_tokens["test"],
-        codebook_bits=8.0 * sizes[0].codebook_bytes,
+        codebook_bits=8.0 * sizes[0].codebook_bytes + sweep.header_bits(position),
     )
 
 

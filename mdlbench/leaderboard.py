@@ -34,7 +34,8 @@ class Row:
 
     Attributes:
         rank: competition rank ("1, 2, 2, 4"); None unless `status` is "ranked".
-        label: the SAE's name, with the start of its id where the name alone is not unique.
+        label: the SAE's name, with its quantiser where that is not the suite's own, and with the
+            start of its id where that alone is not unique.
         status: "ranked"; "unranked" (feasible, but the record asks not to be ranked); "partial"
             (made with `--limit`); "infeasible" (no step of the quantiser keeps ε).
         bits, bits_low, bits_high: bits per token at `step`, with their 95% interval.
@@ -87,6 +88,7 @@ class Row:
     text: str | None
     test_tokens: int
     name: str
+    quantiser: str | None
     id: str
 
 
@@ -166,7 +168,7 @@ def by_site(records: Iterable[EvalRecord]) -> dict[str, list[EvalRecord]]:
         UsageError: there are no records.
     """
     groups: dict[str, list[EvalRecord]] = {}
-    for record in sorted(records, key=lambda record: (record.site.label, record.name)):
+    for record in sorted(records, key=lambda record: (record.site.label, record.label)):
         groups.setdefault(record.site.label, []).append(record)
     if not groups:
         raise UsageError("no records to rank")
@@ -218,7 +220,7 @@ def comparable(records: Iterable[EvalRecord]) -> list[EvalRecord]:
         RecordError: two records share an id, or differ in suite, protocol, data, seed or
             tolerances.
     """
-    ordered = sorted(records, key=lambda record: (record.name, record.id))
+    ordered = sorted(records, key=lambda record: (record.label, record.id))
     if not ordered:
         raise UsageError("no records to rank")
     repeated = [id_ for id_, n in Counter(record.id for record in ordered).items() if n > 1]
@@ -256,12 +258,12 @@ def shared_ranks(replicates: Replicates) -> list[int]:
 
 
 def unique_labels(records: Sequence[EvalRecord]) -> dict[str, str]:
-    """What to call each record's SAE, by record id: its name, made unique where it is not."""
-    uses = Counter(record.name for record in records)
+    """What to call each record's SAE, by record id: its label, made unique where it is not."""
+    uses = Counter(record.label for record in records)
     return {
-        record.id: record.name
-        if uses[record.name] == 1
-        else f"{record.name} ({record.id[:ID_CHARACTERS]})"
+        record.id: record.label
+        if uses[record.label] == 1
+        else f"{record.label} ({record.id[:ID_CHARACTERS]})"
         for record in records
     }
 
@@ -307,7 +309,7 @@ def _order(entry: _Entry) -> tuple[int, bool, float, str, str]:
     bits = entry.result.bits
     value = _floor(entry) if bits is None else bits
     position = STATUS_ORDER.index(entry.status)
-    return position, bits is None, value, entry.record.name, entry.record.id
+    return position, bits is None, value, entry.record.label, entry.record.id
 
 
 def _floor(entry: _Entry) -> float:
@@ -384,6 +386,7 @@ def _row(entry: _Entry, standing: _Standing) -> Row:
         text=record.site.text,
         test_tokens=record.n_tokens.test,
         name=record.name,
+        quantiser=record.identity.quantiser,
         id=record.id,
     )
 

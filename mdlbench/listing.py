@@ -13,7 +13,6 @@ from mdlbench.suite import load_suite, suite_names
 if TYPE_CHECKING:
     from mdlbench.adapters.check import Check
     from mdlbench.bitstream import Decoded
-    from mdlbench.quantise import Symbols
 
 Row = dict[str, Any]
 
@@ -45,11 +44,19 @@ def records(folder: Path) -> list[Row]:
         try:
             record = read_record(path)
         except RecordError as error:
-            rows.append({"file": str(path), "suite": "", "SAE": "", "state": str(error)})
+            nothing = {"suite": "", "SAE": "", "quantiser": ""}
+            rows.append({"file": str(path), **nothing, "state": str(error)})
             continue
         state = "partial" if record.partial else record.status
-        suite = record.identity.suite
-        rows.append({"file": str(path), "suite": suite, "SAE": record.name, "state": state})
+        rows.append(
+            {
+                "file": str(path),
+                "suite": record.identity.suite,
+                "SAE": record.name,
+                "quantiser": ", ".join({point.quantiser: "" for point in record.points}),
+                "state": state,
+            }
+        )
     return rows
 
 
@@ -64,18 +71,31 @@ def stream_facts(decoded: Decoded) -> Row:
         "nonzeros": len(symbols.symbol),
         "header bytes": sizes.header_bytes,
         "of which codebook": sizes.codebook_bytes,
+        "of which forest": sizes.tree_bytes,
         "payload bytes": sizes.payload_bytes,
         "bits per token (payload)": 8 * sizes.payload_bytes / max(symbols.n_tokens, 1),
         "checksum": "matches",
     }
 
 
-def symbols_npz(symbols: Symbols) -> bytes:
-    """Symbols as an `.npz` of arrays token, latent and symbol."""
+def symbols_npz(decoded: Decoded) -> bytes:
+    """Symbols as an `.npz` of arrays token, latent, symbol and value.
+
+    Values are latents as the quantiser scales them: times decoder norms but for `uniform`.
+    """
     import numpy as np
 
+    from mdlbench.modes import decoded_values
+
+    symbols, values = decoded.symbols, decoded_values(decoded)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, token=symbols.token, latent=symbols.latent, symbol=symbols.symbol)
+    np.savez_compressed(
+        buffer,
+        token=symbols.token,
+        latent=symbols.latent,
+        symbol=symbols.symbol,
+        value=values.value,
+    )
     return buffer.getvalue()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,6 @@ from jaxtyping import Bool, Float, Float32, Float64
 from mdlbench import codelength
 from mdlbench.adapters import checked
 from mdlbench.adapters.protocol import SparseCoder
-from mdlbench.codelength import Codebook
 from mdlbench.distortion import (
     DistortionSums,
     ErrorSums,
@@ -25,7 +23,8 @@ from mdlbench.distortion import (
 )
 from mdlbench.errors import CoderError
 from mdlbench.latents import SparseLatents, concatenate
-from mdlbench.quantise import Symbols, dequantise, quantise
+from mdlbench.modes import Calibration, Code, Mode, Rates, flat_rates
+from mdlbench.quantise import FittedQuantiser, Symbols
 from mdlbench.sources import ActivationSource, Block, Split
 from mdlbench.spool import LatentSpool
 from mdlbench.suite import Steps
@@ -47,30 +46,10 @@ class EncodedSplit(NamedTuple):
     floor: DistortionSums
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Bits per token of the test split at one step, by every code (maths §3).
-
-    Attributes:
-        document_bits: `heldout` bits of each document, side information not included.
-        latent_bits: `heldout` bits per token of each latent.
-        l0: nonzero symbols per token.
-    """
-
-    plugin: codelength.Rate
-    heldout: float
-    adaptive: float
-    enumerative: float
-    bound: float
-    l0: float
-    document_bits: Float64[np.ndarray, " document"]
-    latent_bits: Float64[np.ndarray, " latent"]
-
-
-def quantiser_scale(coder: SparseCoder, quantiser: str) -> Float32[np.ndarray, " latent"]:
-    """Factor on each latent before rounding: ‖w_i‖ for `normalised`, 1 for `uniform` (maths §2)."""
+def quantiser_scale(coder: SparseCoder, mode: Mode) -> Float32[np.ndarray, " latent"]:
+    """Factor on each latent before rounding: ‖w_i‖, but 1 for `uniform` (maths §2)."""
     norms = coder.spec.decoder_norms
-    return norms if quantiser == "normalised" else np.ones_like(norms)
+    return norms if mode.normalised else np.ones_like(norms)
 
 
 def absolute_steps(
@@ -148,11 +127,11 @@ def quantised_distortion(
     source: ActivationSource,
     test: LatentSpool,
     scale: Float32[np.ndarray, " latent"],
-    steps: Sequence[float],
+    quantisers: Sequence[FittedQuantiser],
 ) -> list[DistortionSums]:
-    """Losses of the test split at each step, from one pass over its activations."""
-    sums = [DistortionSums.zeros(source.n_documents["test"]) for _ in steps]
-    for i, block, reconstruction in _reconstructions(coder, source, test, scale, steps):
+    """Losses of the test split by each quantiser, from one pass over its activations."""
+    sums = [DistortionSums.zeros(source.n_documents["test"]) for _ in quantisers]
+    for i, block, reconstruction in _reconstructions(coder, source, test, scale, quantisers):
         sums[i] = sums[i] + block_distortion(source, block, reconstruction)
     return sums
 
@@ -162,12 +141,12 @@ def quantised_errors(
     source: ActivationSource,
     test: LatentSpool,
     scale: Float32[np.ndarray, " latent"],
-    step: float,
+    quantiser: FittedQuantiser,
 ) -> ErrorSums:
-    """Errors of the test split's reconstruction at a step, which cost no splice."""
+    """Errors of the test split's reconstruction by a quantiser, which cost no splice."""
     n_documents = source.n_documents["test"]
     sums = ErrorSums.zeros(n_documents)
-    for _, block, reconstruction in _reconstructions(coder, source, test, scale, [step]):
+    for _, block, reconstruction in _reconstructions(coder, source, test, scale, [quantiser]):
         errors = _finite(*_errors(block, reconstruction))
         sums = sums + ErrorSums(*(document_sums(v, block.document, n_documents) for v in errors))
     return sums
@@ -178,13 +157,13 @@ def _reconstructions(
     source: ActivationSource,
     test: LatentSpool,
     scale: Float32[np.ndarray, " latent"],
-    steps: Sequence[float],
+    quantisers: Sequence[FittedQuantiser],
 ) -> Iterator[tuple[int, Block, Float[torch.Tensor, "token d_out"]]]:
-    """Of each block at each step, with the step's index."""
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    """Of each block by each quantiser, with the quantiser's index."""
+    inverse = _inverse(scale)
     for block, run in zip(source.blocks("test"), test.runs(), strict=True):
-        for i, step in enumerate(steps):
-            quantised = dequantise(quantise(run.latents, step), step).scaled(inverse)
+        for i, quantiser in enumerate(quantisers):
+            quantised = quantiser.values(quantiser.symbols(run.latents)).scaled(inverse)
             yield i, block, checked.decode(coder, quantised, run.side, source.device)
 
 
@@ -211,11 +190,18 @@ def _finite(*per_token: Float64[np.ndarray, " token"]) -> tuple[np.ndarray, ...]
     return per_token
 
 
-def rates(
+def _inverse(scale: Float32[np.ndarray, " latent"]) -> Float32[np.ndarray, " latent"]:
+    """1 / scale, and 0 where that is 0."""
+    inverse = np.zeros_like(scale)
+    np.divide(1.0, scale, out=inverse, where=scale > 0)
+    return inverse
+
+
+def dyadic_rates(
     calibration: LatentSpool, test: LatentSpool, finest: float, octaves: int, n_documents: int
 ) -> list[Rates]:
     """Bits per token at every dyadic step from `finest` on, from one count of each split."""
-    codebooks = fit_codebooks(calibration, finest, octaves)
+    codebooks = codelength.fit_codebooks(count(calibration, finest, octaves))
     tally = count(test, finest, octaves)
     document_bits = np.zeros((n_documents, octaves))
     for run in test.runs():
@@ -223,14 +209,9 @@ def rates(
             run.latents, finest, codebooks, run.document, n_documents
         )
     return [
-        _rates_at(tally, octave, codebooks[octave], document_bits[:, octave])
-        for octave in range(octaves)
+        flat_rates(codebook, tally.at(j), tally.active_per_token(j), document_bits[:, j])
+        for j, codebook in enumerate(codebooks)
     ]
-
-
-def fit_codebooks(calibration: LatentSpool, finest: float, octaves: int) -> list[Codebook]:
-    """The codebook of every dyadic step from `finest` on."""
-    return codelength.fit_codebooks(count(calibration, finest, octaves))
 
 
 def count(spool: LatentSpool, finest: float, octaves: int) -> Tally:
@@ -239,24 +220,24 @@ def count(spool: LatentSpool, finest: float, octaves: int) -> Tally:
     return Tally.count_blocks(runs, finest, octaves, spool.n_latents)
 
 
-def all_symbols(spool: LatentSpool, step: float) -> Symbols:
+def all_symbols(spool: LatentSpool, quantiser: FittedQuantiser) -> Symbols:
     """The symbols of a whole split as one run."""
-    (symbols,) = symbols_in_parts(spool, step)
+    (symbols,) = symbols_in_parts(spool, quantiser)
     return symbols
 
 
 def symbols_in_parts(
-    spool: LatentSpool, step: float, at_least: float = math.inf
+    spool: LatentSpool, quantiser: FittedQuantiser, at_least: float = math.inf
 ) -> Iterator[Symbols]:
     """The symbols of a split, part by part, each of so many tokens or more but for the last."""
     part: list[SparseLatents] = []
     for run in spool.runs():
         part.append(run.latents)
         if sum(latents.n_tokens for latents in part) >= at_least:
-            yield quantise(concatenate(part), step)
+            yield quantiser.symbols(concatenate(part))
             part = []
     if part:
-        yield quantise(concatenate(part), step)
+        yield quantiser.symbols(concatenate(part))
 
 
 def fixed_length_mse(
@@ -291,27 +272,61 @@ class Sweep:
         self,
         coder: SparseCoder,
         source: ActivationSource,
-        scale: Float32[np.ndarray, " latent"],
+        mode: Mode,
         steps: Steps,
         calibration: LatentSpool,
         test: LatentSpool,
     ) -> None:
-        self.coder, self.source, self.scale = coder, source, scale
+        self.coder, self.source, self.mode = coder, source, mode
+        self.scale = quantiser_scale(coder, mode)
         self.calibration, self.test = calibration, test
         self.finest = steps.finest
         self.dyadic = [octave * STEPS_PER_OCTAVE for octave in range(steps.octaves)]
         self._distortions: dict[int, DistortionSums] = {}
         self._errors: dict[int, ErrorSums] = {}
         self._rates: dict[int, Rates] = {}
+        self._quantisers: dict[int, FittedQuantiser] = {}
 
     def step(self, position: int) -> float:
         return step_at(self.finest, position)
 
+    def quantiser(self, position: int) -> FittedQuantiser:
+        if position not in self._quantisers:
+            self._quantisers[position] = self.quantiser_at(self.step(position))
+        return self._quantisers[position]
+
+    def quantiser_at(self, step: float) -> FittedQuantiser:
+        """The mode's quantiser at any step, fitted on the calibration split."""
+        return self.mode.quantiser(self._fitted_on, step)
+
+    @property
+    def _fitted_on(self) -> Calibration:
+        spool = self.calibration
+        return Calibration(
+            runs=lambda: (run.latents for run in spool.runs()),
+            directions=self._directions,
+            n_latents=spool.n_latents,
+            finest=self.finest,
+            parents=self.coder.spec.parents,
+        )
+
+    def _directions(self) -> Float32[np.ndarray, "latent d_out"]:
+        rows = checked.decoder_rows(self.coder) * _inverse(self.scale)[:, None]
+        return np.asarray(rows)
+
+    def code(self, quantiser: FittedQuantiser) -> Code:
+        """The mode's code of a quantiser's symbols, fitted on the calibration split."""
+
+        def symbols() -> Iterator[Symbols]:
+            return (quantiser.symbols(run.latents) for run in self.calibration.runs())
+
+        return self.mode.code(symbols, self._fitted_on)
+
     def distortion(self, position: int) -> DistortionSums:
         if position not in self._distortions:
             wanted = self.dyadic if position in self.dyadic else [position]
-            steps = [self.step(p) for p in wanted]
-            sums = quantised_distortion(self.coder, self.source, self.test, self.scale, steps)
+            quantisers = [self.quantiser(p) for p in wanted]
+            sums = quantised_distortion(self.coder, self.source, self.test, self.scale, quantisers)
             self._distortions.update(zip(wanted, sums, strict=True))
         return self._distortions[position]
 
@@ -321,23 +336,36 @@ class Sweep:
             return self.distortion(position)
         if position not in self._errors:
             self._errors[position] = quantised_errors(
-                self.coder, self.source, self.test, self.scale, self.step(position)
+                self.coder, self.source, self.test, self.scale, self.quantiser(position)
             )
         return self._errors[position]
 
+    def header_bits(self, position: int) -> float:
+        """What a decoder must be told once beside step and codebook."""
+        return self.quantiser(position).header_bits + self.rates(position).header_bits
+
     def rates(self, position: int) -> Rates:
         if position not in self._rates:
-            wanted = self.dyadic if position in self.dyadic else [position]
-            n_documents = self.source.n_documents["test"]
-            measured = rates(
-                self.calibration, self.test, self.step(wanted[0]), len(wanted), n_documents
-            )
-            self._rates.update(zip(wanted, measured, strict=True))
+            if self.mode.one_count:
+                self._price_at_once(self.dyadic if position in self.dyadic else [position])
+            else:
+                self._rates[position] = self._priced_alone(position)
         return self._rates[position]
+
+    def _price_at_once(self, positions: list[int]) -> None:
+        n_documents, finest = self.source.n_documents["test"], self.step(positions[0])
+        measured = dyadic_rates(self.calibration, self.test, finest, len(positions), n_documents)
+        self._rates.update(zip(positions, measured, strict=True))
+
+    def _priced_alone(self, position: int) -> Rates:
+        quantiser = self.quantiser(position)
+        runs = ((quantiser.symbols(run.latents), run.document) for run in self.test.runs())
+        return self.code(quantiser).rates(runs, self.source.n_documents["test"])
 
     def price_grid(self) -> None:
         """Measure the rate of every dyadic step."""
-        self.rates(self.dyadic[0])
+        for position in self.dyadic:
+            self.rates(position)
 
     def priced(self) -> list[int]:
         """Positions whose rate was measured, from the finest step to the coarsest."""
@@ -356,29 +384,10 @@ class Sweep:
         rounded = checked.with_decoder_precision(self.coder, weight_bits)
         if rounded is None:
             raise CoderError(f"{self.coder.spec.name}: its decoder has no weights to round")
-        step = self.step(position)
+        quantiser = self.quantiser(position)
         if not spliced:
-            return quantised_errors(rounded, self.source, self.test, self.scale, step)
-        return quantised_distortion(rounded, self.source, self.test, self.scale, [step])[0]
-
-
-def _rates_at(
-    tally: Tally, octave: int, codebook: Codebook, document_bits: Float64[np.ndarray, " document"]
-) -> Rates:
-    counts = tally.at(octave)
-    heldout = codebook.bits(counts)
-    return Rates(
-        plugin=codelength.plugin(counts),
-        heldout=heldout.total,
-        adaptive=codelength.adaptive(counts),
-        enumerative=codelength.enumerative(
-            counts, tally.active_per_token(octave), heldout.magnitude
-        ),
-        bound=codelength.bound(counts),
-        l0=counts.l0,
-        document_bits=document_bits,
-        latent_bits=codebook.latent_bits(counts),
-    )
+            return quantised_errors(rounded, self.source, self.test, self.scale, quantiser)
+        return quantised_distortion(rounded, self.source, self.test, self.scale, [quantiser])[0]
 
 
 def _audible(latents: SparseLatents, finest: float) -> SparseLatents:

@@ -7,10 +7,12 @@ The quantiser `uniform` is `quantise(latents, step)`. The quantiser `normalised`
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, Int64
 
 from mdlbench.errors import CoderError, UsageError
 from mdlbench.latents import SparseLatents
@@ -40,6 +42,58 @@ class Symbols:
     @property
     def nnz(self) -> int:
         return len(self.symbol)
+
+    @property
+    def active_per_token(self) -> Int64[np.ndarray, " token"]:
+        """k_t, the nonzero symbols of each token."""
+        return np.bincount(self.token, minlength=self.n_tokens)
+
+
+class Reconstruction(Protocol):
+    """What a decoder is told of a quantiser, and makes of symbols."""
+
+    @property
+    def header_bits(self) -> float:
+        """Bits that tell it, sent once; the step itself is not charged."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, list[int]]:
+        """The integers that, with the step, say it all; none for a plain step."""
+        ...
+
+    def values(self, symbols: Symbols) -> SparseLatents:
+        """Latents that symbols stand for; what is off stays exactly zero."""
+        ...
+
+
+class FittedQuantiser(Reconstruction, Protocol):
+    """A quantiser at one step, fitted on calibration tokens."""
+
+    def symbols(self, latents: SparseLatents) -> Symbols:
+        """Nonzero symbols of scaled latents; raises `CoderError` as `quantise` does."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainStep:
+    """One step for all latents, rounded half away from zero: nothing to fit, nothing to send."""
+
+    step: float
+
+    @property
+    def header_bits(self) -> float:
+        return 0.0
+
+    @property
+    def columns(self) -> Mapping[str, list[int]]:
+        return {}
+
+    def symbols(self, latents: SparseLatents) -> Symbols:
+        return quantise(latents, self.step)
+
+    def values(self, symbols: Symbols) -> SparseLatents:
+        return dequantise(symbols, self.step)
 
 
 def quantise(latents: SparseLatents, step: float) -> Symbols:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
-from mdlbench.suite import Headline, Metric, Site
+from mdlbench.suite import Headline, Metric, Quantiser, Site
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,11 +66,15 @@ class Identity(Part):
     data_sha256: str
     seed: int
     limit: int | None = None
+    quantiser: Quantiser | None = None
+    """Where it is not the suite's own."""
 
     @property
     def id(self) -> str:
-        """SHA-256 of the canonical JSON of the identity."""
-        return hashlib.sha256(_canonical(self.model_dump(mode="json")).encode()).hexdigest()
+        """SHA-256 of the canonical JSON of the identity, without a quantiser that it lacks."""
+        absent = {"quantiser"} if self.quantiser is None else None
+        content = self.model_dump(mode="json", exclude=absent)
+        return hashlib.sha256(_canonical(content).encode()).hexdigest()
 
 
 class Tokens(Part):
@@ -96,7 +100,7 @@ class CoderFacts(Part):
     decoder_bits: Finite | None = None
     """(live rows · d + d) · decoder_weight_bits (maths §3)."""
     codebook_bits: Finite | None = None
-    """Real size of the codebook in the audited bitstream's header."""
+    """Real size of the codebook in the audited bitstream's header, and `header_bits` there."""
     break_even_tokens: Finite | None = None
     """Tokens after which the latents sent have cost as much as decoder and codebook."""
     details: Facts = {}
@@ -142,6 +146,8 @@ class Point(Distortion):
     top_k: int | None = None
     l0: Finite
     """Mean nonzero symbols per test token."""
+    header_bits: Finite | None = None
+    """Bits, sent once, that a decoder must be told beside codebook and step; not in `bits`."""
     bits: Bits
     mse_ci: Interval
     delta_ce_ci: Interval
@@ -209,6 +215,12 @@ class EvalRecord(Part):
     def name(self) -> str:
         return self.identity.coder.name
 
+    @property
+    def label(self) -> str:
+        """The SAE's name, and its quantiser where that is not the suite's own."""
+        quantiser = self.identity.quantiser
+        return self.name if quantiser is None else f"{self.name} [{quantiser}]"
+
     def curve(self, metric: Metric = "mse") -> RateDistortionCurve:
         """Total rate against one distortion, over all operating points; raises `UsageError`."""
         if metric not in METRICS:
@@ -218,7 +230,7 @@ class EvalRecord(Part):
         points = [
             RatePoint(p.bits.total, float(getattr(p, metric)), p.step, p.l0) for p in self.points
         ]
-        return RateDistortionCurve.of(points, name=self.name, metric=metric)
+        return RateDistortionCurve.of(points, name=self.label, metric=metric)
 
     def at(self, metric: Metric, epsilon: float) -> ToleranceResult:
         """The result at one tolerance; raises `RecordError` if the suite did not ask for it."""

@@ -35,7 +35,7 @@ from mdlbench.sites import UNSAID, site_of
 from mdlbench.sources import ActivationSource
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.store import REFERENCES, RecordStore, read_references
-from mdlbench.suite import Place, Site, Suite, SuiteEntry, load_suite
+from mdlbench.suite import Place, Quantiser, Site, Suite, SuiteEntry, load_suite
 
 FEATURES = "features"
 
@@ -123,6 +123,7 @@ def evaluate(
     device: str = "cpu",
     limit: int | None = None,
     text: str | None = None,
+    quantiser: Quantiser | None = None,
 ) -> EvalRecord:
     """Score one SAE on a suite.
 
@@ -134,20 +135,21 @@ def evaluate(
         device: where to compute.
         limit: documents per split, for a quick look; such a record is never ranked.
         text: of a language suite, one of its texts by name or a path.
+        quantiser: the operating mode; the suite's own where None.
 
     Raises:
-        UsageError: no such suite, key or adapter.
+        UsageError: no such suite, key, adapter or quantiser.
         CheckpointError: the SAE cannot be loaded.
         CoderError: the SAE misbehaves when run.
     """
     loaded = suite if isinstance(suite, Suite) else load_suite(suite)
     opener = Opener(loaded, Setting(device, limit, text))
     if not isinstance(sae, str | Path):
-        bench = Bench.open(opener, site_of(opener, Origin(), name=name or "SAE"))
+        bench = Bench.open(opener, site_of(opener, Origin(), name=name or "SAE"), quantiser)
         coder = coder_of(sae, source=bench.source, device=device)
         return evaluate_coder(bench, coder, _identity(bench, coder.spec.identity, name)).record
     target = targets(loaded, [str(sae)], adapter=None)[0]
-    bench = Bench.open(opener, target_site(opener, target))
+    bench = Bench.open(opener, target_site(opener, target), quantiser)
     coder = _load(bench.source, target)
     identity = _identity(bench, coder.spec.identity, name or target.name)
     return evaluate_coder(bench, coder, identity).record
@@ -173,8 +175,11 @@ def run(
     wanted: Sequence[Target],
     folder: Path,
     report: Report = lambda stage: None,
+    quantiser: Quantiser | None = None,
 ) -> Iterator[Scored | Failed]:
     """Score the targets, site by site, and keep their records under `folder`.
+
+    Without a quantiser, in the suite's own mode.
 
     Sites whose model is loaded alike follow each other, so that it is loaded once.
 
@@ -197,7 +202,7 @@ def run(
             continue
         by_site.setdefault(site.label, (site, []))[1].append(target)
     for site, group in sorted(by_site.values(), key=_model_options):
-        yield from _run_site(opener, site, group, store, report)
+        yield from _run_site(opener, site, group, store, report, quantiser)
 
 
 def _model_options(group: tuple[Site, list[Target]]) -> str:
@@ -205,10 +210,15 @@ def _model_options(group: tuple[Site, list[Target]]) -> str:
 
 
 def _run_site(
-    opener: Opener, site: Site, group: Sequence[Target], store: RecordStore, report: Report
+    opener: Opener,
+    site: Site,
+    group: Sequence[Target],
+    store: RecordStore,
+    report: Report,
+    quantiser: Quantiser | None,
 ) -> Iterator[Scored | Failed]:
     try:
-        bench = _opened(opener, site, store)
+        bench = _opened(opener, site, store, quantiser)
     except (HubError, SourceError, SpoolError) as error:
         yield from (Failed(target, error) for target in group)
         return
@@ -223,7 +233,7 @@ def _run_site(
             yield Failed(target, CheckpointError(f"cannot be read: {error}"))
 
 
-def _opened(opener: Opener, site: Site, store: RecordStore) -> Bench:
+def _opened(opener: Opener, site: Site, store: RecordStore, quantiser: Quantiser | None) -> Bench:
     """A bench at a site, and its part of the folder.
 
     Raises:
@@ -231,7 +241,7 @@ def _opened(opener: Opener, site: Site, store: RecordStore) -> Bench:
         UsageError: the suite's data cannot be read, or the folder holds another measurement's.
     """
     try:
-        bench = Bench.open(opener, site)
+        bench = Bench.open(opener, site, quantiser)
     except SuiteError:
         raise
     except UsageError as error:
@@ -296,7 +306,7 @@ def _score(bench: Bench, target: Target, store: RecordStore, report: Report) -> 
     if bench.source.image_shape is not None and coder.spec.d_latents:
         path = store.root / FEATURES / f"{store.path(identity).stem}.png"
         rows = checked.decoder_rows(coder)
-        write_feature_grid(path, record.name, rows, bench.source.image_shape, latent_bits)
+        write_feature_grid(path, record.label, rows, bench.source.image_shape, latent_bits)
     return Scored(target, record, reused=False)
 
 
@@ -315,14 +325,16 @@ def _identity(bench: Bench, found: protocol.CoderIdentity, name: str | None) -> 
     return bench.identity(CoderIdentity(**facts | {"name": name or found.name}))
 
 
-def encode_target(opener: Opener, target: Target, step: float | None) -> bytes:
+def encode_target(
+    opener: Opener, target: Target, step: float | None, quantiser: Quantiser | None = None
+) -> bytes:
     """A target's test split as a bitstream, at a step or at the suite's headline tolerance.
 
     Raises:
         UsageError: the step is finer than the suite's finest.
         MdlbenchError: no step meets the headline tolerance.
     """
-    bench = Bench.open(opener, target_site(opener, target))
+    bench = Bench.open(opener, target_site(opener, target), quantiser)
     with encoded(bench, _load(bench.source, target)) as run:
         finest = run.sweep.finest
         if step is not None and not step >= finest:

@@ -23,6 +23,8 @@ from pydantic import (
 from mdlbench.errors import SuiteError, UsageError, did_you_mean
 
 Metric = Literal["mse", "fvu", "delta_ce"]
+Quantiser = Literal["normalised", "uniform", "per-feature", "rdo", "tree"]
+"""Modes of measuring (maths §2, §3)."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Key = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]

@@ -65,9 +65,17 @@ class SymbolCounts:
     @classmethod
     def of(cls, symbols: Symbols) -> SymbolCounts:
         """Counts of one run."""
-        pairs = _PairCounter(symbols.n_latents)
-        pairs.add(symbols.latent, symbols.symbol)
-        return cls(*pairs.result(), symbols.n_tokens, symbols.n_latents)
+        return cls.of_runs([symbols], symbols.n_latents)
+
+    @classmethod
+    def of_runs(cls, runs: Iterable[Symbols], n_latents: int) -> SymbolCounts:
+        """Counts of many runs of one dictionary, each forgotten once counted."""
+        pairs, n_tokens = _PairCounter(n_latents), 0
+        for symbols in runs:
+            _same("latents", n_latents, symbols.n_latents)
+            pairs.add(symbols.latent, symbols.symbol)
+            n_tokens += symbols.n_tokens
+        return cls(*pairs.result(), n_tokens, n_latents)
 
     @cached_property
     def active(self) -> Int64[np.ndarray, " latent"]:

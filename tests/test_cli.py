@@ -278,3 +278,40 @@ def test_ls_lists_what_there_is(finished):
     records = json.loads(mdlbench("ls", "records", finished[0].parent, "--json").stdout)
     assert {row["SAE"] for row in records} >= {"pca", "kmeans", "mean"}
     assert Path(records[0]["file"]).is_file()
+
+
+def test_a_quantiser_shares_folder_and_board_with_the_suites_own(suite, tmp_path):
+    sae, folder = write_sae(tmp_path / "bars"), tmp_path / "out"
+    arguments = ("eval", "--suite", suite, "--limit", 80, "--sae", sae, "-o", folder)
+    assert mdlbench(*arguments, "-q").returncode == 0
+    run = mdlbench(*arguments, "--quantiser", "rdo", "--json")
+    assert run.returncode == 0, run.stderr
+    (record,) = json.loads(run.stdout)["records"]
+    assert record["identity"]["quantiser"] == "rdo"
+    assert {point["quantiser"] for point in record["points"]} == {"rdo"}
+    assert len(measured(folder)) == 2
+    boards = json.loads(mdlbench("leaderboard", folder, "--json").stdout)
+    labels = {row["label"] for row in boards[0]["tables"][0]["rows"]}
+    assert labels == {"bars", "bars [rdo]"}
+    rows = json.loads(mdlbench("ls", "records", folder, "--json").stdout)
+    assert {row["quantiser"] for row in rows} == {"normalised", "rdo"}
+
+
+def test_another_quantiser_is_encoded_and_decoded(suite, tmp_path):
+    file, arrays = tmp_path / "z.mdlbits", tmp_path / "z.npz"
+    sae = write_sae(tmp_path / "bars")
+    run = mdlbench("encode", sae, "--suite", suite, "--quantiser", "per-feature", "-o", file)
+    assert run.returncode == 0, run.stderr
+    run = mdlbench("decode", file, "-o", arrays)
+    assert "per-feature" in run.stdout
+    decoded = np.load(arrays)
+    ratio = decoded["value"] / decoded["symbol"]
+    assert (ratio > 0).all()
+    by_latent = {int(i): set(ratio[decoded["latent"] == i]) for i in set(decoded["latent"])}
+    assert all(max(r) == pytest.approx(min(r), rel=1e-5) for r in by_latent.values())
+
+
+def test_an_unknown_quantiser_is_a_usage_error(suite):
+    run = mdlbench("eval", "--suite", suite, "--quantiser", "tree-ish")
+    assert run.returncode == 2
+    assert "rdo" in run.stderr

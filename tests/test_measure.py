@@ -11,6 +11,7 @@ from mdlbench.adapters import checked
 from mdlbench.adapters.load import load_coder
 from mdlbench.distortion import DistortionSums, ErrorSums
 from mdlbench.evaluation import Bench, encoded, search_limit, spliced
+from mdlbench.modes import MODES
 from mdlbench.sources.images import ImageSource
 from mdlbench.sources.open import Opener
 from mdlbench.suite import PIXELS, Site, Steps
@@ -110,7 +111,7 @@ def test_a_metric_reads_the_same_from_errors_and_distortions(bench, sweep):
 
 def test_relative_steps(bench, coder):
     steps = Steps(finest=0.25, octaves=3, unit="latent_rms")
-    scale = measure.quantiser_scale(coder, "normalised")
+    scale = measure.quantiser_scale(coder, MODES["normalised"])
     x = next(bench.source.blocks("calibration")).activations
     latents, _ = checked.encode(coder, x)
     values = latents.scaled(scale).to_dense().astype(np.float64)

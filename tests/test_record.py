@@ -79,6 +79,7 @@ IDENTITY_CHANGES = [
     {"data_sha256": "db" * 32},
     {"seed": 1},
     {"limit": 100},
+    {"quantiser": "rdo"},
     {"name": "other"},
     {"adapter": "python"},
     {"version": "6.55.0"},

@@ -292,6 +292,23 @@ def test_partial_records_are_drawn_only_where_there_are_no_others(zoo):
     assert "partial" in alone.get_suptitle()
 
 
+def test_another_quantiser_has_its_own_line_and_says_so(zoo):
+    identity = zoo[0].identity.model_copy(update={"quantiser": "rdo"})
+    other = zoo[0].model_copy(update={"identity": identity, "id": identity.id})
+
+    def dashed_curves(figure):
+        lines = figure.axes[0].lines
+        return [x for x in lines if x.get_linestyle() == "--" and len(x.get_xdata()) > 2]
+
+    def labels(figure):
+        return [text.get_text() for text in figure.legends[0].get_texts()]
+
+    alone, both = drawn(zoo), drawn([*zoo, other])
+    assert len(dashed_curves(both)) == len(dashed_curves(alone)) + 1
+    assert "by the quantiser rdo" in labels(both)
+    assert "by the quantiser rdo" not in labels(alone)
+
+
 def test_baselines_alone_can_be_drawn(zoo):
     baselines = [record for record in zoo if record.identity.coder.adapter == "baseline"]
     assert png(drawn(baselines)).startswith(PNG_SIGNATURE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from mdlbench.report.style import (
     width_colours,
 )
 from mdlbench.report.tables import METRIC_NAMES, TITLE_LENGTH, printable
-from mdlbench.suite import Metric
+from mdlbench.suite import Metric, Quantiser
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -37,7 +37,15 @@ BASELINE_STYLES: dict[str, dict[str, Any]] = {
     "kmeans": {"color": "#CC79A7", "linewidth": 1.2, "marker": "D", "markersize": 4},
     "dense": {"color": "#8a8a8a", "linewidth": 1.2, "marker": "s", "markersize": 3},
 }
-
+LINES: dict[Quantiser | None, Any] = {
+    None: "-",
+    "normalised": "-",
+    "uniform": (0, (6, 1)),
+    "per-feature": ":",
+    "rdo": "--",
+    "tree": "-.",
+}
+"""Line of each quantiser; None is the suite's own."""
 
 DENSE = "fixed-length code, n bits per dimension"
 
@@ -88,7 +96,7 @@ def curves_figure(
             plain_numbers(bar.ax.yaxis, widths)
         figure.suptitle(_title(shown, board), x=0.01, ha="left", weight="bold")
         baselines = [_label(record) for record in shown if is_baseline(record)]
-        _legend(figure, list(axes), _markers(shown), [*baselines, DENSE])
+        _legend(figure, list(axes), shown, [*baselines, DENSE])
     return figure
 
 
@@ -106,6 +114,12 @@ def _markers(records: Sequence[EvalRecord]) -> dict[str, str]:
     return markers(record.coder.architecture for record in records if not is_baseline(record))
 
 
+def _other_quantisers(records: Sequence[EvalRecord]) -> list[Quantiser]:
+    """Those that are not the suite's own."""
+    found = {record.identity.quantiser for record in records}
+    return sorted(quantiser for quantiser in found if quantiser is not None)
+
+
 def _title(records: Sequence[EvalRecord], board: Leaderboard) -> str:
     partial = " (partial: made with --limit)" if records[0].partial else ""
     return f"{printable(board.title, TITLE_LENGTH)}: rate-distortion curves{partial}"
@@ -114,7 +128,7 @@ def _title(records: Sequence[EvalRecord], board: Leaderboard) -> str:
 def _legend(
     figure: Figure,
     axes: Sequence[Axes],
-    architectures: Mapping[str, str],
+    records: Sequence[EvalRecord],
     references: Sequence[str],
 ) -> None:
     """What SAEs look like, in no width's colour; every labelled line; references without one.
@@ -122,17 +136,21 @@ def _legend(
     Args:
         figure: to draw it on.
         axes: with the labelled lines.
-        architectures: the marker of each architecture of SAEs.
+        records: of the SAEs, and of what they are compared with.
         references: names of the lines that there may be.
     """
     from matplotlib.lines import Line2D
 
     entries: dict[str, Artist] = {}
+    architectures = _markers(records)
     if architectures:
         entries = {
             "SAE, swept over quantiser steps": Line2D([], [], color=FAINT, linewidth=1.1),
             "its floor: loss before quantisation": Line2D([], [], color=FAINT, linewidth=2.5),
         }
+    for quantiser in _other_quantisers(records):
+        line = Line2D([], [], color=FAINT, linewidth=1.1, linestyle=LINES[quantiser])
+        entries[f"by the quantiser {quantiser}"] = line
     for architecture, marker in architectures.items():
         name = f", {printable(architecture)}" if len(architectures) > 1 else ""
         dot = Line2D([], [], color=FAINT, marker=marker, linestyle="")
@@ -196,7 +214,14 @@ def _sae(
     ax: Axes, record: EvalRecord, metric: Metric, colour: tuple[float, ...], marker: str
 ) -> None:
     curve = record.curve(metric)
-    ax.plot(curve.rates, _above_zero(curve.distortions), color=colour, linewidth=1.1, alpha=0.85)
+    ax.plot(
+        curve.rates,
+        _above_zero(curve.distortions),
+        color=colour,
+        linewidth=1.1,
+        linestyle=LINES[record.identity.quantiser],
+        alpha=0.85,
+    )
     accepted = [
         (result.bits, getattr(point, metric))
         for result in record.tolerances
@@ -225,12 +250,13 @@ def _baseline(ax: Axes, record: EvalRecord, metric: Metric, view: View) -> None:
     curve = record.curve(metric)
     style: dict[str, Any] = {"color": INK, "linewidth": 1.2, "marker": "*", "zorder": 3}
     style |= BASELINE_STYLES.get(record.coder.architecture, {})
+    style["linestyle"] = LINES[record.identity.quantiser]
     if view.shows(curve.rates, curve.distortions):
         ax.plot(curve.rates, _above_zero(curve.distortions), label=_label(record), **style)
 
 
 def _label(record: EvalRecord) -> str:
-    name = printable(record.name)
+    name = printable(record.label)
     return f"{name}: PCA transform codec" if record.coder.architecture == "pca" else name
 
 

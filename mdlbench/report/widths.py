@@ -189,8 +189,9 @@ def _dead_against_width(ax: Axes, table: Table) -> None:
 
 
 def _saes(table: Table) -> list[Row]:
-    """Rows of trained SAEs; partial ones only where there are no others."""
+    """Rows of trained SAEs; partial or another quantiser's only where there are no others."""
     rows = [row for row in table.rows if row.adapter != BASELINE]
+    rows = [row for row in rows if row.quantiser is None] or rows
     return [row for row in rows if row.status != "partial"] or rows
 
 

@@ -14,7 +14,7 @@ from mdlbench.reproduce.feature_sheet import Sheet, sheet
 from mdlbench.reproduce.outputs import write_outputs
 from mdlbench.reproduce.sweep import Level, Regime, Study
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.suite import Suite, load_suite
+from mdlbench.suite import Quantiser, Suite, load_suite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ EPSILON = 0.0150
 """The paper's tolerance on the test MSE after quantisation."""
 SWEEP = "batchtopk-"
 """What the keys of the sweep's SAEs begin with."""
-MODES: tuple[str, ...] = ("normalised",)
+MODES: tuple[Quantiser, ...] = ("normalised", "per-feature", "rdo")
 """Operating modes of the quantiser; the first is what the others are compared with."""
 FEATURES_SHOWN = 24
 
@@ -51,7 +51,9 @@ def reproduce(folder: Path, report: Callable[[str], None]) -> list[Path]:
     return write_study(folder, study, sheets)
 
 
-def score(suite: Suite, mode: str, folder: Path, report: Callable[[str], None]) -> list[EvalRecord]:
+def score(
+    suite: Suite, mode: Quantiser, folder: Path, report: Callable[[str], None]
+) -> list[EvalRecord]:
     """Records of all SAEs of the sweep in one mode, kept in `folder`.
 
     Raises:
@@ -59,14 +61,11 @@ def score(suite: Suite, mode: str, folder: Path, report: Callable[[str], None]) 
     """
     keys = [key for key in suite.keys if key.startswith(SWEEP)]
     opener = Opener(suite, Setting(), report)
-    outcomes = list(run.run(opener, run.targets(suite, keys, None), folder, report))
+    outcomes = list(run.run(opener, run.targets(suite, keys, None), folder, report, mode))
     failed = [outcome.message for outcome in outcomes if isinstance(outcome, run.Failed)]
     if failed:
         raise MdlbenchError(f"{len(failed)} SAEs could not be scored: {'; '.join(failed)}")
-    records = [outcome.record for outcome in outcomes if isinstance(outcome, run.Scored)]
-    if any(point.quantiser != mode for record in records for point in record.points):
-        raise MdlbenchError(f"{folder}: records of another mode than {mode}")
-    return records
+    return [outcome.record for outcome in outcomes if isinstance(outcome, run.Scored)]
 
 
 def feature_sheets(opener: Opener, at: Level) -> dict[Regime, Sheet]:

@@ -1,0 +1,172 @@
+"""The quantiser `per-feature`: each latent takes one of the dyadic steps, or is dropped (maths §2).
+
+Level j stands for the step Δ·2^j. Latent i takes argmin_j D_ij + λR_ij, D_ij its squared error and
+R_ij the bits of its symbols, both per calibration token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float64, Int32
+
+from mdlbench.codelength import fit_codebooks
+from mdlbench.errors import UsageError
+from mdlbench.latents import SparseLatents
+from mdlbench.quantise import Symbols, dequantise, half_steps, quantise, symbol_at
+from mdlbench.tally import Tally
+
+LOWEST, HIGHEST = -3, 4
+"""Levels that a latent may take."""
+
+DROPPED = HIGHEST + 1
+"""The level of a latent that is always off."""
+
+HIGH_RATE_SLOPE = math.log(2) / 6
+"""−dD/dR in squared steps per bit, where D = Δ²/12 and R = h − log₂Δ."""
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """Steps step·2^level; latents of level `DROPPED` are always off.
+
+    Attributes:
+        step: Δ.
+        level: of each latent, from `LOWEST` to `DROPPED`.
+    """
+
+    step: float
+    level: Int32[np.ndarray, " latent"]
+
+    @classmethod
+    def of_columns(cls, step: float, columns: Mapping[str, list[int]], n_latents: int) -> Self:
+        """The allocation that `columns` say; raises `UsageError` where they say none."""
+        level = np.array(columns.get("level", ()), dtype=np.int64)
+        if set(columns) != {"level"} or len(level) != n_latents:
+            raise UsageError(f"per-feature: not a level for each of {n_latents} latents")
+        if ((level < LOWEST) | (level > DROPPED)).any():
+            raise UsageError(f"per-feature: a level is not from {LOWEST} to {DROPPED}")
+        return cls(step, level.astype(np.int32))
+
+    @property
+    def header_bits(self) -> float:
+        """D·H(level)."""
+        counts = np.bincount(self.level - LOWEST)
+        share = counts[counts > 0] / max(len(self.level), 1)
+        return float(len(self.level) * -(share * np.log2(share)).sum())
+
+    @property
+    def columns(self) -> Mapping[str, list[int]]:
+        return {"level": self.level.tolist()}
+
+    def symbols(self, latents: SparseLatents) -> Symbols:
+        kept = self.level < DROPPED
+        return quantise(latents.scaled(np.ldexp(kept.astype(np.float32), -self.level)), self.step)
+
+    def values(self, symbols: Symbols) -> SparseLatents:
+        kept = self.level < DROPPED
+        scale = np.ldexp(kept.astype(np.float32), self.level)
+        return dequantise(symbols, self.step).scaled(scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """What each latent costs at each level.
+
+    Attributes:
+        levels: increasing and contiguous, 0 among them; then `DROPPED`.
+        distortion: D_ij, squared error per token.
+        rate: R_ij in bits per token, under a codebook of all latents at that level.
+    """
+
+    levels: Int32[np.ndarray, " level"]
+    distortion: Float64[np.ndarray, "latent level"]
+    rate: Float64[np.ndarray, "latent level"]
+
+    def cheapest(self, slope: float) -> Int32[np.ndarray, " latent"]:
+        """The level of least D + slope·R of each latent."""
+        level: Int32[np.ndarray, " latent"] = self.levels[self.lagrangian(slope).argmin(axis=1)]
+        return level
+
+    def lagrangian(self, slope: float) -> Float64[np.ndarray, "latent level"]:
+        return self.distortion + slope * self.rate
+
+    def slope(self, step: float) -> float:
+        """λ = −dD/dR at level 0 of the curve on which all latents share a step.
+
+        The geometric mean of the chords to the levels below and above, over its high-rate value,
+        so that it tends to (ln2/6)Δ² there. At low rates the curve is flatter. Where a chord does
+        not fall, or there is no finer level, that value itself.
+        """
+        at = int(np.flatnonzero(self.levels == 0)[0])
+        usual = HIGH_RATE_SLOPE * step**2
+        if at == 0:
+            return usual
+        distortion, rate = self.distortion.sum(axis=0), self.rate.sum(axis=0)
+        added = np.diff(distortion[at - 1 : at + 2])
+        saved = -np.diff(rate[at - 1 : at + 2])
+        if not (added > 0).all() or not (saved > 0).all():
+            return usual
+        return min(float(np.sqrt(np.prod(added / saved))) / CHORDS, usual)
+
+
+CHORDS = 0.125 / HIGH_RATE_SLOPE
+"""√(Δ²/16 · Δ²/4), the mean of the chords at high rate, in units of the slope there."""
+
+
+def allocate(
+    runs: Callable[[], Iterable[SparseLatents]], n_latents: int, step: float, finest: float
+) -> Allocation:
+    """The allocation of least D + λR on the runs of calibration tokens, λ the slope at `step`.
+
+    Args:
+        runs: the tokens, scaled, from the start each time.
+        n_latents: dictionary size D.
+        step: Δ, at least `finest`.
+        finest: no latent takes a finer step.
+    """
+    choices = measure_choices(runs, n_latents, step, finest, range(LOWEST, HIGHEST + 1))
+    return Allocation(step, choices.cheapest(choices.slope(step)))
+
+
+def measure_choices(
+    runs: Callable[[], Iterable[SparseLatents]],
+    n_latents: int,
+    step: float,
+    finest: float,
+    levels: range,
+) -> Choices:
+    """What each latent costs at each of the levels no finer than `finest`, and dropped."""
+    lowest = max(levels.start, -math.floor(math.log2(step / finest) + 1e-9))
+    octaves = levels.stop - lowest
+    base = math.ldexp(step, lowest)
+    tally = Tally.count_blocks(runs(), base, octaves, n_latents)
+    rate = np.zeros((n_latents, octaves + 1))
+    for octave, codebook in enumerate(fit_codebooks(tally)):
+        rate[:, octave] = codebook.latent_bits(codebook.counts)
+    squared = np.zeros((n_latents, octaves + 1))
+    for run in runs():
+        squared += _squared_errors(run, base, octaves)
+    taken = np.array([*range(lowest, levels.stop), DROPPED], dtype=np.int32)
+    return Choices(taken, squared / max(tally.n_tokens, 1), rate)
+
+
+def _squared_errors(
+    latents: SparseLatents, base: float, octaves: int
+) -> Float64[np.ndarray, "latent level"]:
+    """Each latent's squared error at steps base·2^j, and, last, where it is dropped."""
+    half_step = half_steps(latents.value, base)
+    errors = [
+        latents.value - symbol_at(half_step, octave) * math.ldexp(base, octave)
+        for octave in range(octaves)
+    ]
+    errors.append(latents.value.astype(np.float64))
+    columns = [
+        np.bincount(latents.latent, weights=error**2, minlength=latents.n_latents)
+        for error in errors
+    ]
+    return np.stack(columns, axis=1).astype(np.float64)

@@ -1,0 +1,383 @@
+"""Operating modes: what each quantiser chooses, what a decoder is told, what a record says."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import Float
+
+from mdlbench import bitstream, measure
+from mdlbench.adapters.load import load_coder
+from mdlbench.allocation import (
+    DROPPED,
+    HIGH_RATE_SLOPE,
+    HIGHEST,
+    LOWEST,
+    Allocation,
+    allocate,
+    measure_choices,
+)
+from mdlbench.codelength import Codebook
+from mdlbench.errors import RecordError, UsageError
+from mdlbench.evaluation import Bench, encode_test_split, encoded
+from mdlbench.latents import SparseLatents
+from mdlbench.modes import MODES, FlatCode, decoded_values, described, mode_of
+from mdlbench.quantise import PlainStep, Symbols, quantise
+from mdlbench.rdo import FRACTION, N_CENTROIDS, OFFSETS, Centroids, fit_centroids, fit_rate_aware
+from mdlbench.record import Identity
+from mdlbench.run import evaluate
+from mdlbench.sources.open import Opener
+from mdlbench.store import read_records
+from mdlbench.suite import PIXELS, Site
+from mdlbench.tally import SymbolCounts
+from tests.records import make_identity, make_record
+from tests.tiny import tiny_suite, write_sae
+
+BOARDS = sorted((Path(__file__).parent.parent / "leaderboards").iterdir())
+FINEST = 2.0**-5
+LEVELS = range(LOWEST, HIGHEST + 1)
+
+
+def exponentials(
+    seed: int, n_tokens: int = 400, n_latents: int = 6, signed: bool = False
+) -> SparseLatents:
+    """Latents that fire at different rates, with magnitudes of different scales."""
+    rng = np.random.default_rng(seed)
+    on = rng.random((n_tokens, n_latents)) < rng.uniform(0.02, 0.6, n_latents)
+    size = rng.exponential(rng.uniform(0.1, 4.0, n_latents), (n_tokens, n_latents))
+    sign = rng.choice([-1, 1], size.shape) if signed else 1
+    dense = np.where(on & (size >= FINEST / 2), size * sign, 0)
+    return SparseLatents.from_dense(dense.astype(np.float32))
+
+
+def directions_of(seed: int, n_latents: int = 6, d: int = 4) -> Float[np.ndarray, "latent d"]:
+    rows = np.random.default_rng(seed).standard_normal((n_latents, d))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def allocated(latents: SparseLatents, step: float) -> Allocation:
+    return allocate(lambda: [latents], latents.n_latents, step, FINEST)
+
+
+seeds = st.integers(0, 10_000)
+steps = st.sampled_from([FINEST, 0.1, 0.5, 1.0, 2.3, 8.0])
+
+
+class TestAllocation:
+    @given(seed=seeds, step=steps, signed=st.booleans())
+    @settings(max_examples=10)
+    def test_symbols_come_back_from_their_values(self, seed, step, signed):
+        latents = exponentials(seed, signed=signed)
+        allocation = allocated(latents, step)
+        symbols = allocation.symbols(latents)
+        values = allocation.values(symbols)
+        again = allocation.symbols(values)
+        assert again.symbol.tolist() == symbols.symbol.tolist()
+        assert again.latent.tolist() == symbols.latent.tolist()
+        half_step = np.ldexp(step / 2, allocation.level)[values.latent]
+        dense = latents.to_dense()[values.token, values.latent]
+        assert (np.abs(values.value - dense) <= half_step * (1 + 1e-5)).all()
+
+    @given(seed=seeds, step=steps)
+    @settings(max_examples=10)
+    def test_costs_no_more_than_any_level_for_all(self, seed, step):
+        latents = exponentials(seed)
+        choices = measure_choices(lambda: [latents], latents.n_latents, step, FINEST, LEVELS)
+        slope = choices.slope(step)
+        assert 0 < slope <= HIGH_RATE_SLOPE * step**2
+        cost = choices.lagrangian(slope)
+        chosen = choices.cheapest(slope)
+        at = np.searchsorted(choices.levels, chosen)
+        spent = cost[np.arange(len(at)), at].sum()
+        assert spent <= cost.sum(axis=0).min() * (1 + 1e-12)
+        finest_taken = np.ldexp(step, chosen[chosen < DROPPED])
+        assert (finest_taken >= FINEST * (1 - 1e-6)).all()
+
+    def test_distortions_and_rates_against_float64(self):
+        latents, step = exponentials(3), 1.0
+        choices = measure_choices(lambda: [latents], latents.n_latents, step, FINEST, LEVELS)
+        assert choices.levels.tolist() == [*range(LOWEST, HIGHEST + 1), DROPPED]
+        z, n = latents.to_dense().astype(np.float64), latents.n_tokens
+        for column, level in enumerate(choices.levels[:-1]):
+            width = step * 2.0 ** int(level)
+            error = ((z - np.floor(z / width + 0.5) * width) ** 2).sum(axis=0) / n
+            assert choices.distortion[:, column] == pytest.approx(error, rel=1e-9)
+            counts = SymbolCounts.of(quantise(latents, width))
+            bits = Codebook.fit(counts).latent_bits(counts)
+            assert choices.rate[:, column] == pytest.approx(bits, rel=1e-12)
+        assert choices.distortion[:, -1] == pytest.approx((z**2).sum(axis=0) / n, rel=1e-9)
+        assert (choices.rate[:, -1] == 0).all()
+
+    def test_at_high_rate_everyone_shares_the_step_and_the_slope_is_shannons(self):
+        rng = np.random.default_rng(0)
+        z = rng.uniform(1, 9, (3000, 4)).astype(np.float32)
+        latents, step = SparseLatents.from_dense(z), 0.0625
+        choices = measure_choices(lambda: [latents], 4, step, step / 8, LEVELS)
+        assert choices.slope(step) == pytest.approx(HIGH_RATE_SLOPE * step**2, rel=0.05)
+        assert allocate(lambda: [latents], 4, step, step / 8).level.tolist() == [0, 0, 0, 0]
+
+    @given(levels=st.lists(st.integers(LOWEST, DROPPED), min_size=1, max_size=40))
+    def test_header_is_the_entropy_of_the_levels(self, levels):
+        allocation = Allocation(1.0, np.array(levels, dtype=np.int32))
+        share = [levels.count(level) / len(levels) for level in set(levels)]
+        entropy = -sum(p * math.log2(p) for p in share)
+        assert allocation.header_bits == pytest.approx(len(levels) * entropy, abs=1e-9)
+
+    def test_a_dropped_latent_is_off_and_level_zero_is_the_plain_step(self):
+        latents = exponentials(1)
+        level = np.array([0, DROPPED, 0, 0, 0, 0], dtype=np.int32)
+        symbols = Allocation(0.7, level).symbols(latents)
+        assert 1 not in symbols.latent
+        plain = PlainStep(0.7).symbols(latents)
+        kept = plain.latent != 1
+        assert symbols.symbol.tolist() == plain.symbol[kept].tolist()
+
+    @pytest.mark.parametrize(
+        "columns",
+        [{}, {"level": [0]}, {"level": [0, DROPPED + 1]}, {"level": [0, 0], "offset": []}],
+    )
+    def test_columns_that_are_no_allocation_are_refused(self, columns):
+        with pytest.raises(UsageError, match="per-feature"):
+            Allocation.of_columns(1.0, columns, n_latents=2)
+
+
+class TestRateAware:
+    @given(seed=seeds, step=steps, signed=st.booleans())
+    @settings(max_examples=10)
+    def test_costs_no_more_than_plain_rounding(self, seed, step, signed):
+        latents = exponentials(seed, signed=signed)
+        quantiser = fit_rate_aware(lambda: [latents], directions_of(seed), step, FINEST)
+        dense = np.zeros((latents.n_tokens, latents.n_latents), dtype=np.int32)
+        symbols = quantiser.symbols(latents)
+        dense[symbols.token, symbols.latent] = symbols.symbol
+        decided = dense[latents.token, latents.latent]
+        rounded = np.rint(latents.value / step).astype(np.int32)
+        costs = [quantiser.cost(latents, s).sum() for s in (decided, rounded)]
+        assert costs[0] <= costs[1] * (1 + 1e-9)
+        assert (np.abs(decided) <= np.abs(rounded) + 1).all()
+        assert (decided * latents.value >= 0).all()
+
+    @given(seed=seeds, step=steps)
+    @settings(max_examples=10)
+    def test_coarser_or_equal_symbols_and_fewer_of_them(self, seed, step):
+        latents = exponentials(seed)
+        quantiser = fit_rate_aware(lambda: [latents], directions_of(seed), step, FINEST)
+        symbols, plain = quantiser.symbols(latents), quantise(latents, step)
+        assert symbols.nnz <= plain.nnz
+        assert (symbols.symbol > 0).all()
+        assert (quantiser.values(symbols).value > 0).all()
+
+    def test_a_decision_against_float64(self):
+        latents, step = exponentials(5), 0.8
+        quantiser = fit_rate_aware(lambda: [latents], directions_of(5), step, FINEST)
+        offsets = [0.0, *(quantiser.centroids.offset / 64), 0.0]
+        decided = {}
+        symbols = quantiser.symbols(latents)
+        for t, i, v in zip(symbols.token, symbols.latent, symbols.symbol, strict=True):
+            decided[int(t), int(i)] = int(v)
+        book = quantiser.prices
+        for t, i, a in zip(latents.token, latents.latent, latents.value, strict=True):
+            nearest = math.floor(float(a) / step + 0.5)
+            costs = {}
+            for v in {0, nearest, max(nearest - 1, 0)}:
+                value = (v + offsets[min(v, N_CENTROIDS + 1)]) * step if v else 0.0
+                bits = book.off_latent_bits[i]
+                if v:
+                    query = np.array([i], dtype=np.int32), np.array([v], dtype=np.int32)
+                    bits = book.on_latent_bits[i] + book.magnitude_bits(*query)[0]
+                costs[v] = (float(a) - value) ** 2 + quantiser.slope * bits
+            assert costs[decided.get((int(t), int(i)), 0)] <= min(costs.values()) + 1e-9
+
+    def test_centroids_against_least_squares(self):
+        latents, step, directions = exponentials(8, n_tokens=300), 0.5, directions_of(8)
+        symbols = quantise(latents, step)
+        found = fit_centroids(latents, symbols, directions, step)
+        dense = np.zeros((latents.n_tokens, latents.n_latents), dtype=np.int64)
+        dense[symbols.token, symbols.latent] = symbols.symbol
+        missing = (latents.to_dense().astype(np.float64) - dense * step) @ directions
+        columns = [((dense == v) @ directions).ravel() for v in range(1, N_CENTROIDS + 1)]
+        prior = np.eye(N_CENTROIDS)
+        design = np.vstack([np.stack(columns, axis=1), prior])
+        target = np.concatenate([missing.ravel(), np.zeros(N_CENTROIDS)])
+        shift = np.linalg.lstsq(design, target, rcond=None)[0] / step
+        assert found.offset / FRACTION == pytest.approx(
+            np.clip(shift, -63 / 64, 127 / 64), abs=0.51 / FRACTION
+        )
+        assert found.header_bits == 8 * N_CENTROIDS
+
+    @given(
+        offset=st.lists(st.integers(*OFFSETS), min_size=N_CENTROIDS, max_size=N_CENTROIDS),
+        symbol=st.integers(-9, 9),
+    )
+    def test_values_keep_sign_and_zero(self, offset, symbol):
+        value = Centroids(0.25, np.array(offset)).of(np.array([symbol], dtype=np.int32))[0]
+        assert np.sign(value) == np.sign(symbol)
+        if abs(symbol) > N_CENTROIDS:
+            assert value == symbol * 0.25
+
+    @pytest.mark.parametrize("columns", [{}, {"offset": [0] * 3}, {"offset": [0, 0, 0, 128]}])
+    def test_columns_that_are_no_centroids_are_refused(self, columns):
+        with pytest.raises(UsageError, match="rdo"):
+            Centroids.of_columns(1.0, columns, n_latents=2)
+
+
+def test_no_latents_at_all():
+    nothing = SparseLatents.from_dense(np.zeros((5, 3), dtype=np.float32))
+    for quantiser in (
+        allocate(lambda: [nothing], 3, 1.0, 0.5),
+        fit_rate_aware(lambda: [nothing], directions_of(0, 3), 1.0, FINEST),
+    ):
+        symbols = quantiser.symbols(nothing)
+        assert symbols.nnz == 0
+        assert quantiser.values(symbols).nnz == 0
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    return tiny_suite(tmp_path_factory.mktemp("suite"))
+
+
+@pytest.fixture(scope="module")
+def sae(tmp_path_factory):
+    return write_sae(tmp_path_factory.mktemp("sae"))
+
+
+@pytest.fixture(scope="module")
+def records(suite, sae):
+    return {name: evaluate(str(sae), suite, quantiser=name) for name in MODES}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_real_bytes_are_the_rate_and_decode_to_the_values(records, suite, sae, name):
+    audited = [point for point in records[name].points if point.bits.coded is not None]
+    assert len(audited) == 1
+    bits = audited[0].bits
+    assert bits.coded == pytest.approx(bits.heldout, rel=0.005, abs=64 / 200)
+    bench = Bench.open(Opener(suite), Site(hook=PIXELS), name)
+    coder = load_coder(str(sae), source=bench.source)
+    with encoded(bench, coder) as run:
+        data = encode_test_split(bench, run.sweep, audited[0].step)
+        quantiser = run.sweep.quantiser_at(audited[0].step)
+        expected = quantiser.values(measure.all_symbols(run.sweep.test, quantiser))
+    decoded = bitstream.decode(data)
+    assert decoded.metadata["quantiser"] == name
+    assert decoded_values(decoded).value.tolist() == expected.value.tolist()
+    assert (decoded.quantiser is None) == (name in ("normalised", "uniform"))
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_records_say_their_mode(records, suite, name):
+    record = records[name]
+    assert {point.quantiser for point in record.points} == {name}
+    own = name == suite.quantiser
+    assert record.identity.quantiser == (None if own else name)
+    assert record.label == (record.name if own else f"{record.name} [{name}]")
+    assert ("quantiser" in json.loads(record.to_json())["identity"]) != own
+    header = [point.header_bits for point in record.points]
+    plain = name in ("normalised", "uniform")
+    assert all(bits is None if plain else bits is None or bits > 0 for bits in header)
+    if name == "rdo":
+        assert set(header) == {8.0 * N_CENTROIDS}
+
+
+def test_the_generic_path_prices_as_the_one_count_does(suite, sae):
+    bench = Bench.open(Opener(suite), Site(hook=PIXELS))
+    with encoded(bench, load_coder(str(sae), source=bench.source)) as run:
+        for position in (0, 40, 47):
+            fast, alone = run.sweep.rates(position), run.sweep._priced_alone(position)
+            for field in ("heldout", "adaptive", "enumerative", "bound", "l0"):
+                assert getattr(alone, field) == pytest.approx(getattr(fast, field), rel=1e-12)
+            assert alone.plugin == pytest.approx(fast.plugin, rel=1e-12)
+            assert alone.document_bits == pytest.approx(fast.document_bits, rel=1e-12)
+            assert alone.latent_bits == pytest.approx(fast.latent_bits, rel=1e-12)
+
+
+def test_what_a_mode_sends_is_in_the_model_part(suite, sae, records):
+    record = records["rdo"]
+    step = next(point.step for point in record.points if point.bits.coded is not None)
+    bench = Bench.open(Opener(suite), Site(hook=PIXELS), "rdo")
+    with encoded(bench, load_coder(str(sae), source=bench.source)) as run:
+        codebook = bitstream.sizes(encode_test_split(bench, run.sweep, step)).codebook_bytes
+    assert record.coder.codebook_bits == 8 * codebook + 8 * N_CENTROIDS
+
+
+@pytest.mark.parametrize("mode", ["per-feature", "rdo"])
+def test_no_rate_is_worse_at_the_headline(records, mode):
+    other, own = (records[name].at("mse", 0.004) for name in (mode, "normalised"))
+    assert other.bits <= own.bits_ci[1]
+
+
+def test_ids_of_committed_records_are_unchanged():
+    found = [record for board in BOARDS for record in read_records(board)]
+    assert len(found) > 20
+    assert all(record.identity.id == record.id for record in found)
+
+
+def test_a_quantiser_is_part_of_the_identity_only_where_there_is_one():
+    plain, rdo = make_identity("sae"), make_identity("sae", quantiser="rdo")
+    assert plain.id != rdo.id
+    content = plain.model_dump(mode="json")
+    del content["quantiser"]
+    assert Identity(**content) == plain
+    assert Identity(**content).id == plain.id
+
+
+def test_labels_name_another_quantiser():
+    assert make_record("sae").label == "sae"
+    assert make_record("sae", quantiser="rdo").label == "sae [rdo]"
+
+
+def test_unknown_modes_are_refused_with_the_nearest():
+    with pytest.raises(UsageError, match="rdo"):
+        mode_of("rdq")
+    assert set(MODES) == {"normalised", "uniform", "per-feature", "rdo"}
+
+
+def test_a_file_with_a_foreign_quantiser_is_refused():
+    latents = exponentials(2)
+    symbols = quantise(latents, 1.0)
+    codebook = FlatCode.fit([symbols], symbols.n_latents).codebook
+    for quantiser, message in (
+        (bitstream.Quantiser(mode="nothing", columns={}), "no quantiser 'nothing'"),
+        (bitstream.Quantiser(mode="rdo", columns={"offset": [1, 2]}), "offsets of 4 centroids"),
+        (bitstream.Quantiser(mode="per-feature", columns={"level": [0]}), "level for each of 6"),
+        (bitstream.Quantiser(mode="normalised", columns={"x": [0]}), "plain step"),
+    ):
+        data = bitstream.encode(symbols, codebook, step=1.0, metadata={}, quantiser=quantiser)
+        with pytest.raises(RecordError, match=message):
+            decoded_values(bitstream.decode(data))
+
+
+def test_a_plain_step_tells_a_file_nothing():
+    assert described(MODES["normalised"], PlainStep(1.0)) is None
+    told = described(
+        MODES["rdo"], fit_rate_aware(lambda: [exponentials(0)], directions_of(0), 1.0, FINEST)
+    )
+    assert told is not None
+    assert list(told.columns) == ["offset"]
+
+
+@given(
+    dense=st.lists(st.lists(st.integers(-9, 9), min_size=3, max_size=3), min_size=1, max_size=12),
+    cut=st.integers(0, 12),
+)
+@settings(max_examples=30)
+def test_counts_of_runs_are_those_of_the_whole(dense, cut):
+    symbol = np.array(dense, dtype=np.int32)
+
+    def run(part: np.ndarray) -> Symbols:
+        token, latent = (index.astype(np.int32) for index in np.nonzero(part))
+        return Symbols(token, latent, part[token, latent], *part.shape)
+
+    whole = SymbolCounts.of(run(symbol))
+    parts = SymbolCounts.of_runs([run(symbol[:cut]), run(symbol[cut:])], 3)
+    assert parts.count.tolist() == whole.count.tolist()
+    assert parts.symbol.tolist() == whole.symbol.tolist()
+    assert parts.n_tokens == whole.n_tokens
+    assert run(symbol).active_per_token.tolist() == (symbol != 0).sum(axis=1).tolist()

@@ -18,7 +18,7 @@ from mdlbench.errors import UsageError
 from mdlbench.report.style import pdf
 from mdlbench.reproduce import EXPERIMENTS, feature_splitting, hierarchy, run_experiment
 from mdlbench.reproduce.outputs import markdown_table
-from mdlbench.reproduce.simulation import Documents, Estimate, code
+from mdlbench.reproduce.simulation import Documents, Estimate, code, tree_code
 from mdlbench.reproduce.wording import coverage
 
 SMALL = {
@@ -151,7 +151,7 @@ def test_codes_of_booleans_are_the_cross_entropy():
     generator = np.random.default_rng(0)
     calibration, test = (generator.random((3000, 3)) < [0.02, 0.3, 0.7] for _ in range(2))
     documents = Documents.cut(60, 50, 100, seed=0)
-    coded = code(calibration, test, documents.of_token, len(documents))
+    coded = code(calibration, test, documents)
     assert coded.plugin / 3000 == pytest.approx(sum(map(entropy, test.T.astype(int))), rel=1e-9)
     p = calibration.mean(axis=0)
     crossed = -(test * np.log2(p) + ~test * np.log2(1 - p)).reshape(60, -1).sum(axis=1)
@@ -159,11 +159,11 @@ def test_codes_of_booleans_are_the_cross_entropy():
     assert coded.heldout.sum() == pytest.approx(crossed.sum(), rel=1e-3)
 
 
-def test_a_tree_is_coded_on_the_tokens_where_its_parent_is_on():
+def test_a_tree_is_coded_given_its_parents():
     generator = np.random.default_rng(1)
     documents = Documents.cut(50, 40, 100, seed=0)
     calibration, test = (hierarchy.Chain(0.3, 0.4, 3).draw(2000, generator) for _ in range(2))
-    coded = hierarchy.tree_code(calibration, test, documents)
+    coded = tree_code(calibration, test, documents, np.array([-1, 0, 1]))
     animal, bird, robin = test.T.astype(int)
     direct = (
         2000 * entropy(animal)

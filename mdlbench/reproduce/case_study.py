@@ -23,7 +23,7 @@ EPSILON = 0.0150
 """The paper's tolerance on the test MSE after quantisation."""
 SWEEP = "batchtopk-"
 """What the keys of the sweep's SAEs begin with."""
-MODES: tuple[Quantiser, ...] = ("normalised", "per-feature", "rdo")
+MODES: tuple[Quantiser, ...] = ("normalised", "per-feature", "rdo", "tree")
 """Operating modes of the quantiser; the first is what the others are compared with."""
 FEATURES_SHOWN = 24
 

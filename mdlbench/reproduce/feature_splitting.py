@@ -160,8 +160,8 @@ def simulate(chosen: Sequence[Pair], report: Callable[[str], None]) -> list[Poin
 def compare(pair: Pair, documents: Documents, generator: np.random.Generator) -> Point:
     """Both codes of one test draw, with codebooks of one calibration draw of the same length."""
     calibration, test = (pair.draw(documents.n_tokens, generator) for _ in range(2))
-    two = code(calibration, test, documents.of_token, len(documents))
-    three = code(split(calibration), split(test), documents.of_token, len(documents))
+    two = code(calibration, test, documents)
+    three = code(split(calibration), split(test), documents)
     return Point(pair, Comparison.of(pair.exact, (two, three), documents))
 
 

@@ -19,7 +19,7 @@ from mdlbench import theory
 from mdlbench.errors import UsageError
 from mdlbench.report.style import CATEGORIES, INK, house_style
 from mdlbench.reproduce.outputs import write_outputs
-from mdlbench.reproduce.simulation import Booleans, Coded, Comparison, Documents, code
+from mdlbench.reproduce.simulation import Booleans, Comparison, Documents, code, tree_code
 from mdlbench.reproduce.wording import agreement, coverage, learning_cost, report_text
 
 if TYPE_CHECKING:
@@ -134,8 +134,9 @@ def simulate(chosen: Sequence[Chain], report: Callable[[str], None]) -> list[Poi
 def compare(chain: Chain, documents: Documents, generator: np.random.Generator) -> Point:
     """Both codes of one test draw, with codebooks of one calibration draw of the same length."""
     calibration, test = (chain.draw(documents.n_tokens, generator) for _ in range(2))
-    flat = code(alone(calibration), alone(test), documents.of_token, len(documents))
-    tree = tree_code(calibration, test, documents)
+    flat = code(alone(calibration), alone(test), documents)
+    parents = np.arange(-1, chain.depth - 1)
+    tree = tree_code(calibration, test, documents, parents)
     return Point(chain, Comparison.of(chain.exact, (flat, tree), documents))
 
 
@@ -144,19 +145,6 @@ def alone(on: Booleans) -> Booleans:
     deeper = np.concatenate([on[:, 1:], np.zeros_like(on[:, :1])], axis=1)
     without: Booleans = on & ~deeper
     return without
-
-
-def tree_code(calibration: Booleans, test: Booleans, documents: Documents) -> Coded:
-    """Each feature coded on those tokens only where the one before is on."""
-    of_token = documents.of_token
-    coded = code(calibration[:, :1], test[:, :1], of_token, len(documents))
-    for level in range(1, test.shape[1]):
-        fitted, scored = calibration[:, level - 1], test[:, level - 1]
-        this = slice(level, level + 1)
-        coded += code(
-            calibration[fitted, this], test[scored, this], of_token[scored], len(documents)
-        )
-    return coded
 
 
 def bits_figure(points: Sequence[Point]) -> Figure:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from mdlbench import codelength
+from mdlbench import codelength, treecode
 from mdlbench.bootstrap import Bootstrap
-from mdlbench.codelength import Codebook, document_bits
+from mdlbench.codelength import Codebook
+from mdlbench.forest import Forest
 from mdlbench.latents import SparseLatents
-from mdlbench.tally import Tally
+from mdlbench.quantise import Symbols, quantise
+from mdlbench.tally import SymbolCounts
+from mdlbench.treecode import TreeCodebook
 
 Booleans = Bool[np.ndarray, "token latent"]
 
@@ -59,10 +62,6 @@ class Coded:
 
     plugin: float
     heldout: Float64[np.ndarray, " document"]
-
-    def __add__(self, other: Coded) -> Coded:
-        """Both parts of one code."""
-        return Coded(self.plugin + other.plugin, self.heldout + other.heldout)
 
 
 @dataclass(frozen=True)
@@ -180,28 +179,31 @@ class Comparison:
         }
 
 
-def code(
-    calibration: Bool[np.ndarray, "calibration_token latent"],
+def code(calibration: Booleans, test: Booleans, documents: Documents) -> Coded:
+    """Price boolean latents by the flat code, as `eval` prices an SAE's."""
+    codebook = Codebook.fit(_counts(calibration))
+    heldout = codebook.document_bits(_symbols(test), documents.of_token, len(documents))
+    return Coded(codelength.plugin(_counts(test)).total * len(test), heldout)
+
+
+def tree_code(
+    calibration: Booleans,
     test: Booleans,
-    document: Int64[np.ndarray, " token"],
-    n_documents: int,
+    documents: Documents,
+    parents: Int64[np.ndarray, " latent"],
 ) -> Coded:
-    """Price boolean latents as `eval` prices an SAE's: tally, codebook, bits of documents.
-
-    Args:
-        calibration: what the codebook is fitted on.
-        test: what is coded.
-        document: the document of each test token.
-        n_documents: documents there are, with those that have no token here.
-    """
-    codebook = Codebook.fit(_tally(calibration).at(0))
-    bits = document_bits(_latents(test), STEP, [codebook], document, n_documents)
-    return Coded(codelength.plugin(_tally(test).at(0)).total * len(test), bits[:, 0])
+    """Price boolean latents by the tree code, as `eval --quantiser tree` prices a tree SAE's."""
+    flat = Codebook.fit(_counts(calibration))
+    book = TreeCodebook.fit(flat, lambda: [_symbols(calibration)], parents)
+    symbols, forest = _symbols(test), Forest.from_parents(parents)
+    heldout = book.document_bits(symbols, documents.of_token, len(documents))
+    rate = treecode.plugin(_counts(test), forest, forest.joint_counts([symbols]))
+    return Coded(rate.total * len(test), heldout)
 
 
-def _tally(on: Booleans) -> Tally:
-    return Tally.count(_latents(on), STEP, octaves=1)
+def _counts(on: Booleans) -> SymbolCounts:
+    return SymbolCounts.of(_symbols(on))
 
 
-def _latents(on: Booleans) -> SparseLatents:
-    return SparseLatents.from_dense(on.astype(np.float32))
+def _symbols(on: Booleans) -> Symbols:
+    return quantise(SparseLatents.from_dense(on.astype(np.float32)), STEP)

@@ -66,6 +66,13 @@ AdapterOption = Annotated[
 _debug = False
 
 
+class Kept(StrEnum):
+    """Which epoch of a training run is kept."""
+
+    best = "best"
+    last = "last"
+
+
 class Mode(StrEnum):
     """Operating modes of `mdlbench eval` and `encode`."""
 
@@ -329,7 +336,11 @@ def train(
     ] = None,
     architecture: Annotated[
         str | None,
-        typer.Option(help="A training class in SAELens' registry [batchtopk]."),
+        typer.Option(
+            help="A training class of SAELens (standard, topk, batchtopk, jumprelu, gated, "
+            "matryoshka_batchtopk, …) or one of ours: mutual_choice, feature_choice, tree, "
+            "group_sparse, mdl [batchtopk]."
+        ),
     ] = None,
     options: Annotated[
         list[str] | None,
@@ -351,6 +362,10 @@ def train(
             min=1,
             help="Stop after so many epochs without a better test MSE [10].",
         ),
+    ] = None,
+    keep: Annotated[
+        Kept | None,
+        typer.Option(help="The epoch to keep: of lowest test MSE, or the last [best]."),
     ] = None,
     seed: Annotated[
         int | None,
@@ -378,6 +393,7 @@ def train(
         "batch_size": batch_size,
         "lr": lr,
         "patience": patience,
+        "keep": None if keep is None else keep.value,
         "seed": seed,
         "set": options or None,
     }

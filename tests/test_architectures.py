@@ -23,6 +23,7 @@ from mdlbench.errors import CheckpointError, UsageError
 from mdlbench.forest import Forest
 from mdlbench.latents import SparseLatents
 from mdlbench.quantise import quantise
+from mdlbench.theory import zipf_rates
 from mdlbench.training.architectures.auxiliary import auxiliary_loss, underused, zipf_density
 from mdlbench.training.architectures.choice import quotas
 from mdlbench.training.architectures.entropy import STRENGTH
@@ -90,10 +91,8 @@ def test_quotas_are_a_capped_zipf_law(n_latents, n_tokens, share, zipf):
     assert (quota.diff() <= 0).all()
     assert quota.min() >= 1
     assert quota.max() <= n_tokens
-    free = [j for j in range(n_latents) if 2 < quota[j] < n_tokens - 1]
-    for j in free[1:]:
-        expected = float(quota[free[0]]) * ((free[0] + 1) / (j + 1)) ** zipf
-        assert float(quota[j]) == pytest.approx(expected, abs=2.5, rel=0.35)
+    exact = zipf_rates(n_latents, k, zipf) * n_tokens
+    assert np.abs(quota.numpy() - exact).max() <= 1 + 1e-9
 
 
 def test_uniform_quotas_are_equal():
@@ -106,7 +105,12 @@ def test_uniform_quotas_are_equal():
         ({"k": 0.1}, "leaves a latent"),
         ({"k": 3, "options": {"zipf": -1.0}}, "must not be negative"),
         ({"k": 17}, "between 0 and the width 16"),
-        ({"k": 3, "options": {"auxiliary": "aux_zip"}}, "none, aux_k or aux_zipf"),
+        ({"k": 3, "options": {"auxiliary": "aux_zip"}}, "auxiliary"),
+        ({"k": None, "options": {"k": 40}}, "k=40 must lie between 0 and the 16 latents"),
+        ({"k": 3, "options": {"apply_b_dec_to_input": False}}, "apply_b_dec_to_input is True"),
+        ({"k": 3, "options": {"dtype": "bfloat16"}}, "dtype is float32 here"),
+        ({"k": 3, "options": {"zipf": "abc"}}, "zipf"),
+        ({"k": 3, "options": {"running_rate": float("nan")}}, "running_rate"),
     ],
 )
 def test_impossible_feature_choices_are_refused(changes, message):
@@ -151,14 +155,15 @@ def test_the_fit_of_a_zipf_law_is_that_law():
     density = 0.3 * torch.arange(1, 51).double() ** -0.8
     shuffled = density[torch.randperm(50, generator=torch.Generator().manual_seed(0))]
     assert torch.allclose(zipf_density(shuffled), shuffled, rtol=1e-9)
-    assert not underused(shuffled, 0.5).any()
+    assert not underused(shuffled, 0.5, torch.zeros(50, dtype=torch.bool)).any()
 
 
 def test_latents_far_below_their_rank_are_underused():
     density = 0.3 * torch.arange(1, 51).double() ** -0.8
     density[30] = 1e-6
-    density[40] = 0.0
-    assert torch.nonzero(underused(density, 0.1))[:, 0].tolist() == [30, 40]
+    dead = torch.zeros(50, dtype=torch.bool)
+    dead[40] = True
+    assert torch.nonzero(underused(density, 0.1, dead))[:, 0].tolist() == [30, 40]
 
 
 def reference_auxiliary(
@@ -177,8 +182,7 @@ def test_dead_latents_alone_give_aux_k_loss(dead):
     error, hidden = (torch.randn(20, n, generator=generator) for n in (12, 16))
     rows = torch.randn(16, 12, generator=generator)
     density = torch.full((16,), 0.1)
-    density[dead] = 0.0
-    chosen = underused(density, 0.1)
+    chosen = underused(density, 0.1, torch.isin(torch.arange(16), torch.tensor(dead)))
     assert torch.nonzero(chosen)[:, 0].tolist() == dead
     expected = reference_auxiliary(*(a.double().numpy() for a in (error, hidden, rows)), dead, k=6)
     assert float(auxiliary_loss(error, hidden, rows, chosen)) == pytest.approx(expected, rel=1e-5)
@@ -190,7 +194,7 @@ def test_aux_zipf_is_aux_k_where_only_the_dead_are_underused():
     dead[[3, 7]] = True
     for auxiliary in ("aux_k", "aux_zipf"):
         sae = training_sae("mutual_choice", options={"auxiliary": auxiliary})
-        sae.density.copy_(torch.where(dead, 0.0, 0.2))
+        sae.density.copy_(torch.where(dead, 1e-9, 0.2))
         losses[auxiliary] = step(sae, batch(), dead_neuron_mask=dead).losses[auxiliary].item()
     assert losses["aux_zipf"] == losses["aux_k"] > 0
 
@@ -249,6 +253,8 @@ def test_what_is_no_forest_is_refused(options, message):
     [
         ({"k": 5}, "k=5 must lie between 0 and the 4 groups"),
         ({"options": {"group_size": 5}}, "group_size 5 does not divide the width 16"),
+        ({"options": {"group_size": 16}, "k": 1}, "group_size 16 exceeds the width 12"),
+        ({"options": {"group_size": 2.0}}, "group_size"),
         ({"k": 0.001}, "chooses nothing in a batch of 64 tokens"),
     ],
 )
@@ -292,7 +298,7 @@ def test_the_rate_is_that_of_the_histogram():
     q = q / q.sum(axis=1, keepdims=True)
     bits = -sum(math.log2(q[i, s]) for token in symbols for i, s in enumerate(token)) / BATCH
     expected = math.log(2) / 6 * 0.2**2 * bits
-    assert float(output.losses["rate"]) == pytest.approx(expected, rel=1e-4)
+    assert output.losses["rate"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_rates_gradient_is_the_slope_between_symbols():
@@ -320,7 +326,12 @@ def test_latents_in_training_are_what_the_harness_would_decode():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"step": 0.0}, "step must be positive"), ({"rate_weight": -1.0}, "must not be negative")],
+    [
+        ({"step": 0.0}, "step must be positive"),
+        ({"step": float("inf")}, "step"),
+        ({"rate_weight": -1.0}, "must not be negative"),
+        ({"warm_up": "abc"}, "warm_up"),
+    ],
 )
 def test_impossible_rates_are_refused(options, message):
     with pytest.raises(UsageError, match=message):

@@ -204,11 +204,12 @@ def _without_unit_scaling(tensors: Mapping[str, torch.Tensor]) -> Weights:
 
 
 def _details(config: SAELensConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """Plain facts of the metadata; `k` is also that of a BatchTopK SAE saved as JumpReLU."""
-    training = config.metadata.training_architecture_details or {}
+    """Plain facts of the metadata; `k` counts latents, also those of an SAE saved as JumpReLU."""
+    training = plain(config.metadata.training_architecture_details or {})
+    k = config.k or training.get("k")
     return {
         **plain(config.metadata.model_dump()),
-        **plain({"k": config.k or training.get("k")}),
+        **plain({"k": k * config.group_size if isinstance(k, int | float) else k}),
         **plain({"norm_scaling_factor": config.norm_scaling_factor}),
         "inference_architecture": config.architecture,
         "normalize_activations": config.normalize_activations,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
 from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 from sae_lens.saes.sae import SAEMetadata
 
 import mdlbench.training.architectures  # noqa: F401  (registers them)
-from mdlbench.errors import CoderError, UsageError, did_you_mean
+from mdlbench.errors import CoderError, UsageError, did_you_mean, first_problem
 from mdlbench.sources import ActivationSource
 from mdlbench.suite import Site
 from mdlbench.training.architectures.selection import ChosenPerBatch
@@ -95,6 +97,8 @@ def build_sae(config: TrainingConfig, source: ActivationSource) -> TrainingSAE[A
             f"architecture {config.architecture!r} has no setting {unknown[0]!r}. "
             + did_you_mean(unknown[0], known)
         )
+    for name, value in options.items():
+        _require_type(name, value, get_type_hints(config_class)[name])
     _refuse_normalisation(config.architecture, options.get("normalize_activations", "none"))
     try:
         sae_config = config_class(
@@ -109,6 +113,16 @@ def build_sae(config: TrainingConfig, source: ActivationSource) -> TrainingSAE[A
         return sae_class(sae_config)
     except (TypeError, ValueError, CoderError) as error:
         raise UsageError(f"architecture {config.architecture!r}: {error}") from error
+
+
+def _require_type(name: str, value: object, hint: Any) -> None:
+    """Raise `UsageError` where a setting is of another type, or not a finite number."""
+    try:
+        TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise UsageError(f"{name}: {first_problem(error, root=repr(value))}") from error
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{name} must be finite, not {value}")
 
 
 def _refuse_normalisation(architecture: str, mode: object) -> None:

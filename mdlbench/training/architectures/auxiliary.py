@@ -37,10 +37,17 @@ def zipf_density(density: Float[torch.Tensor, " latent"]) -> Float[torch.Tensor,
 
 
 def underused(
-    density: Float[torch.Tensor, " latent"], ratio: float
+    density: Float[torch.Tensor, " latent"], ratio: float, dead: Bool[torch.Tensor, " latent"]
 ) -> Bool[torch.Tensor, " latent"]:
-    """Latents that fire less than `ratio` times what their rank has them expect; dead ones do."""
-    return (density < ratio * zipf_density(density)) | (density == 0)
+    """Dead latents, and those that fire less than `ratio` times what their rank has them expect.
+
+    Args:
+        density: running firing rates.
+        ratio: τ.
+        dead: latents that have been silent for long; the fit leaves them out.
+    """
+    alive = torch.where(dead, 0.0, density)
+    return dead | (alive < ratio * zipf_density(alive))
 
 
 def auxiliary_loss(

@@ -8,12 +8,14 @@ latents, and one for each.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from typing_extensions import override
 
+from mdlbench.theory import zipf_rates
 from mdlbench.training.architectures.selection import SelectionConfig, SelectionTrainingSAE
 
 LATENTS_AT_ONCE = 128
@@ -105,6 +107,7 @@ def largest(
     return (magnitude >= least) & (magnitude > 0)
 
 
+@functools.cache
 def quotas(k: float, n_tokens: int, n_latents: int, zipf: float) -> Int64[torch.Tensor, " latent"]:
     """m_j: tokens of a batch that each latent may choose; they sum to k·n_tokens.
 
@@ -112,13 +115,9 @@ def quotas(k: float, n_tokens: int, n_latents: int, zipf: float) -> Int64[torch.
     with the index but for that rounding, which is undone by sorting.
 
     Raises:
-        ValueError: a latent would have none, or all would have all.
+        ValueError: a latent would have none.
     """
-    shares = torch.arange(1, n_latents + 1, dtype=torch.double).pow(-zipf)
-    budget = k * n_tokens
-    if not 0 < budget <= n_latents * n_tokens:
-        raise ValueError(f"k={k:g} must lie between 0 and the {n_latents} latents")
-    quota = _capped(shares, budget, float(n_tokens))
+    quota = torch.from_numpy(zipf_rates(n_latents, k, zipf)) * n_tokens
     ends = quota.cumsum(0).round()
     whole = ends.diff(prepend=torch.zeros(1, dtype=torch.double)).long()
     whole = whole.clamp(max=n_tokens).sort(descending=True).values
@@ -128,16 +127,3 @@ def quotas(k: float, n_tokens: int, n_latents: int, zipf: float) -> Int64[torch.
             f"batch_size, or lower the width {n_latents} or zipf"
         )
     return whole
-
-
-def _capped(
-    shares: Float[torch.Tensor, " latent"], budget: float, cap: float
-) -> Float[torch.Tensor, " latent"]:
-    """The budget in proportion to falling shares, none above the cap."""
-    for n_capped in range(len(shares) + 1):
-        rest = budget - n_capped * cap
-        quota = shares / shares[n_capped:].sum() * rest
-        if n_capped == len(shares) or quota[n_capped] <= cap:
-            break
-    quota[:n_capped] = cap
-    return quota

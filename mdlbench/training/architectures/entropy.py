@@ -23,6 +23,8 @@ from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 from torch import nn
 from typing_extensions import override
 
+from mdlbench.training.architectures.selection import require
+
 LARGEST_SYMBOL = 63
 """Larger symbols are priced as this one."""
 
@@ -53,6 +55,7 @@ class EntropyConfig(TrainingSAEConfig):
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if not self.rate_weight >= 0:
             raise ValueError(f"rate_weight must not be negative, not {self.rate_weight}")
+        require(self, apply_b_dec_to_input=True, dtype="float32")
 
     @override
     @classmethod
@@ -138,7 +141,7 @@ class EntropyTrainingSAE(TrainingSAE[EntropyConfig]):
         """The price of each symbol; its gradient is the slope between the nearest two."""
         prices = self.prices()
         latent = torch.arange(relative.shape[1], device=relative.device).expand(relative.shape)
-        below = relative.detach().long().clamp(max=LARGEST_SYMBOL - 1)
+        below = _whole(relative.detach()).clamp(max=LARGEST_SYMBOL - 1)
         slope = prices[latent, below + 1] - prices[latent, below]
         slope = torch.where(relative.detach() > 0, slope, 0.0)
         straight = slope * (relative - relative.detach())
@@ -157,4 +160,9 @@ class EntropyTrainingSAE(TrainingSAE[EntropyConfig]):
 
 def symbols(relative: Float[torch.Tensor, "token latent"]) -> Int64[torch.Tensor, "token latent"]:
     """Magnitudes over the step, rounded half up, the largest ones clipped."""
-    return relative.add(0.5).long().clamp(max=LARGEST_SYMBOL)
+    return _whole(relative.add(0.5)).clamp(max=LARGEST_SYMBOL)
+
+
+def _whole(relative: Float[torch.Tensor, "token latent"]) -> Int64[torch.Tensor, "token latent"]:
+    """Rounded down; what is not finite, as in a run that diverges, becomes 0."""
+    return relative.nan_to_num(0.0, posinf=0.0, neginf=0.0).clamp(0, 2**30).long()

@@ -19,7 +19,7 @@ from torch import nn
 from typing_extensions import override
 
 from mdlbench.training.architectures.choice import largest
-from mdlbench.training.architectures.selection import Metadata, require_match
+from mdlbench.training.architectures.selection import Metadata, require, require_match
 
 
 @dataclass
@@ -82,6 +82,11 @@ class GroupSparseTrainingConfig(TrainingSAEConfig):
         super().__post_init__()
         if not 1 <= self.group_size <= self.d_sae or self.d_sae % self.group_size:
             raise ValueError(f"group_size {self.group_size} does not divide the width {self.d_sae}")
+        if self.group_size > self.d_in:
+            raise ValueError(
+                f"group_size {self.group_size} exceeds the width {self.d_in} of the activations"
+            )
+        require(self, apply_b_dec_to_input=True, dtype="float32")
         if not 0 < self.k <= self.d_sae // self.group_size:
             raise ValueError(
                 f"k={self.k:g} must lie between 0 and the {self.d_sae // self.group_size} groups"

@@ -32,6 +32,13 @@ class ChosenPerBatch(Protocol):
         ...
 
 
+def require(config: SAEConfig, **fixed: object) -> None:
+    """Raise `ValueError` where a setting that the architecture fixes has another value."""
+    for name, value in fixed.items():
+        if getattr(config, name) != value:
+            raise ValueError(f"{name} is {value} here, not {getattr(config, name)!r}")
+
+
 def require_match(k: float, batch_size: int) -> None:
     """Raise `ValueError` unless k·B is at least one match."""
     if k * batch_size < 1:
@@ -63,6 +70,9 @@ class SelectionConfig(TopKTrainingSAEConfig):
             raise ValueError(f"auxiliary is none, aux_k or aux_zipf, not {self.auxiliary!r}")
         if not 0 < self.running_rate <= 1:
             raise ValueError(f"running_rate must lie between 0 and 1, not {self.running_rate}")
+        if not 0 < self.k <= self.d_sae:
+            raise ValueError(f"k={self.k:g} must lie between 0 and the {self.d_sae} latents")
+        require(self, apply_b_dec_to_input=True, rescale_acts_by_decoder_norm=True, dtype="float32")
 
     @override
     def get_inference_config_class(self) -> type[SAEConfig]:
@@ -155,8 +165,8 @@ class SelectionTrainingSAE(TopKTrainingSAE):
         """The latents that the auxiliary loss is for."""
         if self.cfg.auxiliary == "aux_k":
             return dead
-        if self.cfg.auxiliary == "aux_zipf" and self.density.any():
-            return underused(self.density, self.cfg.underuse_ratio)
+        if self.cfg.auxiliary == "aux_zipf" and dead is not None and self.density.any():
+            return underused(self.density, self.cfg.underuse_ratio, dead)
         return None
 
     @override

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +98,7 @@ class TreeTrainingConfig(SelectionConfig):
     """
 
     branching: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)
+    parents: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,6 +26,7 @@ from mdlbench.curve import gaussian_rate_distortion
 from mdlbench.errors import OutputError, RecordError, UsageError
 from mdlbench.leaderboard import build, to_json
 from mdlbench.report import print_boards, write_report
+from mdlbench.report.architectures import architectures_figure, families
 from mdlbench.report.features import feature_grid, write_feature_grid
 from mdlbench.report.figures import curves_figure
 from mdlbench.report.style import colour_of, house_style, png, width_colours
@@ -37,6 +38,8 @@ from mdlbench.report.widths import (
     width_figure,
 )
 
+LIMIT = (HEADLINE.metric, HEADLINE.epsilon)
+GATED = {"architecture": "gated"}
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -447,7 +450,8 @@ def test_report_is_the_same_bytes_for_any_order_of_records(zoo, tmp_path):
     assert shuffled != some
     paths = write_report(some, realistic_references(), tmp_path / "a")
     again = write_report(shuffled, realistic_references(), tmp_path / "b")
-    names = ["table.csv", "table.md", "curves.png", "width.png", "tolerances.png"]
+    figures = ["architectures.png", "curves.png", "width.png", "tolerances.png"]
+    names = ["table.csv", "table.md", *figures]
     assert [path.name for path in paths] == [path.name for path in again] == names
     for one, other in zip(paths, again, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -496,3 +500,21 @@ def test_report_refuses_references_of_other_data(zoo, tmp_path):
 def test_report_of_nothing_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="no records"):
         write_report([], realistic_references(), tmp_path)
+
+
+def test_the_shortest_sae_of_each_architecture():
+    records = [
+        make_record("wide", (60.0, 61.0), coder={"architecture": "topk"}),
+        make_record("narrow", (50.0, 51.0), coder={"architecture": "topk"}),
+        make_record("gates", None, results=[make_result(LIMIT, None)], coder=GATED),
+        make_record("narrow", (45.0, 46.0), coder={"architecture": "topk"}, quantiser="rdo"),
+        make_record("k", (10.0, 10.5), coder={"architecture": "kmeans"}, adapter="baseline"),
+    ]
+    board = build(records, HEADLINE)
+    assert families(board) == ["gated", "topk", "topk [rdo]", "kmeans"]
+    (panel,) = [ax for ax in architectures_figure(board).axes if ax.get_visible()]
+    assert [label.get_text() for label in panel.get_yticklabels()] == families(board)
+    shown = {round(line.get_ydata()[0]): line for line in panel.lines if line.get_marker() == "o"}
+    assert {at: line.get_xdata()[0] for at, line in shown.items()} == {1: 50.5, 2: 45.5}
+    written = {text.get_text() for text in panel.texts}
+    assert {"misses ε", "← 10 bits", "50.5", "45.5"} <= written

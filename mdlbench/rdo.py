@@ -20,8 +20,9 @@ from mdlbench.allocation import measure_choices
 from mdlbench.codelength import Codebook
 from mdlbench.errors import UsageError
 from mdlbench.latents import SparseLatents
-from mdlbench.quantise import PlainStep, Symbols, dequantise, half_steps, symbol_at
+from mdlbench.quantise import Symbols, dequantise, half_steps, quantise, symbol_at
 from mdlbench.selection import Trial, reconstruction
+from mdlbench.tally import SymbolCounts
 
 ROUNDS = 2
 """Times that symbols are decided, and prices and centroids fitted on them."""
@@ -143,7 +144,8 @@ def fit_rate_aware(trial: Trial, step: float) -> RateAware:
     choices = measure_choices(trial.runs, trial.n_latents, step, trial.finest, range(-1, 2))
     slope = choices.slope(step)
     whole = Centroids.whole_steps(step)
-    rounded = RateAware(whole, trial.codebook(PlainStep(step)), slope=0.0)
+    prices = Codebook.fit(SymbolCounts.of(quantise(trial.sample, step)))
+    rounded = RateAware(whole, prices, slope=0.0)
     decided = [_fitted(trial, replace(rounded, slope=slope * share)) for share in SHARES]
     return trial.best(step, [rounded, *decided])
 
@@ -153,7 +155,7 @@ def _fitted(trial: Trial, quantiser: RateAware) -> RateAware:
     for _ in range(ROUNDS):
         symbols = quantiser.symbols(trial.sample)
         centroids = fit_centroids(trial.sample, symbols, trial.directions, quantiser.step)
-        prices = trial.codebook(quantiser)
+        prices = Codebook.fit(SymbolCounts.of(symbols))
         quantiser = replace(quantiser, centroids=centroids, prices=prices)
     return quantiser
 

@@ -17,13 +17,13 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32
 from scipy import sparse
 
-from mdlbench.codelength import Codebook, fit_codebooks
+from mdlbench.codelength import Codebook
 from mdlbench.latents import SparseLatents, concatenate
 from mdlbench.quantise import FittedQuantiser, PlainStep, Symbols
-from mdlbench.tally import SymbolCounts, Tally
+from mdlbench.tally import SymbolCounts
 
 SAMPLE_TOKENS = 4096
-"""Calibration tokens that are reconstructed, where there are so many."""
+"""Calibration tokens on which quantisers are compared, where there are so many."""
 
 HIGH_RATE_SLOPE = math.log(2) / 6
 """−dD/dR in squared steps per bit, where D = Δ²/12 and R = h − log₂Δ."""
@@ -33,11 +33,11 @@ Candidate = TypeVar("Candidate", bound=FittedQuantiser)
 
 
 class Cost(NamedTuple):
-    """Of a quantiser on calibration tokens.
+    """Of a quantiser on the sample.
 
     Attributes:
-        distortion: ‖Σ(z − ẑ)w‖² per token of the sample.
-        rate: `heldout` bits per token of all tokens, under their own codebook.
+        distortion: ‖Σ(z − ẑ)w‖² per token.
+        rate: bits per token under the codebook of the sample's own symbols.
     """
 
     distortion: float
@@ -72,30 +72,23 @@ class Trial:
         whole = concatenate([nothing, *_until(self.runs(), SAMPLE_TOKENS)])
         return whole.rows(0, min(SAMPLE_TOKENS, whole.n_tokens))
 
-    def codebook(self, quantiser: FittedQuantiser) -> Codebook:
-        """The codebook of a quantiser's symbols of all tokens."""
-        decided = map(quantiser.symbols, self.runs())
-        return Codebook.fit(SymbolCounts.of_runs(decided, self.n_latents))
-
     def cost(self, quantiser: FittedQuantiser) -> Cost:
-        codebook = self.codebook(quantiser)
-        return Cost(self.distortion(quantiser), codebook.bits(codebook.counts).total)
-
-    def distortion(self, quantiser: FittedQuantiser) -> float:
-        values = quantiser.values(quantiser.symbols(self.sample))
+        symbols = quantiser.symbols(self.sample)
+        values = quantiser.values(symbols)
         error = reconstruction(self.sample, self.sample.value, self.directions)
         error -= reconstruction(values, values.value, self.directions)
         squared = float(np.square(error).sum(dtype=np.float64))
-        return squared / max(self.sample.n_tokens, 1)
+        counts = SymbolCounts.of(symbols)
+        rate = Codebook.fit(counts).bits(counts).total
+        return Cost(squared / max(self.sample.n_tokens, 1), rate)
 
     def slope(self, step: float) -> float:
         """λ of the curve of plain rounding at Δ, in the space of activations."""
         if step / 2 < self.finest * (1 - 1e-9):
             return HIGH_RATE_SLOPE * step**2
-        tally = Tally.count_blocks(self.runs(), step / 2, 3, self.n_latents)
-        rate = [book.bits(book.counts).total for book in fit_codebooks(tally)]
-        distortion = [self.distortion(PlainStep(step * factor)) for factor in (0.5, 1.0, 2.0)]
-        return curve_slope(np.array(distortion), np.array(rate), step)
+        around = [self.cost(PlainStep(step * factor)) for factor in (0.5, 1.0, 2.0)]
+        distortion, rate = np.array(around).T
+        return curve_slope(distortion, rate, step)
 
     def best(self, step: float, candidates: Sequence[Candidate]) -> Candidate:
         """The quantiser of least D + λR, the first of equal ones."""

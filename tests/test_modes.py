@@ -157,7 +157,7 @@ class TestAllocation:
 
 class TestRateAware:
     @given(seed=seeds, step=steps, signed=st.booleans())
-    @settings(max_examples=10)
+    @settings(max_examples=6)
     def test_costs_no_more_than_plain_rounding(self, seed, step, signed):
         latents = exponentials(seed, signed=signed)
         quantiser = fit_rate_aware(trial(latents, seed), step)
@@ -172,7 +172,7 @@ class TestRateAware:
         assert (decided * latents.value >= 0).all()
 
     @given(seed=seeds, step=steps)
-    @settings(max_examples=10)
+    @settings(max_examples=6)
     def test_coarser_or_equal_symbols_and_fewer_of_them(self, seed, step):
         latents = exponentials(seed)
         quantiser = fit_rate_aware(trial(latents, seed), step)
@@ -237,7 +237,7 @@ class TestRateAware:
 
 class TestTrial:
     @given(seed=seeds, step=steps, signed=st.booleans())
-    @settings(max_examples=15)
+    @settings(max_examples=5)
     def test_what_is_kept_costs_no_more_than_plain_rounding(self, seed, step, signed):
         candidates = trial(exponentials(seed, signed=signed), seed)
         slope = candidates.slope(step)

@@ -1,13 +1,14 @@
 """The quantiser `per-feature`: each latent takes one of the dyadic steps, or is dropped (maths §2).
 
 Level j stands for the step Δ·2^j. Latent i takes argmin_j D_ij + λR_ij, D_ij its squared error and
-R_ij the bits of its symbols, both per calibration token.
+R_ij the bits of its symbols, both per calibration token; unless that costs more, where errors of
+latents add up, than level 0 for all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,6 +19,7 @@ from mdlbench.codelength import fit_codebooks
 from mdlbench.errors import UsageError
 from mdlbench.latents import SparseLatents
 from mdlbench.quantise import Symbols, dequantise, half_steps, quantise, symbol_at
+from mdlbench.selection import HIGH_RATE_SLOPE, Runs, Trial, curve_slope
 from mdlbench.tally import Tally
 
 LOWEST, HIGHEST = -3, 4
@@ -25,9 +27,6 @@ LOWEST, HIGHEST = -3, 4
 
 DROPPED = HIGHEST + 1
 """The level of a latent that is always off."""
-
-HIGH_RATE_SLOPE = math.log(2) / 6
-"""−dD/dR in squared steps per bit, where D = Δ²/12 and R = h − log₂Δ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,43 +97,29 @@ class Choices:
     def slope(self, step: float) -> float:
         """λ = −dD/dR at level 0 of the curve on which all latents share a step.
 
-        The geometric mean of the chords to the levels below and above, over its high-rate value,
-        so that it tends to (ln2/6)Δ² there. At low rates the curve is flatter. Where a chord does
-        not fall, or there is no finer level, that value itself.
+        That of high rate where there is no finer level.
         """
         at = int(np.flatnonzero(self.levels == 0)[0])
-        usual = HIGH_RATE_SLOPE * step**2
         if at == 0:
-            return usual
+            return HIGH_RATE_SLOPE * step**2
+        around = slice(at - 1, at + 2)
         distortion, rate = self.distortion.sum(axis=0), self.rate.sum(axis=0)
-        added = np.diff(distortion[at - 1 : at + 2])
-        saved = -np.diff(rate[at - 1 : at + 2])
-        if not (added > 0).all() or not (saved > 0).all():
-            return usual
-        return min(float(np.sqrt(np.prod(added / saved))) / CHORDS, usual)
+        return curve_slope(distortion[around], rate[around], step)
 
 
-CHORDS = 0.125 / HIGH_RATE_SLOPE
-"""√(Δ²/16 · Δ²/4), the mean of the chords at high rate, in units of the slope there."""
+def allocate(trial: Trial, step: float) -> Allocation:
+    """The allocation of least D + λR on calibration tokens, λ the slope at `step`, or level 0.
 
-
-def allocate(
-    runs: Callable[[], Iterable[SparseLatents]], n_latents: int, step: float, finest: float
-) -> Allocation:
-    """The allocation of least D + λR on the runs of calibration tokens, λ the slope at `step`.
-
-    Args:
-        runs: the tokens, scaled, from the start each time.
-        n_latents: dictionary size D.
-        step: Δ, at least `finest`.
-        finest: no latent takes a finer step.
+    No latent takes a finer step than the suite's finest, and Δ is no finer either.
     """
-    choices = measure_choices(runs, n_latents, step, finest, range(LOWEST, HIGHEST + 1))
-    return Allocation(step, choices.cheapest(choices.slope(step)))
+    levels = range(LOWEST, HIGHEST + 1)
+    choices = measure_choices(trial.runs, trial.n_latents, step, trial.finest, levels)
+    plain = Allocation(step, np.zeros(trial.n_latents, dtype=np.int32))
+    return trial.best(step, [plain, Allocation(step, choices.cheapest(choices.slope(step)))])
 
 
 def measure_choices(
-    runs: Callable[[], Iterable[SparseLatents]],
+    runs: Runs,
     n_latents: int,
     step: float,
     finest: float,

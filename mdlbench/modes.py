@@ -23,6 +23,7 @@ from mdlbench.forest import Runs
 from mdlbench.latents import SparseLatents
 from mdlbench.quantise import FittedQuantiser, PlainStep, Reconstruction, Symbols
 from mdlbench.rdo import Centroids, fit_rate_aware
+from mdlbench.selection import Trial
 from mdlbench.suite import Quantiser
 from mdlbench.tally import SymbolCounts
 from mdlbench.treecode import TreeCodebook
@@ -164,6 +165,11 @@ class Calibration:
     finest: float
     parents: Int32[np.ndarray, " latent"] | None
 
+    @property
+    def trial(self) -> Trial:
+        """On which quantisers are compared."""
+        return Trial(self.runs, self.directions(), self.finest)
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -200,11 +206,11 @@ def _plain_reconstruction(
 
 
 def _allocated(calibration: Calibration, step: float) -> FittedQuantiser:
-    return allocate(calibration.runs, calibration.n_latents, step, calibration.finest)
+    return allocate(calibration.trial, step)
 
 
 def _rate_aware(calibration: Calibration, step: float) -> FittedQuantiser:
-    return fit_rate_aware(calibration.runs, calibration.directions(), step, calibration.finest)
+    return fit_rate_aware(calibration.trial, step)
 
 
 MODES: dict[Quantiser, Mode] = {

@@ -1,26 +1,27 @@
 """The quantiser `rdo`: rate-aware rounding with a dead zone, and centroids (maths §2).
 
 A latent of value a whose nearest symbol is v takes whichever of 0, v and the next one towards 0 has
-the least (a − value)² + λ·bits. λ is the slope of the curve of plain steps at Δ: (ln2/6)Δ² at high
-rate, less at low ones. Bits are those of a codebook fitted on symbols so decided; values are
-centroids. All that is an encoder's choice: a decoder knows the centroids alone.
+the least (a − value)² + λ·bits. λ is a share of the slope of the curve of plain steps at Δ, or 0:
+whichever costs least where errors of latents add up. Bits are those of a codebook fitted on symbols
+so decided; values are centroids. All that is an encoder's choice: a decoder knows the centroids
+alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64
-from scipy import sparse
 
 from mdlbench.allocation import measure_choices
 from mdlbench.codelength import Codebook
 from mdlbench.errors import UsageError
-from mdlbench.latents import SparseLatents, concatenate
+from mdlbench.latents import SparseLatents
 from mdlbench.quantise import Symbols, dequantise, half_steps, quantise, symbol_at
+from mdlbench.selection import Trial, reconstruction
 from mdlbench.tally import SymbolCounts
 
 ROUNDS = 2
@@ -36,10 +37,8 @@ OFFSET_BITS = 8
 OFFSETS = (1 - FRACTION, 127)
 """… within these, so that a symbol keeps its sign."""
 
-FIT_TOKENS = 4096
-"""Calibration tokens that centroids are fitted on, at least, where there are so many."""
-
-Runs = Callable[[], Iterable[SparseLatents]]
+SHARES = 1.0, 0.5, 0.25
+"""Of the slope at which latents would be decided if their errors were independent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +96,7 @@ class RateAware:
     Attributes:
         centroids: what symbols stand for.
         prices: the codebook by which symbols are decided.
-        slope: λ, squared error that a bit is worth.
+        slope: λ, squared error that a bit is worth; 0 rounds to the nearest.
     """
 
     centroids: Centroids
@@ -140,28 +139,24 @@ class RateAware:
         return np.asarray(error**2 + self.slope * self.prices.excess_bits(latents.latent, symbol))
 
 
-def fit_rate_aware(
-    runs: Runs, directions: Float32[np.ndarray, "latent d_out"], step: float, finest: float
-) -> RateAware:
-    """Prices and centroids of calibration tokens, each fitted on what the other decides.
+def fit_rate_aware(trial: Trial, step: float) -> RateAware:
+    """Rate-aware rounding of calibration tokens at Δ, as much of it as pays (maths §2)."""
+    choices = measure_choices(trial.runs, trial.n_latents, step, trial.finest, range(-1, 2))
+    slope = choices.slope(step)
+    whole = Centroids.whole_steps(step)
+    prices = Codebook.fit(SymbolCounts.of(quantise(trial.sample, step)))
+    rounded = RateAware(whole, prices, slope=0.0)
+    decided = [_fitted(trial, replace(rounded, slope=slope * share)) for share in SHARES]
+    return trial.best(step, [rounded, *decided])
 
-    Args:
-        runs: the tokens' latents, scaled, from the start each time.
-        directions: what one unit of each scaled latent adds to the reconstruction.
-        step: Δ, at least `finest`.
-        finest: the finest step at which the curve of plain steps is known.
-    """
-    n_latents = len(directions)
-    slope = measure_choices(runs, n_latents, step, finest, range(-1, 2)).slope(step)
-    sample = _first(runs(), FIT_TOKENS, n_latents)
-    rounded = (quantise(run, step) for run in runs())
-    prices = Codebook.fit(SymbolCounts.of_runs(rounded, n_latents))
-    quantiser = RateAware(Centroids.whole_steps(step), prices, slope)
+
+def _fitted(trial: Trial, quantiser: RateAware) -> RateAware:
+    """Prices and centroids, each fitted on what the other decides."""
     for _ in range(ROUNDS):
-        decided = map(quantiser.symbols, runs())
-        prices = Codebook.fit(SymbolCounts.of_runs(decided, n_latents))
-        centroids = fit_centroids(sample, quantiser.symbols(sample), directions, step)
-        quantiser = RateAware(centroids, prices, slope)
+        symbols = quantiser.symbols(trial.sample)
+        centroids = fit_centroids(trial.sample, symbols, trial.directions, quantiser.step)
+        prices = Codebook.fit(SymbolCounts.of(symbols))
+        quantiser = replace(quantiser, centroids=centroids, prices=prices)
     return quantiser
 
 
@@ -177,11 +172,11 @@ def fit_centroids(
     add up: a latent left out is partly made up for by others that point the same way. A symbol seen
     once counts as much as the prior, which is no offset.
     """
-    missing = _decoded(latents, latents.value, directions)
-    missing -= _decoded(symbols, dequantise(symbols, step).value, directions)
+    missing = reconstruction(latents, latents.value, directions)
+    missing -= reconstruction(symbols, dequantise(symbols, step).value, directions)
     magnitude, sign = np.abs(symbols.symbol), np.sign(symbols.symbol)
     parts = [
-        _decoded(symbols, np.where(magnitude == v, sign, 0), directions)
+        reconstruction(symbols, np.where(magnitude == v, sign, 0), directions)
         for v in range(1, N_CENTROIDS + 1)
     ]
     gram = np.array([[(a * b).sum(dtype=np.float64) for b in parts] for a in parts])
@@ -190,31 +185,3 @@ def fit_centroids(
     shift = np.linalg.solve(gram + unit * np.eye(N_CENTROIDS), target)
     offset = np.clip(np.rint(shift / step * FRACTION), *OFFSETS)
     return Centroids(step, offset.astype(np.int64))
-
-
-def _first(runs: Iterable[SparseLatents], n_tokens: int, n_latents: int) -> SparseLatents:
-    """The first runs that have so many tokens together, cut off there."""
-    nothing = SparseLatents.from_dense(np.zeros((0, n_latents), dtype=np.float32))
-    taken = [nothing, *_until(runs, n_tokens)]
-    whole = concatenate(taken)
-    return whole.rows(0, min(n_tokens, whole.n_tokens))
-
-
-def _until(runs: Iterable[SparseLatents], n_tokens: int) -> Iterator[SparseLatents]:
-    seen = 0
-    for run in runs:
-        yield run
-        seen += run.n_tokens
-        if seen >= n_tokens:
-            return
-
-
-def _decoded(
-    where: SparseLatents | Symbols,
-    value: Float32[np.ndarray, " nnz"] | Int32[np.ndarray, " nnz"],
-    directions: Float32[np.ndarray, "latent d_out"],
-) -> Float32[np.ndarray, "token d_out"]:
-    """Σ value · direction of each token."""
-    shape = where.n_tokens, where.n_latents
-    z = sparse.csr_array((value.astype(np.float32), (where.token, where.latent)), shape=shape)
-    return np.asarray(z @ directions)

@@ -16,7 +16,6 @@ from mdlbench import bitstream, measure
 from mdlbench.adapters.load import load_coder
 from mdlbench.allocation import (
     DROPPED,
-    HIGH_RATE_SLOPE,
     HIGHEST,
     LOWEST,
     Allocation,
@@ -27,11 +26,12 @@ from mdlbench.codelength import Codebook
 from mdlbench.errors import RecordError, UsageError
 from mdlbench.evaluation import Bench, encode_test_split, encoded
 from mdlbench.latents import SparseLatents
-from mdlbench.modes import MODES, FlatCode, decoded_values, described, mode_of
-from mdlbench.quantise import PlainStep, Symbols, quantise
+from mdlbench.modes import MODES, Calibration, FlatCode, decoded_values, described, mode_of
+from mdlbench.quantise import FittedQuantiser, PlainStep, Symbols, quantise
 from mdlbench.rdo import FRACTION, N_CENTROIDS, OFFSETS, Centroids, fit_centroids, fit_rate_aware
 from mdlbench.record import Identity
 from mdlbench.run import evaluate
+from mdlbench.selection import HIGH_RATE_SLOPE, Trial, curve_slope
 from mdlbench.sources.open import Opener
 from mdlbench.store import read_records
 from mdlbench.suite import PIXELS, Site
@@ -42,6 +42,8 @@ from tests.tiny import tiny_suite, write_sae
 BOARDS = sorted((Path(__file__).parent.parent / "leaderboards").iterdir())
 FINEST = 2.0**-5
 LEVELS = range(LOWEST, HIGHEST + 1)
+PLAIN = "normalised", "uniform", "tree"
+"""Modes of plain rounding: a file says nothing of their quantiser but its step."""
 
 
 def exponentials(
@@ -61,8 +63,12 @@ def directions_of(seed: int, n_latents: int = 6, d: int = 4) -> Float[np.ndarray
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
+def trial(latents: SparseLatents, seed: int = 0, finest: float = FINEST) -> Trial:
+    return Trial(lambda: [latents], directions_of(seed, latents.n_latents), finest)
+
+
 def allocated(latents: SparseLatents, step: float) -> Allocation:
-    return allocate(lambda: [latents], latents.n_latents, step, FINEST)
+    return allocate(trial(latents), step)
 
 
 seeds = st.integers(0, 10_000)
@@ -120,7 +126,9 @@ class TestAllocation:
         latents, step = SparseLatents.from_dense(z), 0.0625
         choices = measure_choices(lambda: [latents], 4, step, step / 8, LEVELS)
         assert choices.slope(step) == pytest.approx(HIGH_RATE_SLOPE * step**2, rel=0.05)
-        assert allocate(lambda: [latents], 4, step, step / 8).level.tolist() == [0, 0, 0, 0]
+        alike = trial(latents, finest=step / 8)
+        assert alike.slope(step) == pytest.approx(HIGH_RATE_SLOPE * step**2, rel=0.05)
+        assert allocate(alike, step).level.tolist() == [0, 0, 0, 0]
 
     @given(levels=st.lists(st.integers(LOWEST, DROPPED), min_size=1, max_size=40))
     def test_header_is_the_entropy_of_the_levels(self, levels):
@@ -149,10 +157,10 @@ class TestAllocation:
 
 class TestRateAware:
     @given(seed=seeds, step=steps, signed=st.booleans())
-    @settings(max_examples=10)
+    @settings(max_examples=6)
     def test_costs_no_more_than_plain_rounding(self, seed, step, signed):
         latents = exponentials(seed, signed=signed)
-        quantiser = fit_rate_aware(lambda: [latents], directions_of(seed), step, FINEST)
+        quantiser = fit_rate_aware(trial(latents, seed), step)
         dense = np.zeros((latents.n_tokens, latents.n_latents), dtype=np.int32)
         symbols = quantiser.symbols(latents)
         dense[symbols.token, symbols.latent] = symbols.symbol
@@ -164,10 +172,10 @@ class TestRateAware:
         assert (decided * latents.value >= 0).all()
 
     @given(seed=seeds, step=steps)
-    @settings(max_examples=10)
+    @settings(max_examples=6)
     def test_coarser_or_equal_symbols_and_fewer_of_them(self, seed, step):
         latents = exponentials(seed)
-        quantiser = fit_rate_aware(lambda: [latents], directions_of(seed), step, FINEST)
+        quantiser = fit_rate_aware(trial(latents, seed), step)
         symbols, plain = quantiser.symbols(latents), quantise(latents, step)
         assert symbols.nnz <= plain.nnz
         assert (symbols.symbol > 0).all()
@@ -175,7 +183,7 @@ class TestRateAware:
 
     def test_a_decision_against_float64(self):
         latents, step = exponentials(5), 0.8
-        quantiser = fit_rate_aware(lambda: [latents], directions_of(5), step, FINEST)
+        quantiser = fit_rate_aware(trial(latents, 5), step)
         offsets = [0.0, *(quantiser.centroids.offset / 64), 0.0]
         decided = {}
         symbols = quantiser.symbols(latents)
@@ -227,11 +235,65 @@ class TestRateAware:
             Centroids.of_columns(1.0, columns, n_latents=2)
 
 
+class TestTrial:
+    @given(seed=seeds, step=steps, signed=st.booleans())
+    @settings(max_examples=5)
+    def test_what_is_kept_costs_no_more_than_plain_rounding(self, seed, step, signed):
+        candidates = trial(exponentials(seed, signed=signed), seed)
+        slope = candidates.slope(step)
+        assert 0 < slope <= HIGH_RATE_SLOPE * step**2
+        plain = candidates.cost(PlainStep(step)).lagrangian(slope)
+        kept: list[FittedQuantiser] = [
+            allocate(candidates, step),
+            fit_rate_aware(candidates, step),
+        ]
+        for quantiser in kept:
+            assert candidates.cost(quantiser).lagrangian(slope) <= plain * (1 + 1e-9)
+
+    def test_cost_against_float64(self):
+        latents, step = exponentials(4), 0.9
+        cost = trial(latents, 4).cost(PlainStep(step))
+        z = latents.to_dense().astype(np.float64)
+        error = (z - np.floor(z / step + 0.5) * step) @ directions_of(4)
+        assert cost.distortion == pytest.approx((error**2).sum() / latents.n_tokens, rel=1e-5)
+        counts = SymbolCounts.of(quantise(latents, step))
+        assert cost.rate == pytest.approx(Codebook.fit(counts).bits(counts).total, rel=1e-12)
+
+    def test_errors_of_latents_that_point_alike_add_up(self):
+        rng = np.random.default_rng(0)
+        on = rng.random((2000, 1)) < 0.3
+        z = np.where(on, rng.uniform(0.5, 0.9, (2000, 8)), 0).astype(np.float32)
+        latents, step = SparseLatents.from_dense(z), 0.5
+        apart = Trial(lambda: [latents], np.eye(8, dtype=np.float32), FINEST)
+        alike = Trial(lambda: [latents], np.eye(8, dtype=np.float32)[[0] * 8], FINEST)
+        dropped = Allocation(step, np.full(8, DROPPED, dtype=np.int32))
+        squares = (z.astype(np.float64) ** 2).sum() / 2000
+        together = (z.sum(axis=1, dtype=np.float64) ** 2).sum() / 2000
+        assert apart.cost(dropped) == pytest.approx((squares, 0.0), rel=1e-5, abs=1e-9)
+        assert alike.cost(dropped).distortion == pytest.approx(together, rel=1e-5)
+        assert together > 7 * squares
+
+    def test_the_first_tokens_are_the_sample(self):
+        parts = [exponentials(seed, n_tokens=3000) for seed in (0, 1)]
+        sample = Trial(lambda: parts, directions_of(0), FINEST).sample
+        assert sample.n_tokens == 4096
+        expected = np.vstack([parts[0].to_dense(), parts[1].to_dense()[:1096]])
+        assert sample.to_dense().tolist() == expected.tolist()
+
+    def test_slope_of_a_curve(self):
+        falling = np.array([8.0, 6.0, 3.0])
+        slope = curve_slope(np.array([1.0, 2.0, 8.0]), falling, step=10.0)
+        assert slope == pytest.approx(math.sqrt(1 / 2 * 6 / 3))
+        distortion, usual = np.array([1.0, 2.0, 1.5]), HIGH_RATE_SLOPE * 0.25
+        assert curve_slope(distortion, falling, step=0.5) == usual
+        assert curve_slope(np.array([1.0, 2.0, 8.0]), falling, step=0.5) == usual
+
+
 def test_no_latents_at_all():
     nothing = SparseLatents.from_dense(np.zeros((5, 3), dtype=np.float32))
     for quantiser in (
-        allocate(lambda: [nothing], 3, 1.0, 0.5),
-        fit_rate_aware(lambda: [nothing], directions_of(0, 3), 1.0, FINEST),
+        allocate(trial(nothing), 1.0),
+        fit_rate_aware(trial(nothing), 1.0),
     ):
         symbols = quantiser.symbols(nothing)
         assert symbols.nnz == 0
@@ -268,7 +330,7 @@ def test_real_bytes_are_the_rate_and_decode_to_the_values(records, suite, sae, n
     decoded = bitstream.decode(data)
     assert decoded.metadata["quantiser"] == name
     assert decoded_values(decoded).value.tolist() == expected.value.tolist()
-    assert (decoded.quantiser is None) == (name in ("normalised", "uniform"))
+    assert (decoded.quantiser is None) == (name in PLAIN)
 
 
 @pytest.mark.parametrize("name", MODES)
@@ -280,8 +342,9 @@ def test_records_say_their_mode(records, suite, name):
     assert record.label == (record.name if own else f"{record.name} [{name}]")
     assert ("quantiser" in json.loads(record.to_json())["identity"]) != own
     header = [point.header_bits for point in record.points]
-    plain = name in ("normalised", "uniform")
-    assert all(bits is None if plain else bits is None or bits > 0 for bits in header)
+    assert all(bits is None or bits > 0 for bits in header)
+    if name in ("normalised", "uniform"):
+        assert set(header) == {None}
     if name == "rdo":
         assert set(header) == {8.0 * N_CENTROIDS}
 
@@ -307,7 +370,7 @@ def test_what_a_mode_sends_is_in_the_model_part(suite, sae, records):
     assert record.coder.codebook_bits == 8 * codebook + 8 * N_CENTROIDS
 
 
-@pytest.mark.parametrize("mode", ["per-feature", "rdo"])
+@pytest.mark.parametrize("mode", ["per-feature", "rdo", "tree"])
 def test_no_rate_is_worse_at_the_headline(records, mode):
     other, own = (records[name].at("mse", 0.004) for name in (mode, "normalised"))
     assert other.bits <= own.bits_ci[1]
@@ -336,13 +399,20 @@ def test_labels_name_another_quantiser():
 def test_unknown_modes_are_refused_with_the_nearest():
     with pytest.raises(UsageError, match="rdo"):
         mode_of("rdq")
-    assert set(MODES) == {"normalised", "uniform", "per-feature", "rdo"}
+    assert set(MODES) == {"normalised", "uniform", "per-feature", "rdo", "tree"}
 
 
 def test_a_file_with_a_foreign_quantiser_is_refused():
     latents = exponentials(2)
     symbols = quantise(latents, 1.0)
-    codebook = FlatCode.fit([symbols], symbols.n_latents).codebook
+    calibration = Calibration(
+        runs=lambda: [latents],
+        directions=lambda: directions_of(2),
+        n_latents=symbols.n_latents,
+        finest=FINEST,
+        parents=None,
+    )
+    codebook = FlatCode.fit(lambda: [symbols], calibration).codebook
     for quantiser, message in (
         (bitstream.Quantiser(mode="nothing", columns={}), "no quantiser 'nothing'"),
         (bitstream.Quantiser(mode="rdo", columns={"offset": [1, 2]}), "offsets of 4 centroids"),
@@ -356,9 +426,7 @@ def test_a_file_with_a_foreign_quantiser_is_refused():
 
 def test_a_plain_step_tells_a_file_nothing():
     assert described(MODES["normalised"], PlainStep(1.0)) is None
-    told = described(
-        MODES["rdo"], fit_rate_aware(lambda: [exponentials(0)], directions_of(0), 1.0, FINEST)
-    )
+    told = described(MODES["rdo"], fit_rate_aware(trial(exponentials(0)), 1.0))
     assert told is not None
     assert list(told.columns) == ["offset"]
 

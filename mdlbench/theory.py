@@ -118,7 +118,7 @@ def splitting(p_a: Array, p_b: Array, q: Array) -> Splitting:
     neither = np.clip(1.0 - p_a - p_b + q, 0.0, 1.0)
     parts = np.stack([q, p_a - q, p_b - q])
     return Splitting(
-        two, binary_entropy(parts).sum(axis=0), _entropy(np.concatenate([parts, neither[None]]))
+        two, binary_entropy(parts).sum(axis=0), entropy(np.concatenate([parts, neither[None]]))
     )
 
 
@@ -197,7 +197,7 @@ def nested(rates: Stack) -> Nested:
     return Nested(
         flat=binary_entropy(alone).sum(axis=0),
         tree=binary_entropy(rates[:1])[0] + (above * binary_entropy(given_above)).sum(axis=0),
-        joint=_entropy(np.concatenate([alone, 1.0 - rates[:1]])),
+        joint=entropy(np.concatenate([alone, 1.0 - rates[:1]])),
     )
 
 
@@ -297,7 +297,7 @@ def _spread(p_a: Array, p_b: Array) -> Array:
     return spread
 
 
-def _entropy(outcomes: Stack) -> Array:
+def entropy(outcomes: Stack) -> Array:
     """Bits of a distribution along the first axis."""
     bits: Array = -(outcomes * np.log2(np.where(outcomes > 0, outcomes, 1.0))).sum(axis=0)
     return bits

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from test_training import CONFIG, SparseSource
 
 from mdlbench.adapters.linear import TreeDecoder
 from mdlbench.adapters.load import load_coder
-from mdlbench.errors import CheckpointError, UsageError
+from mdlbench.errors import CheckpointError, TrainingError, UsageError
 from mdlbench.forest import Forest
 from mdlbench.latents import SparseLatents
 from mdlbench.quantise import quantise
+from mdlbench.sources import Block, Split
 from mdlbench.theory import zipf_rates
 from mdlbench.training.architectures.auxiliary import auxiliary_loss, underused, zipf_density
 from mdlbench.training.architectures.choice import quotas
@@ -493,3 +495,39 @@ def test_the_last_epoch_is_kept_where_that_is_asked_for(tmp_path):
     folder = train(config, SparseSource(), tmp_path / "a", progress=False)
     result = json.loads((folder / "training.json").read_text())["result"]
     assert (result["epochs"], result["kept_epoch"]) == (4, 3)
+
+
+class StoppedSource(SparseSource):
+    """Fails when the given epoch is measured."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self.epochs_left = epoch
+
+    def blocks(self, split: Split) -> Iterator[Block]:
+        if split == "test":
+            if self.epochs_left == 0:
+                raise KeyboardInterrupt
+            self.epochs_left -= 1
+        return super().blocks(split)
+
+
+@pytest.mark.parametrize("architecture", OPTIONS)
+def test_an_interrupted_run_goes_on_to_the_same_weights(architecture, tmp_path):
+    config = config_of(architecture, epochs=4, keep="last")
+    whole = train(config, SparseSource(), tmp_path / "whole", progress=False, checkpoint_every=2)
+    stopped = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        train(config, StoppedSource(3), stopped, progress=False, checkpoint_every=2)
+    assert (stopped / "checkpoint-000002").is_dir()
+    train(config, SparseSource(), stopped, progress=False, checkpoint_every=2)
+    for name in ("sae_weights.safetensors", "cfg.json"):
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("architecture", OPTIONS)
+def test_a_diverging_run_is_named_and_keeps_no_sae(architecture, tmp_path):
+    config = config_of(architecture, lr=1e30, warm_up_steps=0)
+    with pytest.raises(TrainingError, match="lower lr"):
+        train(config, SparseSource(), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "sae_weights.safetensors").exists()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from mdlbench.errors import UsageError, did_you_mean
+from mdlbench.errors import OutputError, UsageError, did_you_mean
 
 EXPERIMENTS: dict[str, str] = {
     "mnist-case-study": "description length against width and sparsity of MNIST SAEs",
@@ -34,6 +34,10 @@ def run_experiment(name: str, folder: Path, report: Callable[[str], None]) -> li
     """
     if name not in EXPERIMENTS:
         raise UsageError(f"no experiment {name!r}. {did_you_mean(name, EXPERIMENTS)}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error}") from error
     module = import_module(f"{__name__}.{_MODULES.get(name, name.replace('-', '_'))}")
     written: list[Path] = module.reproduce(folder, report)
     return written

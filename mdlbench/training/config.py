@@ -37,7 +37,8 @@ class TrainingConfig:
         lr: Adam's learning rate after warm-up.
         warm_up_steps: steps over which the rate rises linearly from 0.
         decay: the last fraction of all steps, over which the rate falls linearly to 0.
-        patience: epochs without a better test MSE after which training stops; None: never.
+        patience: epochs without a better test MSE after which training stops; None: never. Where
+            the last epoch is kept, all are trained.
         keep: which epoch's weights are kept; the last where the loss is not MSE alone.
         dead_window: steps without firing after which a latent counts as dead for an auxiliary loss.
         seed: of the initial weights and the order of the tokens.

@@ -8,7 +8,6 @@ absorbed. Each is saved as a JumpReLU SAE in SAELens' layout.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,7 @@ from jaxtyping import Float64
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from safetensors.torch import save
 from scipy.linalg import block_diag
-from scipy.special import entr
 
-from mdlbench.codelength import binary_entropy
 from mdlbench.errors import UsageError
 from mdlbench.files import write_atomically
 from mdlbench.sources.synthetic import directions, outcomes
@@ -35,6 +32,7 @@ from mdlbench.suite import (
     SyntheticSource,
     load_suite,
 )
+from mdlbench.theory import entropy, fixed_rates_bits
 
 DIAGONAL = 0.5**0.5
 WIDEST_SPREAD = 0.15
@@ -136,22 +134,23 @@ KNOWN: dict[str, Choice] = {
 
 def support_bits(latents: list[Latent]) -> float:
     """Σ H₂ of the latents' firing probabilities: bits per token to tell which are on (maths §3)."""
-    return float(binary_entropy(np.array([latent.probability for latent in latents])).sum())
+    return fixed_rates_bits(np.array([latent.probability for latent in latents]))
 
 
 def expected_bits(config: SyntheticSource, choice: Choice) -> float:
     """What a dictionary costs where every feature is on or off and no more (maths §9)."""
-    return sum(support_bits(choice(group)) for group in config.features)
+    return support_bits([latent for group in config.features for latent in choice(group)])
 
 
 def joint_bits(config: SyntheticSource) -> float:
     """The entropy of what fires: no code that tells it exactly needs less (maths §9)."""
-    entropy = 0.0
-    for group in config.features:
-        probabilities = [probability for _, probability in outcomes(group)]
-        nothing = max(1 - sum(probabilities), 0.0)
-        entropy += float(entr([*probabilities, nothing]).sum()) / math.log(2)
-    return entropy
+    return sum(_group_bits(group) for group in config.features)
+
+
+def _group_bits(group: Features) -> float:
+    probabilities = [probability for _, probability in outcomes(group)]
+    nothing = max(1 - sum(probabilities), 0.0)
+    return float(entropy(np.array([*probabilities, nothing])[:, None])[0])
 
 
 def dictionary(config: SyntheticSource, choice: Choice) -> dict[str, torch.Tensor]:

@@ -35,11 +35,10 @@ class Variant:
 
 VARIANTS = (
     Variant("TopK, no auxiliary loss", "topk", {"aux_loss_coefficient": 0.0}),
-    Variant("Mutual Choice, aux_zipf_loss", "mutual_choice"),
-    Variant("Feature Choice, uniform m, aux_zipf_loss", "feature_choice"),
-    Variant("Feature Choice, Zipf m (0.7), aux_zipf_loss", "feature_choice", {"zipf": 0.7}),
-    Variant("Mutual Choice, no auxiliary loss", "mutual_choice", {"auxiliary": "none"}),
-    Variant("Mutual Choice, aux_k_loss", "mutual_choice", {"auxiliary": "aux_k"}),
+    Variant("Mutual Choice, aux_zipf_loss · 1/32", "mutual_choice"),
+    Variant("Feature Choice, uniform m, aux_zipf_loss · 1/32", "feature_choice"),
+    Variant("Feature Choice, Zipf m, aux_zipf_loss · 1/32", "feature_choice", {"zipf": 0.7}),
+    Variant("Mutual Choice, aux_zipf_loss · 1/4", "mutual_choice", {"aux_loss_coefficient": 0.25}),
     Variant("TopK, SAELens' aux_k_loss", "topk"),
 )
 
@@ -61,7 +60,7 @@ def main() -> None:
     source = training_source(Opener(load_suite("mnist"), Setting("cpu")))
     print(
         f"MNIST, k {arguments.k}, {arguments.epochs} epochs, batches of {arguments.batch_size}, "
-        f"one seed; 10,000 test images\n\n{'':46}{'dead':>8}{'L0':>8}{'MSE':>10}"
+        f"one seed; 10,000 test images\n\n{'':50}{'dead':>8}{'L0':>8}{'MSE':>10}"
     )
     for width in arguments.width:
         print(f"{width:,} latents")
@@ -79,7 +78,7 @@ def main() -> None:
             name = f"{width}-{VARIANTS.index(variant)}"
             result = measured(train(config, source, arguments.output / name, progress=False))
             print(
-                f"  {variant.name:44}{result['dead_fraction']:8.1%}{result['l0']:8.2f}"
+                f"  {variant.name:48}{result['dead_fraction']:8.1%}{result['l0']:8.2f}"
                 f"{result['test_mse']:10.5f}",
                 flush=True,
             )

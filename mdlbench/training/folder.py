@@ -198,7 +198,7 @@ class RunFolder:
     ) -> None:
         """The finished SAE in the SAELens layout, then the result; the checkpoints go."""
         sparsity = torch.log10(numbers.firing_rate + NEVER_FIRED).float()
-        text = json.dumps({**config, "device": "cpu"}, indent=2) + "\n"
+        text = json.dumps({**config, "device": "cpu"}, indent=2, sort_keys=True) + "\n"
         write_atomically(self.path / SAE_CFG_FILENAME, text.encode())
         write_atomically(self.path / SAE_WEIGHTS_FILENAME, save(weights))
         write_atomically(self.path / SPARSITY_FILENAME, save({"sparsity": sparsity}))

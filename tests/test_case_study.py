@@ -47,7 +47,11 @@ NOISE = 0.1 * np.random.default_rng(0).normal(size=100)
 
 @pytest.fixture(scope="module")
 def shipped() -> list[EvalRecord]:
-    return [record for record in read_records(BOARD) if record.name.startswith(SWEEP)]
+    return [
+        record
+        for record in read_records(BOARD)
+        if record.name.startswith(SWEEP) and record.identity.quantiser is None
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,8 @@ def study(shipped) -> Study:
 def raw() -> list[dict]:
     """The same records as plain JSON."""
     paths = (BOARD / "records").glob(f"{SWEEP}*.json")
-    return [json.loads(path.read_text()) for path in paths]
+    records = [json.loads(path.read_text()) for path in paths]
+    return [record for record in records if "quantiser" not in record["identity"]]
 
 
 def at_epsilon(record: dict, epsilon: float = EPSILON) -> dict:

@@ -26,7 +26,7 @@ from mdlbench.curve import gaussian_rate_distortion
 from mdlbench.errors import OutputError, RecordError, UsageError
 from mdlbench.leaderboard import build, to_json
 from mdlbench.report import print_boards, write_report
-from mdlbench.report.architectures import architectures_figure, families
+from mdlbench.report.architectures import architectures_figure, families, has_several
 from mdlbench.report.features import feature_grid, write_feature_grid
 from mdlbench.report.figures import curves_figure
 from mdlbench.report.style import colour_of, house_style, png, width_colours
@@ -450,8 +450,7 @@ def test_report_is_the_same_bytes_for_any_order_of_records(zoo, tmp_path):
     assert shuffled != some
     paths = write_report(some, realistic_references(), tmp_path / "a")
     again = write_report(shuffled, realistic_references(), tmp_path / "b")
-    figures = ["architectures.png", "curves.png", "width.png", "tolerances.png"]
-    names = ["table.csv", "table.md", *figures]
+    names = ["table.csv", "table.md", "curves.png", "width.png", "tolerances.png"]
     assert [path.name for path in paths] == [path.name for path in again] == names
     for one, other in zip(paths, again, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -511,6 +510,8 @@ def test_the_shortest_sae_of_each_architecture():
         make_record("k", (10.0, 10.5), coder={"architecture": "kmeans"}, adapter="baseline"),
     ]
     board = build(records, HEADLINE)
+    assert has_several(board)
+    assert not has_several(build([records[0], records[-1]], HEADLINE))
     assert families(board) == ["gated", "topk", "topk [rdo]", "kmeans"]
     (panel,) = [ax for ax in architectures_figure(board).axes if ax.get_visible()]
     assert [label.get_text() for label in panel.get_yticklabels()] == families(board)

@@ -49,13 +49,13 @@ def _figures(
     board: Leaderboard, records: Sequence[EvalRecord], references: SiteReferences
 ) -> dict[str, Callable[[], bytes]]:
     """The figures of one site by file name, the site in it where there are others."""
-    from mdlbench.report.architectures import architectures_figure, families
+    from mdlbench.report.architectures import architectures_figure, has_several
     from mdlbench.report.figures import curves_figure
     from mdlbench.report.style import png
     from mdlbench.report.widths import tolerances_figure, width_figure
 
     end = ".png" if board.site is None else f"-{_slug(board.site)}.png"
-    several = len(families(board)) > 1
+    several = has_several(board)
     return {
         **({f"architectures{end}": lambda: png(architectures_figure(board))} if several else {}),
         f"curves{end}": lambda: png(curves_figure(records, references, board)),

@@ -25,6 +25,12 @@ def families(board: Leaderboard) -> list[str]:
     return [name for _, name in sorted({(row.adapter == BASELINE, _family(row)) for row in rows})]
 
 
+def has_several(board: Leaderboard) -> bool:
+    """Whether there is more than one kind of trained SAE to compare."""
+    rows = [row for table in board.tables for row in table.rows]
+    return len({_family(row) for row in rows if row.adapter != BASELINE}) > 1
+
+
 def architectures_figure(board: Leaderboard) -> Figure:
     """One panel per tolerance, one line per architecture: its shortest SAE, with its interval."""
     from matplotlib.figure import Figure

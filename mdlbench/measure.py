@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -299,7 +300,7 @@ class Sweep:
         """The mode's quantiser at any step, fitted on the calibration split."""
         return self.mode.quantiser(self._fitted_on, step)
 
-    @property
+    @cached_property
     def _fitted_on(self) -> Calibration:
         spool = self.calibration
         return Calibration(

@@ -6,10 +6,9 @@ A mode is fitted at each step on calibration tokens alone. To add one: a `Fitted
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, Self
 
 import numpy as np
@@ -78,17 +77,12 @@ class FlatCode:
 
     def rates(self, runs: Iterable[tuple[Symbols, Documents]], n_documents: int) -> Rates:
         document_bits = np.zeros(n_documents)
-        active = [np.zeros(0, dtype=np.int64)]
 
-        def priced() -> Iterator[Symbols]:
-            for symbols, document in runs:
-                document_bits[:] += self.codebook.document_bits(symbols, document, n_documents)
-                active.append(symbols.active_per_token)
-                yield symbols
+        def price(symbols: Symbols, document: Documents) -> None:
+            document_bits[:] += self.codebook.document_bits(symbols, document, n_documents)
 
-        counts = SymbolCounts.of_runs(priced(), self.codebook.counts.n_latents)
-        histogram = np.bincount(np.concatenate(active))
-        return flat_rates(self.codebook, counts, histogram, document_bits)
+        counts, active = counted(runs, self.codebook.counts.n_latents, price)
+        return flat_rates(self.codebook, counts, active, document_bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,27 +98,39 @@ class TreeCode:
 
     def rates(self, runs: Iterable[tuple[Symbols, Documents]], n_documents: int) -> Rates:
         book, forest = self.codebook, self.codebook.forest
-        tree_bits = np.zeros(n_documents)
+        document_bits = np.zeros(n_documents)
         joint = np.zeros(len(forest.parents), dtype=np.int64)
-        counted: list[SymbolCounts] = []
 
-        def priced() -> Iterator[tuple[Symbols, Documents]]:
-            for symbols, document in runs:
-                tree_bits[:] += book.document_bits(symbols, document, n_documents)
-                joint[:] += forest.joint_counts([symbols])
-                counted.append(SymbolCounts.of(symbols))
-                yield symbols, document
+        def price(symbols: Symbols, document: Documents) -> None:
+            document_bits[:] += book.document_bits(symbols, document, n_documents)
+            joint[:] += forest.joint_counts([symbols])
 
-        flat = FlatCode(book.flat).rates(priced(), n_documents)
-        counts = functools.reduce(operator.add, counted)
+        counts, active = counted(runs, len(forest.parents), price)
         return replace(
-            flat,
+            flat_rates(book.flat, counts, active, document_bits),
             plugin=treecode.plugin(counts, forest, joint),
             heldout=book.bits(counts, joint).total,
-            document_bits=tree_bits,
             latent_bits=book.latent_bits(counts, joint),
             header_bits=book.header_bits,
         )
+
+
+def counted(
+    runs: Iterable[tuple[Symbols, Documents]],
+    n_latents: int,
+    price: Callable[[Symbols, Documents], None],
+) -> tuple[SymbolCounts, Int64[np.ndarray, " active"]]:
+    """Counts of all runs, and tokens by number of active latents; each run is priced on the way."""
+    active = [np.zeros(0, dtype=np.int64)]
+
+    def priced() -> Iterator[Symbols]:
+        for symbols, document in runs:
+            price(symbols, document)
+            active.append(symbols.active_per_token)
+            yield symbols
+
+    counts = SymbolCounts.of_runs(priced(), n_latents)
+    return counts, np.bincount(np.concatenate(active))
 
 
 def flat_rates(
@@ -165,7 +171,7 @@ class Calibration:
     finest: float
     parents: Int32[np.ndarray, " latent"] | None
 
-    @property
+    @cached_property
     def trial(self) -> Trial:
         """On which quantisers are compared."""
         return Trial(self.runs, self.directions(), self.finest)

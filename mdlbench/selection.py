@@ -72,11 +72,15 @@ class Trial:
         whole = concatenate([nothing, *_until(self.runs(), SAMPLE_TOKENS)])
         return whole.rows(0, min(SAMPLE_TOKENS, whole.n_tokens))
 
+    @cached_property
+    def unquantised(self) -> Float32[np.ndarray, "token d_out"]:
+        """What the sample's latents add up to, in activations."""
+        return reconstruction(self.sample, self.sample.value, self.directions)
+
     def cost(self, quantiser: FittedQuantiser) -> Cost:
         symbols = quantiser.symbols(self.sample)
         values = quantiser.values(symbols)
-        error = reconstruction(self.sample, self.sample.value, self.directions)
-        error -= reconstruction(values, values.value, self.directions)
+        error = self.unquantised - reconstruction(values, values.value, self.directions)
         squared = float(np.square(error).sum(dtype=np.float64))
         counts = SymbolCounts.of(symbols)
         rate = Codebook.fit(counts).bits(counts).total

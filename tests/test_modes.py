@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float
 
-from mdlbench import bitstream, measure
+from mdlbench import bitstream, cli, measure
 from mdlbench.adapters.load import load_coder
 from mdlbench.allocation import (
     DROPPED,
@@ -34,7 +35,7 @@ from mdlbench.run import evaluate
 from mdlbench.selection import HIGH_RATE_SLOPE, Trial, curve_slope
 from mdlbench.sources.open import Opener
 from mdlbench.store import read_records
-from mdlbench.suite import PIXELS, Site
+from mdlbench.suite import PIXELS, Quantiser, Site
 from mdlbench.tally import SymbolCounts
 from tests.records import make_identity, make_record
 from tests.tiny import tiny_suite, write_sae
@@ -400,6 +401,7 @@ def test_unknown_modes_are_refused_with_the_nearest():
     with pytest.raises(UsageError, match="rdo"):
         mode_of("rdq")
     assert set(MODES) == {"normalised", "uniform", "per-feature", "rdo", "tree"}
+    assert set(MODES) == set(get_args(Quantiser)) == {mode.value for mode in cli.Mode}
 
 
 def test_a_file_with_a_foreign_quantiser_is_refused():

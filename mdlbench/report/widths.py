@@ -247,18 +247,22 @@ def _first_rank(
 
 
 def _mark_infeasible(ax: Axes, rows: Sequence[Row]) -> None:
-    widths = infeasible_widths(rows)
+    mark_missed(ax, infeasible_widths(rows), TOP, "width infeasible at this tolerance")
+
+
+def mark_missed(ax: Axes, widths: Sequence[int], height: float, label: str) -> None:
+    """Crosses at the widths that miss a tolerance, at a height that is a share of the panel's."""
     if widths:
         ax.plot(
             widths,
-            [TOP] * len(widths),
+            [height] * len(widths),
             transform=ax.get_xaxis_transform(),
             linestyle="none",
             marker="x",
             markersize=7,
             markeredgewidth=1.8,
             color=ALERT,
-            label="width infeasible at this tolerance",
+            label=label,
         )
 
 

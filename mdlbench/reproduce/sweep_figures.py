@@ -22,6 +22,7 @@ from mdlbench.report.style import (
     plain_numbers,
     width_colours,
 )
+from mdlbench.report.widths import mark_missed
 from mdlbench.reproduce.feature_sheet import Sheet
 from mdlbench.reproduce.sweep import (
     DEAD_SHARE,
@@ -303,18 +304,7 @@ def _pairs_line(
 def _infeasible(ax: Axes, at: Level) -> None:
     met = {entry.width for entry in at.entries}
     missed = sorted({record.coder.d_latents for record in at.infeasible} - met)
-    if missed:
-        ax.plot(
-            missed,
-            [0.03] * len(missed),
-            transform=ax.get_xaxis_transform(),
-            linestyle="none",
-            marker="x",
-            markersize=7,
-            markeredgewidth=1.8,
-            color=ALERT,
-            label="width misses ε",
-        )
+    mark_missed(ax, missed, 0.03, "width misses ε")
 
 
 def _letters(ax: Axes, places: Mapping[Regime, tuple[float, float]]) -> None:

@@ -23,7 +23,7 @@ from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 from torch import nn
 from typing_extensions import override
 
-from mdlbench.training.architectures.selection import require
+from mdlbench.training.architectures.selection import pre_activations, require
 
 LARGEST_SYMBOL = 63
 """Larger symbols are priced as this one."""
@@ -87,8 +87,7 @@ class EntropyTrainingSAE(TrainingSAE[EntropyConfig]):
     def encode_with_hidden_pre(
         self, x: Float[torch.Tensor, "token d"]
     ) -> tuple[Float[torch.Tensor, "token latent"], Float[torch.Tensor, "token latent"]]:
-        centred = x.to(self.dtype) - self.b_dec.detach()
-        hidden = (centred @ self.W_enc + self.b_enc) * self.W_dec.norm(dim=-1)
+        hidden = pre_activations(self, x) * self.W_dec.norm(dim=-1)
         magnitude = hidden.relu().float()
         rounded = (magnitude / self.cfg.step).add(0.5).floor() * self.cfg.step
         return magnitude + (rounded - magnitude).detach(), hidden

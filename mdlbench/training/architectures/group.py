@@ -19,7 +19,12 @@ from torch import nn
 from typing_extensions import override
 
 from mdlbench.training.architectures.choice import largest
-from mdlbench.training.architectures.selection import Metadata, require, require_match
+from mdlbench.training.architectures.selection import (
+    Metadata,
+    pre_activations,
+    require,
+    require_match,
+)
 
 
 @dataclass
@@ -128,7 +133,7 @@ class GroupSparseTrainingSAE(TrainingSAE[GroupSparseTrainingConfig]):
     def encode_with_hidden_pre(
         self, x: Float[torch.Tensor, "token d"]
     ) -> tuple[Float[torch.Tensor, "token latent"], Float[torch.Tensor, "token latent"]]:
-        hidden = (x.to(self.dtype) - self.b_dec.detach()) @ self.W_enc + self.b_enc
+        hidden = pre_activations(self, x)
         grouped = hidden.unflatten(1, (-1, self.cfg.group_size))
         norms = self.contributions(grouped.detach().float()).norm(dim=2)
         chosen = largest(norms, round(self.cfg.k * len(x)))

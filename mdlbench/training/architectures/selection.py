@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
+from sae_lens import TrainingSAE
 from sae_lens.saes.jumprelu_sae import JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEConfig, SAEMetadata, TrainStepInput, TrainStepOutput
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
@@ -30,6 +31,13 @@ class ChosenPerBatch(Protocol):
     def require_batch(self, batch_size: int) -> None:
         """Raise `ValueError` unless the choice can be made over batches of this size."""
         ...
+
+
+def pre_activations(
+    sae: TrainingSAE[Any], x: Float[torch.Tensor, "token d"]
+) -> Float[torch.Tensor, "token latent"]:
+    """(x − b_dec) W_enc + b_enc; b_dec learns through the decoder alone, which saves a product."""
+    return (x.to(sae.dtype) - sae.b_dec.detach()) @ sae.W_enc + sae.b_enc
 
 
 def require(config: SAEConfig, **fixed: object) -> None:
@@ -108,9 +116,7 @@ class SelectionTrainingSAE(TopKTrainingSAE):
     def encode_with_hidden_pre(
         self, x: Float[torch.Tensor, "token d"]
     ) -> tuple[Float[torch.Tensor, "token latent"], Float[torch.Tensor, "token latent"]]:
-        # the bias learns through the decoder; a gradient through here costs a product more
-        centred = x.to(self.dtype) - self.b_dec.detach()
-        hidden = (centred @ self.W_enc + self.b_enc) * self.W_dec.norm(dim=-1)
+        hidden = pre_activations(self, x) * self.W_dec.norm(dim=-1)
         magnitude = hidden.relu()
         return magnitude * self.select(magnitude.detach()), hidden
 

@@ -37,6 +37,7 @@ from mdlbench.report.widths import (
     tolerances_figure,
     width_figure,
 )
+from mdlbench.suite import Headline
 
 LIMIT = (HEADLINE.metric, HEADLINE.epsilon)
 GATED = {"architecture": "gated"}
@@ -519,3 +520,14 @@ def test_the_shortest_sae_of_each_architecture():
     assert {at: line.get_xdata()[0] for at, line in shown.items()} == {1: 50.5, 2: 45.5}
     written = {text.get_text() for text in panel.texts}
     assert {"misses ε", "← 10 bits", "50.5", "45.5"} <= written
+
+
+def test_panels_of_one_loss_stand_together():
+    limits = [("fvu", 0.01), ("delta_ce", 0.05), ("fvu", 0.3)]
+    records = [
+        make_record(name, results=[make_result(limit, (50.0, 51.0)) for limit in limits], coder=who)
+        for name, who in (("one", GATED), ("other", {"architecture": "topk"}))
+    ]
+    board = build(records, Headline(metric="delta_ce", epsilon=0.05))
+    titles = [ax.get_title(loc="left") for ax in architectures_figure(board).axes]
+    assert titles[:3] == ["FVU ≤ 0.01", "FVU ≤ 0.3", "ΔCE ≤ 0.05 nats"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mdlbench.leaderboard import Leaderboard, Row, Table
+from mdlbench.record import METRICS
 from mdlbench.report.figures import BASELINE
 from mdlbench.report.style import ALERT, CATEGORIES, FAINT, INK, house_style
 from mdlbench.report.tables import TITLE_LENGTH, limit_name, printable
@@ -36,7 +37,7 @@ def architectures_figure(board: Leaderboard) -> Figure:
     from matplotlib.figure import Figure
 
     names = families(board)
-    tables = sorted(board.tables, key=lambda table: (table.metric != "mse", table.epsilon))
+    tables = sorted(board.tables, key=lambda table: (METRICS.index(table.metric), table.epsilon))
     n_lines = -(-len(tables) // PANELS_ABREAST)
     with house_style():
         height = n_lines * (0.21 * len(names) + 0.9) + 0.5

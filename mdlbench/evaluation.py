@@ -14,12 +14,14 @@ from jaxtyping import Bool, Float64
 from pydantic import ValidationError
 
 from mdlbench import bitstream, codelength, measure
+from mdlbench.adapters import checked
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.bootstrap import Bootstrap, percentile_interval, upper_limit
 from mdlbench.distortion import DistortionSums, ErrorSums, Reference
 from mdlbench.errors import CoderError, MdlbenchError, UsageError, first_problem
 from mdlbench.measure import Sweep
 from mdlbench.modes import Code, Mode, Rates, decoded_values, described, mode_of
+from mdlbench.profile import latent_profile, pictures_of
 from mdlbench.provenance import environment, provenance
 from mdlbench.quantise import FittedQuantiser, Symbols
 from mdlbench.record import (
@@ -31,6 +33,7 @@ from mdlbench.record import (
     EvalRecord,
     Identity,
     Measurement,
+    Pictures,
     Point,
     SiteReferences,
     Tokens,
@@ -215,7 +218,10 @@ def _evaluate(bench: Bench, coder: SparseCoder, identity: Identity, report: Repo
         report("decoder")
         facts = coder_facts(bench, run, limits, audit)
         points = [point(bench, run.sweep, position, audit) for position in run.sweep.priced()]
-        latent_bits = run.sweep.rates(audit.position).latent_bits
+        rates = run.sweep.rates(audit.position)
+        profile = latent_profile(
+            run.sweep.step(audit.position), rates, pictures(bench, coder, rates)
+        )
     record = EvalRecord(
         id=identity.id,
         identity=identity,
@@ -225,11 +231,20 @@ def _evaluate(bench: Bench, coder: SparseCoder, identity: Identity, report: Repo
         floor=Distortion.model_validate(run.test.floor.metrics(bench.reference)),
         points=points,
         tolerances=results,
+        latents=profile,
         partial=bench.limit is not None,
         environment=environment(str(bench.source.device), time.perf_counter() - started),
         provenance=provenance(),
     )
-    return Evaluation(record, latent_bits)
+    return Evaluation(record, rates.latent_bits)
+
+
+def pictures(bench: Bench, coder: SparseCoder, rates: Rates) -> Pictures | None:
+    """Of the decoder rows that cost most bits, where activations are images."""
+    if bench.source.image_shape is None or not coder.spec.d_latents:
+        return None
+    rows = checked.decoder_rows(coder)
+    return pictures_of(rows, bench.source.image_shape, rates.latent_bits)
 
 
 def search_limit(bench: Bench, sweep: Sweep, metric: Metric, epsilon: float) -> Limit:

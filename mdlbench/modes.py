@@ -37,6 +37,7 @@ class Rates:
     Attributes:
         document_bits: `heldout` bits of each document, side information not included.
         latent_bits: `heldout` bits per token of each latent.
+        firing_rates: share of tokens on which each latent has a nonzero symbol.
         l0: nonzero symbols per token.
         header_bits: bits, sent once, that the code's decoder must be told beside the codebook.
     """
@@ -49,6 +50,7 @@ class Rates:
     l0: float
     document_bits: Float64[np.ndarray, " document"]
     latent_bits: Float64[np.ndarray, " latent"]
+    firing_rates: Float64[np.ndarray, " latent"]
     header_bits: float = 0.0
 
 
@@ -150,6 +152,7 @@ def flat_rates(
         l0=counts.l0,
         document_bits=document_bits,
         latent_bits=codebook.latent_bits(counts),
+        firing_rates=counts.active / max(counts.n_tokens, 1),
     )
 
 

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
     from mdlbench.curve import RateDistortionCurve
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PROTOCOL = 1
 """Version of the measurement itself: quantisers, codes and metrics. Numbers of different
 protocols are never compared."""
+
+CHECKSUM = "checksum"
+"""Key of a record file that seals all others, so that no number changes unnoticed."""
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
@@ -174,6 +177,34 @@ class ToleranceResult(Part):
     SAE of a suite, so that differences are paired."""
 
 
+class Pictures(Part):
+    """Decoder rows of the latents that cost most bits, where activations are images."""
+
+    latents: list[int]
+    """In the order of the tiles: left to right, then down."""
+    png: str
+    """Base64 of a PNG; each tile has its own scale, red positive, blue negative, white zero."""
+
+
+class LatentProfile(Part):
+    """How bits and firing are spread over latents, at the audited step, on test tokens.
+
+    Latents are sorted by firing rate for the one and by bits for the other, descending. Of many
+    latents both are given at some `ranks` only, spaced evenly in their logarithm.
+    """
+
+    step: Finite
+    ranks: list[int]
+    """From 1 to D: all of them, or some of many."""
+    firing_rates: list[Finite]
+    """Share of tokens on which the latent of that rank has a nonzero symbol."""
+    bits: list[Finite]
+    """Bits per token of the latent of that rank: its part of `heldout`."""
+    cumulative_bits: list[Finite]
+    """Bits per token of all latents up to that rank."""
+    pictures: Pictures | None = None
+
+
 class Environment(Part):
     """Where it ran; not part of the identity."""
 
@@ -206,6 +237,8 @@ class EvalRecord(Part):
     """Losses of the unquantised reconstruction."""
     points: list[Point]
     tolerances: list[ToleranceResult]
+    latents: LatentProfile | None = None
+    """Absent where the SAE has no latents."""
     partial: bool
     environment: Environment
     provenance: Provenance
@@ -252,9 +285,16 @@ class EvalRecord(Part):
         return pd.DataFrame(rows)
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no NaN, a newline at the end."""
+        """Canonical JSON: sorted keys, no NaN, sealed by its `checksum`, a newline at the end."""
         content = self.model_dump(mode="json", exclude_none=True)
+        content[CHECKSUM] = checksum_of(content)
         return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def checksum_of(content: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of a record file's content, without its own `checksum`."""
+    sealed = {key: value for key, value in content.items() if key != CHECKSUM}
+    return hashlib.sha256(_canonical(sealed).encode()).hexdigest()
 
 
 class Measurement(Part):
@@ -309,7 +349,9 @@ def parse_record(text: str, where: Path | str) -> EvalRecord:
     Raises:
         RecordError: not a record, of a newer schema, or its id is not that of its identity.
     """
-    record = _parse(EvalRecord, text, where)
+    content = _content(text, where)
+    content.pop(CHECKSUM, None)
+    record = _model(EvalRecord, content, where)
     if record.id != record.identity.id:
         raise RecordError(f"{where}: the id is not that of the record's identity")
     return record
@@ -317,10 +359,11 @@ def parse_record(text: str, where: Path | str) -> EvalRecord:
 
 def parse_references(text: str, where: Path | str) -> References:
     """References from their JSON text; raises `RecordError` as `parse_record` does."""
-    return _parse(References, text, where)
+    return _model(References, _content(text, where), where)
 
 
-def _parse(model: type[Versioned], text: str, where: Path | str) -> Versioned:
+def _content(text: str, where: Path | str) -> dict[str, Any]:
+    """The object in a file of this schema's version; raises `RecordError`."""
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -340,6 +383,10 @@ def _parse(model: type[Versioned], text: str, where: Path | str) -> Versioned:
             f"{where}: schema_version {version} is of a development version of mdlbench; "
             "score the SAE again"
         )
+    return content
+
+
+def _model(model: type[Versioned], content: dict[str, Any], where: Path | str) -> Versioned:
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -320,6 +320,17 @@ class Headline(Strict):
     epsilon: Positive
 
 
+class Agreement(Strict):
+    """How far a measurement that is repeated elsewhere may lie from the first."""
+
+    bits: Positive = 1e-3
+    """Relative difference of a rate at the same step."""
+    loss: Positive = 1e-3
+    """Relative difference of MSE, FVU, CE or KL at the same step."""
+    positions: Annotated[int, Field(ge=0)] = 1
+    """Steps of 0.05 octave by which the step accepted at a tolerance may differ."""
+
+
 class SuiteEntry(Strict):
     """One SAE of the suite."""
 
@@ -349,6 +360,7 @@ class Suite(Strict):
     headline: Headline
     seed: int = 0
     replicates: Annotated[int, Field(ge=100, le=10_000)] = 500
+    agreement: Agreement = Agreement()
     saes: list[SuiteEntry] = []
     _folder: Path = PrivateAttr(Path())
 
@@ -372,8 +384,8 @@ class Suite(Strict):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides a number: all of the suite but its title and its list of SAEs."""
-        content = self.model_dump(mode="json", exclude={"title", "saes"})
+        """SHA-256 of what decides a number: all but its title, list of SAEs and `agreement`."""
+        content = self.model_dump(mode="json", exclude={"title", "saes", "agreement"})
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -1,6 +1,8 @@
 """A whole record against an obvious float64 computation of the same numbers."""
 
+import base64
 import dataclasses
+import io
 import json
 import math
 import shutil
@@ -9,12 +11,14 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 
 from mdlbench import bitstream, evaluation
 from mdlbench.adapters.load import load_coder
 from mdlbench.bootstrap import Bootstrap
 from mdlbench.evaluation import Bench, evaluate_coder
+from mdlbench.profile import pictures_of, profile_ranks
 from mdlbench.record import CoderIdentity
 from mdlbench.run import evaluate
 from mdlbench.sources import images
@@ -292,6 +296,41 @@ def test_bits_of_latents_add_up_to_the_rate(suite, sae):
     record, latent_bits = evaluate_coder(bench, coder, identity)
     assert latent_bits.sum() == pytest.approx(record.at("mse", 0.004).bits, rel=1e-12)
     assert latent_bits[-8:].max() < 0.01 < latent_bits[:16].min()
+    profile = record.latents
+    assert profile.bits == pytest.approx(-np.sort(-latent_bits)[np.array(profile.ranks) - 1])
+    assert profile.cumulative_bits[-1] == pytest.approx(latent_bits.sum(), rel=1e-12)
+
+
+def test_the_profile_has_the_firing_rates_of_quantised_latents(suite, sae):
+    record = evaluate(str(sae), suite)
+    profile = record.latents
+    point = next(point for point in record.points if point.bits.coded is not None)
+    assert profile.step == point.step
+    assert profile.ranks == list(range(1, record.coder.d_latents + 1))
+    assert sum(profile.firing_rates) == pytest.approx(point.l0, rel=1e-12)
+    assert profile.firing_rates == sorted(profile.firing_rates, reverse=True)
+
+
+def test_pictures_are_decoder_rows_in_red_and_blue():
+    rows = np.array([[0, 1, -1, 0.5], [2, 0, 0, 0]], dtype=np.float32)
+    pictures = pictures_of(rows, (2, 2), np.array([1.0, 2.0]))
+    assert pictures.latents == [1, 0]
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures.png))).convert("RGB"))
+    assert image.shape == (2, 8 * 3 - 1, 3)
+    red, blue, white = image[0, 0], image[1, 3], image[1, 0]
+    assert red[0] > 2 * red[2]
+    assert blue[2] > 2 * blue[0]
+    assert white.min() > 240
+    assert (image[0, 3] == white).all()
+    assert (image[0, 4] == red).all()
+
+
+@pytest.mark.parametrize("n_latents", [1, 2, 63, 64, 65, 4096, 98_304])
+def test_ranks_of_a_profile_reach_from_first_to_last(n_latents):
+    ranks = profile_ranks(n_latents)
+    assert (ranks[0], ranks[-1]) == (1, n_latents)
+    assert (np.diff(ranks) > 0).all()
+    assert len(ranks) <= 64
 
 
 def test_baselines_bound_the_curve(suite):

@@ -35,6 +35,7 @@ from mdlbench.record import (
     Measurement,
     Pictures,
     Point,
+    Resamples,
     SiteReferences,
     Tokens,
     ToleranceResult,
@@ -291,33 +292,34 @@ def tolerance_result(bench: Bench, sweep: Sweep, limit: Limit) -> ToleranceResul
 
 def point(bench: Bench, sweep: Sweep, position: int, audit: Audit) -> Point:
     rates, sums = sweep.rates(position), sweep.distortion(position)
-    coded = audit.coded if position == audit.position else None
-    header_bits = sweep.header_bits(position)
+    losses = sums.metrics(bench.reference)
+    drawn = {
+        "bits": bench.bootstrap.means(rates.document_bits),
+        "mse": bench.bootstrap.means(bench.per_document(sums, "mse")),
+        "delta_ce": bench.bootstrap.means(bench.per_document(sums, "delta_ce")),
+    }
     return Point(
-        **sums.metrics(bench.reference),
+        **losses,
         quantiser=bench.mode.name,
         step=sweep.step(position),
         l0=rates.l0,
-        header_bits=header_bits or None,
-        bits=bits(bench, rates, sweep.coder.spec.side_bits, coded),
-        mse_ci=bench.bootstrap.interval(bench.per_document(sums, "mse")),
-        delta_ce_ci=bench.bootstrap.interval(bench.per_document(sums, "delta_ce")),
-    )
-
-
-def bits(bench: Bench, rates: Rates, side: float, coded: float | None) -> Bits:
-    return Bits(
-        plugin=rates.plugin.total,
-        support=rates.plugin.support,
-        magnitude=rates.plugin.magnitude,
-        heldout=rates.heldout,
-        heldout_ci=bench.bootstrap.interval(rates.document_bits),
-        adaptive=rates.adaptive,
-        enumerative=rates.enumerative,
-        bound=rates.bound,
-        side=side,
-        total=rates.heldout + side,
-        coded=coded,
+        header_bits=sweep.header_bits(position) or None,
+        bits=Bits(
+            plugin=rates.plugin.total,
+            support=rates.plugin.support,
+            magnitude=rates.plugin.magnitude,
+            heldout=rates.heldout,
+            heldout_ci=percentile_interval(drawn["bits"]),
+            adaptive=rates.adaptive,
+            enumerative=rates.enumerative,
+            bound=rates.bound,
+            side=sweep.coder.spec.side_bits,
+            total=rates.heldout + sweep.coder.spec.side_bits,
+            coded=audit.coded if position == audit.position else None,
+        ),
+        mse_ci=percentile_interval(drawn["mse"]),
+        delta_ce_ci=percentile_interval(drawn["delta_ce"]),
+        resamples=Resamples.of({**losses, "bits": rates.heldout}, **drawn),
     )
 
 

@@ -6,11 +6,15 @@ NaN. The names of the keys are a contract with everyone who reads records.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
+import numpy as np
+from jaxtyping import Float64
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
@@ -141,6 +145,34 @@ class Bits(Part):
     """Payload of a real bitstream that was decoded and compared symbol by symbol."""
 
 
+class Resamples(Part):
+    """A point's rate and losses when test documents are drawn anew (maths §7).
+
+    Base64 of little-endian float16, one value a draw: by which share of the point's `bits.heldout`,
+    `mse` and, for ΔCE, `ce` the draw lies above it. The draws are the same for every SAE of a
+    suite, so that differences of curves are paired.
+    """
+
+    bits: str
+    mse: str
+    delta_ce: str
+
+    @classmethod
+    def of(
+        cls,
+        point: Mapping[str, float],
+        bits: Float64[np.ndarray, " replicate"],
+        mse: Float64[np.ndarray, " replicate"],
+        delta_ce: Float64[np.ndarray, " replicate"],
+    ) -> Resamples:
+        """From the draws' values and the point's `bits`, `mse`, `ce` and `delta_ce`."""
+        return cls(
+            bits=_shares(bits - point["bits"], point["bits"]),
+            mse=_shares(mse - point["mse"], point["mse"]),
+            delta_ce=_shares(delta_ce - point["delta_ce"], point["ce"]),
+        )
+
+
 class Point(Distortion):
     """One operating point: a quantiser at one step."""
 
@@ -154,6 +186,28 @@ class Point(Distortion):
     bits: Bits
     mse_ci: Interval
     delta_ce_ci: Interval
+    resamples: Resamples | None = None
+
+    def resampled_bits(self) -> Float64[np.ndarray, " replicate"]:
+        """Total bits per token in every draw; raises `RecordError` where the record has none."""
+        return self.bits.total + self.bits.heldout * self._deviations("bits")
+
+    def resampled(self, metric: Metric) -> Float64[np.ndarray, " replicate"]:
+        """A loss in every draw; raises `RecordError` where the record has none."""
+        if metric == "delta_ce":
+            return self.delta_ce + self.ce * self._deviations("delta_ce")
+        return float(getattr(self, metric)) * (1.0 + self._deviations("mse"))
+
+    def _deviations(self, name: Literal["bits", "mse", "delta_ce"]) -> Float64[np.ndarray, " n"]:
+        if self.resamples is None:
+            raise RecordError(f"the point at step {self.step:g} has no bootstrap resamples")
+        data = base64.b64decode(getattr(self.resamples, name), validate=True)
+        return np.frombuffer(data, dtype="<f2").astype(np.float64)
+
+
+def _shares(deviations: Float64[np.ndarray, " replicate"], of: float) -> str:
+    shares = deviations / of if of else np.zeros_like(deviations)
+    return base64.b64encode(shares.astype("<f2").tobytes()).decode()
 
 
 class ToleranceResult(Part):

@@ -16,8 +16,9 @@ from safetensors.numpy import load_file
 
 from mdlbench import bitstream, evaluation
 from mdlbench.adapters.load import load_coder
-from mdlbench.bootstrap import Bootstrap
+from mdlbench.bootstrap import Bootstrap, percentile_interval
 from mdlbench.evaluation import Bench, evaluate_coder
+from mdlbench.leaderboard import operating_point
 from mdlbench.profile import pictures_of, profile_ranks
 from mdlbench.record import CoderIdentity
 from mdlbench.run import evaluate
@@ -309,6 +310,23 @@ def test_the_profile_has_the_firing_rates_of_quantised_latents(suite, sae):
     assert profile.ranks == list(range(1, record.coder.d_latents + 1))
     assert sum(profile.firing_rates) == pytest.approx(point.l0, rel=1e-12)
     assert profile.firing_rates == sorted(profile.firing_rates, reverse=True)
+
+
+def test_resamples_of_a_point_are_the_bootstrap_of_its_intervals(record):
+    for point in record.points:
+        for drawn, interval in (
+            (point.resampled_bits() - point.bits.side, point.bits.heldout_ci),
+            (point.resampled("mse"), point.mse_ci),
+            (point.resampled("delta_ce"), point.delta_ce_ci),
+        ):
+            assert percentile_interval(drawn) == pytest.approx(interval, rel=2e-4, abs=1e-7)
+        assert point.resampled("fvu") / point.fvu == pytest.approx(
+            point.resampled("mse") / point.mse
+        )
+    for result in record.tolerances:
+        if result.feasible:
+            point = operating_point(record, result)
+            assert point.resampled_bits() == pytest.approx(result.replicates, rel=1e-4)
 
 
 def test_pictures_are_decoder_rows_in_red_and_blue():

@@ -156,7 +156,7 @@ def eval_suite(
     from mdlbench.report import print_boards, write_report
     from mdlbench.run import run, targets
     from mdlbench.sources.open import Opener
-    from mdlbench.store import read_records, read_references, record_paths
+    from mdlbench.store import read_archive, read_records, read_references, record_paths
     from mdlbench.suite import load_suite
 
     chosen = load_suite(suite)
@@ -175,7 +175,7 @@ def eval_suite(
         _print_outcomes(outcomes)
     if record_paths(folder):
         records = read_records(folder)
-        paths = write_report(records, read_references(folder), folder)
+        paths = write_report(records, read_references(folder), folder, read_archive(folder))
         if not as_json:
             print_boards(build_all(records, chosen.headline))
             print(f"\n{folder}/ holds the records and {', '.join(path.name for path in paths)}.")
@@ -285,12 +285,12 @@ def leaderboard(
     """Rank the records of a folder at every tolerance; draw their curves again with -o."""
     from mdlbench.leaderboard import build_all, to_json
     from mdlbench.report import print_boards, write_report
-    from mdlbench.store import read_records, read_references
+    from mdlbench.store import read_archive, read_records, read_references
 
     records, references = read_records(folder), read_references(folder)
     boards = build_all(records, references.headline)
     if output is not None:
-        write_report(records, references, output)
+        write_report(records, references, output, read_archive(folder))
     if as_json:
         print(to_json(boards))
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
 
     from mdlbench.curve import RateDistortionCurve
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION: Literal[3] = 3
 PROTOCOL = 1
 """Version of the measurement itself: quantisers, codes and metrics. Numbers of different
 protocols are never compared."""
 
 CHECKSUM = "checksum"
 """Key of a record file that seals all others, so that no number changes unnoticed."""
+
+_SEAL = re.compile(r'^ "checksum": "[0-9a-f]{64}",\n', re.MULTILINE)
+"""The checksum's line in a file as `to_json` writes it."""
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
@@ -281,7 +285,7 @@ class Provenance(Part):
 class EvalRecord(Part):
     """One SAE scored on one suite."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     id: str
     identity: Identity
     site: Site
@@ -355,8 +359,11 @@ class EvalRecord(Part):
 
 def checksum_of(content: dict[str, Any]) -> str:
     """SHA-256 of the canonical JSON of a record file's content, without its own `checksum`."""
-    sealed = {key: value for key, value in content.items() if key != CHECKSUM}
-    return hashlib.sha256(_canonical(sealed).encode()).hexdigest()
+    return hashlib.sha256(_canonical(_unsealed(content)).encode()).hexdigest()
+
+
+def _unsealed(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key != CHECKSUM}
 
 
 class Measurement(Part):
@@ -416,9 +423,10 @@ def parse_record(text: str, where: Path | str) -> EvalRecord:
     Raises:
         RecordError: not a record, of a newer schema, or its id is not that of its identity.
     """
-    content = _content(text, where)
-    content.pop(CHECKSUM, None)
-    record = _model(EvalRecord, content, where)
+    try:
+        record = EvalRecord.model_validate_json(_SEAL.sub("", text, count=1))
+    except ValidationError:
+        record = _model(EvalRecord, _unsealed(_content(text, where)), where)
     if record.id != record.identity.id:
         raise RecordError(f"{where}: the id is not that of the record's identity")
     return record

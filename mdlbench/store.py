@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mdlbench.errors import OutputError, RecordError, UsageError
@@ -99,7 +101,8 @@ def read_records(folder: Path) -> list[EvalRecord]:
     paths = record_paths(folder)
     if not paths:
         raise RecordError(f"{folder}: no records here; `mdlbench eval` writes them")
-    return _sorted(read_record(path) for path in paths)
+    with _collector_paused():
+        return _sorted(read_record(path) for path in paths)
 
 
 def read_archive(folder: Path) -> list[EvalRecord]:
@@ -121,6 +124,18 @@ def all_record_paths(places: Iterable[Path]) -> list[Path]:
             raise UsageError(f"{place}: no records here; `mdlbench eval` writes them")
         paths += found
     return paths
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Thousands of records are made and none dropped, so a search for garbage finds nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _move(path: Path, folder: Path) -> None:

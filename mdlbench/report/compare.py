@@ -1,0 +1,429 @@
+"""A comparison as JSON, CSV, Markdown, and tables for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdlbench.bootstrap import CONFIDENCE
+from mdlbench.contender import ComparedCurve
+from mdlbench.contest import AtEpsilon, Contest, Standing
+from mdlbench.curve_comparison import CurveComparison, Estimate
+from mdlbench.files import write_atomically
+from mdlbench.report.tables import (
+    ABSENT,
+    METRIC_NAMES,
+    TITLE_LENGTH,
+    escape_markdown,
+    printable,
+    tolerance_name,
+)
+
+if TYPE_CHECKING:
+    import rich.table
+
+CSV_COLUMNS = ("anchor", "test", "quantity", "distortion", "value", "low", "high", "note")
+
+
+def write_comparison(contest: Contest, folder: Path) -> list[Path]:
+    """Write `compare.png`, `.pdf`, `.csv`, `.json` and `.md`; the same records, the same bytes.
+
+    Raises:
+        OutputError: the folder cannot be written, or the disk is full.
+    """
+    from mdlbench.report.compare_figure import comparison_figure
+    from mdlbench.report.style import pdf, png
+
+    contents = {
+        "compare.png": png(comparison_figure(contest)),
+        "compare.pdf": pdf(comparison_figure(contest)),
+        "compare.csv": to_csv(contest).encode(),
+        "compare.json": to_json(contest).encode(),
+        "compare.md": to_markdown(contest).encode(),
+    }
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in contents]
+
+
+def print_comparison(contest: Contest) -> None:
+    """The tables and what they say, on the terminal."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console()
+    console.print(_rich_curves(contest))
+    for note in curve_notes(contest):
+        console.print(Padding(Text(f"- {note}"), (0, 0, 0, 1)))
+    if contest.tolerances:
+        console.print()
+        console.print(_rich_tolerances(contest))
+        for at in contest.tolerances:
+            console.print(Padding(Text(f"- {answer(contest, at)}"), (0, 0, 0, 1)))
+
+
+def to_json(contest: Contest) -> str:
+    """Every number, floats unrounded; absent values are left out."""
+    record = contest.record
+    content = {
+        "suite": record.identity.suite,
+        "suite_digest": record.identity.suite_digest,
+        "site": record.site.label,
+        "protocol": record.identity.protocol,
+        "partial": is_partial(contest),
+        "metric": contest.metric,
+        "basis": contest.basis,
+        "anchor": contest.anchor.name,
+        "confidence": CONFIDENCE,
+        "resamples": contest.n_resamples,
+        "contenders": [_contender(curve) for curve in contest.curves],
+        "curves": [_curves(comparison) for comparison in contest.comparisons],
+        "tolerances": [_tolerance(at) for at in contest.tolerances],
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def to_csv(contest: Contest) -> str:
+    """Long format: a line per contender and quantity, floats unrounded.
+
+    `distortion` is the tolerance, or where two curves cross.
+    """
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, CSV_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for comparison in contest.comparisons:
+        for line in _curve_lines(comparison):
+            writer.writerow({"anchor": comparison.anchor, "test": comparison.test, **line})
+    for at in contest.tolerances:
+        for standing in at.standings:
+            for line in _standing_lines(standing, at.epsilon):
+                writer.writerow({"anchor": contest.anchor.name, "test": standing.name, **line})
+    return buffer.getvalue()
+
+
+def to_markdown(contest: Contest) -> str:
+    """A section on the curves, and one for each tolerance."""
+    anchor = escape_markdown(contest.anchor.name)
+    header = ("SAE", "BD-bits [95%]", "BD-rate % [95%]", "Akima", "Overlap", "Difference %")
+    rows = [
+        (escape_markdown(row[0]), row[1], row[2], _akima(comparison), row[3], row[4])
+        for row, comparison in zip(_curve_rows(contest), contest.comparisons, strict=True)
+    ]
+    parts = [
+        f"# {escape_markdown(_title(contest), TITLE_LENGTH)}",
+        f"Anchor: {anchor}. {how_to_read(contest)}",
+        _markdown_table(header, rows),
+        *(f"- {escape_markdown(note, 1000)}" for note in curve_notes(contest)),
+    ]
+    for at in contest.tolerances:
+        parts += [
+            f"## {tolerance_name(contest.metric, at.epsilon)}",
+            f"{escape_markdown(answer(contest, at), 1000)}.",
+            _markdown_table(
+                ("Rank", "SAE", "Shortest member", "Bits/token", "95%", "Δ to the anchor", "95%"),
+                [_standing_cells(standing) for standing in at.standings],
+            ),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def how_to_read(contest: Contest) -> str:
+    """What the numbers of the curves are of, in a few sentences."""
+    what = {
+        "front": "the Pareto front of each SAE, interpolated by PCHIP over quality",
+        "hull": "the lower convex hull of each family's operating points in linear rate and "
+        "distortion, which time-sharing achieves",
+    }[contest.basis]
+    resamples = (
+        f"{CONFIDENCE:.0%} intervals are of {contest.n_resamples} paired resamples of the "
+        "test documents, curves drawn anew in each."
+        if contest.n_resamples
+        else "There are no intervals: a record has no bootstrap resamples."
+    )
+    return (
+        f"Compared is {what}. BD-bits and BD-rate: bits per token, and percent, above the anchor "
+        f"at equal {METRIC_NAMES[contest.metric]}, averaged over the common range of its "
+        f"logarithm. {resamples} Difference: smallest and largest over that range."
+    )
+
+
+def curve_notes(contest: Contest) -> Iterator[str]:
+    """What a table of averages cannot hold: why there is none, crossings, doubts."""
+    if is_partial(contest):
+        yield "partial: made with --limit, on a part of the data"
+    if not contest.n_resamples:
+        yield "no intervals of curves: a record has no bootstrap resamples; score the SAE again"
+    for comparison in contest.comparisons:
+        name = printable(comparison.test)
+        if comparison.reason:
+            yield f"{name}: not comparable ({comparison.reason})"
+        if comparison.crossings:
+            yield f"{name}: crosses the anchor at {_crossings_words(contest, comparison)}"
+        if _akima_disagrees(comparison):
+            yield (
+                f"{name}: Akima's BD-bits is {comparison.bd_bits_akima:+.2f}, outside the interval"
+            )
+        if comparison.bd_bits and comparison.bd_bits.n_missing:
+            yield f"{name}: {comparison.bd_bits.n_missing} resamples are not comparable"
+
+
+def answer(contest: Contest, at: AtEpsilon) -> str:
+    """Who is shortest at a tolerance, by how much over the next, and whether that is chance."""
+    limit = tolerance_name(contest.metric, at.epsilon)
+    feasible = [standing for standing in at.standings if standing.bits is not None]
+    if not feasible:
+        return f"{limit}: none is within it"
+    first = _who(feasible[0])
+    if at.lead is None:
+        return f"{limit}: only {first}"
+    second, gap = _who(feasible[1]), f"{at.lead.bits:.2f} [{at.lead.low:.2f}, {at.lead.high:.2f}]"
+    if at.lead.sign:
+        return f"{limit}: {first} is shortest, {gap} bits before {second}"
+    return f"{limit}: a tie of {first} and {second}, {gap} bits apart"
+
+
+def is_partial(contest: Contest) -> bool:
+    return any(member.partial for one in contest.contenders for member in one.members)
+
+
+def _who(standing: Standing) -> str:
+    member = "" if standing.sae in (None, standing.name) else f"{printable(standing.sae or '')}, "
+    return f"{printable(standing.name)} ({member}{standing.bits:.2f} bits)"
+
+
+def _crossings_words(contest: Contest, comparison: CurveComparison) -> str:
+    name = METRIC_NAMES[contest.metric]
+    return "; ".join(
+        f"{found.rate:.1f} bits ({name} {found.distortion:.3g}"
+        f"{'' if found.beyond_chance else ', within chance'})"
+        for found in comparison.crossings or ()
+    )
+
+
+def _akima_disagrees(comparison: CurveComparison) -> bool:
+    bits, check = comparison.bd_bits, comparison.bd_bits_akima
+    if bits is None or check is None or bits.low is None or bits.high is None:
+        return False
+    return not bits.low <= check <= bits.high
+
+
+def _title(contest: Contest) -> str:
+    record, metric = contest.record, METRIC_NAMES[contest.metric]
+    return f"{record.identity.suite}: bits per token at equal {metric}"
+
+
+def _curve_rows(contest: Contest) -> list[tuple[str, str, str, str, str]]:
+    return [
+        (
+            comparison.test,
+            _estimate(comparison.bd_bits, 2) if not comparison.reason else "not comparable",
+            _estimate(comparison.bd_rate, 1),
+            f"{int(100 * comparison.overlap)}%",
+            _range(comparison),
+        )
+        for comparison in contest.comparisons
+    ]
+
+
+def _estimate(estimate: Estimate | None, digits: int) -> str:
+    if estimate is None:
+        return ABSENT
+    value = f"{estimate.value:+.{digits}f}"
+    if estimate.low is None and estimate.high is None:
+        return value
+    ends = ["?" if end is None else f"{end:.{digits}f}" for end in (estimate.low, estimate.high)]
+    return f"{value} [{', '.join(ends)}]"
+
+
+def _range(comparison: CurveComparison) -> str:
+    if comparison.smallest is None or comparison.largest is None:
+        return ABSENT
+    return f"{100 * comparison.smallest:+.0f} to {100 * comparison.largest:+.0f}"
+
+
+def _akima(comparison: CurveComparison) -> str:
+    return ABSENT if comparison.bd_bits_akima is None else f"{comparison.bd_bits_akima:+.2f}"
+
+
+def _rich_curves(contest: Contest) -> rich.table.Table:
+    title = f"{_title(contest)}, against {contest.anchor.name}"
+    return _rich_table(
+        title,
+        ("SAE", "BD-bits [95%]", "BD-rate % [95%]", "Overlap", "Diff. %"),
+        _curve_rows(contest),
+    )
+
+
+def _rich_tolerances(contest: Contest) -> rich.table.Table:
+    """Contenders by tolerances; rows in the order given."""
+    columns = [{s.name: s for s in at.standings} for at in contest.tolerances]
+    anchor = contest.anchor.name
+    rows = [
+        (one.name, *(_tolerance_cell(column[one.name], column[anchor]) for column in columns))
+        for one in contest.contenders
+    ]
+    header = ("SAE", *(f"≤ {at.epsilon:g}" for at in contest.tolerances))
+    title = f"Bits per token at {METRIC_NAMES[contest.metric]}; difference to {anchor} ± 95%"
+    return _rich_table(title, header, rows)
+
+
+def _tolerance_cell(standing: Standing, anchor: Standing) -> str:
+    """The anchor's bits, and everybody's difference to it; bits where the anchor has none."""
+    if standing.bits is None:
+        return ABSENT
+    if standing.to_anchor is None:
+        return f"{standing.bits:.2f}" if standing is anchor else f"({standing.bits:.2f})"
+    gap = standing.to_anchor
+    mark = "" if gap.sign else "≈ "
+    return f"{mark}{gap.bits:+.2f} ± {(gap.high - gap.low) / 2:.2f}"
+
+
+def _rich_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> rich.table.Table:
+    """Names first, as they are, never as markup."""
+    import rich.box
+    import rich.table
+    from rich.text import Text
+
+    table = rich.table.Table(
+        title=Text(printable(title, TITLE_LENGTH)), box=rich.box.SIMPLE_HEAD, padding=0
+    )
+    table.add_column(Text(header[0]), overflow="fold", min_width=16)
+    for name in header[1:]:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    for name, *cells in rows:
+        table.add_row(Text(printable(name)), *map(Text, cells))
+    return table
+
+
+def _standing_cells(standing: Standing) -> tuple[str, ...]:
+    gap = standing.to_anchor
+    return (
+        ABSENT if standing.rank is None else str(standing.rank),
+        escape_markdown(standing.name),
+        "infeasible" if standing.sae is None else escape_markdown(standing.sae),
+        ABSENT if standing.bits is None else f"{standing.bits:.2f}",
+        _interval(standing.interval),
+        ABSENT if gap is None else f"{gap.bits:+.2f}",
+        _interval(None if gap is None else (gap.low, gap.high)),
+    )
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return ABSENT if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _contender(curve: ComparedCurve) -> dict[str, Any]:
+    one = curve.contender
+    return {
+        "name": one.name,
+        "members": [{"sae": member.label, "id": member.id} for member in one.members],
+        "points": [
+            {
+                "sae": one.member_at(point).label,
+                "step": point.step,
+                "bits": point.rate,
+                "distortion": point.distortion,
+                "l0": point.l0,
+            }
+            for point in curve.vertices.points
+        ],
+    }
+
+
+def _curves(comparison: CurveComparison) -> dict[str, Any]:
+    content = {
+        "test": comparison.test,
+        "comparable": comparison.reason is None,
+        "reason": comparison.reason,
+        "overlap": comparison.overlap,
+        "bd_bits": _estimate_content(comparison.bd_bits),
+        "bd_rate_percent": _estimate_content(comparison.bd_rate),
+        "bd_bits_akima": comparison.bd_bits_akima,
+        "bd_rate_percent_akima": comparison.bd_rate_akima,
+        "smallest_share": comparison.smallest,
+        "largest_share": comparison.largest,
+        "crossings": None
+        if comparison.crossings is None
+        else [found._asdict() for found in comparison.crossings],
+    }
+    return _without_absent(content)
+
+
+def _estimate_content(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else _without_absent(estimate._asdict())
+
+
+def _tolerance(at: AtEpsilon) -> dict[str, Any]:
+    standings = []
+    for standing in at.standings:
+        gap = standing.to_anchor
+        content = asdict(standing) | {"to_anchor": None if gap is None else gap._asdict()}
+        standings.append(_without_absent(content))
+    lead = None if at.lead is None else at.lead._asdict() | {"tie": not at.lead.sign}
+    return _without_absent({"epsilon": at.epsilon, "lead": lead, "standings": standings})
+
+
+def _without_absent(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def _curve_lines(comparison: CurveComparison) -> Iterator[dict[str, Any]]:
+    note = comparison.reason and f"not comparable ({comparison.reason})"
+    for name, estimate in (
+        ("bd_bits", comparison.bd_bits),
+        ("bd_rate_percent", comparison.bd_rate),
+    ):
+        ends = Estimate(0.0) if estimate is None else estimate
+        value = None if estimate is None else estimate.value
+        yield {
+            "quantity": name,
+            "value": value,
+            "low": ends.low,
+            "high": ends.high,
+            "note": note,
+        }
+    yield {"quantity": "bd_bits_akima", "value": comparison.bd_bits_akima, "note": note}
+    yield {"quantity": "bd_rate_percent_akima", "value": comparison.bd_rate_akima, "note": note}
+    yield {"quantity": "overlap", "value": comparison.overlap}
+    yield {"quantity": "smallest_share", "value": comparison.smallest}
+    yield {"quantity": "largest_share", "value": comparison.largest}
+    for found in comparison.crossings or ():
+        yield {
+            "quantity": "crossing_bits",
+            "distortion": found.distortion,
+            "value": found.rate,
+            "note": "beyond chance" if found.beyond_chance else "within chance",
+        }
+
+
+def _standing_lines(standing: Standing, epsilon: float) -> Iterator[dict[str, Any]]:
+    low, high = standing.interval or (None, None)
+    yield {
+        "quantity": "bits",
+        "distortion": epsilon,
+        "value": standing.bits,
+        "low": low,
+        "high": high,
+        "note": standing.sae or "infeasible",
+    }
+    if gap := standing.to_anchor:
+        yield {
+            "quantity": "bits_above_anchor",
+            "distortion": epsilon,
+            "value": gap.bits,
+            "low": gap.low,
+            "high": gap.high,
+        }

@@ -1,0 +1,241 @@
+"""Curves that are compared, and what each costs more than the anchor over quality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle, product
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from mdlbench.contender import ComparedCurve
+from mdlbench.contest import Contest
+from mdlbench.curve import LEAST_POINTS, METRIC_LABELS
+from mdlbench.curve_comparison import CurveComparison
+from mdlbench.report.style import CATEGORIES, FAINT, INK, house_style, plain_log_scale
+from mdlbench.report.tables import TITLE_LENGTH, printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+"""Of contenders whose colour another has already."""
+FAR = 2.0
+"""A contender's bits at a tolerance widen the view up to this factor of the anchor's."""
+LEGEND_COLUMNS = 4
+
+
+class Window(NamedTuple):
+    """What the panels show: bits per token, distortions, and bits above the anchor."""
+
+    rates: tuple[float, float]
+    distortions: tuple[float, float]
+    gaps: tuple[float, float]
+
+
+def comparison_figure(contest: Contest) -> Figure:
+    """Curves, of families their hulls in linear coordinates too, and differences to the anchor."""
+    from matplotlib.figure import Figure
+
+    n_panels = 3 if contest.basis == "hull" else 2
+    styles = _styles(len(contest.curves))
+    n_lines = -(-(len(styles) + 2) // LEGEND_COLUMNS)
+    window = _window(contest)
+    with house_style():
+        size = (4.6 * n_panels + 0.4, 4.4 + 0.2 * n_lines)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(1, n_panels, squeeze=False)[0]
+        _curves(axes[0], contest, styles, window)
+        if contest.basis == "hull":
+            _hulls(axes[1], contest, styles, window)
+        _differences(axes[-1], contest, styles, window)
+        figure.suptitle(_title(contest), x=0.01, ha="left", weight="bold")
+        _legend(figure, contest, styles)
+    return figure
+
+
+def _styles(n_contenders: int) -> list[dict[str, Any]]:
+    """The anchor in ink; then every colour with one line, every colour with the next, …"""
+    looks = cycle(product(LINES, CATEGORIES))
+    others = [
+        {"color": colour, "linestyle": line, "linewidth": 1.6}
+        for _, (line, colour) in zip(range(n_contenders - 1), looks, strict=False)
+    ]
+    return [{"color": INK, "linestyle": "-", "linewidth": 2.2, "zorder": 3}, *others]
+
+
+def _title(contest: Contest) -> str:
+    record = contest.record
+    partial = " (partial: made with --limit)" if record.partial else ""
+    title = f"{record.identity.suite}: compared with {contest.anchor.name}{partial}"
+    return printable(title, TITLE_LENGTH)
+
+
+def _window(contest: Contest) -> Window:
+    """Around the tolerances, as far as the anchor and what is near it goes."""
+    anchor = contest.curves[0].vertices
+    epsilons = [at.epsilon for at in contest.tolerances]
+    lowest = min([*epsilons, *anchor.distortions[anchor.distortions > 0]], default=1.0)
+    highest = max([*epsilons, *anchor.distortions], default=1.0)
+    return Window(
+        rates=(0.0, 1.2 * _far_rate(contest)),
+        distortions=(0.8 * lowest, 1.1 * highest),
+        gaps=_gaps(contest),
+    )
+
+
+def _far_rate(contest: Contest) -> float:
+    standings = [s for at in contest.tolerances for s in at.standings if s.bits is not None]
+    own = [s.bits for s in standings if s.name == contest.anchor.name and s.bits is not None]
+    if not own:
+        return float(contest.curves[0].vertices.rates.max(initial=1.0))
+    near = [s.bits for s in standings if s.bits is not None and s.bits <= FAR * max(own)]
+    return max(near)
+
+
+def _gaps(contest: Contest) -> tuple[float, float]:
+    """Bits above the anchor that the comparable ones reach between the tolerances."""
+    epsilons = [at.epsilon for at in contest.tolerances]
+    low, high = (0.97 * min(epsilons), 1.03 * max(epsilons)) if epsilons else (0.0, np.inf)
+    comparable = [one for one in contest.comparisons if one.reason is None]
+    found = [0.0]
+    for one in comparable or contest.comparisons:
+        if one.band is not None:
+            inside = (one.band.distortions >= low) & (one.band.distortions <= high)
+            found += one.band.bits[inside].tolist()
+    least, most = min(found), max(found)
+    margin = 0.12 * (most - least) or 1.0
+    return least - margin, most + margin
+
+
+def _curves(ax: Axes, contest: Contest, styles: Sequence[dict[str, Any]], window: Window) -> None:
+    ax.set_title("Pareto fronts" if contest.basis == "front" else "hulls of the families")
+    ax.set_yscale("log")
+    for curve, style in zip(contest.curves, styles, strict=True):
+        _line(ax, curve, style)
+        points = curve.vertices
+        ax.plot(points.rates, _above_zero(points.distortions), ".", color=style["color"], ms=4)
+    for comparison, style in zip(contest.comparisons, styles[1:], strict=True):
+        for found in comparison.crossings or ():
+            _crossing(ax, found.rate, found.distortion, style, found.beyond_chance)
+    _plane(ax, contest, window)
+    plain_log_scale(ax.yaxis)
+
+
+def _hulls(ax: Axes, contest: Contest, styles: Sequence[dict[str, Any]], window: Window) -> None:
+    ax.set_title("the same, linear, over all operating points")
+    for curve, style in zip(contest.curves, styles, strict=True):
+        every = curve.contender.curve(contest.metric)
+        ax.plot(every.rates, every.distortions, ".", color=style["color"], ms=2.5, alpha=0.35)
+        hull = curve.vertices
+        ax.plot(hull.rates, hull.distortions, **style)
+    _plane(ax, contest, window)
+
+
+def _plane(ax: Axes, contest: Contest, window: Window) -> None:
+    """Limits, labels and tolerances of a panel of distortion over rate."""
+    ax.set_xlim(window.rates)
+    ax.set_ylim(window.distortions)
+    ax.set_xlabel("bits per token")
+    ax.set_ylabel(METRIC_LABELS[contest.metric])
+    for at in contest.tolerances:
+        ax.axhline(at.epsilon, color=FAINT, linewidth=0.8, linestyle="--", zorder=1.5)
+        ax.annotate(
+            f"ε = {at.epsilon:g}",
+            (1.0, at.epsilon),
+            xycoords=ax.get_yaxis_transform(),
+            xytext=(-2, 2),
+            textcoords="offset points",
+            ha="right",
+            fontsize=7.5,
+            color=INK,
+        )
+
+
+def _differences(
+    ax: Axes, contest: Contest, styles: Sequence[dict[str, Any]], window: Window
+) -> None:
+    ax.set_title("difference to the anchor, with its 95% interval")
+    ax.set_xscale("log")
+    ax.axhline(0.0, color=INK, linewidth=2.2, zorder=3)
+    for comparison, style in zip(contest.comparisons, styles[1:], strict=True):
+        _difference(ax, comparison, style)
+    for at in contest.tolerances:
+        ax.axvline(at.epsilon, color=FAINT, linewidth=0.8, linestyle="--", zorder=1.5)
+        ax.annotate(
+            f"ε = {at.epsilon:g}",
+            (at.epsilon, 1.0),
+            xycoords=ax.get_xaxis_transform(),
+            xytext=(-2, -2),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            rotation=90,
+            fontsize=7.5,
+            color=INK,
+        )
+    ax.set_xlim(window.distortions[::-1])
+    ax.set_ylim(window.gaps)
+    plain_log_scale(ax.xaxis)
+    ax.set_xlabel(f"{METRIC_LABELS[contest.metric]} (finer to the right)")
+    ax.set_ylabel("bits per token above the anchor")
+
+
+def _difference(ax: Axes, comparison: CurveComparison, style: dict[str, Any]) -> None:
+    band = comparison.band
+    if band is None:
+        return
+    alpha = 1.0 if comparison.reason is None else 0.5
+    ax.fill_between(
+        band.distortions, band.low, band.high, color=style["color"], alpha=0.2, linewidth=0
+    )
+    ax.plot(band.distortions, band.bits, **style, alpha=alpha)
+    for found in comparison.crossings or ():
+        _crossing(ax, found.distortion, 0.0, style, found.beyond_chance)
+
+
+def _line(ax: Axes, curve: ComparedCurve, style: dict[str, Any]) -> None:
+    """As it is interpolated; straight between points that are too few for that."""
+    rate = curve.whole.by_quality()
+    if rate is None or curve.n_points < LEAST_POINTS:
+        ax.plot(curve.vertices.rates, _above_zero(curve.vertices.distortions), **style)
+        return
+    quality = np.linspace(rate.x[0], rate.x[-1], 600)
+    ax.plot(rate(quality), 10.0 ** (-quality / 10.0), **style)
+
+
+def _crossing(ax: Axes, x: float, y: float, style: dict[str, Any], beyond_chance: bool) -> None:
+    face = style["color"] if beyond_chance else "white"
+    ax.plot(x, y, "D", color=style["color"], markerfacecolor=face, markersize=5, zorder=4)
+
+
+def _above_zero(
+    distortions: Float64[np.ndarray, " point"],
+) -> Float64[np.ndarray, " point"]:
+    """What is not positive leaves a logarithmic panel at its lower edge."""
+    return np.asarray(np.maximum(distortions, 1e-12))
+
+
+def _legend(figure: Figure, contest: Contest, styles: Sequence[dict[str, Any]]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], **style) for style in styles]
+    labels = [_label(curve, i == 0) for i, curve in enumerate(contest.curves)]
+    found = [f for one in contest.comparisons for f in one.crossings or ()]
+    for beyond, face, label in (
+        (True, FAINT, "crossing"),
+        (False, "white", "crossing within chance"),
+    ):
+        if any(one.beyond_chance == beyond for one in found):
+            look = {"color": FAINT, "marker": "D", "markersize": 5, "markerfacecolor": face}
+            handles.append(Line2D([], [], linestyle="", **look))
+            labels.append(label)
+    figure.legend(handles, labels, loc="outside lower center", ncols=LEGEND_COLUMNS, handlelength=3)
+
+
+def _label(curve: ComparedCurve, is_anchor: bool) -> str:
+    contender = curve.contender
+    count = f" ({len(contender.members)})" if contender.is_family else ""
+    return f"{printable(contender.name)}{count}{', the anchor' if is_anchor else ''}"

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.interpolate import CubicHermiteSpline, PchipInterpolator
 
-from mdlbench.curve import LEAST_POINTS, RateDistortionCurve, RatePoint
+from mdlbench.curve import RateDistortionCurve, RatePoint
 from mdlbench.errors import RecordError
 from mdlbench.record import EvalRecord, ToleranceResult
 from mdlbench.suite import Metric
@@ -74,7 +74,7 @@ class ComparedCurve:
         vertices: the points of its front, or the vertices of its hull, by rising rate.
         whole: what is interpolated: the front, or the hull with its chords.
         resampled: the same of every bootstrap resample, front or hull selected anew; None where
-            too few points have a quality. Empty where a record has no resamples.
+            too few points are left to interpolate. Empty where a record has no resamples.
     """
 
     contender: Contender
@@ -92,7 +92,7 @@ class ComparedCurve:
     @property
     def n_points(self) -> int:
         """Vertices that have a quality."""
-        return _n_points(self.vertices)
+        return int((self.vertices.distortions > 0).sum())
 
 
 def basis_of(contenders: Iterable[Contender]) -> Basis:
@@ -104,15 +104,8 @@ def _whole(curve: RateDistortionCurve, basis: Basis) -> RateDistortionCurve:
     return curve.pareto_front() if basis == "front" else curve.time_shared()
 
 
-def _n_points(curve: RateDistortionCurve) -> int:
-    return int((curve.distortions > 0).sum())
-
-
 def _splines(curve: RateDistortionCurve, basis: Basis) -> Splines | None:
-    vertices = curve.pareto_front() if basis == "front" else curve.lower_hull()
-    if _n_points(vertices) < LEAST_POINTS:
-        return None
-    whole = _whole(vertices, basis)
+    whole = _whole(curve, basis)
     rate, log_rate = whole.by_quality(), whole.log_rate_by_quality()
     return None if rate is None or log_rate is None else Splines(rate, log_rate)
 

@@ -39,9 +39,10 @@ def write_comparison(contest: Contest, folder: Path) -> list[Path]:
     from mdlbench.report.compare_figure import comparison_figure
     from mdlbench.report.style import pdf, png
 
+    figure = comparison_figure(contest)
     contents = {
-        "compare.png": png(comparison_figure(contest)),
-        "compare.pdf": pdf(comparison_figure(contest)),
+        "compare.png": png(figure),
+        "compare.pdf": pdf(figure),
         "compare.csv": to_csv(contest).encode(),
         "compare.json": to_json(contest).encode(),
         "compare.md": to_markdown(contest).encode(),
@@ -170,7 +171,8 @@ def curve_notes(contest: Contest) -> Iterator[str]:
                 f"{name}: Akima's BD-bits is {comparison.bd_bits_akima:+.2f}, outside the interval"
             )
         if comparison.bd_bits and comparison.bd_bits.n_missing:
-            yield f"{name}: {comparison.bd_bits.n_missing} resamples are not comparable"
+            missing = comparison.bd_bits.n_missing
+            yield f"{name}: not comparable in {missing} of {contest.n_resamples} resamples"
 
 
 def answer(contest: Contest, at: AtEpsilon) -> str:

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from mdlbench.contender import ComparedCurve
 from mdlbench.contest import Contest
 from mdlbench.curve import LEAST_POINTS, METRIC_LABELS
-from mdlbench.curve_comparison import CurveComparison
+from mdlbench.curve_comparison import Band, CurveComparison
 from mdlbench.report.style import CATEGORIES, FAINT, INK, house_style, plain_log_scale
 from mdlbench.report.tables import TITLE_LENGTH, printable
 
@@ -25,13 +25,30 @@ LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2,
 FAR = 2.0
 """A contender's bits at a tolerance widen the view up to this factor of the anchor's."""
 LEGEND_COLUMNS = 4
+BEHIND_WORDS: dict[str, Any] = {
+    "facecolor": "white",
+    "edgecolor": "none",
+    "alpha": 0.8,
+    "pad": 0.2,
+}
+
+
+MOSTLY = 0.5
+"""An overlap from which a difference has a say in how much is shown."""
+ROOM = 2.2
+"""A linear panel reaches up to this factor of the coarsest tolerance."""
+LABEL_GAP = 0.045
+"""Share of an axis between two tolerances whose names do not touch."""
+SHOWN = (0.1, 0.9)
+"""Quantiles over quality that each difference is shown at least between: near a floor it soars."""
 
 
 class Window(NamedTuple):
-    """What the panels show: bits per token, distortions, and bits above the anchor."""
+    """What the panels show of bits per token, of distortions, and of bits above the anchor."""
 
     rates: tuple[float, float]
     distortions: tuple[float, float]
+    compared: tuple[float, float]
     gaps: tuple[float, float]
 
 
@@ -79,10 +96,14 @@ def _window(contest: Contest) -> Window:
     epsilons = [at.epsilon for at in contest.tolerances]
     lowest = min([*epsilons, *anchor.distortions[anchor.distortions > 0]], default=1.0)
     highest = max([*epsilons, *anchor.distortions], default=1.0)
+    distortions = 0.85 * lowest, 1.1 * highest
+    bands = _bands(contest)
+    ends = [end for band in bands for end in (band.distortions[-1], band.distortions[0])]
     return Window(
         rates=(0.0, 1.2 * _far_rate(contest)),
-        distortions=(0.8 * lowest, 1.1 * highest),
-        gaps=_gaps(contest),
+        distortions=distortions,
+        compared=(0.97 * min(ends), 1.03 * max(ends)) if ends else distortions,
+        gaps=_gaps(bands),
     )
 
 
@@ -95,18 +116,16 @@ def _far_rate(contest: Contest) -> float:
     return max(near)
 
 
-def _gaps(contest: Contest) -> tuple[float, float]:
-    """Bits above the anchor that the comparable ones reach between the tolerances."""
-    epsilons = [at.epsilon for at in contest.tolerances]
-    low, high = (0.97 * min(epsilons), 1.03 * max(epsilons)) if epsilons else (0.0, np.inf)
-    comparable = [one for one in contest.comparisons if one.reason is None]
-    found = [0.0]
-    for one in comparable or contest.comparisons:
-        if one.band is not None:
-            inside = (one.band.distortions >= low) & (one.band.distortions <= high)
-            found += one.band.bits[inside].tolist()
+def _bands(contest: Contest) -> list[Band]:
+    """Of those that mostly overlap, or of all where none does."""
+    comparable = [one for one in contest.comparisons if one.overlap > MOSTLY]
+    return [one.band for one in comparable or contest.comparisons if one.band is not None]
+
+
+def _gaps(bands: Sequence[Band]) -> tuple[float, float]:
+    found = [0.0, *(float(gap) for band in bands for gap in np.quantile(band.bits, SHOWN))]
     least, most = min(found), max(found)
-    margin = 0.12 * (most - least) or 1.0
+    margin = 0.3 * (most - least) or 1.0
     return least - margin, most + margin
 
 
@@ -121,17 +140,22 @@ def _curves(ax: Axes, contest: Contest, styles: Sequence[dict[str, Any]], window
         for found in comparison.crossings or ():
             _crossing(ax, found.rate, found.distortion, style, found.beyond_chance)
     _plane(ax, contest, window)
+    _name_tolerances(ax, contest)
     plain_log_scale(ax.yaxis)
 
 
 def _hulls(ax: Axes, contest: Contest, styles: Sequence[dict[str, Any]], window: Window) -> None:
-    ax.set_title("the same, linear, over all operating points")
+    ax.set_title("linear, over all operating points")
     for curve, style in zip(contest.curves, styles, strict=True):
         every = curve.contender.curve(contest.metric)
         ax.plot(every.rates, every.distortions, ".", color=style["color"], ms=2.5, alpha=0.35)
         hull = curve.vertices
         ax.plot(hull.rates, hull.distortions, **style)
     _plane(ax, contest, window)
+    if contest.tolerances:
+        coarsest = max(at.epsilon for at in contest.tolerances)
+        ax.set_ylim(0.0, min(window.distortions[1], ROOM * coarsest))
+    _name_tolerances(ax, contest)
 
 
 def _plane(ax: Axes, contest: Contest, window: Window) -> None:
@@ -142,6 +166,16 @@ def _plane(ax: Axes, contest: Contest, window: Window) -> None:
     ax.set_ylabel(METRIC_LABELS[contest.metric])
     for at in contest.tolerances:
         ax.axhline(at.epsilon, color=FAINT, linewidth=0.8, linestyle="--", zorder=1.5)
+
+
+def _name_tolerances(ax: Axes, contest: Contest) -> None:
+    """At their lines' right ends, without those too near to the one below."""
+    scale, occupied = ax.transData + ax.transAxes.inverted(), -1.0
+    for at in contest.tolerances:
+        height = float(scale.transform((ax.get_xlim()[0], at.epsilon))[1])
+        if height - occupied < LABEL_GAP:
+            continue
+        occupied = height
         ax.annotate(
             f"ε = {at.epsilon:g}",
             (1.0, at.epsilon),
@@ -151,6 +185,7 @@ def _plane(ax: Axes, contest: Contest, window: Window) -> None:
             ha="right",
             fontsize=7.5,
             color=INK,
+            bbox=BEHIND_WORDS,
         )
 
 
@@ -162,7 +197,8 @@ def _differences(
     ax.axhline(0.0, color=INK, linewidth=2.2, zorder=3)
     for comparison, style in zip(contest.comparisons, styles[1:], strict=True):
         _difference(ax, comparison, style)
-    for at in contest.tolerances:
+    low, high = window.compared
+    for at in (at for at in contest.tolerances if low <= at.epsilon <= high):
         ax.axvline(at.epsilon, color=FAINT, linewidth=0.8, linestyle="--", zorder=1.5)
         ax.annotate(
             f"ε = {at.epsilon:g}",
@@ -175,11 +211,12 @@ def _differences(
             rotation=90,
             fontsize=7.5,
             color=INK,
+            bbox=BEHIND_WORDS,
         )
-    ax.set_xlim(window.distortions[::-1])
+    ax.set_xlim(window.compared[::-1])
     ax.set_ylim(window.gaps)
     plain_log_scale(ax.xaxis)
-    ax.set_xlabel(f"{METRIC_LABELS[contest.metric]} (finer to the right)")
+    ax.set_xlabel(f"{METRIC_LABELS[contest.metric]}, finer to the right")
     ax.set_ylabel("bits per token above the anchor")
 
 
@@ -229,8 +266,8 @@ def _legend(figure: Figure, contest: Contest, styles: Sequence[dict[str, Any]]) 
         (False, "white", "crossing within chance"),
     ):
         if any(one.beyond_chance == beyond for one in found):
-            look = {"color": FAINT, "marker": "D", "markersize": 5, "markerfacecolor": face}
-            handles.append(Line2D([], [], linestyle="", **look))
+            look: dict[str, Any] = {"color": FAINT, "marker": "D", "markerfacecolor": face}
+            handles.append(Line2D([], [], linestyle="", markersize=5, **look))
             labels.append(label)
     figure.legend(handles, labels, loc="outside lower center", ncols=LEGEND_COLUMNS, handlelength=3)
 

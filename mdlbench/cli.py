@@ -339,7 +339,8 @@ def compare(
     """
     from mdlbench.choice import choose
     from mdlbench.contest import compare as compare_all
-    from mdlbench.report.compare import print_comparison, to_json, write_comparison
+    from mdlbench.report.compare import print_comparison, write_comparison
+    from mdlbench.report.compare_data import to_json
 
     choice = choose(words, folder)
     contest = compare_all(choice.contenders, metric or choice.metric, epsilon)

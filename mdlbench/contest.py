@@ -80,6 +80,11 @@ class Contest:
         return self.anchor.members[0]
 
     @property
+    def is_partial(self) -> bool:
+        """Made with `--limit`, as records compared with one another all are or none is."""
+        return self.record.partial
+
+    @property
     def n_resamples(self) -> int:
         """Of the curves; 0 where a record has none."""
         return min(len(curve.resampled) for curve in self.curves)

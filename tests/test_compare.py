@@ -29,7 +29,8 @@ from mdlbench.choice import choose, only_results_folder
 from mdlbench.contender import Contender
 from mdlbench.contest import compare, standings_at
 from mdlbench.errors import RecordError, UsageError
-from mdlbench.report.compare import answer, curve_notes, to_csv, to_json, to_markdown
+from mdlbench.report.compare import answer, curve_notes, to_markdown
+from mdlbench.report.compare_data import to_csv, to_json
 from mdlbench.report.compare_figure import comparison_figure
 from mdlbench.report.style import png
 from mdlbench.store import RecordStore

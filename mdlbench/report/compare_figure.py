@@ -85,7 +85,7 @@ def _styles(n_contenders: int) -> list[dict[str, Any]]:
 
 def _title(contest: Contest) -> str:
     record = contest.record
-    partial = " (partial: made with --limit)" if record.partial else ""
+    partial = " (partial: made with --limit)" if contest.is_partial else ""
     title = f"{record.identity.suite}: compared with {contest.anchor.name}{partial}"
     return printable(title, TITLE_LENGTH)
 
@@ -259,7 +259,8 @@ def _legend(figure: Figure, contest: Contest, styles: Sequence[dict[str, Any]]) 
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], **style) for style in styles]
-    labels = [_label(curve, i == 0) for i, curve in enumerate(contest.curves)]
+    remarks = ["the anchor", *("not comparable" if c.reason else "" for c in contest.comparisons)]
+    labels = list(map(_label, contest.curves, remarks))
     found = [f for one in contest.comparisons for f in one.crossings or ()]
     for beyond, face, label in (
         (True, FAINT, "crossing"),
@@ -272,7 +273,7 @@ def _legend(figure: Figure, contest: Contest, styles: Sequence[dict[str, Any]]) 
     figure.legend(handles, labels, loc="outside lower center", ncols=LEGEND_COLUMNS, handlelength=3)
 
 
-def _label(curve: ComparedCurve, is_anchor: bool) -> str:
+def _label(curve: ComparedCurve, remark: str) -> str:
     contender = curve.contender
     count = f" ({len(contender.members)})" if contender.is_family else ""
-    return f"{printable(contender.name)}{count}{', the anchor' if is_anchor else ''}"
+    return f"{printable(contender.name)}{count}{f', {remark}' if remark else ''}"

@@ -18,7 +18,7 @@ RESULTS = Path("results")
 BASELINE = "baseline"
 """The adapter of coders that are fitted rather than trained."""
 ID_PREFIX = re.compile(r"[0-9a-f]{6,64}")
-EVERY_FAMILY = re.compile(r"all(?P<quantiser> \[[^\]]+\])?")
+EVERY_FAMILY = re.compile(r"all(?: \[(?P<quantiser>[^\]]+)\])?")
 
 
 class Shelf:
@@ -41,29 +41,32 @@ class Shelf:
     def families(self) -> dict[str, tuple[EvalRecord, ...]]:
         """By "all ARCHITECTURE", with the quantiser where it is not the suite's own.
 
-        Trained SAEs first, then what is fitted.
+        Where the folder has several sites, a family is of one: "all ARCHITECTURE at SITE". Trained
+        SAEs first, then what is fitted.
         """
+        several = len({record.site.label for record in self.records}) > 1
         found: dict[str, list[EvalRecord]] = {}
         for record in self.records:
-            found.setdefault(family_name(record), []).append(record)
+            name = f"{_family(record)} at {record.site.label}" if several else _family(record)
+            found.setdefault(name, []).append(record)
         order = sorted(found, key=lambda name: (_is_baseline(found[name][0]), name))
         return {name: tuple(found[name]) for name in order}
 
     def find(self, word: str) -> list[Contender]:
         """What a word names: one contender, or every family; raises `UsageError`."""
         if every := EVERY_FAMILY.fullmatch(word):
-            return self._every_family(every["quantiser"] or "", word)
+            return self._every_family(every["quantiser"], word)
         if word in self.names:
             return [Contender(word, (self.names[word],))]
         if word in self.families:
             return [Contender(word, self.families[word], is_family=True)]
         return [self._by_id(word) or self._by_label(word)]
 
-    def _every_family(self, quantiser: str, word: str) -> list[Contender]:
+    def _every_family(self, quantiser: str | None, word: str) -> list[Contender]:
         found = [
             Contender(name, members, is_family=True)
             for name, members in self.families.items()
-            if name == f"all {members[0].coder.architecture}{quantiser}"
+            if members[0].identity.quantiser == quantiser
         ]
         if not found:
             raise UsageError(f"{word!r}: no family in {self.folder} has this quantiser")
@@ -90,7 +93,7 @@ def _is_baseline(record: EvalRecord) -> bool:
     return record.identity.coder.adapter == BASELINE
 
 
-def family_name(record: EvalRecord) -> str:
+def _family(record: EvalRecord) -> str:
     quantiser = record.identity.quantiser
     tail = "" if quantiser is None else f" [{quantiser}]"
     return f"all {record.coder.architecture}{tail}"

@@ -167,6 +167,19 @@ def test_a_family_of_one_stands_on_the_same_hull_as_an_sae_beside_a_family():
     assert alone.comparisons[0].bd_bits == both.comparisons[0].bd_bits
 
 
+def test_who_is_the_anchor_changes_the_sign_and_nothing_else():
+    (forth,) = compare([one(ONE), one(THIRD)], "mse").comparisons
+    (back,) = compare([one(THIRD), one(ONE)], "mse").comparisons
+    assert back.bd_bits.value == pytest.approx(-forth.bd_bits.value)
+    assert (back.bd_bits.low, back.bd_bits.high) == pytest.approx(
+        (-forth.bd_bits.high, -forth.bd_bits.low)
+    )
+    assert [c.distortion for c in back.crossings] == pytest.approx(
+        [c.distortion for c in forth.crossings]
+    )
+    assert [c.beyond_chance for c in back.crossings] == [c.beyond_chance for c in forth.crossings]
+
+
 def test_the_band_is_the_interval_of_the_difference_at_each_quality():
     (found,) = compare([one(ONE), one(THIRD)], "mse").comparisons
     i = 100
@@ -415,6 +428,16 @@ def test_all_is_every_family_not_named_beside_it(folder):
     assert names(choose(["all [tree]"], folder)) == [("all jumprelu [tree]", 1, True)]
     with pytest.raises(UsageError, match="no family"):
         choose(["all [rdo]"], folder)
+
+
+def test_families_are_of_one_site_where_there_are_several(tmp_path):
+    for name, site in (("a", "layer 3"), ("b", "layer 3"), ("c", "layer 4")):
+        record = make_record(name, site=Site(hook=site), weights_sha256=name * 64)
+        RecordStore(tmp_path).save(record)
+    found = names(choose(["all batchtopk at layer 3", "all batchtopk at layer 4"], tmp_path))
+    assert [n for _, n, _ in found] == [2, 1]
+    with pytest.raises(UsageError, match=r"Did you mean .all batchtopk at layer [34]."):
+        choose(["all batchtopk"], tmp_path)
 
 
 def test_unknown_and_ambiguous_words_are_refused(folder, zoo, tmp_path):

@@ -115,19 +115,23 @@ def curve_notes(contest: Contest) -> Iterator[str]:
         yield "partial: made with --limit, on a part of the data"
     if not contest.n_resamples:
         yield "no intervals of curves: a record has no bootstrap resamples; score the SAE again"
+    if not contest.tolerances:
+        yield f"the suite has no tolerance on {METRIC_NAMES[contest.metric]}"
     for comparison in contest.comparisons:
-        name = printable(comparison.test)
-        if comparison.reason:
-            yield f"{name}: not comparable ({comparison.reason})"
-        if comparison.crossings:
-            yield f"{name}: crosses the anchor at {_crossings_words(contest, comparison)}"
-        if _akima_disagrees(comparison):
-            yield (
-                f"{name}: Akima's BD-bits is {comparison.bd_bits_akima:+.2f}, outside the interval"
-            )
-        if comparison.bd_bits and comparison.bd_bits.n_missing:
-            missing = comparison.bd_bits.n_missing
-            yield f"{name}: not comparable in {missing} of {contest.n_resamples} resamples"
+        for note in _notes(contest, comparison):
+            yield f"{printable(comparison.test)}: {note}"
+
+
+def _notes(contest: Contest, comparison: CurveComparison) -> Iterator[str]:
+    bits = comparison.bd_bits
+    if comparison.reason:
+        yield f"not comparable ({comparison.reason})"
+    if comparison.crossings:
+        yield f"crosses the anchor at {_crossings_words(contest, comparison)}"
+    if _akima_disagrees(comparison):
+        yield f"Akima's BD-bits is {comparison.bd_bits_akima:+.2f}, outside the interval"
+    if bits and bits.n_missing:
+        yield f"not comparable in {bits.n_missing} of {contest.n_resamples} resamples"
 
 
 def answer(contest: Contest, at: AtEpsilon) -> str:
@@ -205,7 +209,8 @@ def _akima(comparison: CurveComparison) -> str:
 
 
 def _rich_curves(contest: Contest) -> rich.table.Table:
-    title = f"{_title(contest)}, against {contest.anchor.name}"
+    hulls = " (hulls)" if contest.basis == "hull" else ""
+    title = f"{_title(contest)}, against {contest.anchor.name}{hulls}"
     return _rich_table(
         title,
         ("SAE", "BD-bits [95%]", "BD-rate % [95%]", "Overlap", "Diff. %"),

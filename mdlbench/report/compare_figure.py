@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from mdlbench.contender import ComparedCurve
+from mdlbench.contender import ComparedCurve, Contender
 from mdlbench.contest import Contest
 from mdlbench.curve import LEAST_POINTS, METRIC_LABELS
 from mdlbench.curve_comparison import Band, CurveComparison
@@ -17,6 +17,7 @@ from mdlbench.report.style import CATEGORIES, FAINT, INK, house_style, plain_log
 from mdlbench.report.tables import TITLE_LENGTH, printable
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -24,7 +25,8 @@ LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2,
 """Of contenders whose colour another has already."""
 FAR = 2.0
 """A contender's bits at a tolerance widen the view up to this factor of the anchor's."""
-LEGEND_COLUMNS = 4
+FAINTLY = 0.45
+"""Opacity of curves without an average."""
 BEHIND_WORDS: dict[str, Any] = {
     "facecolor": "white",
     "edgecolor": "none",
@@ -57,28 +59,34 @@ def comparison_figure(contest: Contest) -> Figure:
     from matplotlib.figure import Figure
 
     n_panels = 3 if contest.basis == "hull" else 2
-    styles = _styles(len(contest.curves))
-    n_lines = -(-(len(styles) + 2) // LEGEND_COLUMNS)
-    window = _window(contest)
+    styles, window = _styles(contest), _window(contest)
     with house_style():
-        size = (4.6 * n_panels + 0.4, 4.4 + 0.2 * n_lines)
-        figure = Figure(figsize=size, layout="constrained")
+        width = 4.6 * n_panels + 0.4
+        entries = _legend_entries(contest, styles)
+        n_columns = _columns(list(entries), width)
+        height = 4.4 + 0.19 * -(-len(entries) // n_columns)
+        figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(1, n_panels, squeeze=False)[0]
         _curves(axes[0], contest, styles, window)
         if contest.basis == "hull":
             _hulls(axes[1], contest, styles, window)
         _differences(axes[-1], contest, styles, window)
         figure.suptitle(_title(contest), x=0.01, ha="left", weight="bold")
-        _legend(figure, contest, styles)
+        figure.legend(
+            list(entries.values()), list(entries), loc="outside lower center", ncols=n_columns
+        )
     return figure
 
 
-def _styles(n_contenders: int) -> list[dict[str, Any]]:
-    """The anchor in ink; then every colour with one line, every colour with the next, …"""
+def _styles(contest: Contest) -> list[dict[str, Any]]:
+    """The anchor in ink; then every colour with one line, every colour with the next, …
+
+    What has no average is faint.
+    """
     looks = cycle(product(LINES, CATEGORIES))
     others = [
-        {"color": colour, "linestyle": line, "linewidth": 1.6}
-        for _, (line, colour) in zip(range(n_contenders - 1), looks, strict=False)
+        {"color": colour, "linestyle": line, "linewidth": 1.6, "alpha": FAINTLY if c.reason else 1}
+        for c, (line, colour) in zip(contest.comparisons, looks, strict=False)
     ]
     return [{"color": INK, "linestyle": "-", "linewidth": 2.2, "zorder": 3}, *others]
 
@@ -134,8 +142,8 @@ def _curves(ax: Axes, contest: Contest, styles: Sequence[dict[str, Any]], window
     ax.set_yscale("log")
     for curve, style in zip(contest.curves, styles, strict=True):
         _line(ax, curve, style)
-        points = curve.vertices
-        ax.plot(points.rates, _above_zero(points.distortions), ".", color=style["color"], ms=4)
+        look = {"color": style["color"], "alpha": style.get("alpha"), "markersize": 4}
+        ax.plot(curve.vertices.rates, _above_zero(curve.vertices.distortions), ".", **look)
     for comparison, style in zip(contest.comparisons, styles[1:], strict=True):
         for found in comparison.crossings or ():
             _crossing(ax, found.rate, found.distortion, style, found.beyond_chance)
@@ -224,11 +232,10 @@ def _difference(ax: Axes, comparison: CurveComparison, style: dict[str, Any]) ->
     band = comparison.band
     if band is None:
         return
-    alpha = 1.0 if comparison.reason is None else 0.5
     ax.fill_between(
         band.distortions, band.low, band.high, color=style["color"], alpha=0.2, linewidth=0
     )
-    ax.plot(band.distortions, band.bits, **style, alpha=alpha)
+    ax.plot(band.distortions, band.bits, **style)
     for found in comparison.crossings or ():
         _crossing(ax, found.distortion, 0.0, style, found.beyond_chance)
 
@@ -255,12 +262,16 @@ def _above_zero(
     return np.asarray(np.maximum(distortions, 1e-12))
 
 
-def _legend(figure: Figure, contest: Contest, styles: Sequence[dict[str, Any]]) -> None:
+def _legend_entries(contest: Contest, styles: Sequence[dict[str, Any]]) -> dict[str, Artist]:
+    """What lines and marks mean, by what is said of them."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], **style) for style in styles]
-    remarks = ["the anchor", *("not comparable" if c.reason else "" for c in contest.comparisons)]
-    labels = list(map(_label, contest.curves, remarks))
+    entries: dict[str, Artist] = {
+        _label(contender, is_anchor=contender is contest.anchor): Line2D([], [], **style)
+        for contender, style in zip(contest.contenders, styles, strict=True)
+    }
+    if any(comparison.reason for comparison in contest.comparisons):
+        entries["faint: not comparable"] = Line2D([], [], linestyle="")
     found = [f for one in contest.comparisons for f in one.crossings or ()]
     for beyond, face, label in (
         (True, FAINT, "crossing"),
@@ -268,12 +279,15 @@ def _legend(figure: Figure, contest: Contest, styles: Sequence[dict[str, Any]]) 
     ):
         if any(one.beyond_chance == beyond for one in found):
             look: dict[str, Any] = {"color": FAINT, "marker": "D", "markerfacecolor": face}
-            handles.append(Line2D([], [], linestyle="", markersize=5, **look))
-            labels.append(label)
-    figure.legend(handles, labels, loc="outside lower center", ncols=LEGEND_COLUMNS, handlelength=3)
+            entries[label] = Line2D([], [], linestyle="", markersize=5, **look)
+    return entries
 
 
-def _label(curve: ComparedCurve, remark: str) -> str:
-    contender = curve.contender
+def _columns(labels: Sequence[str], width: float) -> int:
+    """As many as fit into a figure's width, in inches."""
+    return max(1, int(width / (0.75 + 0.068 * max(map(len, labels)))))
+
+
+def _label(contender: Contender, is_anchor: bool) -> str:
     count = f" ({len(contender.members)})" if contender.is_family else ""
-    return f"{printable(contender.name)}{count}{f', {remark}' if remark else ''}"
+    return f"{printable(contender.name)}{count}{', the anchor' if is_anchor else ''}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from bjontegaard import bd_linear
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from scipy.integrate import trapezoid
@@ -203,6 +203,7 @@ def test_hull_against_qhull(points):
     assert {(p.rate, p.distortion) for p in hull_of(points).points} == lower | {start, end}
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.floats(1, 99), st.floats(0.01, 0.1)), min_size=4, max_size=12))
 def test_a_time_shared_curve_is_the_hull_itself_whatever_interpolates_it(pairs):
     curve = curve_of(*pairs)

@@ -253,7 +253,7 @@ def _rich_table(
     table = rich.table.Table(
         title=Text(printable(title, TITLE_LENGTH)), box=rich.box.SIMPLE_HEAD, padding=0
     )
-    table.add_column(Text(header[0]), overflow="fold", min_width=16)
+    table.add_column(Text(header[0]), overflow="fold", min_width=12)
     for name in header[1:]:
         table.add_column(Text(name), justify="right", no_wrap=True)
     for name, *cells in rows:

@@ -381,6 +381,62 @@ def verify(
 
 
 @app.command()
+def compare(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B [C …]",
+            help="Each a record file, an id or its start, an SAE's name as on the board, a family "
+            '("all topk", "all topk [tree]"), or "all": every family not named.',
+        ),
+    ],
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--in",
+            metavar="FOLDER",
+            help="Results folder that ids and names are of [the only one under results/].",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="mse, fvu or delta_ce [the headline's].")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Only this tolerance [all of the metric's].")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="Folder to write compare.png, .pdf, .csv, .json and .md into.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare SAEs, or families of them, with the first: the anchor.
+
+    Averages over whole curves (BD-bits, BD-rate) where two are comparable, crossings, and who is
+    shortest at each tolerance, with paired 95% intervals.
+    """
+    from mdlbench.choice import choose
+    from mdlbench.contest import compare as compare_all
+    from mdlbench.report.compare import print_comparison, write_comparison
+    from mdlbench.report.compare_data import to_json
+
+    choice = choose(words, folder)
+    contest = compare_all(choice.contenders, metric or choice.metric, epsilon)
+    paths = [] if output is None else write_comparison(contest, output)
+    if as_json:
+        print(to_json(contest), end="")
+        return
+    print_comparison(contest)
+    if paths:
+        print(f"\n{output}/ holds {', '.join(path.name for path in paths)}.")
+
+
+@app.command()
 def train(
     keys: Annotated[
         list[str] | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -84,7 +85,7 @@ def _shared(
     anchor: EvalRecord, test: EvalRecord, metric: Metric
 ) -> Iterator[tuple[ToleranceResult, ToleranceResult]]:
     """Results of both at the tolerances that both meet, by rising ε."""
-    _refuse_unpaired(anchor, test)
+    refuse_unpaired(anchor, test)
     others = {r.epsilon: r for r in test.tolerances if r.metric == metric and r.feasible}
     for result in sorted(anchor.tolerances, key=lambda result: result.epsilon):
         if result.metric == metric and result.feasible and result.epsilon in others:
@@ -113,11 +114,29 @@ def _difference(bits: float, replicates: Float64[np.ndarray, " replicate"]) -> D
     return Difference(bits, *percentile_interval(replicates))
 
 
-def _refuse_unpaired(anchor: EvalRecord, test: EvalRecord) -> None:
-    for key in ("suite", "suite_digest", "protocol", "data_sha256", "seed", "limit"):
-        values = getattr(anchor.identity, key), getattr(test.identity, key)
-        if values[0] != values[1]:
+def refuse_unpaired(anchor: EvalRecord, test: EvalRecord) -> None:
+    """Raises `RecordError` unless both measure the same thing on the same data in one place."""
+    for what, one, other in _premises(anchor, test):
+        if one != other:
             raise RecordError(
-                f"{anchor.name} and {test.name} cannot be compared: their {key} differs "
-                f"({str(values[0])[:12]} and {str(values[1])[:12]})"
+                f"{anchor.label} and {test.label} cannot be compared: their {what} differs "
+                f"({_short(one)} and {_short(other)})"
             )
+
+
+def _premises(anchor: EvalRecord, test: EvalRecord) -> Iterator[tuple[str, object, object]]:
+    """What two records must agree in, in words, with either's value."""
+    for key in ("suite", "suite_digest", "protocol", "data_sha256", "seed", "limit"):
+        yield key, getattr(anchor.identity, key), getattr(test.identity, key)
+    yield "site", anchor.site.label, test.site.label
+    yield "set of tolerances", _limits(anchor), _limits(test)
+
+
+def _limits(record: EvalRecord) -> str:
+    return ", ".join(f"{result.metric} {result.epsilon:g}" for result in record.tolerances)
+
+
+def _short(value: object) -> str:
+    """A digest by its start; any other value whole."""
+    text = str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text

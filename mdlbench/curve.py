@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ LEAST_OVERLAP = 0.75
 NEGLIGIBLE = 1e-9
 """Bits per token that tell no two curves apart."""
 RELATIVE_SAMPLES = 2001
+CHORD_STEP = 0.1
+"""Decibels of quality between the points that stand for a chord of a hull."""
 
 
 class RatePoint(NamedTuple):
@@ -66,6 +69,29 @@ class RateDistortionCurve:
                 front.append(point)
         return RateDistortionCurve(tuple(front), self.name, self.metric)
 
+    def lower_hull(self) -> RateDistortionCurve:
+        """The vertices of the lower convex hull of rate and distortion, both linear (maths §8).
+
+        From the least rate to the least distortion. Whoever sends a share of the tokens at one
+        vertex and the rest at the next achieves the chord between them.
+        """
+        hull: list[RatePoint] = []
+        for point in self.pareto_front().points:
+            while len(hull) > 1 and not _bends_up(hull[-2], hull[-1], point):
+                hull.pop()
+            hull.append(point)
+        return RateDistortionCurve(tuple(hull), self.name, self.metric)
+
+    def time_shared(self) -> RateDistortionCurve:
+        """The lower hull with points all along its chords, `CHORD_STEP` apart in quality.
+
+        Interpolated, it is the hull itself. The points of a chord have no step; their L0 is the
+        mean of both ends'. Vertices without a positive distortion are left out.
+        """
+        vertices = [point for point in self.lower_hull().points if point.distortion > 0]
+        points = [between for pair in pairwise(vertices) for between in _chord(*pair)]
+        return RateDistortionCurve(tuple(points + vertices[-1:]), self.name, self.metric)
+
     def within(self, distortion: float) -> RateDistortionCurve:
         """The points whose distortion is at most this."""
         points = tuple(point for point in self.points if point.distortion <= distortion)
@@ -85,6 +111,14 @@ class RateDistortionCurve:
         rate = np.array([point.rate for point in front], dtype=np.float64)
         spline = PchipInterpolator if interpolation == "pchip" else Akima1DInterpolator
         return spline(quality[rising], rate[rising])
+
+    def log_rate_by_quality(self) -> PchipInterpolator | None:
+        """log₁₀ of bits per token by quality, which BD-rate averages; as `by_quality`.
+
+        Points at rate 0 are left out.
+        """
+        rate = _with_rate(self).by_quality()
+        return None if rate is None else PchipInterpolator(rate.x, np.log10(rate(rate.x)))
 
     def rates_at(self, distortions: Float64[np.ndarray, " point"]) -> Float64[np.ndarray, " point"]:
         """Interpolated bits per token at some distortions; NaN where the curve does not reach."""
@@ -150,13 +184,21 @@ def bd_bits(
     None where they are not comparable: fewer than `LEAST_POINTS` points on a Pareto front, or an
     overlap below `LEAST_OVERLAP`.
     """
-    if overlap(anchor, test) < LEAST_OVERLAP:
+    one, other = anchor.by_quality(interpolation), test.by_quality(interpolation)
+    if one is None or other is None or overlap(anchor, test) < LEAST_OVERLAP:
         return None
-    difference = _difference(anchor, test, interpolation)
-    if difference is None:
+    return mean_gap(one, other)
+
+
+def mean_gap(anchor: CubicHermiteSpline, test: CubicHermiteSpline) -> float | None:
+    """Mean of `test` − `anchor` over the quality that both have; None where they share none.
+
+    Of `by_quality` it is BD-bits; of `log_rate_by_quality`, log₁₀(1 + BD-rate) (maths §8).
+    """
+    low, high = _common(anchor, test)
+    if not low < high:
         return None
-    low, high = difference.x[0], difference.x[-1]
-    return float(difference.integrate(low, high) / (high - low))
+    return float((test.integrate(low, high) - anchor.integrate(low, high)) / (high - low))
 
 
 def bd_rate(
@@ -219,6 +261,31 @@ def crossings(
     relative = difference(samples)[rates > 0] / rates[rates > 0]
     points = tuple(Crossing(float(rate(q)), 10.0 ** (-q / 10.0)) for q in _sign_changes(difference))
     return Crossings(points, float(relative.min()), float(relative.max()))
+
+
+def _bends_up(one: RatePoint, middle: RatePoint, other: RatePoint) -> bool:
+    """Whether the middle point lies below the chord of the others."""
+    to_middle = middle.rate - one.rate, middle.distortion - one.distortion
+    to_other = other.rate - one.rate, other.distortion - one.distortion
+    return to_middle[0] * to_other[1] > to_middle[1] * to_other[0]
+
+
+def _chord(start: RatePoint, end: RatePoint) -> list[RatePoint]:
+    """Points from `start` up to and without `end`, evenly spaced in quality."""
+    decibels = 10.0 * np.log10(start.distortion / end.distortion)
+    n_points = int(np.ceil(decibels / CHORD_STEP))
+    distortions = np.geomspace(start.distortion, end.distortion, n_points + 1)[1:-1]
+    shares = (start.distortion - distortions) / (start.distortion - end.distortion)
+    between = [
+        RatePoint(
+            start.rate + share * (end.rate - start.rate),
+            float(distortion),
+            np.nan,
+            start.l0 + share * (end.l0 - start.l0),
+        )
+        for share, distortion in zip(shares.tolist(), distortions, strict=True)
+    ]
+    return [start, *between]
 
 
 def _with_rate(curve: RateDistortionCurve) -> RateDistortionCurve:

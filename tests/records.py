@@ -19,6 +19,7 @@ from mdlbench.record import (
     Point,
     Provenance,
     References,
+    Resamples,
     SiteReferences,
     Tokens,
     ToleranceResult,
@@ -86,6 +87,23 @@ def make_point(step: float, bits: float, mse: float, l0: float, delta_ce: float 
         delta_ce_ci=(delta_ce - 0.001, delta_ce + 0.001),
         **make_distortion(mse, delta_ce).model_dump(),
     )
+
+
+def with_resamples(
+    point: Point,
+    bits: Sequence[float] | np.ndarray,
+    mse: Sequence[float] | np.ndarray,
+    delta_ce: Sequence[float] | np.ndarray,
+) -> Point:
+    """The point with these deviations of every draw, as shares of its bits, MSE and CE."""
+    at = {"bits": point.bits.heldout, "mse": point.mse, "ce": point.ce, "delta_ce": point.delta_ce}
+    resamples = Resamples.of(
+        at,
+        bits=at["bits"] * (1.0 + np.asarray(bits, dtype=np.float64)),
+        mse=at["mse"] * (1.0 + np.asarray(mse, dtype=np.float64)),
+        delta_ce=at["delta_ce"] + at["ce"] * np.asarray(delta_ce, dtype=np.float64),
+    )
+    return point.model_copy(update={"resamples": resamples})
 
 
 def make_result(
@@ -161,7 +179,10 @@ def realistic_suite(
     sparsities: Sequence[int] = (8, 16, 24, 40),
     n_replicates: int = 500,
 ) -> list[EvalRecord]:
-    """A zoo with the shape of real results: rates, losses, dead latents and infeasible SAEs."""
+    """A zoo with the shape of real results: rates, losses, dead latents and infeasible SAEs.
+
+    Points have paired resamples, as many as there are replicates.
+    """
     generator = np.random.default_rng(0)
     shared = generator.normal(size=n_replicates)
     zoo = [
@@ -216,6 +237,7 @@ def _realistic(
         points.append(make_point(step, bits, mse, l0, delta_ce(mse)))
         replicates = np.float32(bits + bits / 100 * noise)
         results.append(make_result((metric, epsilon), replicates, step=step, bits=bits, l0=l0))
+    points = [with_resamples(p, noise / 100, shared / 200, shared / 1000) for p in points]
     return make_record(
         name,
         results=results,

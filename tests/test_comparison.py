@@ -8,6 +8,7 @@ from records import make_record, make_result
 
 from mdlbench.comparison import Difference, differences, mean_difference, sign_change
 from mdlbench.errors import RecordError
+from mdlbench.suite import Site
 
 NOISE = np.random.default_rng(0).normal(size=200)
 
@@ -66,6 +67,11 @@ def test_what_cannot_be_paired_is_refused():
     one = record("a", (90, 70, 50))
     with pytest.raises(RecordError, match="suite_digest differs"):
         differences(one, record("b", (90, 70, 50), suite_digest="ee" * 32), "mse")
-    short = make_record("b", results=[make_result(("mse", 0.015), NOISE[:50])])
+    with pytest.raises(RecordError, match=r"site differs \(pixels and layer 3\)"):
+        differences(one, record("b", (90, 70, 50), site=Site(hook="layer 3")), "mse")
+    with pytest.raises(RecordError, match="set of tolerances differs"):
+        differences(one, make_record("b"), "mse")
+    results = [make_result(("mse", e), NOISE[:50]) for e in (0.010, 0.015, 0.020)]
+    short = make_record("b", results=results)
     with pytest.raises(RecordError, match="50 bootstrap replicates"):
         differences(one, short, "mse")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from bjontegaard import bd_linear
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from scipy.integrate import trapezoid
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
+from scipy.spatial import ConvexHull
 
 from mdlbench.curve import (
     METRIC_LABELS,
@@ -20,6 +21,7 @@ from mdlbench.curve import (
     bd_rate,
     crossings,
     gaussian_rate_distortion,
+    mean_gap,
     overlap,
 )
 
@@ -155,6 +157,99 @@ def test_plot_of_a_loss_that_is_not_positive_is_linear():
     assert curve_of((1, 0.9), (2, -0.1)).plot(figure.subplots()).get_yscale() == "linear"
 
 
+# --- hulls ----------------------------------------------------------------------------------
+
+
+def hull_of(points):
+    return RateDistortionCurve.of(points, "sae", "mse").lower_hull()
+
+
+def chord_at(hull, rates):
+    """What time-sharing between neighbouring vertices achieves."""
+    return np.interp(rates, hull.rates, hull.distortions)
+
+
+def test_lower_hull_by_hand():
+    hull = hull_of([RatePoint(r, d, 1, 1) for r, d in [(0, 8), (1, 6), (2, 2), (3, 2), (4, 1.5)]])
+    assert list(zip(hull.rates, hull.distortions, strict=True)) == [(0, 8), (2, 2), (4, 1.5)]
+
+
+@given(some_points)
+def test_hull_lies_below_every_point_at_points_and_is_convex(points):
+    hull = hull_of(points)
+    assert set(hull.points) <= set(points)
+    for point in points:
+        if point.rate >= hull.rates[0]:
+            assert chord_at(hull, point.rate) <= point.distortion + 1e-9
+    slopes = np.diff(hull.distortions) / np.diff(hull.rates)
+    assert (slopes < 0).all()
+    assert (np.diff(slopes) > 0).all()
+    assert hull.lower_hull() == hull
+
+
+@given(st.lists(rate_points, min_size=4, max_size=30))
+def test_hull_against_qhull(points):
+    plane = np.array([(p.rate, p.distortion) for p in points])
+    assume(np.linalg.matrix_rank(plane - plane[0]) == 2)
+    corners = {tuple(plane[i]) for i in ConvexHull(plane).vertices}
+    start = min(corners)
+    end = min(corners, key=lambda corner: corner[::-1])
+    lower = {
+        (r, d)
+        for r, d in corners
+        if start[0] < r < end[0]
+        and (end[0] - start[0]) * (d - start[1]) <= (end[1] - start[1]) * (r - start[0])
+    }
+    assert {(p.rate, p.distortion) for p in hull_of(points).points} == lower | {start, end}
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.floats(1, 99), st.floats(0.01, 0.1)), min_size=4, max_size=12))
+def test_a_time_shared_curve_is_the_hull_itself_whatever_interpolates_it(pairs):
+    curve = curve_of(*pairs)
+    hull, whole = curve.lower_hull(), curve.time_shared()
+    assert np.interp(whole.rates, hull.rates, hull.distortions) == pytest.approx(whole.distortions)
+    assert (np.diff(-10 * np.log10(whole.distortions)) <= 0.1 + 1e-9).all()
+    quality = -10 * np.log10(hull.distortions)
+    assume(len(hull.points) > 1 and (np.diff(quality) > 0.5).all() and np.ptp(hull.rates) < 50)
+    grid = np.linspace(quality[0], quality[-1], 4001)
+    on_chords = np.interp(-(10 ** (-grid / 10)), -hull.distortions, hull.rates)
+    for interpolation in ("pchip", "akima"):
+        rate = whole.by_quality(interpolation)
+        assert rate(grid) == pytest.approx(on_chords, abs=0.02 * np.ptp(hull.rates))
+        exact = chords_integral(hull) / (quality[-1] - quality[0])
+        assert rate.integrate(quality[0], quality[-1]) / (quality[-1] - quality[0]) == (
+            pytest.approx(exact, abs=2e-3 * np.ptp(hull.rates) + 1e-9)
+        )
+
+
+def chords_integral(hull):
+    """∫R dq over chords R = a + bD, in closed form: a·Δq + b·(D₀ − D₁)·10/ln 10."""
+    total = 0.0
+    for (r0, d0, *_), (r1, d1, *_) in zip(hull.points, hull.points[1:], strict=False):
+        b = (r1 - r0) / (d1 - d0)
+        a = r0 - b * d0
+        total += a * 10 * np.log10(d0 / d1) + b * (d0 - d1) * 10 / np.log(10)
+    return total
+
+
+def test_points_between_vertices_have_their_mean_l0_and_no_step():
+    whole = RateDistortionCurve.of(
+        [RatePoint(0, 0.2, 1, 2), RatePoint(10, 0.1, 0.5, 4)], "sae", "mse"
+    ).time_shared()
+    middle = whole.points[15]
+    share = middle.rate / 10
+    assert middle.distortion == pytest.approx(0.2 - 0.1 * share)
+    assert middle.l0 == pytest.approx(2 + 2 * share)
+    assert np.isnan(middle.step)
+    assert whole.points[0].step == 1
+    assert whole.points[-1].step == 0.5
+
+
+def test_a_curve_without_quality_has_no_chords():
+    assert curve_of((1, 0.0), (2, -0.1)).time_shared().points == ()
+
+
 # --- comparisons of two curves --------------------------------------------------------------
 
 
@@ -215,6 +310,13 @@ def test_bd_bits_equals_the_library_s_average(one, other, interpolation):
     arrays = [a for c in (one, other) for a in (-10 * np.log10(c.distortions), c.rates)]
     expected = bd_linear(*arrays, method=interpolation, require_matching_points=False)
     assert bd_bits(one, other, interpolation) == pytest.approx(expected, abs=1e-8)
+
+
+@given(rising(), rising())
+def test_the_mean_gap_of_logarithms_is_the_library_s_bd_rate(one, other):
+    one, other = by_quality(*one), by_quality(*other)
+    gap = mean_gap(one.log_rate_by_quality(), other.log_rate_by_quality())
+    assert 100 * (10**gap - 1) == pytest.approx(bd_rate(one, other), abs=1e-6)
 
 
 @given(rising(), rising())

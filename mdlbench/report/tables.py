@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mdlbench.leaderboard import Leaderboard, Row, Table
+from mdlbench.suite import Metric
 
 if TYPE_CHECKING:
     import rich.table
@@ -131,10 +132,15 @@ def to_rich(table: Table, title: str) -> rich.table.Table:
 
 
 def limit_name(table: Table) -> str:
-    """The tolerance in words, as "MSE per dimension ≤ 0.015"."""
-    unit = METRIC_UNITS[table.metric] if table.metric == "mse" else ""
-    after = METRIC_UNITS[table.metric] if table.metric == "delta_ce" else ""
-    return f"{METRIC_NAMES[table.metric]}{unit} ≤ {table.epsilon:g}{after}"
+    """The tolerance of a table in words, as "MSE per dimension ≤ 0.015"."""
+    return tolerance_name(table.metric, table.epsilon)
+
+
+def tolerance_name(metric: Metric, epsilon: float) -> str:
+    """A tolerance in words."""
+    unit = METRIC_UNITS[metric] if metric == "mse" else ""
+    after = METRIC_UNITS[metric] if metric == "delta_ce" else ""
+    return f"{METRIC_NAMES[metric]}{unit} ≤ {epsilon:g}{after}"
 
 
 def printable(name: str, length: int = LABEL_LENGTH) -> str:

@@ -1,0 +1,153 @@
+"""What a user names → contenders: record files, ids, names on a board, families."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mdlbench.contender import Contender
+from mdlbench.errors import UsageError, did_you_mean
+from mdlbench.leaderboard import unique_labels
+from mdlbench.record import METRICS, EvalRecord
+from mdlbench.store import REFERENCES, read_record, read_records, read_references, record_paths
+
+RESULTS = Path("results")
+BASELINE = "baseline"
+"""The adapter of coders that are fitted rather than trained."""
+ID_PREFIX = re.compile(r"[0-9a-f]{6,64}")
+EVERY_FAMILY = re.compile(r"all(?: \[(?P<quantiser>[^\]]+)\])?")
+
+
+class Shelf:
+    """The records of a results folder, found by id, by name on its board, or by family."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def records(self) -> list[EvalRecord]:
+        return read_records(self.folder)
+
+    @cached_property
+    def names(self) -> dict[str, EvalRecord]:
+        """By label on the board, with the start of the id where that alone is not unique."""
+        labels = unique_labels(self.records)
+        return {labels[record.id]: record for record in self.records}
+
+    @cached_property
+    def families(self) -> dict[str, tuple[EvalRecord, ...]]:
+        """By "all ARCHITECTURE", with the quantiser where it is not the suite's own.
+
+        Where the folder has several sites, a family is of one: "all ARCHITECTURE at SITE". Trained
+        SAEs first, then what is fitted.
+        """
+        several = len({record.site.label for record in self.records}) > 1
+        found: dict[str, list[EvalRecord]] = {}
+        for record in self.records:
+            name = f"{_family(record)} at {record.site.label}" if several else _family(record)
+            found.setdefault(name, []).append(record)
+        order = sorted(found, key=lambda name: (_is_baseline(found[name][0]), name))
+        return {name: tuple(found[name]) for name in order}
+
+    def find(self, word: str) -> list[Contender]:
+        """What a word names: one contender, or every family; raises `UsageError`."""
+        if every := EVERY_FAMILY.fullmatch(word):
+            return self._every_family(every["quantiser"], word)
+        if word in self.names:
+            return [Contender(word, (self.names[word],))]
+        if word in self.families:
+            return [Contender(word, self.families[word], is_family=True)]
+        return [self._by_id(word) or self._by_label(word)]
+
+    def _every_family(self, quantiser: str | None, word: str) -> list[Contender]:
+        found = [
+            Contender(name, members, is_family=True)
+            for name, members in self.families.items()
+            if members[0].identity.quantiser == quantiser
+        ]
+        if not found:
+            raise UsageError(f"{word!r}: no family in {self.folder} has this quantiser")
+        return found
+
+    def _by_id(self, word: str) -> Contender | None:
+        if not ID_PREFIX.fullmatch(word):
+            return None
+        found = {name: record for name, record in self.names.items() if record.id.startswith(word)}
+        if len(found) > 1:
+            ids = ", ".join(f"{record.id[:16]} ({name})" for name, record in found.items())
+            raise UsageError(f"{word}: several records' ids start so: {ids}")
+        return next((Contender(name, (record,)) for name, record in found.items()), None)
+
+    def _by_label(self, word: str) -> Contender:
+        found = [name for name, record in self.names.items() if record.label == word]
+        if found:
+            raise UsageError(f"{word}: several records have this name: {', '.join(found)}")
+        known = [*self.names, *self.families]
+        raise UsageError(f"{word!r} is nothing in {self.folder}. {did_you_mean(word, known)}")
+
+
+def _is_baseline(record: EvalRecord) -> bool:
+    return record.identity.coder.adapter == BASELINE
+
+
+def _family(record: EvalRecord) -> str:
+    quantiser = record.identity.quantiser
+    tail = "" if quantiser is None else f" [{quantiser}]"
+    return f"all {record.coder.architecture}{tail}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Contenders in the order named, and the results folder that names were looked up in."""
+
+    contenders: tuple[Contender, ...]
+    folder: Path | None
+
+    @property
+    def metric(self) -> str:
+        """The headline's, where a results folder says it; else that of the first tolerance."""
+        if self.folder is not None and (self.folder / REFERENCES).is_file():
+            return read_references(self.folder).headline.metric
+        tolerances = [r for c in self.contenders for m in c.members for r in m.tolerances]
+        return tolerances[0].metric if tolerances else METRICS[0]
+
+
+def choose(words: Sequence[str], folder: Path | None = None) -> Choice:
+    """What the words name.
+
+    Args:
+        words: record files; ids or their first six or more digits; names as on the board;
+            "all ARCHITECTURE", with " [QUANTISER]" where that is not the suite's own; "all", every
+            family that is not named beside it.
+        folder: a results folder, for all but files; by default the only one under `results`.
+
+    Raises:
+        UsageError: a word names nothing or several things, or no folder is to be had.
+        RecordError: a file is not a record.
+    """
+    contenders: list[Contender] = []
+    shelf: Shelf | None = None
+    for word in words:
+        if word.endswith(".json"):
+            record = read_record(Path(word))
+            contenders.append(Contender(record.label, (record,)))
+            continue
+        shelf = shelf or Shelf(folder or only_results_folder())
+        found = shelf.find(word)
+        contenders += found if len(found) == 1 else [f for f in found if f.name not in words]
+    return Choice(tuple(contenders), None if shelf is None else shelf.folder)
+
+
+def only_results_folder() -> Path:
+    """The one folder under `results` that holds records; raises `UsageError`."""
+    found = [path for path in sorted(RESULTS.glob("*")) if path.is_dir() and record_paths(path)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UsageError(
+            f"no records under {RESULTS}/: name a results folder, as in --in leaderboards/mnist"
+        )
+    raise UsageError(f"several results folders: choose one with --in: {', '.join(map(str, found))}")

@@ -1,0 +1,132 @@
+"""What is compared: one SAE, or a family of SAEs that answers with the best of its members."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.interpolate import CubicHermiteSpline, PchipInterpolator
+
+from mdlbench.curve import RateDistortionCurve, RatePoint
+from mdlbench.errors import RecordError
+from mdlbench.record import EvalRecord, ToleranceResult
+from mdlbench.suite import Metric
+
+Basis = Literal["front", "hull"]
+"""Of a comparison: Pareto fronts, or lower hulls of linear rate and distortion (maths §8)."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One SAE or several.
+
+    Attributes:
+        name: on a board; of a family "all ARCHITECTURE", with its quantiser as on a board.
+        members: one record for each SAE, at least one.
+        is_family: named as a family, even if it has one member.
+    """
+
+    name: str
+    members: tuple[EvalRecord, ...]
+    is_family: bool = False
+
+    def curve(self, metric: Metric) -> RateDistortionCurve:
+        """All operating points of all members."""
+        points = [point for member in self.members for point in member.curve(metric).points]
+        return RateDistortionCurve.of(points, self.name, metric)
+
+    def member_at(self, point: RatePoint) -> EvalRecord:
+        """The member whose operating point this is."""
+        for member in self.members:
+            for own in member.points:
+                if (own.step, own.bits.total) == (point.step, point.rate):
+                    return member
+        raise RecordError(f"{self.name}: no operating point at step {point.step:g}")
+
+    def best_at(self, metric: Metric, epsilon: float) -> tuple[EvalRecord, ToleranceResult] | None:
+        """The member of fewest bits within ε, and its result; None where none is."""
+        found = [(m, r) for m, r in self.results_at(metric, epsilon) if r.bits is not None]
+        return min(found, key=lambda pair: (pair[1].bits, pair[0].label), default=None)
+
+    def results_at(
+        self, metric: Metric, epsilon: float
+    ) -> list[tuple[EvalRecord, ToleranceResult]]:
+        """The feasible results of the members."""
+        results = [(member, member.at(metric, epsilon)) for member in self.members]
+        return [(member, result) for member, result in results if result.feasible]
+
+
+class Splines(NamedTuple):
+    """Bits per token by quality, and their log₁₀."""
+
+    rate: CubicHermiteSpline
+    log_rate: PchipInterpolator
+
+
+@dataclass(frozen=True)
+class ComparedCurve:
+    """A contender's curve as it is compared.
+
+    Attributes:
+        vertices: the points of its front, or the vertices of its hull, by rising rate.
+        whole: what is interpolated: the front, or the hull with its chords.
+        resampled: the same of every bootstrap resample, front or hull selected anew; None where
+            too few points are left to interpolate. Empty where a record has no resamples.
+    """
+
+    contender: Contender
+    vertices: RateDistortionCurve
+    whole: RateDistortionCurve
+    resampled: list[Splines | None]
+
+    @classmethod
+    def of(cls, contender: Contender, metric: Metric, basis: Basis) -> ComparedCurve:
+        every = contender.curve(metric)
+        vertices = every.pareto_front() if basis == "front" else every.lower_hull()
+        resampled = [_splines(curve, basis) for curve in _resampled_curves(contender, metric)]
+        return cls(contender, vertices, _whole(every, basis), resampled)
+
+    @property
+    def n_points(self) -> int:
+        """Vertices that have a quality."""
+        return int((self.vertices.distortions > 0).sum())
+
+
+def basis_of(contenders: Iterable[Contender]) -> Basis:
+    """Hulls for all as soon as one is a family, so that nobody alone may share time."""
+    return "hull" if any(contender.is_family for contender in contenders) else "front"
+
+
+def _whole(curve: RateDistortionCurve, basis: Basis) -> RateDistortionCurve:
+    return curve.pareto_front() if basis == "front" else curve.time_shared()
+
+
+def _splines(curve: RateDistortionCurve, basis: Basis) -> Splines | None:
+    whole = _whole(curve, basis)
+    rate, log_rate = whole.by_quality(), whole.log_rate_by_quality()
+    return None if rate is None or log_rate is None else Splines(rate, log_rate)
+
+
+def _resampled_curves(contender: Contender, metric: Metric) -> list[RateDistortionCurve]:
+    """The contender's curve in every resample; none where a point lacks resamples."""
+    points = [point for member in contender.members for point in member.points]
+    if not points or any(point.resamples is None for point in points):
+        return []
+    draws = [
+        np.stack([point.resampled_bits(), point.resampled(metric)], axis=-1) for point in points
+    ]
+    if len({len(draw) for draw in draws}) > 1:
+        raise RecordError(f"{contender.name}: its points have unequal numbers of resamples")
+    facts = [(point.step, point.l0) for point in points]
+    by_draw: Float64[np.ndarray, "replicate point 2"] = np.stack(draws, axis=1)
+    return [
+        RateDistortionCurve.of(
+            (RatePoint(r, d, *fact) for (r, d), fact in zip(draw, facts, strict=True)),
+            contender.name,
+            metric,
+        )
+        for draw in by_draw.tolist()
+    ]

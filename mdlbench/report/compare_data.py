@@ -1,0 +1,160 @@
+"""A comparison for programs: JSON and CSV, floats unrounded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from mdlbench.bootstrap import CONFIDENCE
+from mdlbench.contender import ComparedCurve
+from mdlbench.contest import AtEpsilon, Contest, Standing
+from mdlbench.curve_comparison import CurveComparison, Estimate
+
+CSV_COLUMNS = ("anchor", "test", "quantity", "distortion", "value", "low", "high", "note")
+
+
+def to_json(contest: Contest) -> str:
+    """Every number, floats unrounded; absent values are left out."""
+    record = contest.record
+    content = {
+        "suite": record.identity.suite,
+        "suite_digest": record.identity.suite_digest,
+        "site": record.site.label,
+        "protocol": record.identity.protocol,
+        "partial": contest.is_partial,
+        "metric": contest.metric,
+        "basis": contest.basis,
+        "anchor": contest.anchor.name,
+        "confidence": CONFIDENCE,
+        "resamples": contest.n_resamples,
+        "contenders": [_contender(curve) for curve in contest.curves],
+        "curves": [_curves(comparison) for comparison in contest.comparisons],
+        "tolerances": [_tolerance(at) for at in contest.tolerances],
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def to_csv(contest: Contest) -> str:
+    """Long format: a line per contender and quantity, floats unrounded.
+
+    `distortion` is the tolerance, or where two curves cross.
+    """
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, CSV_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for comparison in contest.comparisons:
+        for line in _curve_lines(comparison):
+            writer.writerow({"anchor": comparison.anchor, "test": comparison.test, **line})
+    for at in contest.tolerances:
+        for standing in at.standings:
+            for line in _standing_lines(standing, at.epsilon):
+                writer.writerow({"anchor": contest.anchor.name, "test": standing.name, **line})
+    return buffer.getvalue()
+
+
+def _contender(curve: ComparedCurve) -> dict[str, Any]:
+    one = curve.contender
+    return {
+        "name": one.name,
+        "members": [{"sae": member.label, "id": member.id} for member in one.members],
+        "points": [
+            {
+                "sae": one.member_at(point).label,
+                "step": point.step,
+                "bits": point.rate,
+                "distortion": point.distortion,
+                "l0": point.l0,
+            }
+            for point in curve.vertices.points
+        ],
+    }
+
+
+def _curves(comparison: CurveComparison) -> dict[str, Any]:
+    content = {
+        "test": comparison.test,
+        "comparable": comparison.reason is None,
+        "reason": comparison.reason,
+        "overlap": comparison.overlap,
+        "bd_bits": _estimate_content(comparison.bd_bits),
+        "bd_rate_percent": _estimate_content(comparison.bd_rate),
+        "bd_bits_akima": comparison.bd_bits_akima,
+        "bd_rate_percent_akima": comparison.bd_rate_akima,
+        "smallest_share": comparison.smallest,
+        "largest_share": comparison.largest,
+        "crossings": None
+        if comparison.crossings is None
+        else [found._asdict() for found in comparison.crossings],
+    }
+    return _without_absent(content)
+
+
+def _estimate_content(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else _without_absent(estimate._asdict())
+
+
+def _tolerance(at: AtEpsilon) -> dict[str, Any]:
+    standings = []
+    for standing in at.standings:
+        gap = standing.to_anchor
+        content = asdict(standing) | {"to_anchor": None if gap is None else gap._asdict()}
+        standings.append(_without_absent(content))
+    lead = None if at.lead is None else at.lead._asdict() | {"tie": not at.lead.sign}
+    return _without_absent({"epsilon": at.epsilon, "lead": lead, "standings": standings})
+
+
+def _without_absent(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def _curve_lines(comparison: CurveComparison) -> Iterator[dict[str, Any]]:
+    note = comparison.reason and f"not comparable ({comparison.reason})"
+    for name, estimate in (
+        ("bd_bits", comparison.bd_bits),
+        ("bd_rate_percent", comparison.bd_rate),
+    ):
+        ends = Estimate(0.0) if estimate is None else estimate
+        value = None if estimate is None else estimate.value
+        yield {
+            "quantity": name,
+            "value": value,
+            "low": ends.low,
+            "high": ends.high,
+            "note": note,
+        }
+    yield {"quantity": "bd_bits_akima", "value": comparison.bd_bits_akima, "note": note}
+    yield {"quantity": "bd_rate_percent_akima", "value": comparison.bd_rate_akima, "note": note}
+    yield {"quantity": "overlap", "value": comparison.overlap}
+    yield {"quantity": "smallest_share", "value": comparison.smallest}
+    yield {"quantity": "largest_share", "value": comparison.largest}
+    for found in comparison.crossings or ():
+        yield {
+            "quantity": "crossing_bits",
+            "distortion": found.distortion,
+            "value": found.rate,
+            "note": "beyond chance" if found.beyond_chance else "within chance",
+        }
+
+
+def _standing_lines(standing: Standing, epsilon: float) -> Iterator[dict[str, Any]]:
+    low, high = standing.interval or (None, None)
+    yield {
+        "quantity": "bits",
+        "distortion": epsilon,
+        "value": standing.bits,
+        "low": low,
+        "high": high,
+        "note": standing.sae or "infeasible",
+    }
+    if gap := standing.to_anchor:
+        yield {
+            "quantity": "bits_above_anchor",
+            "distortion": epsilon,
+            "value": gap.bits,
+            "low": gap.low,
+            "high": gap.high,
+        }

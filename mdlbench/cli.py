@@ -17,6 +17,7 @@ from mdlbench.reproduce import EXPERIMENTS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mdlbench.leaderboard import Leaderboard
     from mdlbench.run import Failed, Scored
     from mdlbench.sources.open import Opener, Setting
     from mdlbench.suite import Quantiser
@@ -60,6 +61,17 @@ AdapterOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME", help="Adapter for SPEC: a name, or package.module:Class of your own."
+    ),
+]
+
+RecordsArgument = Annotated[
+    list[Path],
+    typer.Argument(metavar="RECORD", help="Record files, or folders of them."),
+]
+SuiteFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--suite", metavar="PATH", help="The suite of records that are not of a shipped one."
     ),
 ]
 
@@ -272,14 +284,37 @@ def check_adapter(
         raise typer.Exit(1)
 
 
+class Format(StrEnum):
+    """Formats of a table, beside the terminal's."""
+
+    latex = "latex"
+    csv = "csv"
+    markdown = "markdown"
+    parquet = "parquet"
+
+
 @app.command()
 def leaderboard(
     folder: Annotated[Path, typer.Argument(help="A results folder, such as results/mnist.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="PATH", help="Write tables and figures here, too."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="Folder to write tables and figures to; with --format, the file.",
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show every tolerance.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="With -o, figures as PDF, too.")] = False,
+    table_format: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            help="Print the table for a paper or for further work; csv, markdown and parquet have "
+            "every tolerance.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """Rank the records of a folder at every tolerance; draw their curves again with -o."""
@@ -287,26 +322,55 @@ def leaderboard(
     from mdlbench.report import print_boards, write_report
     from mdlbench.store import read_archive, read_records, read_references
 
+    if pdf and (output is None or table_format):
+        raise UsageError("--pdf is of the figures that -o FOLDER writes")
     records, references = read_records(folder), read_references(folder)
     boards = build_all(records, references.headline)
+    if table_format is not None:
+        _write_table(boards, table_format, every, output)
+        return
     if output is not None:
-        write_report(records, references, output, read_archive(folder))
+        write_report(records, references, output, read_archive(folder), pdf)
     if as_json:
         print(to_json(boards))
     else:
         print_boards(boards, every_tolerance=every)
 
 
-RecordsArgument = Annotated[
-    list[Path],
-    typer.Argument(metavar="RECORD", help="Record files, or folders of them."),
-]
-SuiteFileOption = Annotated[
-    str | None,
-    typer.Option(
-        "--suite", metavar="PATH", help="The suite of records that are not of a shipped one."
-    ),
-]
+def _write_table(
+    boards: Sequence[Leaderboard], table_format: Format, every: bool, file: Path | None
+) -> None:
+    from mdlbench.files import write_atomically
+    from mdlbench.report import formatted
+
+    content = formatted(boards, table_format.value, every)
+    if file is not None:
+        write_atomically(file, content)
+    elif table_format is Format.parquet:
+        raise UsageError("--format parquet is not text: say with -o FILE where to")
+    else:
+        sys.stdout.write(content.decode())
+
+
+@app.command()
+def cite(
+    records: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RECORD", help="Records to write a methods paragraph for."),
+    ] = None,
+    suite: SuiteFileOption = None,
+) -> None:
+    """Print BibTeX entries and, for each RECORD, a methods paragraph in LaTeX."""
+    from mdlbench.report.citation import bibtex, methods
+    from mdlbench.store import all_record_paths, read_record
+    from mdlbench.suite import load_suite
+    from mdlbench.validation import suite_of
+
+    chosen = load_suite(suite) if suite else None
+    for path in all_record_paths(records or []):
+        record = read_record(path)
+        print(methods(record, chosen or suite_of(record)))
+    print(bibtex(), end="")
 
 
 @app.command()

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mdlbench.errors import RecordError
 from mdlbench.files import write_atomically
 from mdlbench.leaderboard import Leaderboard, build_all, build_archive, by_site
 from mdlbench.record import EvalRecord, References, SiteReferences
+from mdlbench.report import style
 from mdlbench.report.tables import archive_markdown, to_csv, to_markdown, to_rich
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_report(
@@ -18,11 +24,12 @@ def write_report(
     references: References,
     folder: Path,
     archive: Sequence[EvalRecord] = (),
+    pdf: bool = False,
 ) -> list[Path]:
     """Write `table.csv`, `table.md` and the figures of a suite; the same records, the same bytes.
 
     Records of other versions of the suite (`archive`) have tables of their own, `archive.csv` and
-    `archive.md`.
+    `archive.md`. With `pdf`, figures are written as PDF, too.
 
     Returns:
         The paths of the files written.
@@ -41,7 +48,11 @@ def write_report(
         drawings["archive.csv"] = lambda: to_csv(*archived).encode()
         drawings["archive.md"] = lambda: archive_markdown(archived).encode()
     for board, group in zip(boards, by_site(records).values(), strict=True):
-        drawings |= _figures(board, group, _references_of(group[0], references))
+        references_there = _references_of(group[0], references)
+        for name, figure in _figures(board, group, references_there).items():
+            drawings[f"{name}.png"] = partial(_drawn, figure, style.png)
+            if pdf:
+                drawings[f"{name}.pdf"] = partial(_drawn, figure, style.pdf)
     for name, draw in drawings.items():
         write_atomically(folder / name, draw())
     return [folder / name for name in drawings]
@@ -57,22 +68,41 @@ def print_boards(boards: Sequence[Leaderboard], every_tolerance: bool = False) -
             console.print(to_rich(table, board.title))
 
 
+def formatted(boards: Sequence[Leaderboard], name: str, every_tolerance: bool = False) -> bytes:
+    """The boards as `latex`, `csv`, `markdown` or `parquet`.
+
+    LaTeX is of the headlines alone unless asked for every tolerance; the others have all.
+    """
+    from mdlbench.report.papers import to_latex, to_parquet
+
+    formats: dict[str, Callable[[], bytes]] = {
+        "latex": lambda: to_latex(boards, every_tolerance).encode(),
+        "csv": lambda: to_csv(*boards).encode(),
+        "markdown": lambda: to_markdown(*boards).encode(),
+        "parquet": lambda: to_parquet(boards),
+    }
+    return formats[name]()
+
+
+def _drawn(figure: Callable[[], Figure], render: Callable[[Figure], bytes]) -> bytes:
+    return render(figure())
+
+
 def _figures(
     board: Leaderboard, records: Sequence[EvalRecord], references: SiteReferences
-) -> dict[str, Callable[[], bytes]]:
+) -> dict[str, Callable[[], Figure]]:
     """The figures of one site by file name, the site in it where there are others."""
     from mdlbench.report.architectures import architectures_figure, has_several
     from mdlbench.report.figures import curves_figure
-    from mdlbench.report.style import png
     from mdlbench.report.widths import tolerances_figure, width_figure
 
-    end = ".png" if board.site is None else f"-{_slug(board.site)}.png"
+    end = "" if board.site is None else f"-{_slug(board.site)}"
     several = has_several(board)
     return {
-        **({f"architectures{end}": lambda: png(architectures_figure(board))} if several else {}),
-        f"curves{end}": lambda: png(curves_figure(records, references, board)),
-        f"width{end}": lambda: png(width_figure(board)),
-        f"tolerances{end}": lambda: png(tolerances_figure(board)),
+        **({f"architectures{end}": lambda: architectures_figure(board)} if several else {}),
+        f"curves{end}": lambda: curves_figure(records, references, board),
+        f"width{end}": lambda: width_figure(board),
+        f"tolerances{end}": lambda: tolerances_figure(board),
     }
 
 

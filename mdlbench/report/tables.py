@@ -164,7 +164,7 @@ def _markdown_section(table: Table) -> list[str]:
     infeasible = table.of("infeasible")
     parts = [note for note in (_nothing_ranked(table),) if note]
     if shown:
-        parts.append(_markdown_table(_columns(table), shown))
+        parts.append(_markdown_table(readable_columns(table), shown))
         parts.extend(_footnotes(shown))
     if infeasible:
         parts.append(
@@ -186,7 +186,8 @@ def _markdown_cell(column: Column, row: Row) -> str:
     return escape_markdown(column.cell(row)) if column.justify == "left" else column.cell(row)
 
 
-def _columns(table: Table) -> list[Column]:
+def readable_columns(table: Table) -> list[Column]:
+    """What people read of a table, all but infeasible SAEs\' floors in words."""
     return [
         Column("Rank", "right", _rank),
         Column("SAE", "left", lambda row: row.label),

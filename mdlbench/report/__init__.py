@@ -29,7 +29,7 @@ def write_report(records: Sequence[EvalRecord], references: References, folder: 
         "table.md": lambda: to_markdown(*boards).encode(),
     }
     for board, group in zip(boards, by_site(records).values(), strict=True):
-        drawings |= _figures(board, group, _references_of(group[0], references))
+        drawings |= _figures(board, group, references_of(group[0], references))
     for name, draw in drawings.items():
         write_atomically(folder / name, draw())
     return [folder / name for name in drawings]
@@ -68,7 +68,7 @@ def _slug(site: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", site.lower()).strip("-")[:200]
 
 
-def _references_of(record: EvalRecord, references: References) -> SiteReferences:
+def references_of(record: EvalRecord, references: References) -> SiteReferences:
     """Those of the record's data; raises `RecordError` where the folder has none."""
     for key in ("suite", "suite_digest", "protocol", "limit"):
         of_record, of_references = getattr(record.identity, key), getattr(references, key)

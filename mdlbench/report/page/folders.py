@@ -1,0 +1,78 @@
+"""From results folders to their pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from mdlbench.files import write_atomically
+from mdlbench.leaderboard import Leaderboard, build_all
+from mdlbench.record import EvalRecord
+from mdlbench.report.page.content import Check
+from mdlbench.report.page.write import PAGE, index_page, suite_page
+from mdlbench.store import RECORDS, REFERENCES, read_records, read_references
+
+TABLES = ("table.csv", "table.md")
+
+Checks = Callable[[Path, Sequence[EvalRecord]], Mapping[str, Check]]
+Archive = Callable[[Path], Sequence[Leaderboard]]
+
+
+def write_pages(
+    folder: Path,
+    output: Path | None = None,
+    *,
+    checks: Checks = lambda folder, records: {},
+    archive: Archive = lambda folder: (),
+) -> list[Path]:
+    """Write the page of a results folder; of a folder of such, one for each and one over all.
+
+    Args:
+        folder: with `records` and `references.json`, or holding folders that have them.
+        output: where to; `folder` itself if absent.
+        checks: of a folder's records, by id, which are reproduced.
+        archive: boards of earlier digests that a folder holds.
+
+    Returns:
+        The paths of the pages written.
+
+    Raises:
+        RecordError: there are no records, or they cannot stand on one board.
+        OutputError: a page cannot be written.
+    """
+    output = output or folder
+    inner = results_within(folder)
+    if _holds_results(folder) or not inner:
+        return [_write_page(folder, output, (output.parent / PAGE).is_file(), checks, archive)[0]]
+    pages = [_write_page(f, output / f.name, True, checks, archive) for f in inner]
+    boards = [(path.parent.name, found) for path, found in pages]
+    write_atomically(output / PAGE, index_page(boards))
+    return [output / PAGE, *(path for path, _ in pages)]
+
+
+def results_within(folder: Path) -> list[Path]:
+    """The results folders right inside a folder, by name."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _holds_results(path))
+
+
+def _holds_results(folder: Path) -> bool:
+    return (folder / RECORDS).is_dir() and (folder / REFERENCES).is_file()
+
+
+def _write_page(
+    folder: Path, output: Path, has_index: bool, checks: Checks, archive: Archive
+) -> tuple[Path, list[Leaderboard]]:
+    records, references = read_records(folder), read_references(folder)
+    index = [("All suites", f"../{PAGE}")] if has_index else []
+    tables = [(name, name) for name in TABLES if (output / name).is_file()]
+    page = suite_page(
+        records,
+        references,
+        checks=checks(folder, records),
+        archive=archive(folder),
+        links=[*index, *tables],
+    )
+    write_atomically(output / PAGE, page)
+    return output / PAGE, build_all(records, references.headline)

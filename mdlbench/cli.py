@@ -274,19 +274,44 @@ def check_adapter(
 
 @app.command()
 def leaderboard(
-    folder: Annotated[Path, typer.Argument(help="A results folder, such as results/mnist.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="A results folder, such as results/mnist; or NAME for results/NAME or "
+            "leaderboards/NAME."
+        ),
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="PATH", help="Write tables and figures here, too."),
+        typer.Option(
+            "-o", "--output", metavar="PATH", help="Write tables and figures, or the page, here."
+        ),
     ] = None,
+    html: Annotated[
+        bool,
+        typer.Option(
+            help="Write index.html, a page in one file [into the folder]; of a folder of results "
+            "folders, one for each and one over all."
+        ),
+    ] = False,
     every: Annotated[bool, typer.Option("--all", help="Show every tolerance.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
-    """Rank the records of a folder at every tolerance; draw their curves again with -o."""
+    """Rank the records of a folder at every tolerance; draw their curves again with -o.
+
+    With --html, write them as one web page that needs no network.
+    """
     from mdlbench.leaderboard import build_all, to_json
     from mdlbench.report import print_boards, write_report
-    from mdlbench.store import read_records, read_references
+    from mdlbench.store import read_records, read_references, results_folder
 
+    folder = results_folder(folder)
+    if html:
+        from mdlbench.report.page import write_pages
+
+        for path in write_pages(folder, output):
+            print(path)
+        return
     records, references = read_records(folder), read_references(folder)
     boards = build_all(records, references.headline)
     if output is not None:

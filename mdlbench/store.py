@@ -18,6 +18,8 @@ from mdlbench.record import (
 
 RECORDS = "records"
 REFERENCES = "references.json"
+HOMES = (Path("results"), Path("leaderboards"))
+"""Where a results folder is looked for by its name."""
 
 
 class RecordStore:
@@ -82,6 +84,13 @@ def read_records(folder: Path) -> list[EvalRecord]:
     if not paths:
         raise RecordError(f"{folder}: no records here; `mdlbench eval` writes them")
     return _sorted(read_record(path) for path in paths)
+
+
+def results_folder(name: Path) -> Path:
+    """`name` itself if it is a folder, else the folder of that name in one of `HOMES`."""
+    if name.is_dir() or len(name.parts) != 1:
+        return name
+    return next((home / name for home in HOMES if (home / name).is_dir()), name)
 
 
 def record_paths(folder: Path) -> list[Path]:

@@ -33,7 +33,9 @@ Check = Literal["reproduced", "submitted"]
 """Whether somebody measured a record again and found the same."""
 
 DIGITS = 6
-"""Significant digits of a number on the page."""
+"""Significant digits of a number in a plot."""
+TABLE_DIGITS = 10
+"""Of a number in a table, which is rounded once more where it is written."""
 TEXT_LENGTH = 200
 REFERENCE_POINTS = 80
 """Of the Gaussian reference."""
@@ -182,9 +184,9 @@ def title_of(board: Leaderboard) -> str:
     return printable(board.suite if suite is None else suite.title, TITLE_LENGTH)
 
 
-def rounded(value: float) -> float:
-    """To `DIGITS` significant digits."""
-    return float(f"{value:.{DIGITS}g}")
+def rounded(value: float, digits: int = DIGITS) -> float:
+    """To so many significant digits."""
+    return float(f"{value:.{digits}g}")
 
 
 def _site(
@@ -195,14 +197,13 @@ def _site(
     checks: Mapping[str, Check],
 ) -> SiteData:
     labels, site = unique_labels(records), records[0].site
-    positions = {record.id: i for i, record in enumerate(records)}
     tables = sorted(board.tables, key=lambda table: (METRICS.index(table.metric), table.epsilon))
     return {
         "label": printable(site.label, TITLE_LENGTH),
         "text": None if site.text is None else printable(site.text),
         "model": None if site.model is None else printable(site.model),
         "test_tokens": records[0].n_tokens.test,
-        "tables": [_table(table, positions, table is board.headline) for table in tables],
+        "tables": [_table(table, records, table is board.headline) for table in tables],
         "saes": [
             _sae(record, labels[record.id], suite, checks.get(record.id, "submitted"))
             for record in records
@@ -211,10 +212,12 @@ def _site(
     }
 
 
-def _table(table: Table, positions: Mapping[str, int], headline: bool) -> TableData:
+def _table(table: Table, records: Sequence[EvalRecord], headline: bool) -> TableData:
+    positions = {record.id: i for i, record in enumerate(records)}
     columns: Columns = {name: _column(table.rows, name) for name in ROW_FIELDS}
     columns["loss"] = _column(table.rows, table.metric)
     columns["sae"] = [positions[row.id] for row in table.rows]
+    columns["point"] = [_accepted(row, records[positions[row.id]]) for row in table.rows]
     return {
         "metric": table.metric,
         "epsilon": table.epsilon,
@@ -224,7 +227,18 @@ def _table(table: Table, positions: Mapping[str, int], headline: bool) -> TableD
 
 
 def _column(rows: Iterable[Row], name: str) -> list[Any]:
-    return [_shown(getattr(row, name)) for row in rows]
+    return [_shown(getattr(row, name), TABLE_DIGITS) for row in rows]
+
+
+def _accepted(row: Row, record: EvalRecord) -> int | None:
+    """Which of the record's points, by rising step, the row is at."""
+    steps = [point.step for point in by_step(record.points)]
+    return steps.index(row.step) if row.step in steps else None
+
+
+def by_step(points: Sequence[Point]) -> list[Point]:
+    """Operating points from the finest step to the coarsest."""
+    return sorted(points, key=lambda point: point.step)
 
 
 def _sae(record: EvalRecord, label: str, suite: Suite | None, check: Check) -> SaeData:
@@ -251,10 +265,10 @@ def _sae(record: EvalRecord, label: str, suite: Suite | None, check: Check) -> S
 
 
 def _points(points: Sequence[Point]) -> Columns:
-    """Operating points from the finest step to the coarsest."""
-    ordered = sorted(points, key=lambda point: point.step)
+    ordered = by_step(points)
     columns: Columns = {
-        name: [_shown(getattr(point, name)) for point in ordered] for name in ("step", "l0", *LOSSES)
+        name: [rounded(getattr(point, name)) for point in ordered]
+        for name in ("step", "l0", *LOSSES)
     }
     for column, name in (("bits", "total"), ("support", "support"), ("magnitude", "magnitude")):
         columns[column] = [rounded(getattr(point.bits, name)) for point in ordered]
@@ -283,7 +297,6 @@ def _pictures(pictures: Pictures | None) -> dict[str, JsonValue] | None:
 def _facts(record: EvalRecord) -> dict[str, dict[str, JsonValue]]:
     """Tables of names and values, by their headings."""
     identity, coder = record.identity, record.coder
-    commit = record.provenance.commit
     tables: dict[str, dict[str, Any]] = {
         "SAE": {
             **_dump(coder, "architecture", "d_in", "d_out", "d_latents", "hook", "l0"),
@@ -300,12 +313,8 @@ def _facts(record: EvalRecord) -> dict[str, dict[str, JsonValue]]:
             "calibration_tokens": record.n_tokens.calibration,
             "test_tokens": record.n_tokens.test,
         },
-        "Provenance": {
-            "commit": commit,
-            "dirty": record.provenance.dirty,
-            "date": record.provenance.date,
-        },
-        "Environment": {
+        "Provenance and environment": {
+            **_dump(record.provenance, "commit", "dirty", "date"),
             **_dump(record.environment, "device", "dtype", "threads", "seconds"),
             **record.environment.versions,
         },
@@ -356,10 +365,10 @@ def _references(references: SiteReferences) -> ReferenceData:
     }
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: Any, digits: int = DIGITS) -> Any:
     """A number rounded, a text of a bounded length; nested values as text."""
     if isinstance(value, float):
-        return rounded(value)
+        return rounded(value, digits)
     if value is None or isinstance(value, bool | int):
         return value
     return printable(str(value), TEXT_LENGTH)

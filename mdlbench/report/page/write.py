@@ -104,7 +104,7 @@ def _csp_hash(text: str) -> str:
 
 def _inert_json(data: PageData) -> str:
     """JSON in ASCII that no HTML parser sees a tag in."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.translate(ESCAPES)
 
 

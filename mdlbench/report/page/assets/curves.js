@@ -35,8 +35,12 @@ function curveLine(sae, site, metric) {
 /** Where among the SAE's points the tolerances of a metric put it. */
 function acceptedPoints(sae, site, metric) {
   const tables = site.tables.filter((table) => table.metric === metric);
-  const steps = tables.map((table) => table.columns.step[rowOf(table, sae, site)]);
-  return steps.map((step) => sae.points.step.indexOf(step)).filter((i) => i >= 0);
+  return pointsAt(tables, sae, site);
+}
+
+function pointsAt(tables, sae, site) {
+  const points = tables.map((table) => table.columns.point[rowOf(table, sae, site)]);
+  return points.filter((point) => point !== null);
 }
 
 function rowOf(table, sae, site) {
@@ -75,37 +79,41 @@ function rateRange(site, log) {
   const typical = bits[Math.floor(0.97 * (bits.length - 1))] ?? 1;
   const near = rates.map((row) => row.bits).filter((rate) => rate <= NEAR * typical);
   const [low, high] = [bits.find((rate) => rate > 0) ?? 1, Math.max(typical, ...near)];
-  return [log ? 0.8 * low : low < 0.4 * high ? 0 : 0.75 * low, 1.1 * high];
+  return log ? [0.8 * low, 1.1 * high] : around([low, high]);
+}
+
+/** From 0, or from below the smallest value where that is far from 0. */
+function around(values) {
+  const [low, high] = [Math.min(...values), Math.max(...values, 1)];
+  return [low > 0.4 * high && low < high ? 0.75 * low : 0, 1.1 * high];
 }
 
 function lossRange(site, metric) {
   const epsilons = site.tables.filter((t) => t.metric === metric).map((t) => t.epsilon);
-  if (!epsilons.length) return floorRange(site, metric);
+  if (!epsilons.length) return acceptedRange(site, metric);
   return [state.logLoss ? 0.75 * Math.min(...epsilons) : 0, 1.6 * Math.max(...epsilons)];
 }
 
 /** Where the suite has no tolerance on a metric: the accepted points of all others. */
-function floorRange(site, metric) {
-  const losses = site.saes.flatMap((sae) => site.tables
-    .map((table) => sae.points.step.indexOf(table.columns.step[rowOf(table, sae, site)]))
-    .filter((i) => i >= 0)
-    .map((i) => sae.points[metric][i]));
+function acceptedRange(site, metric) {
+  const losses = site.saes.flatMap((sae) =>
+    pointsAt(site.tables, sae, site).map((i) => sae.points[metric][i]));
   const found = losses.filter((loss) => loss > 0);
   if (!found.length) return [1e-3, 1];
   return [state.logLoss ? 0.75 * Math.min(...found) : 0, 1.2 * Math.max(...found)];
 }
 
 /** Bits at the chosen tolerance against a property of the SAEs. */
-function bitsChart(label, log, valueOf) {
+function bitsChart(label, valueOf) {
   const rows = rowsOf(currentTable(), currentSite())
     .filter((row) => row.bits !== null && passes(row.sae) && valueOf(row) > 0);
   const tops = rows.filter((row) => !row.sae.baseline);
-  const highest = Math.max(...(tops.length ? tops : rows).map((row) => row.bits_high), 1);
+  const bits = (tops.length ? tops : rows).flatMap((row) => [row.bits_low, row.bits_high]);
   const values = rows.map(valueOf);
-  const [low, high] = [Math.min(...values, 1e9), Math.max(...values, 1)];
+  const [low, high] = extent(values);
   return {
-    x: { label, log, range: log ? [low / 1.25, high * 1.25] : [0, high * 1.06] },
-    y: { label: 'bits per token', log: false, range: [0, 1.08 * highest] },
+    x: { label, log: true, range: [low / 1.25, high * 1.25] },
+    y: { label: 'bits per token', log: false, range: around(bits) },
     lines: [],
     dots: rows.map((row) => bitsDot(row, valueOf(row))),
     pick: select,
@@ -139,8 +147,8 @@ function addPlots() {
     describe(byId('curves'), curves.chart);
   });
   view(filters, () => {
-    widths.show(bitsChart('width: latents in the dictionary', true, (row) => row.sae.latents));
-    l0s.show(bitsChart('L0: nonzero symbols per token', true, (row) => row.l0));
+    widths.show(bitsChart('width: latents in the dictionary', (row) => row.sae.latents));
+    l0s.show(bitsChart('L0: nonzero symbols per token', (row) => row.l0));
   });
   view(['selected'], () => {
     for (const plot of plots) plot.highlight(state.selected);

@@ -15,7 +15,6 @@ const state = {
   metric: 'mse',
   logLoss: true,
   logRate: false,
-  logL0: false,
   text: '',
   architectures: new Set(),
   quantisers: new Set(),

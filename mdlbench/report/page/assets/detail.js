@@ -180,7 +180,6 @@ function ratesChart(sae) {
     xs: live.map(([rank]) => rank),
     ys: live.map(([, rate]) => rate),
     colour: COLOURS[0],
-    width: 0,
     symbol: SYMBOLS[0],
     tip: (i) => [`rank ${whole(live[i][0])}`, `on in ${significant(100 * live[i][1], 3)}% of tokens`],
   }];

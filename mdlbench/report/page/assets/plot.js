@@ -54,6 +54,7 @@ class Plot {
       if (line.id && line.id === this.highlighted) this.drawLine(context, line);
     }
     context.restore();
+    this.drawRules(context);
     for (const dot of this.chart.dots ?? []) this.drawDot(context, dot);
     for (const dot of this.chart.dots ?? []) {
       if (dot.id && dot.id === this.highlighted) this.drawDot(context, dot);
@@ -90,7 +91,6 @@ class Plot {
       context.fillText(tickText(tick, this.chart.y), left - 7, this.y(tick) + 4);
     }
     this.drawLabels(context);
-    this.drawRules(context);
   }
 
   drawLabels(context) {
@@ -116,6 +116,9 @@ class Plot {
       context.font = strong ? `600 ${FONT}` : FONT;
       context.textAlign = 'right';
       context.fillStyle = strong ? INK : FAINT;
+      context.strokeStyle = '#fff';
+      context.lineWidth = 4;
+      context.strokeText(label, this.left + this.across - 4, height - 5);
       context.fillText(label, this.left + this.across - 4, height - 5);
     }
     context.font = FONT;
@@ -126,7 +129,7 @@ class Plot {
     const recedes = this.highlighted && line.id && !isHighlighted;
     context.globalAlpha = recedes ? 0.22 : line.area ? 0.85 : 1;
     if (line.area) this.fillArea(context, line);
-    this.trace(context, line, isHighlighted ? 3.2 : line.width ?? 1.2);
+    if (line.width) this.trace(context, line, isHighlighted ? 3.2 : line.width);
     if (line.symbol) this.mark(context, line);
     context.globalAlpha = 1;
   }
@@ -236,7 +239,7 @@ class Plot {
     this.tooltip.hidden = !hit;
     this.host.classList.toggle('pickable', Boolean(hit?.item.id && this.chart.pick));
     if (!hit) return;
-    if (hit.item.xs) this.trace(context, hit.item, 2.6);
+    if (hit.item.width) this.trace(context, hit.item, 2.6);
     context.fillStyle = hit.item.colour;
     context.strokeStyle = '#fff';
     context.lineWidth = 1.5;

@@ -3,11 +3,11 @@
 const COLUMNS = [
   { key: 'rank', header: 'Rank', value: (row) => row.rank, cell: rankCell },
   { key: 'sae', header: 'SAE', value: (row) => row.sae.label.toLowerCase(), cell: nameCell },
+  { key: 'bits', header: 'Bits/token', value: (row) => row.bits, cell: bitsCell },
+  { key: 'delta', header: 'Δ to the first', value: (row) => row.delta, cell: deltaCell },
   { key: 'architecture', header: 'Architecture', value: (row) => row.sae.architecture },
   { key: 'latents', header: 'Latents', value: (row) => row.sae.latents, text: whole },
   { key: 'l0', header: 'L0', value: (row) => row.l0, text: (value) => fixed(value, 1) },
-  { key: 'bits', header: 'Bits/token', value: (row) => row.bits, cell: bitsCell },
-  { key: 'delta', header: 'Δ to the first', value: (row) => row.delta, cell: deltaCell },
   { key: 'coded', header: 'Coded', value: (row) => row.coded, text: (value) => fixed(value, 2) },
   { key: 'floor', header: 'Floor', value: (row) => row.floor, text: (value) => significant(value, 3) },
   { key: 'dead', header: 'Dead', value: (row) => row.sae.dead, text: share },
@@ -24,7 +24,7 @@ const TITLES = {
   'break-even': 'Tokens after which the latents sent have cost as much as decoder and codebook',
   check: 'reproduced: measured again by somebody else; submitted: not yet',
 };
-const BAR = 84;
+const BAR = 72;
 
 function rankCell(row) {
   if (row.rank === null) {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crowd import EVIL, crowd, evil_record, make_profile
+from crowd import crowd, evil_record, make_profile
 from hypothesis import given
 from hypothesis import strategies as st
 from records import (
@@ -101,9 +101,7 @@ def test_commands_of_a_shipped_row_can_be_pasted():
     data = page_data([record], references)
     assert data["title"] == suite.title
     commands = data["sites"][0]["saes"][0]["commands"]
-    assert commands[0] == (
-        "mdlbench eval --suite mnist --sae batchtopk-128-k11 --quantiser tree"
-    )
+    assert commands[0] == ("mdlbench eval --suite mnist --sae batchtopk-128-k11 --quantiser tree")
     file = shlex.split(commands[1])[2]
     assert file == f"records/batchtopk-128-k11-{record.id[:12]}.json"
 
@@ -210,7 +208,10 @@ def test_pages_of_one_folder_and_of_several(zoo, tmp_path):
     (boards / "mnist" / "table.csv").write_text("a\n")
     (boards / "notes").mkdir()
     paths = write_pages(boards)
-    assert paths == [boards / "index.html", *(boards / n / "index.html" for n in ("mnist", "odd & <b>"))]
+    assert paths == [
+        boards / "index.html",
+        *(boards / n / "index.html" for n in ("mnist", "odd & <b>")),
+    ]
     index = (boards / "index.html").read_text()
     assert 'href="mnist/index.html"' in index
     assert 'href="odd%20%26%20%3Cb%3E/index.html"' in index

@@ -74,7 +74,7 @@ function offerArchitectures() {
 function offerQuantisers() {
   const names = inOrder(currentSite().saes.map(quantiserOf));
   byId('quantisers').parentElement.hidden = names.length < 2;
-  offerChips('quantisers', names, (name) => lineOf(DASHES[name] ?? []));
+  offerChips('quantisers', names, (name) => lineOf({ colour: INK, width: 1.8, dash: DASHES[name] ?? [] }));
 }
 
 /** Chips of which any number is on; none on shows all. */
@@ -98,12 +98,4 @@ function toggle(key, name) {
   if (!chosen.delete(name)) chosen.add(name);
   update({ [key]: chosen });
   [...byId(key).children].find((chip) => chip.dataset.name === name).focus();
-}
-
-function lineOf(dash) {
-  return drawing(
-    'svg',
-    { class: 'line', viewBox: '0 0 28 8', 'aria-hidden': 'true' },
-    drawing('path', { d: 'M0 4H28', stroke: INK, 'stroke-width': 1.8, 'stroke-dasharray': dash.join(' ') }),
-  );
 }

@@ -1,6 +1,16 @@
 // Rate-distortion curves of all SAEs of a site, and bits against width and L0 at one tolerance.
 
 const NEAR = 2;
+const REFERENCES = {
+  gaussian: {
+    name: "R(D) of a Gaussian with the data's covariance: a reference, no bound",
+    colour: INK,
+    width: 1.6,
+    dash: [9, 3, 2, 3],
+  },
+  dense: { name: 'fixed-length code', colour: FAINT, width: 1.4, dash: [2, 3] },
+  baselines: { name: 'baselines: fitted, not trained', colour: INK, width: 1.8, dash: [] },
+};
 
 /** The chart of one distortion against bits per token. */
 function curvesChart() {
@@ -64,8 +74,8 @@ function referenceLines(site, metric) {
     ...looks,
   });
   return [
-    line(gaussian, 'Gaussian R(D), a reference', { colour: INK, width: 1.6, dash: [9, 3, 2, 3] }),
-    line(dense, 'Fixed-length code', { colour: FAINT, width: 1.4, dash: [2, 3], symbol: SYMBOLS[1] }),
+    line(gaussian, REFERENCES.gaussian.name, REFERENCES.gaussian),
+    line(dense, REFERENCES.dense.name, { ...REFERENCES.dense, symbol: SYMBOLS[1] }),
   ];
 }
 
@@ -141,6 +151,7 @@ function addPlots() {
   const widths = new Plot(byId('widths'), 'Bits per token against width');
   const l0s = new Plot(byId('l0s'), 'Bits per token against L0');
   const plots = [curves, widths, l0s];
+  explainReferences();
   const filters = ['site', 'table', 'text', 'architectures', 'quantisers'];
   view([...filters, 'metric', 'logLoss', 'logRate'], () => {
     curves.show(curvesChart());
@@ -155,6 +166,11 @@ function addPlots() {
     byId('curves').dataset.highlighted = state.selected ?? '';
   });
   view(['site', 'metric', 'logLoss', 'logRate'], offerAxes);
+}
+
+function explainReferences() {
+  byId('references').replaceChildren(...Object.values(REFERENCES).map((reference) =>
+    element('span', {}, lineOf(reference), reference.name)));
 }
 
 /** What the plot shows, readable from outside of it. */

@@ -127,7 +127,7 @@ class Plot {
   drawLine(context, line) {
     const isHighlighted = line.id && line.id === this.highlighted;
     const recedes = this.highlighted && line.id && !isHighlighted;
-    context.globalAlpha = recedes ? 0.22 : line.area ? 0.85 : 1;
+    context.globalAlpha = recedes ? 0.22 : 0.85;
     if (line.area) this.fillArea(context, line);
     if (line.width) this.trace(context, line, isHighlighted ? 3.2 : line.width);
     if (line.symbol) this.mark(context, line);

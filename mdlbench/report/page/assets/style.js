@@ -52,3 +52,16 @@ function symbolOf(looks) {
     drawing('path', { d: looks.symbol, fill: looks.colour }),
   );
 }
+
+function lineOf({ colour, width, dash }) {
+  return drawing(
+    'svg',
+    { class: 'line', viewBox: '0 0 28 8', 'aria-hidden': 'true' },
+    drawing('path', {
+      d: 'M0 4H28',
+      stroke: colour,
+      'stroke-width': width,
+      'stroke-dasharray': dash.join(' '),
+    }),
+  );
+}

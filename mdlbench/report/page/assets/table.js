@@ -45,7 +45,7 @@ function bitsCell(row, most) {
   if (row.bits === null) return [element('span', { class: 'quiet' }, 'infeasible')];
   const marks = [row.at_coarsest ? '≤ ' : '', row.non_monotone ? '†' : ''];
   const half = fixed((row.bits_high - row.bits_low) / 2, 2);
-  const text = element('span', { class: 'bits' }, `${marks[0]}${fixed(row.bits, 2)}${marks[1]}`);
+  const text = element('span', { class: 'number' }, `${marks[0]}${fixed(row.bits, 2)}${marks[1]}`);
   return [bitsBar(row, most), text, element('span', { class: 'half' }, ` ± ${half}`)];
 }
 
@@ -135,7 +135,7 @@ function notes(rows) {
 
 function markSelected() {
   for (const row of byId('rows').children) {
-    row.setAttribute('aria-selected', String(row.dataset.id === state.selected));
+    row.setAttribute('aria-current', String(row.dataset.id === state.selected));
   }
 }
 

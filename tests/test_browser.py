@@ -1,4 +1,4 @@
-"""The web page in a real headless Chromium: it works, stays silent, and runs nothing of a record."""
+"""The web page in a headless Chromium: it works, stays silent, and runs nothing of a record."""
 
 import os
 import shutil
@@ -42,9 +42,8 @@ pytestmark = pytest.mark.skipif(
 
 def two_sites():
     """An SAE at each of two hook points, and the references of both."""
-    places = [
-        (IMAGES.model_copy(update={"hook": f"layer.{i}"}), f"{i}{DATA_SHA256[1:]}") for i in (1, 2)
-    ]
+    hooks = [IMAGES.model_copy(update={"hook": hook}) for hook in ("layer.1", "layer.2")]
+    places = list(zip(hooks, (DATA_SHA256, DATA_SHA256[::-1]), strict=True))
     records = [make_record(f"at-{s.hook}", site=s, data_sha256=data) for s, data in places]
     sites = [make_site_references(*place) for place in places]
     return records, realistic_references().model_copy(update={"sites": sites})
@@ -94,7 +93,8 @@ def open_page(browser, files):
     heard, contexts = [], []
 
     def opened(name, size=None, fragment=""):
-        context = browser.new_context(viewport=size or {"width": 1400, "height": 900})
+        size = size or {"width": 1400, "height": 900}
+        context = browser.new_context(viewport=size, reduced_motion="reduce")
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: heard.append(message.text))

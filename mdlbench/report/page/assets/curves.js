@@ -42,10 +42,10 @@ function curveLine(sae, site, metric) {
   };
 }
 
-/** Where among the SAE's points the tolerances of a metric put it. */
+/** Where among its points the tolerances of a metric put the SAE; the chosen one if it has none. */
 function acceptedPoints(sae, site, metric) {
   const tables = site.tables.filter((table) => table.metric === metric);
-  return pointsAt(tables, sae, site);
+  return pointsAt(tables.length ? tables : [currentTable()], sae, site);
 }
 
 function pointsAt(tables, sae, site) {

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from mdlbench.errors import OutputError, RecordError
+from mdlbench.errors import OutputError, RecordError, UsageError
 from mdlbench.files import write_atomically
 from mdlbench.record import (
     EvalRecord,
@@ -96,6 +96,17 @@ def results_folder(name: Path) -> Path:
 def record_paths(folder: Path) -> list[Path]:
     inner = folder / RECORDS
     return sorted((inner if inner.is_dir() else folder).glob("*.json"))
+
+
+def all_record_paths(places: Iterable[Path]) -> list[Path]:
+    """Record files, and those in folders; raises `UsageError` where there are none."""
+    paths: list[Path] = []
+    for place in places:
+        found = record_paths(place) if place.is_dir() else [place]
+        if not found:
+            raise UsageError(f"{place}: no records here; `mdlbench eval` writes them")
+        paths += found
+    return paths
 
 
 def _text(path: Path) -> str:

@@ -148,7 +148,7 @@ def test_the_headline_s_ranking_is_shown(open_page, board):
     assert column(page, "bits")[0] == f"{first.bits:.2f} ± {half:.2f}"
     assert column(page, "bits")[-1] == "infeasible"
     assert column(page, "floor")[-1] == f"{rows[-1].floor:.3g}"
-    assert column(page, "check")[0] == "submitted"
+    assert column(page, "standing")[0] == "submitted"
 
 
 def test_a_click_on_a_header_sorts_and_another_turns_it_round(open_page, board):

@@ -27,8 +27,9 @@ from mdlbench.report.page import write_pages
 from mdlbench.report.page.content import page_data
 from mdlbench.report.page.write import index_page, suite_page
 from mdlbench.report.page.zipf import zipf_fit
+from mdlbench.reproduction import write_reproduction
 from mdlbench.store import RecordStore, results_folder
-from mdlbench.suite import load_suite
+from mdlbench.suite import Agreement, load_suite
 
 MEGABYTE = 10**6
 
@@ -85,11 +86,11 @@ def test_points_are_in_the_order_of_steps_with_their_parts(zoo):
     assert points["magnitude"] == pytest.approx([p.bits.magnitude for p in expected], rel=1e-5)
 
 
-def test_checks_default_to_submitted(zoo):
+def test_standings_default_to_submitted(zoo):
     data = page_data(zoo, realistic_references(), {zoo[3].id: "reproduced"})
-    checks = {sae["id"]: sae["check"] for sae in data["sites"][0]["saes"]}
-    assert checks.pop(zoo[3].id) == "reproduced"
-    assert set(checks.values()) == {"submitted"}
+    standings = {sae["id"]: sae["standing"] for sae in data["sites"][0]["saes"]}
+    assert standings.pop(zoo[3].id) == "reproduced"
+    assert set(standings.values()) == {"submitted"}
 
 
 def test_commands_of_a_shipped_row_can_be_pasted():
@@ -208,10 +209,8 @@ def test_pages_of_one_folder_and_of_several(zoo, tmp_path):
     (boards / "mnist" / "table.csv").write_text("a\n")
     (boards / "notes").mkdir()
     paths = write_pages(boards)
-    assert paths == [
-        boards / "index.html",
-        *(boards / n / "index.html" for n in ("mnist", "odd & <b>")),
-    ]
+    folders = [boards, boards / "mnist", boards / "odd & <b>"]
+    assert paths == [folder / "index.html" for folder in folders]
     index = (boards / "index.html").read_text()
     assert 'href="mnist/index.html"' in index
     assert 'href="odd%20%26%20%3Cb%3E/index.html"' in index
@@ -236,16 +235,22 @@ def test_an_empty_folder_is_an_error(tmp_path):
         write_pages(tmp_path)
 
 
-def test_checks_and_archive_are_asked_for_by_folder(zoo, tmp_path):
+def test_what_was_measured_again_is_reproduced(zoo, tmp_path):
+    write_results(tmp_path, zoo[:2])
+    write_reproduction(tmp_path, zoo[1], zoo[1], Agreement())
+    write_pages(tmp_path)
+    saes = embedded((tmp_path / "index.html").read_bytes())["sites"][0]["saes"]
+    assert {sae["id"]: sae["standing"] for sae in saes} == {
+        zoo[0].id: "submitted",
+        zoo[1].id: "reproduced",
+    }
+
+
+def test_the_archive_is_asked_for_by_folder(zoo, tmp_path):
     write_results(tmp_path / "mnist", zoo[:3])
     old = build(zoo[3:6], HEADLINE)
-    write_pages(
-        tmp_path / "mnist",
-        checks=lambda folder, records: dict.fromkeys((r.id for r in records), "reproduced"),
-        archive=lambda folder: [old] if folder.name == "mnist" else [],
-    )
+    write_pages(tmp_path / "mnist", archive=lambda folder: [old] if folder.name == "mnist" else [])
     page = (tmp_path / "mnist" / "index.html").read_bytes()
-    assert {sae["check"] for sae in embedded(page)["sites"][0]["saes"]} == {"reproduced"}
     assert b"Rows measured under earlier digests" in page
     assert old.headline.rows[0].label.encode() in page.split(b'id="archive-title"')[1]
 

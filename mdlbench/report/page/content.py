@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, JsonValue
@@ -26,11 +26,9 @@ from mdlbench.report import references_of
 from mdlbench.report.figures import BASELINE
 from mdlbench.report.page.zipf import zipf_fit
 from mdlbench.report.tables import TITLE_LENGTH, printable
+from mdlbench.reproduction import Standing
 from mdlbench.store import RECORDS, RecordStore
 from mdlbench.suite import LanguageSource, Suite, load_suite, suite_names, suites_folder
-
-Check = Literal["reproduced", "submitted"]
-"""Whether somebody measured a record again and found the same."""
 
 DIGITS = 6
 """Significant digits of a number in a plot."""
@@ -94,7 +92,7 @@ class SaeData(TypedDict):
     quantiser: str | None
     baseline: bool
     partial: bool
-    check: Check
+    standing: Standing
     latents: int
     dead: float
     break_even: float | None
@@ -138,14 +136,14 @@ class PageData(TypedDict):
 
 
 def page_data(
-    records: Sequence[EvalRecord], references: References, checks: Mapping[str, Check] = {}
+    records: Sequence[EvalRecord], references: References, standings: Mapping[str, Standing] = {}
 ) -> PageData:
     """What the page of these records shows; the same records, the same data.
 
     Args:
         records: of one suite.
         references: of the same suite.
-        checks: by record id; a record that is not in it is submitted.
+        standings: by record id; a record that is not in it is submitted.
 
     Raises:
         RecordError: the records cannot stand on one board, or are not of the references' suite.
@@ -154,7 +152,7 @@ def page_data(
     first = boards[0]
     suite = shipped_suite(first)
     sites = [
-        _site(board, group, references_of(group[0], references), suite, checks)
+        _site(board, group, references_of(group[0], references), suite, standings)
         for board, group in zip(boards, by_site(records).values(), strict=True)
     ]
     return {
@@ -194,7 +192,7 @@ def _site(
     records: Sequence[EvalRecord],
     references: SiteReferences,
     suite: Suite | None,
-    checks: Mapping[str, Check],
+    standings: Mapping[str, Standing],
 ) -> SiteData:
     labels, site = unique_labels(records), records[0].site
     tables = sorted(board.tables, key=lambda table: (METRICS.index(table.metric), table.epsilon))
@@ -205,7 +203,7 @@ def _site(
         "test_tokens": records[0].n_tokens.test,
         "tables": [_table(table, records, table is board.headline) for table in tables],
         "saes": [
-            _sae(record, labels[record.id], suite, checks.get(record.id, "submitted"))
+            _sae(record, labels[record.id], suite, standings.get(record.id, "submitted"))
             for record in records
         ],
         "references": _references(references),
@@ -241,7 +239,7 @@ def by_step(points: Sequence[Point]) -> list[Point]:
     return sorted(points, key=lambda point: point.step)
 
 
-def _sae(record: EvalRecord, label: str, suite: Suite | None, check: Check) -> SaeData:
+def _sae(record: EvalRecord, label: str, suite: Suite | None, standing: Standing) -> SaeData:
     coder, latents = record.coder, record.latents
     return {
         "id": record.id,
@@ -251,7 +249,7 @@ def _sae(record: EvalRecord, label: str, suite: Suite | None, check: Check) -> S
         "quantiser": record.identity.quantiser,
         "baseline": record.identity.coder.adapter == BASELINE,
         "partial": record.partial or record.identity.limit is not None,
-        "check": check,
+        "standing": standing,
         "latents": coder.d_latents,
         "dead": rounded(coder.dead_fraction),
         "break_even": _shown(coder.break_even_tokens),

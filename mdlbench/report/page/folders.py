@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mdlbench.files import write_atomically
 from mdlbench.leaderboard import Leaderboard, build_all
-from mdlbench.record import EvalRecord
-from mdlbench.report.page.content import Check
 from mdlbench.report.page.write import PAGE, index_page, suite_page
+from mdlbench.reproduction import standings
 from mdlbench.store import RECORDS, REFERENCES, read_records, read_references
 
 TABLES = ("table.csv", "table.md")
 
-Checks = Callable[[Path, Sequence[EvalRecord]], Mapping[str, Check]]
 Archive = Callable[[Path], Sequence[Leaderboard]]
 
 
@@ -22,7 +20,6 @@ def write_pages(
     folder: Path,
     output: Path | None = None,
     *,
-    checks: Checks = lambda folder, records: {},
     archive: Archive = lambda folder: (),
 ) -> list[Path]:
     """Write the page of a results folder; of a folder of such, one for each and one over all.
@@ -30,7 +27,6 @@ def write_pages(
     Args:
         folder: with `records` and `references.json`, or holding folders that have them.
         output: where to; `folder` itself if absent.
-        checks: of a folder's records, by id, which are reproduced.
         archive: boards of earlier digests that a folder holds.
 
     Returns:
@@ -43,8 +39,8 @@ def write_pages(
     output = output or folder
     inner = results_within(folder)
     if _holds_results(folder) or not inner:
-        return [_write_page(folder, output, (output.parent / PAGE).is_file(), checks, archive)[0]]
-    pages = [_write_page(f, output / f.name, True, checks, archive) for f in inner]
+        return [_write_page(folder, output, (output.parent / PAGE).is_file(), archive)[0]]
+    pages = [_write_page(f, output / f.name, True, archive) for f in inner]
     boards = [(path.parent.name, found) for path, found in pages]
     write_atomically(output / PAGE, index_page(boards))
     return [output / PAGE, *(path for path, _ in pages)]
@@ -62,7 +58,7 @@ def _holds_results(folder: Path) -> bool:
 
 
 def _write_page(
-    folder: Path, output: Path, has_index: bool, checks: Checks, archive: Archive
+    folder: Path, output: Path, has_index: bool, archive: Archive
 ) -> tuple[Path, list[Leaderboard]]:
     records, references = read_records(folder), read_references(folder)
     index = [("All suites", f"../{PAGE}")] if has_index else []
@@ -70,7 +66,7 @@ def _write_page(
     page = suite_page(
         records,
         references,
-        checks=checks(folder, records),
+        standings=standings(records, folder),
         archive=archive(folder),
         links=[*index, *tables],
     )

@@ -15,8 +15,9 @@ from markupsafe import Markup
 
 from mdlbench.leaderboard import Leaderboard, Row, Table
 from mdlbench.record import EvalRecord, References
-from mdlbench.report.page.content import Check, PageData, page_data, title_of
+from mdlbench.report.page.content import PageData, page_data, title_of
 from mdlbench.report.tables import ABSENT, TITLE_LENGTH, limit_name, printable
+from mdlbench.reproduction import Standing
 
 PAGE = "index.html"
 SCRIPTS = (
@@ -41,7 +42,7 @@ def suite_page(
     records: Sequence[EvalRecord],
     references: References,
     *,
-    checks: Mapping[str, Check] = {},
+    standings: Mapping[str, Standing] = {},
     archive: Sequence[Leaderboard] = (),
     links: Links = (),
 ) -> bytes:
@@ -50,14 +51,14 @@ def suite_page(
     Args:
         records: of one suite.
         references: of the same suite.
-        checks: by record id; a record that is not in it is submitted.
+        standings: by record id; a record that is not in it is submitted.
         archive: boards of earlier digests of the suite.
         links: names and addresses of what lies beside the page.
 
     Raises:
         RecordError: the records cannot stand on one board, or are not of the references' suite.
     """
-    data = page_data(records, references, checks)
+    data = page_data(records, references, standings)
     script = _script()
     return _render(
         "page.html",

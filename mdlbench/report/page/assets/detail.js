@@ -43,7 +43,7 @@ function summary(sae) {
     `${whole(sae.latents)} latents, ${share(sae.dead)} dead`,
     `quantiser ${quantiserOf(sae)}`,
     sae.partial ? 'partial: never ranked' : null,
-    sae.check === 'reproduced'
+    sae.standing === 'reproduced'
       ? 'reproduced: measured again with the same result'
       : 'submitted: not measured again yet',
   ];

@@ -12,7 +12,7 @@ const COLUMNS = [
   { key: 'floor', header: 'Floor', value: (row) => row.floor, text: (value) => significant(value, 3) },
   { key: 'dead', header: 'Dead', value: (row) => row.sae.dead, text: share },
   { key: 'break-even', header: 'Break-even', value: (row) => row.sae.break_even, text: prefixed },
-  { key: 'check', header: 'Status', value: (row) => row.sae.check, cell: checkCell },
+  { key: 'standing', header: 'Status', value: (row) => row.sae.standing, cell: standingCell },
 ];
 const TITLES = {
   l0: 'Nonzero symbols per token at the accepted step',
@@ -22,7 +22,7 @@ const TITLES = {
   floor: 'Loss before quantisation',
   dead: 'Latents active on no token',
   'break-even': 'Tokens after which the latents sent have cost as much as decoder and codebook',
-  check: 'reproduced: measured again by somebody else; submitted: not yet',
+  standing: 'reproduced: measured again with the same result; submitted: not yet',
 };
 const BAR = 72;
 
@@ -69,9 +69,9 @@ function deltaCell(row) {
   return [`+${fixed(row.delta, 2)}`, range];
 }
 
-function checkCell(row) {
-  const mark = row.sae.check === 'reproduced' ? '✓ ' : '';
-  return [element('span', { class: `badge ${row.sae.check}` }, mark + row.sae.check)];
+function standingCell(row) {
+  const mark = row.sae.standing === 'reproduced' ? '✓ ' : '';
+  return [element('span', { class: `badge ${row.sae.standing}` }, mark + row.sae.standing)];
 }
 
 /** Rows by the chosen column; equal ones keep the ranking's order, absent values come last. */

@@ -24,6 +24,7 @@ SCRIPTS = (
     "data.js",
     "dom.js",
     "style.js",
+    "scale.js",
     "plot.js",
     "curves.js",
     "table.js",

@@ -68,7 +68,7 @@ function byMetric(tables) {
 function offerArchitectures() {
   const { saes } = currentSite();
   const looks = new Map(saes.map((sae) => [sae.architecture, looksOf(sae)]));
-  offerChips('architectures', inOrder(looks.keys()), (name) => symbolOf(looks.get(name)));
+  offerChips('architectures', inOrder(looks.keys()), (name) => symbolOf({ ...looks.get(name), hollow: false }));
 }
 
 function offerQuantisers() {

@@ -49,13 +49,8 @@ function acceptedPoints(sae, site, metric) {
 }
 
 function pointsAt(tables, sae, site) {
-  const points = tables.map((table) => table.columns.point[rowOf(table, sae, site)]);
+  const points = tables.map((table) => rowOf(table, sae, site).point);
   return points.filter((point) => point !== null);
-}
-
-function rowOf(table, sae, site) {
-  table.rows ??= new Map(table.columns.sae.map((position, i) => [site.saes[position].id, i]));
-  return table.rows.get(sae.id);
 }
 
 function toleranceRule(table) {

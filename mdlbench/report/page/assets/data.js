@@ -60,10 +60,17 @@ function limitName(table) {
 /** Rows of a table, each with its SAE, in the order of the ranking. */
 function rowsOf(table, site) {
   const names = Object.keys(table.columns);
-  return table.columns.sae.map((position, i) => {
+  table.rows ??= table.columns.sae.map((position, i) => {
     const row = Object.fromEntries(names.map((name) => [name, table.columns[name][i]]));
     return { ...row, sae: site.saes[position] };
   });
+  return table.rows;
+}
+
+/** The row of one SAE. */
+function rowOf(table, sae, site) {
+  table.rowOf ??= new Map(rowsOf(table, site).map((row) => [row.sae, row]));
+  return table.rowOf.get(sae);
 }
 
 function quantiserOf(sae) {

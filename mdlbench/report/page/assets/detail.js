@@ -14,7 +14,7 @@ function renderSelection() {
   const sae = saeOf(state.selected);
   byId('selection').hidden = !sae;
   if (!sae) return;
-  const row = rowsOf(currentTable(), currentSite()).find((other) => other.sae === sae);
+  const row = rowOf(currentTable(), sae, currentSite());
   const standing = row.bits === null
     ? `misses ${limitName(currentTable())}: floor ${significant(row.floor, 3)}`
     : `${fixed(row.bits, 2)} bits/token at ${limitName(currentTable())}`;
@@ -57,7 +57,7 @@ function card(title, kind, ...content) {
 function toleranceCard(sae) {
   const site = currentSite();
   const rows = site.tables.map((table) => {
-    const row = rowsOf(table, site)[rowOf(table, sae, site)];
+    const row = rowOf(table, sae, site);
     return [
       limitName(table),
       row.rank === null ? row.status : String(row.rank),

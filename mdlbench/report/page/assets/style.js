@@ -24,16 +24,21 @@ const DASHES = {
   tree: [7, 2, 1.5, 2],
 };
 
-/** Colour, symbol, line and width of an SAE; baselines are ink, so that they stand apart. */
+/**
+ * Colour, symbol, line and width of an SAE. Baselines are ink, so that they stand apart; symbols of
+ * other quantisers than the suite's own are hollow.
+ */
 function looksOf(sae) {
   const dash = DASHES[sae.quantiser] ?? [];
+  const hollow = sae.quantiser !== null;
   if (sae.baseline) {
-    return { colour: INK, symbol: REFERENCE_SYMBOL, dash, width: 1.8 };
+    return { colour: INK, symbol: REFERENCE_SYMBOL, hollow, dash, width: 1.8 };
   }
   const position = trainedArchitectures(currentSite()).indexOf(sae.architecture);
   return {
     colour: COLOURS[position % COLOURS.length],
     symbol: SYMBOLS[position % SYMBOLS.length],
+    hollow,
     dash,
     width: 1.1,
   };
@@ -49,7 +54,7 @@ function symbolOf(looks) {
   return drawing(
     'svg',
     { class: 'symbol', viewBox: '-6 -6 12 12', 'aria-hidden': 'true' },
-    drawing('path', { d: looks.symbol, fill: looks.colour }),
+    drawing('path', { d: looks.symbol, fill: looks.hollow ? '#fff' : looks.colour, stroke: looks.colour }),
   );
 }
 

@@ -3,10 +3,16 @@
 import base64
 
 import numpy as np
-from records import make_record, make_result, realistic_suite
+from records import (
+    make_record,
+    make_result,
+    make_site_references,
+    realistic_references,
+    realistic_suite,
+)
 
 from mdlbench.profile import profile_ranks
-from mdlbench.record import EvalRecord, LatentProfile, Pictures
+from mdlbench.record import EvalRecord, LatentProfile, Pictures, References
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\u2028&\u202e"
 PICTURE_BYTES = 8_000
@@ -37,6 +43,7 @@ def evil_record() -> EvalRecord:
         EVIL,
         coder={"architecture": EVIL, "details": {EVIL: EVIL, "nested": {"a": [EVIL]}}},
         arguments={"path": EVIL},
+        suite=EVIL,
     )
     environment = record.environment.model_copy(update={"device": EVIL, "versions": {EVIL: EVIL}})
     provenance = record.provenance.model_copy(update={"commit": EVIL, "date": EVIL})
@@ -44,6 +51,12 @@ def evil_record() -> EvalRecord:
     return record.model_copy(
         update={"environment": environment, "provenance": provenance, "site": site}
     )
+
+
+def references_of_evil() -> References:
+    references = realistic_references()
+    sites = [make_site_references(evil_record().site)]
+    return references.model_copy(update={"suite": EVIL, "sites": sites})
 
 
 def _member(i: int, n_points: int, first: EvalRecord) -> EvalRecord:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from crowd import EVIL, crowd, evil_record
+from crowd import EVIL, crowd, evil_record, references_of_evil
 from records import (
     DATA_SHA256,
     IMAGES,
@@ -74,10 +74,9 @@ def files(zoo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     references = realistic_references()
     evil = evil_record()
-    hostile = references.model_copy(update={"sites": [make_site_references(evil.site)]})
     pages = {
         "zoo": suite_page(zoo, references, links=[("table.csv", "table.csv")]),
-        "evil": suite_page([evil], hostile, archive=[build([evil], HEADLINE)]),
+        "evil": suite_page([evil], references_of_evil(), archive=[build([evil], HEADLINE)]),
         "sites": suite_page(*two_sites()),
         "crowd": suite_page(crowd(200), references),
         "index": index_page([("mnist", [build(zoo, HEADLINE)]), ("e", [build([evil], HEADLINE)])]),
@@ -305,6 +304,7 @@ def test_a_hostile_record_is_shown_as_text_and_runs_nothing(open_page):
     assert detail.count("<script>alert(1)</script>") >= 8
     assert page.locator("#detail img").count() == 0
     assert page.locator("script").count() == 2
+    assert page.locator("h1").inner_text() == printable(EVIL)
     page.mouse.move(700, 500)
     page.wait_for_timeout(50)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crowd import crowd, evil_record, make_profile
+from crowd import crowd, evil_record, make_profile, references_of_evil
 from hypothesis import given
 from hypothesis import strategies as st
 from records import (
@@ -159,7 +159,7 @@ def test_a_record_without_latents_has_no_profile():
 
 def test_nothing_of_a_record_is_markup():
     record = evil_record()
-    page = suite_page([record], realistic_references(), archive=[build([record], HEADLINE)])
+    page = suite_page([record], references_of_evil(), archive=[build([record], HEADLINE)])
     text = page.decode()
     assert text.count("<script") == text.count("</script") == 2
     assert "<img" not in text.replace("'img'", "")

@@ -156,7 +156,7 @@ def eval_suite(
     from mdlbench.report import print_boards, write_report
     from mdlbench.run import run, targets
     from mdlbench.sources.open import Opener
-    from mdlbench.store import read_records, read_references, record_paths
+    from mdlbench.store import read_archive, read_records, read_references, record_paths
     from mdlbench.suite import load_suite
 
     chosen = load_suite(suite)
@@ -175,7 +175,7 @@ def eval_suite(
         _print_outcomes(outcomes)
     if record_paths(folder):
         records = read_records(folder)
-        paths = write_report(records, read_references(folder), folder)
+        paths = write_report(records, read_references(folder), folder, read_archive(folder))
         if not as_json:
             print_boards(build_all(records, chosen.headline))
             print(f"\n{folder}/ holds the records and {', '.join(path.name for path in paths)}.")
@@ -303,7 +303,7 @@ def leaderboard(
     """
     from mdlbench.leaderboard import build_all, to_json
     from mdlbench.report import print_boards, write_report
-    from mdlbench.store import read_records, read_references, results_folder
+    from mdlbench.store import read_archive, read_records, read_references, results_folder
 
     folder = results_folder(folder)
     if html:
@@ -315,7 +315,7 @@ def leaderboard(
     records, references = read_records(folder), read_references(folder)
     boards = build_all(records, references.headline)
     if output is not None:
-        write_report(records, references, output)
+        write_report(records, references, output, read_archive(folder))
     if as_json:
         print(to_json(boards))
     else:

@@ -308,6 +308,10 @@ class EvalRecord(Part):
         quantiser = self.identity.quantiser
         return self.name if quantiser is None else f"{self.name} [{quantiser}]"
 
+    @property
+    def measurement(self) -> Measurement:
+        return Measurement(**{key: getattr(self.identity, key) for key in Measurement.model_fields})
+
     def curve(self, metric: Metric = "mse") -> RateDistortionCurve:
         """Total rate against one distortion, over all operating points; raises `UsageError`."""
         if metric not in METRICS:

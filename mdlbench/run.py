@@ -247,7 +247,7 @@ def _opened(opener: Opener, site: Site, store: RecordStore, quantiser: Quantiser
     except UsageError as error:
         raise SourceError(str(error)) from error
     if not _is_claimed(store.root, bench):
-        _claim(store.root, bench)
+        _claim(store, bench)
     return bench
 
 
@@ -255,16 +255,18 @@ def _is_claimed(folder: Path, bench: Bench) -> bool:
     """Whether the folder has what the curves at the bench's site are drawn against.
 
     Raises:
-        UsageError: the folder holds another measurement's, or another text's.
+        UsageError: the folder holds another suite's results, limited ones, or another text's.
     """
     if not (folder / REFERENCES).is_file():
         return False
     known, wanted, source = read_references(folder), bench.measurement(), bench.source
-    if known.measurement != wanted:
+    if (known.suite, known.limit) != (wanted.suite, wanted.limit):
         raise UsageError(
             f"{folder} holds results of {known.measurement.describe()}, not of "
             f"{wanted.describe()}; choose another folder with -o"
         )
+    if known.measurement != wanted:
+        return False
     if known.of_data(source.data_sha256):
         return True
     if source.site.label in [site.site.label for site in known.sites]:
@@ -275,14 +277,17 @@ def _is_claimed(folder: Path, bench: Bench) -> bool:
     return False
 
 
-def _claim(folder: Path, bench: Bench) -> None:
-    """Add the bench's site to those that the folder holds."""
-    path = folder / REFERENCES
-    known = read_references(folder).sites if path.is_file() else []
+def _claim(store: RecordStore, bench: Bench) -> None:
+    """Add the bench's site to those that the folder holds; archive what an older suite measured."""
+    path, measurement = store.root / REFERENCES, bench.measurement()
+    known = read_references(store.root) if path.is_file() else None
+    is_current = known is not None and known.measurement == measurement
+    if not is_current:
+        store.keep_only(measurement)
     claimed = References(
-        **bench.measurement().model_dump(),
+        **measurement.model_dump(),
         headline=bench.suite.headline,
-        sites=[*known, bench.references()],
+        sites=[*(known.sites if known and is_current else []), bench.references()],
     )
     write_atomically(path, claimed.to_json().encode())
 

@@ -11,6 +11,7 @@ from mdlbench.files import write_atomically
 from mdlbench.record import (
     EvalRecord,
     Identity,
+    Measurement,
     References,
     parse_record,
     parse_references,
@@ -20,6 +21,8 @@ RECORDS = "records"
 REFERENCES = "references.json"
 HOMES = (Path("results"), Path("leaderboards"))
 """Where a results folder is looked for by its name."""
+ARCHIVE = "archive"
+"""Subfolder of records that were measured with another version of their suite."""
 
 
 class RecordStore:
@@ -57,6 +60,21 @@ class RecordStore:
         write_atomically(path, record.to_json().encode())
         return path
 
+    def keep_only(self, measurement: Measurement) -> int:
+        """Move records of other measurements to the archive, and those of this one back.
+
+        Returns:
+            How many were moved.
+        """
+        archive = self.root / ARCHIVE
+        stale = [p for p in record_paths(self.folder) if read_record(p).measurement != measurement]
+        back = [p for p in record_paths(archive) if read_record(p).measurement == measurement]
+        for path in stale:
+            _move(path, archive)
+        for path in back:
+            _move(path, self.folder)
+        return len(stale) + len(back)
+
     def path(self, identity: Identity) -> Path:
         """Readable name and the start of the id; nothing of a name can leave the folder."""
         slug = re.sub(r"[^a-z0-9]+", "-", identity.coder.name.lower()).strip("-")[:60]
@@ -93,6 +111,11 @@ def results_folder(name: Path) -> Path:
     return next((home / name for home in HOMES if (home / name).is_dir()), name)
 
 
+def read_archive(folder: Path) -> list[EvalRecord]:
+    """Records that a results folder keeps of other versions of its suite; there may be none."""
+    return _sorted(read_record(path) for path in record_paths(folder / ARCHIVE))
+
+
 def record_paths(folder: Path) -> list[Path]:
     inner = folder / RECORDS
     return sorted((inner if inner.is_dir() else folder).glob("*.json"))
@@ -107,6 +130,14 @@ def all_record_paths(places: Iterable[Path]) -> list[Path]:
             raise UsageError(f"{place}: no records here; `mdlbench eval` writes them")
         paths += found
     return paths
+
+
+def _move(path: Path, folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+        path.replace(folder / path.name)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be moved to {folder}: {error}") from error
 
 
 def _text(path: Path) -> str:

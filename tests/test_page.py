@@ -246,13 +246,19 @@ def test_what_was_measured_again_is_reproduced(zoo, tmp_path):
     }
 
 
-def test_the_archive_is_asked_for_by_folder(zoo, tmp_path):
-    write_results(tmp_path / "mnist", zoo[:3])
-    old = build(zoo[3:6], HEADLINE)
-    write_pages(tmp_path / "mnist", archive=lambda folder: [old] if folder.name == "mnist" else [])
-    page = (tmp_path / "mnist" / "index.html").read_bytes()
-    assert b"Rows measured under earlier digests" in page
-    assert old.headline.rows[0].label.encode() in page.split(b'id="archive-title"')[1]
+def test_records_of_an_older_digest_are_shown_apart(zoo, tmp_path):
+    write_results(tmp_path, zoo[:3])
+    old = make_record("measured-before", suite_digest="0f" * 32)
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "old.json").write_text(old.to_json())
+    write_pages(tmp_path)
+    page = (tmp_path / "index.html").read_bytes()
+    assert "measured-before" not in json.dumps(embedded(page))
+    archive = page.decode().split('id="archive-title"')[1]
+    assert (
+        "digest <code>0f0f0f0f0f0f</code>, protocol 1: 1 SAE, MSE per dimension ≤ 0.015" in archive
+    )
+    assert "<td>measured-before</td>" in archive
 
 
 def test_the_index_shows_the_first_rows_of_each_suite(zoo):

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mdlbench.files import write_atomically
-from mdlbench.leaderboard import Leaderboard, build_all
+from mdlbench.leaderboard import Leaderboard, build_all, build_archive
 from mdlbench.report.page.write import PAGE, index_page, suite_page
 from mdlbench.reproduction import standings
-from mdlbench.store import RECORDS, REFERENCES, read_records, read_references
+from mdlbench.store import RECORDS, REFERENCES, read_archive, read_records, read_references
 
-TABLES = ("table.csv", "table.md")
-
-Archive = Callable[[Path], Sequence[Leaderboard]]
+TABLES = ("table.csv", "table.md", "archive.csv")
 
 
-def write_pages(
-    folder: Path,
-    output: Path | None = None,
-    *,
-    archive: Archive = lambda folder: (),
-) -> list[Path]:
+def write_pages(folder: Path, output: Path | None = None) -> list[Path]:
     """Write the page of a results folder; of a folder of such, one for each and one over all.
 
     Args:
         folder: with `records` and `references.json`, or holding folders that have them.
         output: where to; `folder` itself if absent.
-        archive: boards of earlier digests that a folder holds.
 
     Returns:
         The paths of the pages written.
@@ -39,8 +30,8 @@ def write_pages(
     output = output or folder
     inner = results_within(folder)
     if _holds_results(folder) or not inner:
-        return [_write_page(folder, output, (output.parent / PAGE).is_file(), archive)[0]]
-    pages = [_write_page(f, output / f.name, True, archive) for f in inner]
+        return [_write_page(folder, output, (output.parent / PAGE).is_file())[0]]
+    pages = [_write_page(f, output / f.name, True) for f in inner]
     boards = [(path.parent.name, found) for path, found in pages]
     write_atomically(output / PAGE, index_page(boards))
     return [output / PAGE, *(path for path, _ in pages)]
@@ -57,9 +48,7 @@ def _holds_results(folder: Path) -> bool:
     return (folder / RECORDS).is_dir() and (folder / REFERENCES).is_file()
 
 
-def _write_page(
-    folder: Path, output: Path, has_index: bool, archive: Archive
-) -> tuple[Path, list[Leaderboard]]:
+def _write_page(folder: Path, output: Path, has_index: bool) -> tuple[Path, list[Leaderboard]]:
     records, references = read_records(folder), read_references(folder)
     index = [("All suites", f"../{PAGE}")] if has_index else []
     tables = [(name, name) for name in TABLES if (output / name).is_file()]
@@ -67,7 +56,7 @@ def _write_page(
         records,
         references,
         standings=standings(records, folder),
-        archive=archive(folder),
+        archive=build_archive(read_archive(folder), references.headline),
         links=[*index, *tables],
     )
     write_atomically(output / PAGE, page)

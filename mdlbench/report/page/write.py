@@ -111,14 +111,13 @@ def _inert_json(data: PageData) -> str:
 
 def _suite_entry(folder: str, boards: Sequence[Leaderboard]) -> dict[str, Any]:
     first = boards[0]
-    n_saes = sum(len(board.headline.rows) for board in boards)
     return {
         "address": f"{quote(folder, safe='')}/{PAGE}",
         "title": title_of(first),
         "name": printable(first.suite),
         "digest": printable(first.suite_digest),
         "protocol": first.protocol,
-        "n_saes": f"{n_saes} SAE{'' if n_saes == 1 else 's'}",
+        "n_saes": _counted(sum(len(board.headline.rows) for board in boards)),
         "boards": [_headline(board, INDEX_ROWS) for board in boards],
     }
 
@@ -126,9 +125,14 @@ def _suite_entry(folder: str, boards: Sequence[Leaderboard]) -> dict[str, Any]:
 def _archived(board: Leaderboard) -> dict[str, Any]:
     return {
         "digest": printable(board.suite_digest),
-        "n": len(board.headline.rows),
+        "protocol": board.protocol,
+        "n_saes": _counted(len(board.headline.rows)),
         **_headline(board, None),
     }
+
+
+def _counted(n: int) -> str:
+    return f"{n} SAE{'' if n == 1 else 's'}"
 
 
 def _headline(board: Leaderboard, n: int | None) -> dict[str, Any]:

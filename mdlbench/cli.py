@@ -295,7 +295,13 @@ class Format(StrEnum):
 
 @app.command()
 def leaderboard(
-    folder: Annotated[Path, typer.Argument(help="A results folder, such as results/mnist.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="A results folder, such as results/mnist; or NAME for results/NAME or "
+            "leaderboards/NAME."
+        ),
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -305,6 +311,13 @@ def leaderboard(
             help="Folder to write tables and figures to; with --format, the file.",
         ),
     ] = None,
+    html: Annotated[
+        bool,
+        typer.Option(
+            help="Write index.html, a page in one file, into the folder, or with tables and "
+            "figures to -o; of a folder of results folders, one for each and one over all."
+        ),
+    ] = False,
     every: Annotated[bool, typer.Option("--all", help="Show every tolerance.")] = False,
     pdf: Annotated[bool, typer.Option("--pdf", help="With -o, figures as PDF, too.")] = False,
     table_format: Annotated[
@@ -317,13 +330,25 @@ def leaderboard(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
-    """Rank the records of a folder at every tolerance; draw their curves again with -o."""
+    """Rank the records of a folder at every tolerance; draw their curves again with -o.
+
+    With --html, write them as one web page that needs no network.
+    """
     from mdlbench.leaderboard import build_all, to_json
     from mdlbench.report import print_boards, write_report
-    from mdlbench.store import read_archive, read_records, read_references
+    from mdlbench.store import read_archive, read_records, read_references, results_folder
 
+    if sum((html, table_format is not None, as_json)) > 1:
+        raise UsageError("--html, --format and --json are each of another output: give one")
     if pdf and (output is None or table_format):
         raise UsageError("--pdf is of the figures that -o FOLDER writes")
+    folder = results_folder(folder)
+    if html:
+        from mdlbench.report.page import write_pages
+
+        for path in write_pages(folder, output, pdf):
+            print(path)
+        return
     records, references = read_records(folder), read_references(folder)
     boards = build_all(records, references.headline)
     if table_format is not None:

@@ -21,6 +21,8 @@ from mdlbench.record import (
 
 RECORDS = "records"
 REFERENCES = "references.json"
+HOMES = (Path("results"), Path("leaderboards"))
+"""Where a results folder is looked for by its name."""
 ARCHIVE = "archive"
 """Subfolder of records that were measured with another version of their suite."""
 
@@ -103,6 +105,13 @@ def read_records(folder: Path) -> list[EvalRecord]:
         raise RecordError(f"{folder}: no records here; `mdlbench eval` writes them")
     with _collector_paused():
         return _sorted(read_record(path) for path in paths)
+
+
+def results_folder(name: Path) -> Path:
+    """`name` itself if it is a folder, else the folder of that name in one of `HOMES`."""
+    if name.is_dir() or len(name.parts) != 1:
+        return name
+    return next((home / name for home in HOMES if (home / name).is_dir()), name)
 
 
 def read_archive(folder: Path) -> list[EvalRecord]:

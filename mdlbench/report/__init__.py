@@ -48,7 +48,7 @@ def write_report(
         drawings["archive.csv"] = lambda: to_csv(*archived).encode()
         drawings["archive.md"] = lambda: archive_markdown(archived).encode()
     for board, group in zip(boards, by_site(records).values(), strict=True):
-        references_there = _references_of(group[0], references)
+        references_there = references_of(group[0], references)
         for name, figure in _figures(board, group, references_there).items():
             drawings[f"{name}.png"] = partial(_drawn, figure, style.png)
             if pdf:
@@ -110,7 +110,7 @@ def _slug(site: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", site.lower()).strip("-")[:200]
 
 
-def _references_of(record: EvalRecord, references: References) -> SiteReferences:
+def references_of(record: EvalRecord, references: References) -> SiteReferences:
     """Those of the record's data; raises `RecordError` where the folder has none."""
     for key in ("suite", "suite_digest", "protocol", "limit"):
         of_record, of_references = getattr(record.identity, key), getattr(references, key)

@@ -1,0 +1,101 @@
+// What can be chosen: site, tolerance, filters.
+
+function addControls() {
+  view(['site'], offerSites);
+  view(['site', 'table'], offerTolerances);
+  view(['site', 'architectures'], offerArchitectures);
+  view(['site', 'quantisers'], offerQuantisers);
+  byId('filter').addEventListener('input', (event) => update({ text: event.target.value.trim() }));
+}
+
+function offerSites() {
+  const options = page.sites.map((site, i) =>
+    element('option', { value: String(i), selected: i === state.site }, site.label));
+  byId('site').replaceChildren(...options);
+  byId('site').onchange = (event) => showSite(Number(event.target.value));
+  byId('sites').hidden = page.sites.length < 2;
+  const { test_tokens: tokens, text, model } = currentSite();
+  const source = [model, text].filter(Boolean).map((name) => `, ${name}`).join('');
+  byId('measured').textContent = `${whole(tokens)} test tokens${source}`;
+}
+
+function showSite(site) {
+  const table = headlineOf(page.sites[site]);
+  const { metric } = page.sites[site].tables[table];
+  const none = { architectures: new Set(), quantisers: new Set(), selected: null };
+  update({ site, table, metric, ...none });
+}
+
+function offerTolerances() {
+  const groups = byMetric(currentSite().tables);
+  byId('tolerances').replaceChildren(...[...groups].map(([metric, tables]) => element(
+    'span',
+    { class: 'group' },
+    element('span', { class: 'group-name' }, `${METRICS[metric].name} ≤`),
+    ...tables.map(toleranceOption),
+  )));
+}
+
+function toleranceOption(table) {
+  const position = currentSite().tables.indexOf(table);
+  const title = table.headline ? "The suite's headline" : null;
+  return element(
+    'label',
+    { title },
+    element('input', {
+      type: 'radio',
+      name: 'tolerance',
+      value: `${table.metric}:${table.epsilon}`,
+      checked: position === state.table,
+      onchange: () => showTolerance(position),
+    }),
+    element('span', {}, `${table.epsilon}${table.headline ? ' ★' : ''}`),
+  );
+}
+
+/** The table at a tolerance; the curves follow with its metric. */
+function showTolerance(table) {
+  update({ table, metric: currentSite().tables[table].metric });
+  document.querySelector('#tolerances input:checked').focus();
+}
+
+function byMetric(tables) {
+  const groups = new Map();
+  for (const table of tables) groups.set(table.metric, [...(groups.get(table.metric) ?? []), table]);
+  return groups;
+}
+
+function offerArchitectures() {
+  const { saes } = currentSite();
+  const looks = new Map(saes.map((sae) => [sae.architecture, looksOf(sae)]));
+  offerChips('architectures', inOrder(looks.keys()), (name) => symbolOf({ ...looks.get(name), hollow: false }));
+}
+
+function offerQuantisers() {
+  const names = inOrder(currentSite().saes.map(quantiserOf));
+  byId('quantisers').parentElement.hidden = names.length < 2;
+  offerChips('quantisers', names, (name) => lineOf({ colour: INK, width: 1.8, dash: DASHES[name] ?? [] }));
+}
+
+/** Chips of which any number is on; none on shows all. */
+function offerChips(key, names, iconOf) {
+  byId(key).replaceChildren(...names.map((name) => element(
+    'button',
+    {
+      type: 'button',
+      class: 'chip',
+      'data-name': name,
+      'aria-pressed': String(state[key].has(name)),
+      onclick: () => toggle(key, name),
+    },
+    iconOf(name),
+    name,
+  )));
+}
+
+function toggle(key, name) {
+  const chosen = new Set(state[key]);
+  if (!chosen.delete(name)) chosen.add(name);
+  update({ [key]: chosen });
+  [...byId(key).children].find((chip) => chip.dataset.name === name).focus();
+}

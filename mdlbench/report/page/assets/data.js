@@ -1,0 +1,122 @@
+// The page's data, what is chosen on it, and numbers in words.
+
+const page = JSON.parse(document.getElementById('data').textContent);
+
+const METRICS = {
+  mse: { name: 'MSE', label: 'MSE per dimension', unit: '' },
+  fvu: { name: 'FVU', label: 'fraction of variance unexplained', unit: '' },
+  delta_ce: { name: 'ΔCE', label: 'ΔCE of the model (nats)', unit: ' nats' },
+};
+const ABSENT = '–';
+
+const state = {
+  site: 0,
+  table: 0,
+  metric: 'mse',
+  logLoss: true,
+  logRate: false,
+  text: '',
+  architectures: new Set(),
+  quantisers: new Set(),
+  sort: { key: 'rank', descending: false },
+  selected: null,
+};
+const views = [];
+
+/** Have `render` called whenever one of these parts of the state changes. */
+function view(keys, render) {
+  views.push({ keys, render });
+}
+
+function update(changes) {
+  const changed = Object.keys(changes).filter((key) => state[key] !== changes[key]);
+  Object.assign(state, changes);
+  for (const { keys, render } of views) {
+    if (keys.some((key) => changed.includes(key))) render();
+  }
+}
+
+function renderAll() {
+  for (const { render } of views) render();
+}
+
+function currentSite() {
+  return page.sites[state.site];
+}
+
+function currentTable() {
+  return currentSite().tables[state.table];
+}
+
+function headlineOf(site) {
+  return site.tables.findIndex((table) => table.headline);
+}
+
+function limitName(table) {
+  const metric = METRICS[table.metric];
+  return `${metric.name} ≤ ${table.epsilon}${metric.unit}`;
+}
+
+/** Rows of a table, each with its SAE, in the order of the ranking. */
+function rowsOf(table, site) {
+  const names = Object.keys(table.columns);
+  table.rows ??= table.columns.sae.map((position, i) => {
+    const row = Object.fromEntries(names.map((name) => [name, table.columns[name][i]]));
+    return { ...row, sae: site.saes[position] };
+  });
+  return table.rows;
+}
+
+/** The row of one SAE. */
+function rowOf(table, sae, site) {
+  table.rowOf ??= new Map(rowsOf(table, site).map((row) => [row.sae, row]));
+  return table.rowOf.get(sae);
+}
+
+function quantiserOf(sae) {
+  return sae.quantiser ?? page.quantiser ?? "the suite's own";
+}
+
+function passes(sae) {
+  const { architectures, quantisers, text } = state;
+  const inText = `${sae.label} ${sae.architecture}`.toLowerCase().includes(text.toLowerCase());
+  const inArchitectures = !architectures.size || architectures.has(sae.architecture);
+  return inText && inArchitectures && (!quantisers.size || quantisers.has(quantiserOf(sae)));
+}
+
+function saeOf(id) {
+  return currentSite().saes.find((sae) => sae.id === id) ?? null;
+}
+
+function inOrder(values) {
+  return [...new Set(values)].sort();
+}
+
+function fixed(value, digits) {
+  return value === null ? ABSENT : value.toFixed(digits).replace('-', '−');
+}
+
+function significant(value, digits = 4) {
+  return value === null ? ABSENT : String(Number(value.toPrecision(digits))).replace('-', '−');
+}
+
+function share(value) {
+  return `${(100 * value).toFixed(1)}%`;
+}
+
+function whole(value) {
+  return value.toLocaleString('en-GB');
+}
+
+/** A large count with its SI prefix: 1.23 M. */
+function prefixed(value) {
+  if (value === null) return ABSENT;
+  const [size, prefix] = [[1e9, ' G'], [1e6, ' M'], [1e3, ' k']].find(
+    ([least]) => Math.abs(value) >= least,
+  ) ?? [1, ''];
+  return Number((value / size).toPrecision(3)) + prefix;
+}
+
+function interval(low, high) {
+  return low === null || high === null ? '' : `[${fixed(low, 2)}, ${fixed(high, 2)}]`;
+}

@@ -1,0 +1,72 @@
+// How SAEs look: a colour and a symbol for each architecture, a line for each quantiser.
+
+const INK = '#1f2933';
+const FAINT = '#7b8794';
+const GRID = '#e8ecf0';
+const ALERT = '#D55E00';
+/** Okabe and Ito's, without the yellow that cannot be read on white. */
+const COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#5D3A9B'];
+const SYMBOLS = [
+  'M4 0A4 4 0 1 1 -4 0A4 4 0 1 1 4 0Z',
+  'M-3.6 -3.6H3.6V3.6H-3.6Z',
+  'M0 -4.6L4.4 3.4H-4.4Z',
+  'M0 -5L5 0L0 5L-5 0Z',
+  'M0 4.6L4.4 -3.4H-4.4Z',
+  'M-1.5 -4.5H1.5V-1.5H4.5V1.5H1.5V4.5H-1.5V1.5H-4.5V-1.5H-1.5Z',
+  'M-4.4 0L3.4 -4.4V4.4Z',
+  'M4.4 0L-3.4 -4.4V4.4Z',
+];
+const REFERENCE_SYMBOL = 'M-4.2 -1.6H4.2V1.6H-4.2Z';
+const DASHES = {
+  uniform: [6, 2],
+  'per-feature': [2, 2],
+  rdo: [5, 3],
+  tree: [7, 2, 1.5, 2],
+};
+
+/**
+ * Colour, symbol, line and width of an SAE. Baselines are ink, so that they stand apart; symbols of
+ * other quantisers than the suite's own are hollow.
+ */
+function looksOf(sae) {
+  const dash = DASHES[sae.quantiser] ?? [];
+  const hollow = sae.quantiser !== null;
+  if (sae.baseline) {
+    return { colour: INK, symbol: REFERENCE_SYMBOL, hollow, dash, width: 1.8 };
+  }
+  const position = trainedArchitectures(currentSite()).indexOf(sae.architecture);
+  return {
+    colour: COLOURS[position % COLOURS.length],
+    symbol: SYMBOLS[position % SYMBOLS.length],
+    hollow,
+    dash,
+    width: 1.1,
+  };
+}
+
+function trainedArchitectures(site) {
+  site.trained ??= inOrder(site.saes.filter((sae) => !sae.baseline).map((sae) => sae.architecture));
+  return site.trained;
+}
+
+/** The SAE's symbol, for use beside its name. */
+function symbolOf(looks) {
+  return drawing(
+    'svg',
+    { class: 'symbol', viewBox: '-6 -6 12 12', 'aria-hidden': 'true' },
+    drawing('path', { d: looks.symbol, fill: looks.hollow ? '#fff' : looks.colour, stroke: looks.colour }),
+  );
+}
+
+function lineOf({ colour, width, dash }) {
+  return drawing(
+    'svg',
+    { class: 'line', viewBox: '0 0 28 8', 'aria-hidden': 'true' },
+    drawing('path', {
+      d: 'M0 4H28',
+      stroke: colour,
+      'stroke-width': width,
+      'stroke-dasharray': dash.join(' '),
+    }),
+  );
+}

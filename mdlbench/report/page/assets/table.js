@@ -1,0 +1,168 @@
+// The ranked table at one tolerance: sorted, filtered, one row an SAE.
+
+const COLUMNS = [
+  { key: 'rank', header: 'Rank', value: (row) => row.rank, cell: rankCell },
+  { key: 'sae', header: 'SAE', value: (row) => row.sae.label.toLowerCase(), cell: nameCell },
+  { key: 'bits', header: 'Bits/token', value: (row) => row.bits, cell: bitsCell },
+  { key: 'delta', header: 'Δ to the first', value: (row) => row.delta, cell: deltaCell },
+  { key: 'architecture', header: 'Architecture', value: (row) => row.sae.architecture },
+  { key: 'latents', header: 'Latents', value: (row) => row.sae.latents, text: whole },
+  { key: 'l0', header: 'L0', value: (row) => row.l0, text: (value) => fixed(value, 1) },
+  { key: 'coded', header: 'Coded', value: (row) => row.coded, text: (value) => fixed(value, 2) },
+  { key: 'floor', header: 'Floor', value: (row) => row.floor, text: (value) => significant(value, 3) },
+  { key: 'dead', header: 'Dead', value: (row) => row.sae.dead, text: share },
+  { key: 'break-even', header: 'Break-even', value: (row) => row.sae.break_even, text: prefixed },
+  { key: 'standing', header: 'Status', value: (row) => row.sae.standing, cell: standingCell },
+];
+const TITLES = {
+  l0: 'Nonzero symbols per token at the accepted step',
+  bits: 'With the half-width of the 95% interval; smallest is best',
+  delta: 'Bits above the first SAE, with the paired 95% interval',
+  coded: 'Bits per token of a real bitstream that was decoded and compared',
+  floor: 'Loss before quantisation',
+  dead: 'Latents active on no token',
+  'break-even': 'Tokens after which the latents sent have cost as much as decoder and codebook',
+  standing: 'reproduced: measured again with the same result; submitted: not yet',
+};
+const BAR = 72;
+
+function rankCell(row) {
+  if (row.rank === null) {
+    return [element('span', { class: 'quiet' }, row.status === 'infeasible' ? ABSENT : row.status)];
+  }
+  const shared = currentTable().columns.rank.filter((rank) => rank === row.rank).length > 1;
+  const title = shared ? 'Shared: the difference could be chance' : null;
+  return [element('span', { title }, shared ? `${row.rank}=` : String(row.rank))];
+}
+
+function nameCell(row) {
+  const name = element('button', { type: 'button', class: 'name' }, row.sae.label);
+  const badge = row.sae.partial ? element('span', { class: 'badge partial' }, 'partial') : null;
+  return [symbolOf(looksOf(row.sae)), name, badge].filter(Boolean);
+}
+
+function bitsCell(row, most) {
+  if (row.bits === null) return [element('span', { class: 'quiet' }, 'infeasible')];
+  const marks = [row.at_coarsest ? '≤ ' : '', row.non_monotone ? '†' : ''];
+  const half = fixed((row.bits_high - row.bits_low) / 2, 2);
+  const text = element('span', { class: 'number' }, `${marks[0]}${fixed(row.bits, 2)}${marks[1]}`);
+  return [bitsBar(row, most), text, element('span', { class: 'half' }, ` ± ${half}`)];
+}
+
+/** The bits as a bar from 0, with their interval as a line across its end. */
+function bitsBar(row, most) {
+  const at = (bits) => (BAR * Math.min(bits, most)) / most;
+  const [low, high] = [at(row.bits_low), at(row.bits_high)];
+  const { colour } = looksOf(row.sae);
+  return drawing(
+    'svg',
+    { class: 'bar', viewBox: `0 0 ${BAR + 2} 14`, 'aria-hidden': 'true' },
+    drawing('rect', { y: 4, width: at(row.bits), height: 6, fill: colour, opacity: 0.35 }),
+    drawing('path', { d: `M${low} 7H${high}M${low} 3V11M${high} 3V11`, stroke: colour }),
+  );
+}
+
+function deltaCell(row) {
+  if (row.delta === null) return [ABSENT];
+  if (row.delta_low === 0 && row.delta_high === 0) return [element('span', { class: 'quiet' }, '0')];
+  const range = element('span', { class: 'half' }, ` ${interval(row.delta_low, row.delta_high)}`);
+  return [`+${fixed(row.delta, 2)}`, range];
+}
+
+function standingCell(row) {
+  const mark = row.sae.standing === 'reproduced' ? '✓ ' : '';
+  return [element('span', { class: `badge ${row.sae.standing}` }, mark + row.sae.standing)];
+}
+
+/** Rows by the chosen column; equal ones keep the ranking's order, absent values come last. */
+function sorted(rows) {
+  const { key, descending } = state.sort;
+  const { value } = COLUMNS.find((column) => column.key === key);
+  const compare = (one, other) => {
+    const [a, b] = [value(one), value(other)];
+    if (a === null || b === null) return (a === null) - (b === null);
+    const order = a < b ? -1 : Number(a > b);
+    return descending ? -order : order;
+  };
+  return [...rows].sort(compare);
+}
+
+function renderTable() {
+  const rows = rowsOf(currentTable(), currentSite()).filter((row) => passes(row.sae));
+  const trained = rows.filter((row) => row.bits !== null && !row.sae.baseline);
+  const most = Math.max(...trained.map((row) => row.bits_high), 1);
+  byId('rows').replaceChildren(...sorted(rows).map((row) => tableRow(row, most)));
+  byId('table-title').textContent = `Ranking at ${limitName(currentTable())}`;
+  byId('count').textContent = `${rows.length} of ${currentSite().saes.length} SAEs`;
+  byId('nothing').hidden = rows.length > 0;
+  byId('notes').textContent = notes(rows).join(' ');
+  markSelected();
+}
+
+function tableRow(row, most) {
+  const cells = COLUMNS.map((column) => {
+    const content = column.cell ? column.cell(row, most) : [plain(column, row)];
+    const name = column.key === 'sae' ? 'th' : 'td';
+    const scope = name === 'th' ? 'row' : null;
+    return element(name, { class: column.key, scope }, ...content);
+  });
+  const { id } = row.sae;
+  return element(
+    'tr',
+    { 'data-id': id, class: row.status, onclick: () => select(id) },
+    ...cells,
+  );
+}
+
+function plain(column, row) {
+  const value = column.value(row);
+  if (value === null) return ABSENT;
+  return column.text ? column.text(value) : String(value);
+}
+
+function notes(rows) {
+  return [
+    rows.some((row) => row.at_coarsest)
+      && '≤: even the coarsest step passes; fewer bits may do.',
+    rows.some((row) => row.non_monotone)
+      && '†: a coarser step passes although a finer one fails; the finer side is used.',
+    rows.some((row) => row.status === 'infeasible')
+      && 'Infeasible: the loss is above ε even before quantisation, or at the finest step.',
+    rows.some((row) => row.status === 'partial')
+      && 'Partial: measured on some documents only, never ranked.',
+  ].filter(Boolean);
+}
+
+function markSelected() {
+  for (const row of byId('rows').children) {
+    row.setAttribute('aria-current', String(row.dataset.id === state.selected));
+  }
+}
+
+function renderHeaders() {
+  byId('headers').replaceChildren(...COLUMNS.map(({ key, header }) => {
+    const isSorted = state.sort.key === key;
+    const direction = state.sort.descending ? 'descending' : 'ascending';
+    const arrow = isSorted ? (state.sort.descending ? ' ▼' : ' ▲') : '';
+    const button = element(
+      'button',
+      { type: 'button', 'data-key': key, onclick: () => sortBy(key) },
+      header,
+      element('span', { 'aria-hidden': 'true' }, arrow),
+    );
+    const sort = isSorted ? direction : 'none';
+    return element('th', { class: key, scope: 'col', 'aria-sort': sort, title: TITLES[key] ?? null }, button);
+  }));
+}
+
+function sortBy(key) {
+  const descending = state.sort.key === key && !state.sort.descending;
+  update({ sort: { key, descending } });
+  document.querySelector(`#headers button[data-key="${key}"]`).focus();
+}
+
+function addTable() {
+  view(['sort'], renderHeaders);
+  view(['site', 'table', 'text', 'architectures', 'quantisers', 'sort'], renderTable);
+  view(['selected'], markSelected);
+}

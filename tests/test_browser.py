@@ -1,0 +1,348 @@
+"""The web page in a headless Chromium: it works, stays silent, and runs nothing of a record."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from crowd import EVIL, crowd, evil_record, references_of_evil
+from records import (
+    DATA_SHA256,
+    IMAGES,
+    make_record,
+    make_site_references,
+    realistic_references,
+    realistic_suite,
+)
+
+from mdlbench.leaderboard import build
+from mdlbench.report.page.write import index_page, suite_page
+from mdlbench.report.tables import printable
+from mdlbench.suite import Headline
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PHONE = {"width": 390, "height": 844}
+HEADLINE = Headline(metric="mse", epsilon=0.015)
+
+pytestmark = pytest.mark.skipif(
+    not Path(CHROMIUM).exists() and "CI" not in os.environ,
+    reason="no Chromium here; Debian's package is `chromium`",
+)
+
+
+def two_sites():
+    """An SAE at each of two hook points, and the references of both."""
+    hooks = [IMAGES.model_copy(update={"hook": hook}) for hook in ("layer.1", "layer.2")]
+    places = list(zip(hooks, (DATA_SHA256, DATA_SHA256[::-1]), strict=True))
+    records = [make_record(f"at-{s.hook}", site=s, data_sha256=data) for s, data in places]
+    sites = [make_site_references(*place) for place in places]
+    return records, realistic_references().model_copy(update={"sites": sites})
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    return realistic_suite(widths=(64, 128, 256, 512))
+
+
+@pytest.fixture(scope="module")
+def board(zoo):
+    return build(zoo, HEADLINE)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def files(zoo, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    references = realistic_references()
+    evil = evil_record()
+    pages = {
+        "zoo": suite_page(zoo, references, links=[("table.csv", "table.csv")]),
+        "evil": suite_page([evil], references_of_evil(), archive=[build([evil], HEADLINE)]),
+        "sites": suite_page(*two_sites()),
+        "crowd": suite_page(crowd(200), references),
+        "index": index_page([("mnist", [build(zoo, HEADLINE)]), ("e", [build([evil], HEADLINE)])]),
+    }
+    for name, page in pages.items():
+        (folder / f"{name}.html").write_bytes(page)
+    return {name: (folder / f"{name}.html").as_uri() for name in pages}
+
+
+@pytest.fixture
+def open_page(browser, files):
+    """Opens a page; afterwards there must have been no error, message, dialogue or request."""
+    heard, contexts = [], []
+
+    def opened(name, size=None, fragment=""):
+        size = size or {"width": 1400, "height": 900}
+        context = browser.new_context(viewport=size, reduced_motion="reduce")
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("dialog", lambda dialog: heard.append(dialog.message))
+        page.on("request", lambda request: _note_request(request.url, heard))
+        page.goto(files[name] + fragment)
+        if name != "index":
+            page.wait_for_selector("html[data-ready]")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert heard == []
+
+
+def _note_request(url, heard):
+    if not url.startswith(("file:", "data:image/png", "data:,")):
+        heard.append(url)
+
+
+def column(page, key):
+    return [text.strip() for text in page.locator(f"#rows .{key}").all_inner_texts()]
+
+
+def names(page):
+    return column(page, "sae")
+
+
+def choose_tolerance(page, value):
+    page.locator(f'#tolerances input[value="{value}"]').check(force=True)
+
+
+def curves(page, name):
+    return page.locator("#curves").get_attribute(f"data-{name}")
+
+
+def test_the_headline_s_ranking_is_shown(open_page, board):
+    page = open_page("zoo")
+    rows = board.headline.rows
+    assert names(page) == [row.label for row in rows]
+    shared = [row.rank for row in rows]
+    expected = [
+        "–" if rank is None else f"{rank}=" if shared.count(rank) > 1 else str(rank)
+        for rank in shared
+    ]
+    assert column(page, "rank") == expected
+    first = rows[0]
+    half = (first.bits_high - first.bits_low) / 2
+    assert column(page, "bits")[0] == f"{first.bits:.2f} ± {half:.2f}"
+    assert column(page, "bits")[-1] == "infeasible"
+    assert column(page, "floor")[-1] == f"{rows[-1].floor:.3g}"
+    assert column(page, "standing")[0] == "submitted"
+
+
+def test_a_click_on_a_header_sorts_and_another_turns_it_round(open_page, board):
+    page = open_page("zoo")
+    ranked = [row for row in board.headline.rows if row.bits is not None]
+    page.click('#headers button[data-key="l0"]')
+    by_l0 = sorted(ranked, key=lambda row: row.l0)
+    assert names(page)[: len(ranked)] == [row.label for row in by_l0]
+    assert page.locator("#headers th.l0").get_attribute("aria-sort") == "ascending"
+    page.keyboard.press("Enter")
+    assert page.locator("#headers th.l0").get_attribute("aria-sort") == "descending"
+    by_l0 = sorted(ranked, key=lambda row: -row.l0)
+    assert names(page)[: len(ranked)] == [row.label for row in by_l0]
+    assert set(column(page, "bits")[len(ranked) :]) == {"infeasible"}
+    page.click('#headers button[data-key="sae"]')
+    assert names(page) == sorted(names(page))
+    assert page.locator("#headers [aria-sort=none]").count() == 11
+
+
+def test_filters_by_text_and_by_architecture(open_page, zoo):
+    page = open_page("zoo")
+    page.fill("#filter", "-128-")
+    expected = {record.name for record in zoo if "-128-" in record.name}
+    assert set(names(page)) == expected
+    assert page.locator("#count").inner_text() == f"{len(expected)} of {len(zoo)} SAEs"
+    assert curves(page, "curves") == str(len(expected))
+    page.fill("#filter", "")
+    page.click('#architectures .chip[data-name="pca"]')
+    assert names(page) == ["pca"]
+    chip = page.locator('#architectures .chip[data-name="pca"]')
+    assert chip.get_attribute("aria-pressed") == "true"
+    page.click('#architectures .chip[data-name="kmeans"]')
+    assert set(names(page)) == {"pca", "kmeans-1024"}
+    page.fill("#filter", "nothing has this name")
+    assert names(page) == []
+    assert page.locator("#nothing").is_visible()
+
+
+def test_another_tolerance_has_its_own_ranking(open_page, zoo, board):
+    page = open_page("zoo")
+    choose_tolerance(page, "delta_ce:0.05")
+    table = next(t for t in board.tables if (t.metric, t.epsilon) == ("delta_ce", 0.05))
+    assert names(page) == [row.label for row in table.rows]
+    assert page.locator("#table-title").inner_text() == "Ranking at ΔCE ≤ 0.05 nats"
+    assert curves(page, "metric") == "delta_ce"
+    assert page.url.endswith("#at=delta_ce:0.05")
+
+
+def test_a_click_on_a_row_follows_its_curve_and_opens_its_detail(open_page, zoo):
+    page = open_page("zoo")
+    assert page.locator("#detail").is_hidden()
+    row = page.locator("#rows tr").nth(2)
+    row.click()
+    id_ = row.get_attribute("data-id")
+    record = next(record for record in zoo if record.id == id_)
+    assert row.get_attribute("aria-current") == "true"
+    assert page.locator('#rows [aria-current="true"]').count() == 1
+    assert curves(page, "highlighted") == id_
+    assert page.locator("#detail-title").inner_text() == record.name
+    detail = page.locator("#detail").inner_text()
+    assert f"records/{record.name}-{id_[:12]}.json" in detail
+    assert record.identity.coder.weights_sha256 in detail
+    page.click("#clear")
+    assert page.locator("#detail").is_hidden()
+    assert curves(page, "highlighted") == ""
+
+
+def test_the_keyboard_is_enough(open_page):
+    page = open_page("zoo")
+    page.locator("#rows .name").nth(1).focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#rows tr").nth(1).get_attribute("aria-current") == "true"
+
+
+def test_metric_and_axes_of_the_plot(open_page):
+    page = open_page("zoo")
+    assert [curves(page, name) for name in ("metric", "x-axis", "y-axis")] == [
+        "mse",
+        "linear",
+        "log",
+    ]
+    page.click("#metric button:has-text('FVU')")
+    page.click("#loss-axis button:has-text('linear')")
+    page.click("#rate-axis button:has-text('log')")
+    assert [curves(page, name) for name in ("metric", "x-axis", "y-axis")] == [
+        "fvu",
+        "log",
+        "linear",
+    ]
+    assert page.locator("#metric [aria-pressed=true]").inner_text() == "FVU"
+
+
+def test_the_pointer_on_a_curve_says_what_is_there(open_page):
+    page = open_page("zoo")
+    page.fill("#filter", "batchtopk-512-k40")
+    tooltip = page.locator("#curves .tooltip")
+    box = page.locator("#curves").bounding_box()
+    for across in range(60, int(box["width"]), 12):
+        page.mouse.move(box["x"] + across, box["y"] + box["height"] * 0.45)
+        if tooltip.is_visible() and "batchtopk" in tooltip.inner_text():
+            break
+    text = tooltip.inner_text()
+    assert "batchtopk-512-k40" in text
+    assert "step " in text
+    assert "L0 " in text
+    assert "bits/token" in text
+    assert "MSE 0.0" in text
+    page.mouse.down()
+    page.mouse.up()
+    assert page.locator("#detail-title").inner_text() == "batchtopk-512-k40"
+
+
+def test_dragging_zooms_and_the_button_resets(open_page):
+    page = open_page("zoo")
+    box = page.locator("#curves").bounding_box()
+    page.mouse.move(box["x"] + 120, box["y"] + 120)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 320, box["y"] + 260, steps=3)
+    page.mouse.up()
+    reset = page.locator("#curves .reset")
+    assert reset.is_visible()
+    reset.click()
+    assert reset.is_hidden()
+
+
+def test_an_address_leads_to_an_sae_at_a_tolerance(open_page, zoo):
+    record = zoo[5]
+    page = open_page("zoo", fragment=f"#sae={record.id}&at=mse:0.03")
+    assert page.locator("#detail-title").inner_text() == record.name
+    assert page.locator("#table-title").inner_text() == "Ranking at MSE ≤ 0.03"
+    assert page.locator("#detail").evaluate("node => node.getBoundingClientRect().top") < 900
+
+
+def test_an_unknown_address_shows_the_headline(open_page):
+    page = open_page("zoo", fragment="#sae=<script>&at=mse:7")
+    assert page.locator("#detail").is_hidden()
+    assert page.locator("#table-title").inner_text() == "Ranking at MSE ≤ 0.015"
+
+
+def test_sites_are_chosen_and_never_mixed(open_page):
+    page = open_page("sites")
+    assert names(page) == ["at-layer.1"]
+    page.select_option("#site", label="layer.2")
+    assert names(page) == ["at-layer.2"]
+    assert page.url.endswith("#site=1")
+
+
+def test_a_hostile_record_is_shown_as_text_and_runs_nothing(open_page):
+    page = open_page("evil")
+    assert names(page) == [printable(EVIL)]
+    assert "<script>" in column(page, "architecture")[0]
+    page.click("#rows tr")
+    detail = page.locator("#detail").inner_text()
+    assert detail.count("<script>alert(1)</script>") >= 8
+    assert page.locator("#detail img").count() == 0
+    assert page.locator("script").count() == 2
+    assert page.locator("h1").inner_text() == printable(EVIL)
+    page.mouse.move(700, 500)
+    page.wait_for_timeout(50)
+
+
+def test_the_index_links_to_the_suites(open_page, board):
+    page = open_page("index")
+    assert page.locator(".suites h2 a").first.get_attribute("href") == "mnist/index.html"
+    cells = page.locator(".suites table").first.locator("tbody tr").first.locator("td")
+    assert cells.nth(1).inner_text() == board.headline.rows[0].label
+    assert page.locator(".suites img").count() == 0
+
+
+@pytest.mark.parametrize("name", ["zoo", "evil", "crowd", "index"])
+def test_a_phone_needs_no_scrolling_sideways(open_page, name):
+    page = open_page(name, PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    if name == "index":
+        return
+    page.locator("#rows .name").first.click()
+    assert page.locator("#detail").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    box = page.locator("#rows td.bits").first.bounding_box()
+    assert box["x"] + box["width"] <= PHONE["width"]
+    scrolled = page.locator(".ranking").evaluate(
+        "node => { node.scrollLeft = 400; return node.scrollLeft }"
+    )
+    assert scrolled > 0
+    assert page.locator("#rows .name").first.bounding_box()["x"] >= 0
+
+
+def test_two_hundred_saes_are_interactive_within_two_seconds(open_page, record_property):
+    start = time.perf_counter()
+    page = open_page("crowd")
+    page.click('#headers button[data-key="bits"]')
+    assert page.locator("#headers th.bits").get_attribute("aria-sort") == "ascending"
+    seconds = time.perf_counter() - start
+    record_property("seconds", round(seconds, 2))
+    assert page.locator("#rows tr").count() == 200
+    assert seconds < 2
+    page.click("#rows tr:nth-child(100)")
+    assert page.locator("#detail .pictures img").is_visible()

@@ -61,21 +61,25 @@ INSTEAD: dict[str, str | Elsewhere] = {
         MNIST + " --sae topk-128-k13 --sae batchtopk-128-k13 -o results/mnist"
     ),
     "mdlbench eval --suite mnist --sae runs/mine -o results/mnist": MNIST,
-    "mdlbench eval --suite mnist --sae runs/trained -o results/mnist": MNIST,
     "mdlbench eval --suite mnist --sae runs/mine -o results/mine": MNIST,
     "mdlbench eval --suite mnist --sae npz:random.npz -o results/random": MNIST,
     "PYTHONPATH=. mdlbench eval --suite mnist --sae python:bright:Pixels -o results/bright": MNIST,
     "mdlbench train --width 256 --k 9 --epochs 20 -o runs/mine": "{} --epochs 1",
-    "mdlbench train --width 256 --k 9 --epochs 20 -o runs/trained": (
-        "cp -r runs/mine runs/trained"  # the same command as README's but for the folder
-    ),
     "mdlbench eval --suite gpt2-l8": "{} --limit 2 --sae res-jb-24576",
     "mdlbench eval --suite gpt2-l8 --sae saelens:gpt2-small-res-jb/blocks.8.hook_resid_pre": (
         "{} --limit 2"
     ),
     "mdlbench eval --suite my-suite.yaml": "{} --limit 2",
+    "mdlbench fetch my-suite.yaml": Elsewhere(
+        "test_fetch.py::test_everything_is_got_then_checked_without_the_hub",
+        "README's fetch of gpt2-l8, which has more to get, runs here",
+    ),
     "mdlbench eval --suite smollm2-l15": Elsewhere(
         "test_smollm2.py::test_a_few_contexts_end_to_end", "half a minute, and a model to download"
+    ),
+    "mdlbench reproduce feature-splitting": Elsewhere(
+        "test_reproduce.py::test_an_experiment_leaves_figures_a_table_and_a_report",
+        "10 s; there with fewer points, and the other experiment, as quick, runs here",
     ),
     "mdlbench reproduce mnist-case-study": Elsewhere(
         "test_case_study.py::test_only_the_sweep_is_scored_and_only_once", "13 CPU minutes"
@@ -232,8 +236,10 @@ def put_my_suite(folder: Path, fixture: Callable[[str], Any]) -> None:
 
 PREPARED = {
     "CONTRIBUTING.md": [put_mine, put_leaderboard],
+    "README.md": [put_results],
     "compare.md": [put_results],
     "contribute-a-record.md": [put_mine, put_leaderboard],
+    "quickstart.md": [put_results],
     "record.md": [put_results],
     "score-your-sae.md": [put_mine, put_results],
     "write-a-suite.md": [put_my_suite],

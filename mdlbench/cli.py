@@ -156,7 +156,7 @@ def eval_suite(
     from mdlbench.report import print_boards, write_report
     from mdlbench.run import run, targets
     from mdlbench.sources.open import Opener
-    from mdlbench.store import read_records, read_references, record_paths
+    from mdlbench.store import read_archive, read_records, read_references, record_paths
     from mdlbench.suite import load_suite
 
     chosen = load_suite(suite)
@@ -175,7 +175,7 @@ def eval_suite(
         _print_outcomes(outcomes)
     if record_paths(folder):
         records = read_records(folder)
-        paths = write_report(records, read_references(folder), folder)
+        paths = write_report(records, read_references(folder), folder, read_archive(folder))
         if not as_json:
             print_boards(build_all(records, chosen.headline))
             print(f"\n{folder}/ holds the records and {', '.join(path.name for path in paths)}.")
@@ -285,16 +285,99 @@ def leaderboard(
     """Rank the records of a folder at every tolerance; draw their curves again with -o."""
     from mdlbench.leaderboard import build_all, to_json
     from mdlbench.report import print_boards, write_report
-    from mdlbench.store import read_records, read_references
+    from mdlbench.store import read_archive, read_records, read_references
 
     records, references = read_records(folder), read_references(folder)
     boards = build_all(records, references.headline)
     if output is not None:
-        write_report(records, references, output)
+        write_report(records, references, output, read_archive(folder))
     if as_json:
         print(to_json(boards))
     else:
         print_boards(boards, every_tolerance=every)
+
+
+RecordsArgument = Annotated[
+    list[Path],
+    typer.Argument(metavar="RECORD", help="Record files, or folders of them."),
+]
+SuiteFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--suite", metavar="PATH", help="The suite of records that are not of a shipped one."
+    ),
+]
+
+
+@app.command()
+def validate(
+    records: RecordsArgument,
+    suite: SuiteFileOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check records without running anything: schema, seal, identity, suite, derived numbers.
+
+    Exit code 1 if one is not valid. That an SAE really costs what its record says, only
+    `mdlbench verify` shows.
+    """
+    from mdlbench.store import all_record_paths
+    from mdlbench.suite import load_suite
+    from mdlbench.validation import problems_of_file
+
+    chosen = load_suite(suite) if suite else None
+    found = {path: problems_of_file(path, chosen) for path in all_record_paths(records)}
+    if as_json:
+        rows = [{"record": str(path), "problems": problems} for path, problems in found.items()]
+        print(json.dumps(rows, indent=1))
+    else:
+        for path, problems in found.items():
+            print(f"{path}: {'; '.join(problems) or 'valid'}")
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    records: RecordsArgument,
+    sae: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Where the SAE is, if its suite does not have it; then of one record only.",
+        ),
+    ] = None,
+    suite: SuiteFileOption = None,
+    text: TextOption = None,
+    device: DeviceOption = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure records again and compare, within what their suite allows.
+
+    One that agrees counts as reproduced: `reproductions/` beside its records says so, until the
+    record changes. Exit code 1 if one does not agree, or cannot be measured.
+    """
+    from mdlbench import listing
+    from mdlbench import verify as verification
+    from mdlbench.progress import stages
+    from mdlbench.store import all_record_paths
+    from mdlbench.suite import load_suite
+
+    paths = all_record_paths(records)
+    if sae is not None and len(paths) > 1:
+        raise UsageError(f"--sae is of one record, but there are {len(paths)}")
+    chosen = load_suite(suite) if suite else None
+    claims = [verification.read_claim(path, chosen, sae) for path in paths]
+    rows = []
+    with stages(quiet) as report:
+        for outcome in verification.verify(claims, _torch_device(device), text, report):
+            rows.append(listing.verification_row(outcome))
+            if not as_json:
+                print(listing.verification_line(rows[-1]), flush=True)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    if any("error" in row for row in rows):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -161,6 +161,29 @@ def build_all(records: Iterable[EvalRecord], headline: Headline) -> list[Leaderb
     return [build(group, headline, site if several else None) for site, group in groups.items()]
 
 
+def build_archive(records: Iterable[EvalRecord], headline: Headline) -> list[Leaderboard]:
+    """Boards of records that were measured with other versions of a suite, each ranked apart.
+
+    The headline leads where a version had it.
+    """
+    versions: dict[tuple[str, int], list[EvalRecord]] = {}
+    for record in records:
+        identity = record.identity
+        versions.setdefault((identity.suite_digest, identity.protocol), []).append(record)
+    return [
+        board
+        for _, group in sorted(versions.items())
+        for board in build_all(group, _headline_of(group[0], headline))
+    ]
+
+
+def _headline_of(record: EvalRecord, wanted: Headline) -> Headline:
+    limits = _limits(record)
+    if (wanted.metric, wanted.epsilon) in limits:
+        return wanted
+    return Headline(metric=limits[0][0], epsilon=limits[0][1])
+
+
 def by_site(records: Iterable[EvalRecord]) -> dict[str, list[EvalRecord]]:
     """The records of each site, by its label; SAEs are only ever ranked within one.
 

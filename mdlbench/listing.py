@@ -13,6 +13,7 @@ from mdlbench.suite import load_suite, suite_names
 if TYPE_CHECKING:
     from mdlbench.adapters.check import Check
     from mdlbench.bitstream import Decoded
+    from mdlbench.verify import Unverified, Verified
 
 Row = dict[str, Any]
 
@@ -102,6 +103,25 @@ def symbols_npz(decoded: Decoded) -> bytes:
 def check_rows(checks: Sequence[Check]) -> list[Row]:
     words = {True: "ok", False: "FAILED", "warning": "warning"}
     return [{"check": c.name, "": words[c.passed], "found": c.message} for c in checks]
+
+
+def verification_row(outcome: Verified | Unverified) -> Row:
+    """How measuring a record again went."""
+    from mdlbench.verify import Verified
+
+    row: Row = {"record": str(outcome.claim.path), "SAE": outcome.claim.record.label}
+    if isinstance(outcome, Verified):
+        return {**row, **outcome.deviation._asdict(), "reproduction": str(outcome.path)}
+    return {**row, "error": str(outcome.error)}
+
+
+def verification_line(row: Row) -> str:
+    if "error" in row:
+        return f"{row['SAE']}: not reproduced: {row['error']}"
+    return (
+        f"{row['SAE']}: reproduced; rates within {row['bits']:.1e}, losses within "
+        f"{row['loss']:.1e}, accepted steps within {row['positions']} of 0.05 octave"
+    )
 
 
 def print_pairs(facts: Row) -> None:

@@ -308,6 +308,10 @@ class EvalRecord(Part):
         quantiser = self.identity.quantiser
         return self.name if quantiser is None else f"{self.name} [{quantiser}]"
 
+    @property
+    def measurement(self) -> Measurement:
+        return Measurement(**{key: getattr(self.identity, key) for key in Measurement.model_fields})
+
     def curve(self, metric: Metric = "mse") -> RateDistortionCurve:
         """Total rate against one distortion, over all operating points; raises `UsageError`."""
         if metric not in METRICS:
@@ -341,8 +345,12 @@ class EvalRecord(Part):
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no NaN, sealed by its `checksum`, a newline at the end."""
         content = self.model_dump(mode="json", exclude_none=True)
-        content[CHECKSUM] = checksum_of(content)
-        return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
+        return canonical_lines(content | {CHECKSUM: checksum_of(content)})
+
+    @property
+    def checksum(self) -> str:
+        """As its file has it."""
+        return checksum_of(self.model_dump(mode="json", exclude_none=True))
 
 
 def checksum_of(content: dict[str, Any]) -> str:
@@ -397,6 +405,11 @@ class References(Measurement):
         return json.dumps(content, sort_keys=True, allow_nan=False) + "\n"
 
 
+def canonical_lines(content: dict[str, Any]) -> str:
+    """JSON with sorted keys, a line for each, no NaN, and a newline at the end."""
+    return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
 def parse_record(text: str, where: Path | str) -> EvalRecord:
     """A record from its JSON text.
 
@@ -413,7 +426,12 @@ def parse_record(text: str, where: Path | str) -> EvalRecord:
 
 def parse_references(text: str, where: Path | str) -> References:
     """References from their JSON text; raises `RecordError` as `parse_record` does."""
-    return _model(References, _content(text, where), where)
+    return parse_versioned(References, text, where)
+
+
+def parse_versioned(model: type[Versioned], text: str, where: Path | str) -> Versioned:
+    """A file of this schema's version from its JSON text; raises `RecordError`."""
+    return _model(model, _content(text, where), where)
 
 
 def _content(text: str, where: Path | str) -> dict[str, Any]:

@@ -147,11 +147,11 @@ def evaluate(
     if not isinstance(sae, str | Path):
         bench = Bench.open(opener, site_of(opener, Origin(), name=name or "SAE"), quantiser)
         coder = coder_of(sae, source=bench.source, device=device)
-        return evaluate_coder(bench, coder, _identity(bench, coder.spec.identity, name)).record
+        return evaluate_coder(bench, coder, identity_of(bench, coder.spec.identity, name)).record
     target = targets(loaded, [str(sae)], adapter=None)[0]
     bench = Bench.open(opener, target_site(opener, target), quantiser)
-    coder = _load(bench.source, target)
-    identity = _identity(bench, coder.spec.identity, name or target.name)
+    coder = load_target(bench.source, target)
+    identity = identity_of(bench, coder.spec.identity, name or target.name)
     return evaluate_coder(bench, coder, identity).record
 
 
@@ -161,7 +161,7 @@ def open_target(
     """One SAE, by key or by spec, and the activations of a suite that it is for; to look at."""
     target = targets(opener.suite, [sae], adapter)[0]
     source = opener.open(target_site(opener, target))
-    return _load(source, target), source
+    return load_target(source, target), source
 
 
 def target_site(opener: Opener, target: Target) -> Site:
@@ -224,7 +224,7 @@ def _run_site(
         return
     for target in group:
         try:
-            yield _score(bench, target, store, _labelled(report, target))
+            yield _score(bench, target, store, labelled(report, target.label))
         except OutputError:
             raise
         except MdlbenchError as error:
@@ -247,7 +247,7 @@ def _opened(opener: Opener, site: Site, store: RecordStore, quantiser: Quantiser
     except UsageError as error:
         raise SourceError(str(error)) from error
     if not _is_claimed(store.root, bench):
-        _claim(store.root, bench)
+        _claim(store, bench)
     return bench
 
 
@@ -255,16 +255,18 @@ def _is_claimed(folder: Path, bench: Bench) -> bool:
     """Whether the folder has what the curves at the bench's site are drawn against.
 
     Raises:
-        UsageError: the folder holds another measurement's, or another text's.
+        UsageError: the folder holds another suite's results, limited ones, or another text's.
     """
     if not (folder / REFERENCES).is_file():
         return False
     known, wanted, source = read_references(folder), bench.measurement(), bench.source
-    if known.measurement != wanted:
+    if (known.suite, known.limit) != (wanted.suite, wanted.limit):
         raise UsageError(
             f"{folder} holds results of {known.measurement.describe()}, not of "
             f"{wanted.describe()}; choose another folder with -o"
         )
+    if known.measurement != wanted:
+        return False
     if known.of_data(source.data_sha256):
         return True
     if source.site.label in [site.site.label for site in known.sites]:
@@ -275,20 +277,24 @@ def _is_claimed(folder: Path, bench: Bench) -> bool:
     return False
 
 
-def _claim(folder: Path, bench: Bench) -> None:
-    """Add the bench's site to those that the folder holds."""
-    path = folder / REFERENCES
-    known = read_references(folder).sites if path.is_file() else []
+def _claim(store: RecordStore, bench: Bench) -> None:
+    """Add the bench's site to those that the folder holds; archive what an older suite measured."""
+    path, measurement = store.root / REFERENCES, bench.measurement()
+    known = read_references(store.root) if path.is_file() else None
+    is_current = known is not None and known.measurement == measurement
+    if not is_current:
+        store.keep_only(measurement)
     claimed = References(
-        **bench.measurement().model_dump(),
+        **measurement.model_dump(),
         headline=bench.suite.headline,
-        sites=[*known, bench.references()],
+        sites=[*(known.sites if known and is_current else []), bench.references()],
     )
     write_atomically(path, claimed.to_json().encode())
 
 
-def _labelled(report: Report, target: Target) -> Report:
-    return lambda stage: report(f"{target.label}: {stage}")
+def labelled(report: Report, label: str) -> Report:
+    """The report with an SAE's name before each stage."""
+    return lambda stage: report(f"{label}: {stage}")
 
 
 def _score(bench: Bench, target: Target, store: RecordStore, report: Report) -> Scored:
@@ -296,11 +302,11 @@ def _score(bench: Bench, target: Target, store: RecordStore, report: Report) -> 
     found = identify_coder(
         target.spec, source=bench.source, folder=target.folder, adapter=target.adapter
     )
-    identity = _identity(bench, found, target.name)
+    identity = identity_of(bench, found, target.name)
     finished = store.find(identity)
     if finished is not None:
         return Scored(target, finished, reused=True)
-    coder = _load(bench.source, target)
+    coder = load_target(bench.source, target)
     record, latent_bits = evaluate_coder(bench, coder, identity, report)
     store.save(record)
     if bench.source.image_shape is not None and coder.spec.d_latents:
@@ -310,7 +316,8 @@ def _score(bench: Bench, target: Target, store: RecordStore, report: Report) -> 
     return Scored(target, record, reused=False)
 
 
-def _load(source: ActivationSource, target: Target) -> SparseCoder:
+def load_target(source: ActivationSource, target: Target) -> SparseCoder:
+    """The target's SAE, for these activations; raises as `load_coder` does."""
     return load_coder(
         target.spec,
         device=str(source.device),
@@ -320,7 +327,8 @@ def _load(source: ActivationSource, target: Target) -> SparseCoder:
     )
 
 
-def _identity(bench: Bench, found: protocol.CoderIdentity, name: str | None) -> Identity:
+def identity_of(bench: Bench, found: protocol.CoderIdentity, name: str | None) -> Identity:
+    """Of a measurement of that SAE on a bench, under this name or its own."""
     facts = asdict(found)
     return bench.identity(CoderIdentity(**facts | {"name": name or found.name}))
 
@@ -335,7 +343,7 @@ def encode_target(
         MdlbenchError: no step meets the headline tolerance.
     """
     bench = Bench.open(opener, target_site(opener, target), quantiser)
-    with encoded(bench, _load(bench.source, target)) as run:
+    with encoded(bench, load_target(bench.source, target)) as run:
         finest = run.sweep.finest
         if step is not None and not step >= finest:
             raise UsageError(f"--step {step:g} is finer than the suite's finest step {finest:g}")

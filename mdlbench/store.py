@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from mdlbench.errors import OutputError, RecordError
+from mdlbench.errors import OutputError, RecordError, UsageError
 from mdlbench.files import write_atomically
 from mdlbench.record import (
     EvalRecord,
     Identity,
+    Measurement,
     References,
     parse_record,
     parse_references,
@@ -18,6 +19,8 @@ from mdlbench.record import (
 
 RECORDS = "records"
 REFERENCES = "references.json"
+ARCHIVE = "archive"
+"""Subfolder of records that were measured with another version of their suite."""
 
 
 class RecordStore:
@@ -55,6 +58,21 @@ class RecordStore:
         write_atomically(path, record.to_json().encode())
         return path
 
+    def keep_only(self, measurement: Measurement) -> int:
+        """Move records of other measurements to the archive, and those of this one back.
+
+        Returns:
+            How many were moved.
+        """
+        archive = self.root / ARCHIVE
+        stale = [p for p in record_paths(self.folder) if read_record(p).measurement != measurement]
+        back = [p for p in record_paths(archive) if read_record(p).measurement == measurement]
+        for path in stale:
+            _move(path, archive)
+        for path in back:
+            _move(path, self.folder)
+        return len(stale) + len(back)
+
     def path(self, identity: Identity) -> Path:
         """Readable name and the start of the id; nothing of a name can leave the folder."""
         slug = re.sub(r"[^a-z0-9]+", "-", identity.coder.name.lower()).strip("-")[:60]
@@ -84,9 +102,33 @@ def read_records(folder: Path) -> list[EvalRecord]:
     return _sorted(read_record(path) for path in paths)
 
 
+def read_archive(folder: Path) -> list[EvalRecord]:
+    """Records that a results folder keeps of other versions of its suite; there may be none."""
+    return _sorted(read_record(path) for path in record_paths(folder / ARCHIVE))
+
+
 def record_paths(folder: Path) -> list[Path]:
     inner = folder / RECORDS
     return sorted((inner if inner.is_dir() else folder).glob("*.json"))
+
+
+def all_record_paths(places: Iterable[Path]) -> list[Path]:
+    """Record files, and those in folders; raises `UsageError` where there are none."""
+    paths: list[Path] = []
+    for place in places:
+        found = record_paths(place) if place.is_dir() else [place]
+        if not found:
+            raise UsageError(f"{place}: no records here; `mdlbench eval` writes them")
+        paths += found
+    return paths
+
+
+def _move(path: Path, folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+        path.replace(folder / path.name)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be moved to {folder}: {error}") from error
 
 
 def _text(path: Path) -> str:

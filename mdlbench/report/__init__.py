@@ -8,13 +8,21 @@ from pathlib import Path
 
 from mdlbench.errors import RecordError
 from mdlbench.files import write_atomically
-from mdlbench.leaderboard import Leaderboard, build_all, by_site
+from mdlbench.leaderboard import Leaderboard, build_all, build_archive, by_site
 from mdlbench.record import EvalRecord, References, SiteReferences
-from mdlbench.report.tables import to_csv, to_markdown, to_rich
+from mdlbench.report.tables import archive_markdown, to_csv, to_markdown, to_rich
 
 
-def write_report(records: Sequence[EvalRecord], references: References, folder: Path) -> list[Path]:
+def write_report(
+    records: Sequence[EvalRecord],
+    references: References,
+    folder: Path,
+    archive: Sequence[EvalRecord] = (),
+) -> list[Path]:
     """Write `table.csv`, `table.md` and the figures of a suite; the same records, the same bytes.
+
+    Records of other versions of the suite (`archive`) have tables of their own, `archive.csv` and
+    `archive.md`.
 
     Returns:
         The paths of the files written.
@@ -28,6 +36,10 @@ def write_report(records: Sequence[EvalRecord], references: References, folder: 
         "table.csv": lambda: to_csv(*boards).encode(),
         "table.md": lambda: to_markdown(*boards).encode(),
     }
+    if archive:
+        archived = build_archive(archive, references.headline)
+        drawings["archive.csv"] = lambda: to_csv(*archived).encode()
+        drawings["archive.md"] = lambda: archive_markdown(archived).encode()
     for board, group in zip(boards, by_site(records).values(), strict=True):
         drawings |= _figures(board, group, _references_of(group[0], references))
     for name, draw in drawings.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -66,18 +66,30 @@ def to_markdown(*boards: Leaderboard) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def archive_markdown(boards: Sequence[Leaderboard]) -> str:
+    """Sections of boards of older versions of a suite, each version's under its digest."""
+    parts = [
+        f"# Archive of {escape_markdown(boards[0].suite)}",
+        "Measured with other versions of the suite than the current one. Numbers of different "
+        "versions are not comparable, and are never ranked together.",
+    ]
+    for board in boards:
+        parts.append(f"## Suite digest `{board.suite_digest[:12]}`, protocol {board.protocol}")
+        parts.extend(_markdown_board(board, mark="###"))
+    return "\n\n".join(parts) + "\n"
+
+
 def _measured_on(board: Leaderboard) -> str:
     row = board.headline.rows[0]
     text = f" of {escape_markdown(row.text)}" if row.text else ""
     return f"Measured on {row.test_tokens:,} test tokens{text}."
 
 
-def _markdown_board(board: Leaderboard) -> Iterator[str]:
-    mark = "##"
+def _markdown_board(board: Leaderboard, mark: str = "##") -> Iterator[str]:
     if board.site is not None:
-        yield f"## {escape_markdown(board.site, TITLE_LENGTH)}"
+        yield f"{mark} {escape_markdown(board.site, TITLE_LENGTH)}"
         yield _measured_on(board)
-        mark = "###"
+        mark += "#"
     for i, table in enumerate(board.tables):
         yield f"{mark} {limit_name(table)}{' (headline)' if i == 0 else ''}"
         yield from _markdown_section(table)

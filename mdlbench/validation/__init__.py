@@ -1,0 +1,54 @@
+"""Whether a record file can be believed as far as it can be checked without running anything.
+
+What is checked: the file is sealed and fits the schema; its identity is that of a current suite;
+every number that follows from others is recomputed from them. A record that was made up
+consistently passes: only `mdlbench verify`, which measures again, tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mdlbench.errors import MdlbenchError, RecordError
+from mdlbench.record import EvalRecord, parse_record
+from mdlbench.suite import Suite, load_suite, suite_names
+from mdlbench.validation import facts, identity, points, seal, tolerances
+
+__all__ = ["problems_of", "problems_of_file", "suite_of"]
+
+
+def problems_of_file(path: Path, suite: Suite | None = None) -> list[str]:
+    """Everything wrong with a record file, in words; nothing where it is valid.
+
+    Args:
+        path: of the file.
+        suite: what it should be of; the shipped suite that it names where None.
+    """
+    try:
+        text = seal.read(path)
+        seal.check(text)
+        record = parse_record(text, path.name)
+        return list(problems_of(record, suite or suite_of(record)))
+    except MdlbenchError as error:
+        return [str(error).removeprefix(f"{path.name}: ")]
+
+
+def problems_of(record: EvalRecord, suite: Suite) -> Iterator[str]:
+    """Everything wrong with a record of a suite; later checks rely on earlier ones."""
+    for check in (identity.problems, points.problems, tolerances.problems, facts.problems):
+        found = list(check(record, suite))
+        yield from found
+        if found:
+            return
+
+
+def suite_of(record: EvalRecord) -> Suite:
+    """The shipped suite that a record names; raises `RecordError` where there is none.
+
+    A name is never read as a path.
+    """
+    name = record.identity.suite
+    if name not in suite_names():
+        raise RecordError(f"suite {name[:80]!r} is not shipped; name its file with --suite")
+    return load_suite(name)

@@ -2,7 +2,7 @@
 
     python -m mdlbench.schema > record.schema.json
 
-Everything is taken from the models of `mdlbench.record` and `mdlbench.suite`; nothing is said twice.
+All of it is taken from the models of `mdlbench.record` and `mdlbench.suite`.
 """
 
 from __future__ import annotations

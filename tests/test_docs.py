@@ -1,7 +1,7 @@
 """Every command and snippet of README, CONTRIBUTING and docs/ is executed; the site is built.
 
-A page is gone through from top to bottom in one folder, as a reader would. A command runs as it is
-written, as a process, unless `INSTEAD` names what runs in its place.
+Pages are gone through from top to bottom in one folder, as a reader would who does nothing twice. A
+command runs as it is written, as a process, unless `INSTEAD` names what runs in its place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +57,19 @@ class Elsewhere:
 INSTEAD: dict[str, str | Elsewhere] = {
     "make test": Elsewhere("test_docs.py::test_what_make_does", "it is what runs this test"),
     "make docs": Elsewhere("test_site.py::site", "its recipe builds the site that is tested"),
-    "mdlbench eval --suite mnist": (
-        MNIST + " --sae topk-128-k13 --sae batchtopk-128-k13 -o results/mnist"
+    "make demo": (
+        "mdlbench eval --suite mnist --limit 200 --sae topk-128-k13 --sae batchtopk-128-k13 "
+        "-o results/mnist"
     ),
     "mdlbench eval --suite mnist --sae runs/mine -o results/mnist": MNIST,
     "mdlbench eval --suite mnist --sae runs/mine -o results/mine": MNIST,
     "mdlbench eval --suite mnist --sae npz:random.npz -o results/random": MNIST,
     "PYTHONPATH=. mdlbench eval --suite mnist --sae python:bright:Pixels -o results/bright": MNIST,
     "mdlbench train --width 256 --k 9 --epochs 20 -o runs/mine": "{} --epochs 1",
-    "mdlbench eval --suite gpt2-l8": "{} --limit 2 --sae res-jb-24576",
+    "mdlbench eval --suite gpt2-l8": Elsewhere(
+        "test_gpt2_suites.py::test_all_nineteen_are_scored_where_they_were_trained",
+        "a minute; there on fewer tokens, and my-suite.yaml, which is like it, runs here",
+    ),
     "mdlbench eval --suite gpt2-l8 --sae saelens:gpt2-small-res-jb/blocks.8.hook_resid_pre": (
         "{} --limit 2"
     ),
@@ -92,7 +96,7 @@ INSTEAD: dict[str, str | Elsewhere] = {
 
 SHORTER_CODE = {'suite, name="mine")': 'suite, name="mine", limit=200)'}
 
-PENDING = ("compare", "validate", "verify", "cite", "--html", "--format")
+PENDING = ("compare", "cite", "--html", "--format")
 """Subcommands and options that are described before they exist."""
 
 
@@ -128,26 +132,26 @@ class Reader:
     """Somebody who does in a folder what a page says.
 
     Attributes:
-        variables: of the environment, beside those that every process gets.
-        names: what Python snippets have defined so far.
+        tools: the folder of the commands.
+        fixture: the fixture of a name.
+        names: what the page's Python snippets have defined so far.
         printed: by the last step.
+        done: commands so far.
     """
 
     folder: Path
     tools: Path
     fixture: Callable[[str], Any]
-    names: dict[str, Any]
+    names: dict[str, Any] = field(default_factory=dict)
     printed: str = ""
+    done: set[str] = field(default_factory=set)
 
     def type(self, command: str) -> None:
         """Execute a documented command, or what stands for it; raises where it fails."""
-        if unknown_now(command):
-            return
-        if command == "make demo":
-            (command,) = [line for line in recipe("demo") if line.startswith("mdlbench")]
         instead = INSTEAD.get(command, "{}")
-        if isinstance(instead, Elsewhere):
+        if command in self.done or unknown_now(command) or isinstance(instead, Elsewhere):
             return
+        self.done.add(command)
         with self.network(command) as variables:
             self.execute(instead.format(command), variables)
 
@@ -170,7 +174,7 @@ class Reader:
 
     @contextlib.contextmanager
     def network(self, command: str):
-        """What a command needs of the hub: a full cache, or empty ones and a server to fetch from."""
+        """What a command needs of the hub: a full cache, or empty ones and a server."""
         if not re.search("gpt2|my-suite", command):
             yield {}
             return
@@ -208,56 +212,41 @@ def recipe(target: str) -> list[str]:
     return [line.removeprefix(".venv/bin/") for line in lines]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, tools: Path) -> Path:
-    """The results folder that README's first command makes, of two SAEs and a few images."""
-    folder = tmp_path_factory.mktemp("results")
-    Reader(folder, tools, lambda name: None, {}).type("mdlbench eval --suite mnist")
-    return folder / "results" / "mnist"
+def put_board(folder: Path) -> None:
+    """A leaderboard to contribute to: what the reader measured."""
+    shutil.copytree(folder / "results" / "mnist", folder / "leaderboards" / "mnist")
 
 
-def put_mine(folder: Path, fixture: Callable[[str], Any]) -> None:
-    shutil.copytree(SHIPPED / "topk-128-k19", folder / "runs" / "mine")
-
-
-def put_results(folder: Path, fixture: Callable[[str], Any]) -> None:
-    shutil.copytree(fixture("results"), folder / "results" / "mnist")
-
-
-def put_leaderboard(folder: Path, fixture: Callable[[str], Any]) -> None:
-    shutil.copytree(fixture("results"), folder / "leaderboards" / "mnist")
-
-
-def put_my_suite(folder: Path, fixture: Callable[[str], Any]) -> None:
+def put_my_suite(folder: Path) -> None:
+    """The template, as a reader changes it."""
     content = yaml.safe_load((suites_folder() / "template.yaml").read_text())
     content["source"]["tokens"] = {"calibration": 2048, "test": 1024}
     (folder / "my-suite.yaml").write_text(yaml.safe_dump(content))
 
 
-PREPARED = {
-    "CONTRIBUTING.md": [put_mine, put_leaderboard],
-    "README.md": [put_results],
-    "compare.md": [put_results],
-    "contribute-a-record.md": [put_mine, put_leaderboard],
-    "quickstart.md": [put_results],
-    "record.md": [put_results],
-    "score-your-sae.md": [put_mine, put_results],
-    "write-a-suite.md": [put_my_suite],
-}
-"""What a reader of a page has: an SAE in `runs/mine`, results, a leaderboard, a suite."""
+GIVEN = {"contribute-a-record.md": put_board, "write-a-suite.md": put_my_suite}
+"""What a reader has before beginning with a page, beside what the pages before it left."""
 
 WITH_STEPS = [page for page in PAGES if fences(page)]
+TUTORIALS = ["add-an-adapter.md", "write-a-suite.md", "what-the-number-means.md", "faq.md"]
+FROM_SCRATCH = [page for page in WITH_STEPS if page.name in TUTORIALS]
+FROM_README = sorted(
+    (page for page in WITH_STEPS if page.name not in TUTORIALS),
+    key=lambda page: (page.name != "README.md", page.name == "CONTRIBUTING.md", page.name),
+)
 
 
-@pytest.mark.parametrize("page", WITH_STEPS, ids=[page.name for page in WITH_STEPS])
-def test_a_reader_can_do_what_a_page_says(page, tmp_path, tools, request, monkeypatch):
+@pytest.mark.parametrize("pages", [FROM_README, FROM_SCRATCH], ids=["README on", "tutorials"])
+def test_a_reader_can_do_what_the_pages_say(pages, tmp_path, tools, request, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    for put in PREPARED.get(page.name, ()):
-        put(tmp_path, request.getfixturevalue)
-    reader = Reader(tmp_path, tools, request.getfixturevalue, {"my_sae": MySae()})
-    for fence in fences(page):
-        follow(reader, fence, f"{page.name}:{fence.line}")
+    reader = Reader(tmp_path, tools, request.getfixturevalue)
+    for page in pages:
+        if page.name in GIVEN:
+            GIVEN[page.name](tmp_path)
+        reader.names = {"my_sae": MySae()}
+        for fence in fences(page):
+            follow(reader, fence, f"{page.name}:{fence.line}")
 
 
 def follow(reader: Reader, fence: Fence, where: str) -> None:
@@ -291,7 +280,7 @@ def test_whatever_runs_in_a_commands_place_is_documented():
     assert set(INSTEAD) <= documented
     code = "".join(fence.content for page in PAGES for fence in fences(page))
     assert all(long in code for long in SHORTER_CODE)
-    assert set(PREPARED) <= {page.name for page in PAGES}
+    assert {*GIVEN, *TUTORIALS} <= {page.name for page in WITH_STEPS}
 
 
 @pytest.mark.parametrize("instead", [i for i in INSTEAD.values() if isinstance(i, Elsewhere)])
@@ -314,7 +303,8 @@ def test_links_lead_somewhere(page):
 
 
 def test_what_make_does():
-    """`make test` lints and runs all tests; what CI runs is the same."""
+    """`make demo` scores a suite; `make test` lints and runs all tests, as CI does."""
+    assert recipe("demo")[-1] == "mdlbench eval --suite mnist"
     assert recipe("test")[-5:] == [
         "ruff check .",
         "ruff format --check .",

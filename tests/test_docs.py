@@ -26,6 +26,7 @@ from safetensors.numpy import load_file
 from mdlbench.suite import load_suite, suites_folder
 from tests.documentation import (
     LANGUAGES,
+    OPTIONS,
     PAGES,
     REPOSITORY,
     Fence,
@@ -280,6 +281,7 @@ def test_whatever_runs_in_a_commands_place_is_documented():
     assert set(INSTEAD) <= documented
     code = "".join(fence.content for page in PAGES for fence in fences(page))
     assert all(long in code for long in SHORTER_CODE)
+    assert not set(PENDING) & set().union(OPTIONS, *OPTIONS.values())
     assert {*GIVEN, *TUTORIALS} <= {page.name for page in WITH_STEPS}
 
 

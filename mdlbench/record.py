@@ -54,7 +54,7 @@ Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class CoderIdentity(Part):

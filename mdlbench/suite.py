@@ -37,7 +37,7 @@ SYNTHETIC = "synthetic"
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ImagesSource(Strict):

@@ -1,0 +1,269 @@
+"""`mdlbench validate`: what is true passes, and nothing that was tampered with does."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from mdlbench.leaderboard import build
+from mdlbench.record import CHECKSUM, Identity, checksum_of, parse_record
+from mdlbench.run import evaluate
+from mdlbench.store import read_records
+from mdlbench.validation import problems_of_file, seal
+from tests.tiny import tiny_suite, write_sae
+
+BOARDS = sorted(path for path in (Path(__file__).parent.parent / "leaderboards").iterdir())
+SAMPLED = 3
+"""Places of a long list at which it is tampered with."""
+
+UNDERIVED = (
+    "cosine",
+    "kl",
+    "adaptive",
+    "enumerative",
+    "bound",
+    "environment",
+    "provenance",
+    "details",
+    "architecture",
+    "site",
+    "l0",
+    "header_bits",
+    "codebook_bits",
+    "coded",
+    "calibration",
+    "limit",
+    "arguments",
+    "name",
+    "adapter",
+    "version",
+    "weights_sha256",
+    "data_sha256",
+    "d_in",
+    "latents",
+    "resamples",
+)
+"""Keys of what is measured, stated, or only bounded: no other number of a record follows from it,
+and only measuring again tells."""
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    return tiny_suite(tmp_path_factory.mktemp("suite"))
+
+
+@pytest.fixture(scope="module")
+def record(suite, tmp_path_factory):
+    return evaluate(str(write_sae(tmp_path_factory.mktemp("sae"))), suite)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("tampered") / "record.json"
+
+
+@pytest.fixture(scope="module")
+def content(record, suite, place):
+    """Of a valid record."""
+    assert check(place, suite, record.to_json()) == []
+    return json.loads(record.to_json())
+
+
+def check(place, suite, text):
+    place.write_text(text, encoding="utf-8")
+    return problems_of_file(place, suite)
+
+
+def sealed(content):
+    """The content under a checksum, and an id, that agree with it: a careful forgery."""
+    try:
+        content["id"] = Identity.model_validate(content["identity"]).id
+        content[CHECKSUM] = checksum_of(content)
+    except (ValueError, TypeError, KeyError):
+        assume(False)
+    return json.dumps(content)
+
+
+def leaves(value, path=()):
+    """Paths of all values that hold no others, of long lists some."""
+    if isinstance(value, dict):
+        for key in value:
+            yield from leaves(value[key], (*path, key))
+    elif isinstance(value, list) and value:
+        for i in sorted({0, len(value) // 2, len(value) - 1} if len(value) > SAMPLED else range(3)):
+            if i < len(value):
+                yield from leaves(value[i], (*path, i))
+    else:
+        yield path
+
+
+def at(content, path):
+    for key in path:
+        content = content[key]
+    return content
+
+
+def tampered(content, path, change):
+    changed = copy.deepcopy(content)
+    parent = at(changed, path[:-1])
+    if change is DROP:
+        del parent[path[-1]]
+    else:
+        parent[path[-1]] = change(parent[path[-1]])
+    return changed
+
+
+def numeric(change):
+    """A change of numbers; of anything else, another text."""
+
+    def changed(value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return change(value) if is_number else f"{value}x"
+
+    return changed
+
+
+DROP = object()
+CHANGES = {
+    "drop": DROP,
+    "larger by 1%": numeric(lambda v: v * 1.01),
+    "smaller by 1%": numeric(lambda v: v * 0.99),
+    "one more": numeric(lambda v: v + 1),
+    "negative": numeric(lambda v: -v),
+    "zero": numeric(lambda v: 0),
+    "huge": numeric(lambda v: 1e300),
+    "not a number": lambda v: math.nan,
+    "infinite": lambda v: math.inf,
+    "text": lambda v: "0.5",
+    "path": lambda v: "../../../etc/passwd",
+    "markup": lambda v: "<script>alert(1)</script>\x00",
+    "long": lambda v: "x" * 300_000,
+    "opposite": lambda v: not v,
+    "nothing": lambda v: None,
+    "list": lambda v: [v],
+}
+
+
+def draw_change(data, content):
+    path = data.draw(st.sampled_from(sorted(leaves(content), key=str)), label="where")
+    name = data.draw(st.sampled_from(sorted(CHANGES)), label="change")
+    changed = tampered(content, path, CHANGES[name])
+    assume(json.dumps(changed) != json.dumps(content))
+    return path, changed
+
+
+def is_within_rounding(path, content, changed):
+    """Whether an end of a point's interval moved by less than half-precision resamples tell."""
+    if len(path) < 2 or path[-2] not in ("heldout_ci", "mse_ci", "delta_ce_ci"):
+        return False
+    ends, others = at(content, path[:-1]), at(changed, path[:-1])
+    if len(others) < 2 or not isinstance(others[path[-1]], int | float):
+        return False
+    return abs(others[path[-1]] - ends[path[-1]]) < 0.01 * (ends[1] - ends[0])
+
+
+def test_a_real_record_is_valid(record, suite, place):
+    assert check(place, suite, record.to_json()) == []
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_no_change_of_a_record_passes(data, content, suite, place):
+    _, changed = draw_change(data, content)
+    assert check(place, suite, json.dumps(changed))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_forged_seal_hides_no_change_of_what_can_be_derived(data, record, content, suite, place):
+    path, changed = draw_change(data, content)
+    assume(not is_within_rounding(path, content, changed))
+    text = sealed(changed)
+    if check(place, suite, text) == [] and parse_record(text, place) != record:
+        assert any(key in UNDERIVED for key in path), path
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_what_passes_changes_no_rank(data, record, content, suite, place):
+    path, changed = draw_change(data, content)
+    assume(any(key in UNDERIVED for key in path))
+    if check(place, suite, sealed(changed)) == []:
+        again = parse_record(place.read_text(encoding="utf-8"), place)
+        for one, other in zip(standing(record, suite), standing(again, suite), strict=True):
+            assert one == other
+
+
+def standing(record, suite):
+    board = build([record], suite.headline)
+    return [
+        (row.rank, row.status, row.bits, row.bits_low, row.bits_high, row.step)
+        for table in board.tables
+        for row in table.rows
+    ]
+
+
+def test_repeated_keys_are_refused(record, suite, place):
+    text = record.to_json().replace('"partial": false', '"partial": true,\n "partial": false')
+    assert "repeated" in check(place, suite, text)[0]
+
+
+def test_a_file_of_a_gigabyte_is_not_read(tmp_path):
+    path = tmp_path / "huge.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+    (problem,) = problems_of_file(path)
+    assert "1,073,741,824 bytes are more than any record's" in problem
+    assert seal.LARGEST_FILE < 1 << 30
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", "\x00", "{" * 10_000, "1" * 10_000])
+def test_other_files_are_no_records(text, tmp_path):
+    (problem,) = check(tmp_path / "x.json", None, text)
+    assert problem
+
+
+def test_a_missing_file_is_said_to_be(tmp_path):
+    (problem,) = problems_of_file(tmp_path / "none.json")
+    assert "cannot be read" in problem
+
+
+def test_a_suite_s_name_is_never_a_path(content, suite, tmp_path):
+    content = copy.deepcopy(content)
+    content["identity"]["suite"] = str(suite.folder)
+    (problem,) = check(tmp_path / "x.json", None, sealed(content))
+    assert "is not shipped" in problem
+
+
+def test_another_version_of_the_suite_is_named(record, suite, tmp_path, tmp_path_factory):
+    other = tiny_suite(tmp_path_factory.mktemp("other"), seed=1)
+    problems = check(tmp_path / "x.json", other, record.to_json())
+    assert any("suite_digest" in problem and other.digest[:12] in problem for problem in problems)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "a/../../b", "..", "~root", "C:\\x", "\\\\host\\x"])
+def test_paths_are_no_names(name, content, suite, tmp_path):
+    content = copy.deepcopy(content)
+    content["identity"]["coder"]["name"] = name
+    assert any("is a path" in problem for problem in check(tmp_path / "x", suite, sealed(content)))
+
+
+def test_a_release_s_name_may_have_parts(content, suite, tmp_path):
+    content = copy.deepcopy(content)
+    content["identity"]["coder"]["name"] = "gpt2-small-res-jb/blocks.8.hook_resid_pre"
+    assert check(tmp_path / "x", suite, sealed(content)) == []
+
+
+@pytest.mark.parametrize("folder", BOARDS, ids=lambda folder: folder.name)
+def test_swapped_operating_points_are_noticed(folder, tmp_path):
+    record = read_records(folder)[0]
+    content = json.loads(record.to_json())
+    one, other = content["points"][:2]
+    one["bits"], other["bits"] = other["bits"], one["bits"]
+    assert check(tmp_path / "x", None, sealed(content))

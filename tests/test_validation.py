@@ -247,7 +247,7 @@ def test_another_version_of_the_suite_is_named(record, suite, tmp_path, tmp_path
     assert any("suite_digest" in problem and other.digest[:12] in problem for problem in problems)
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "a/../../b", "..", "~root", "C:\\x", "\\\\host\\x"])
+@pytest.mark.parametrize("name", ["/etc/x", "a/../../b", "..", "~root", "C:\\x", "\\\\host\\x"])
 def test_paths_are_no_names(name, content, suite, tmp_path):
     content = copy.deepcopy(content)
     content["identity"]["coder"]["name"] = name

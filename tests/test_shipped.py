@@ -1,15 +1,19 @@
 """The committed leaderboards: rebuilt from their records, audited, and as accurate as promised."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mdlbench.leaderboard import build_all
+from mdlbench.report.page import write_pages
 from mdlbench.report.tables import to_csv, to_markdown
-from mdlbench.store import read_records, read_references
+from mdlbench.reproduction import REPRODUCTIONS, read_reproduction, reproduction_path, standing
+from mdlbench.store import read_records, read_references, record_paths
 from mdlbench.suite import load_suite
+from mdlbench.validation import problems_of_file
 
-BOARDS = sorted(path for path in (Path(__file__).parent.parent / "leaderboards").iterdir())
+BOARDS = sorted(path for path in (Path(__file__).parent.parent / "leaderboards").glob("*/"))
 
 
 @pytest.fixture(params=BOARDS, ids=lambda folder: folder.name)
@@ -21,6 +25,32 @@ def test_tables_are_rebuilt_byte_for_byte_from_the_records(folder):
     boards = build_all(read_records(folder), read_references(folder).headline)
     assert (folder / "table.csv").read_bytes() == to_csv(*boards).encode()
     assert (folder / "table.md").read_bytes() == to_markdown(*boards).encode()
+
+
+def test_every_record_is_valid(folder):
+    problems = {path.name: problems_of_file(path) for path in record_paths(folder)}
+    assert {name: found for name, found in problems.items() if found} == {}
+
+
+def test_pages_are_rebuilt_byte_for_byte_from_the_records(tmp_path):
+    committed = BOARDS[0].parent
+    drawn = shutil.ignore_patterns("*.png", "index.html", "features")
+    copy = shutil.copytree(committed, tmp_path / "leaderboards", ignore=drawn)
+    pages = write_pages(copy)
+    assert {path.relative_to(copy) for path in pages} == {
+        path.relative_to(committed) for path in committed.glob("**/index.html")
+    }
+    for path in pages:
+        assert path.read_bytes() == (committed / path.relative_to(copy)).read_bytes(), path
+
+
+def test_every_reproduction_is_of_a_committed_record(folder):
+    records = read_records(folder)
+    agreement = load_suite(folder.name).agreement
+    known = {reproduction_path(folder, record): record for record in records}
+    for path in (folder / REPRODUCTIONS).glob("*.json"):
+        assert standing(known[path], folder) == "reproduced", path
+        assert read_reproduction(path).agreement == agreement
 
 
 def test_records_are_of_the_shipped_suite_and_whole(folder):

@@ -18,7 +18,7 @@ from mdlbench.store import read_records
 from mdlbench.validation import problems_of_file, seal
 from tests.tiny import tiny_suite, write_sae
 
-BOARDS = sorted(path for path in (Path(__file__).parent.parent / "leaderboards").iterdir())
+BOARDS = sorted(path for path in (Path(__file__).parent.parent / "leaderboards").glob("*/"))
 SAMPLED = 3
 """Places of a long list at which it is tampered with."""
 

@@ -40,7 +40,7 @@ from mdlbench.tally import SymbolCounts
 from tests.records import make_identity, make_record
 from tests.tiny import tiny_suite, write_sae
 
-BOARDS = sorted((Path(__file__).parent.parent / "leaderboards").iterdir())
+BOARDS = sorted((Path(__file__).parent.parent / "leaderboards").glob("*/"))
 FINEST = 2.0**-5
 LEVELS = range(LOWEST, HIGHEST + 1)
 PLAIN = "normalised", "uniform", "tree"

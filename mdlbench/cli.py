@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import traceback
@@ -74,6 +75,9 @@ SuiteFileOption = Annotated[
         "--suite", metavar="PATH", help="The suite of records that are not of a shipped one."
     ),
 ]
+
+LINE_LENGTH = 2000
+"""Characters of what is said of one record."""
 
 _debug = False
 
@@ -394,7 +398,7 @@ def cite(
     chosen = load_suite(suite) if suite else None
     for path in all_record_paths(records or []):
         record = read_record(path)
-        print(methods(record, chosen or suite_of(record)))
+        print(methods(record, suite_of(record, chosen)))
     print(bibtex(), end="")
 
 
@@ -409,6 +413,7 @@ def validate(
     Exit code 1 if one is not valid. That an SAE really costs what its record says, only
     `mdlbench verify` shows.
     """
+    from mdlbench.report.tables import printable
     from mdlbench.store import all_record_paths
     from mdlbench.suite import load_suite
     from mdlbench.validation import problems_of_file
@@ -420,7 +425,7 @@ def validate(
         print(json.dumps(rows, indent=1))
     else:
         for path, problems in found.items():
-            print(f"{path}: {'; '.join(problems) or 'valid'}")
+            print(printable(f"{path}: {'; '.join(problems) or 'valid'}", LINE_LENGTH))
     if any(found.values()):
         raise typer.Exit(1)
 
@@ -456,10 +461,13 @@ def verify(
     if sae is not None and len(paths) > 1:
         raise UsageError(f"--sae is of one record, but there are {len(paths)}")
     chosen = load_suite(suite) if suite else None
-    claims = [verification.read_claim(path, chosen, sae) for path in paths]
+    found = [verification.read_claim(path, chosen, sae) for path in paths]
+    claims = [claim for claim in found if isinstance(claim, verification.Claim)]
+    refused = (claim for claim in found if isinstance(claim, verification.Unverified))
     rows = []
     with stages(quiet) as report:
-        for outcome in verification.verify(claims, _torch_device(device), text, report):
+        measured = verification.verify(claims, _torch_device(device), text, report)
+        for outcome in itertools.chain(refused, measured):
             rows.append(listing.verification_row(outcome))
             if not as_json:
                 print(listing.verification_line(rows[-1]), flush=True)

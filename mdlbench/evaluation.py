@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -191,28 +191,45 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_coder(
-    bench: Bench, coder: SparseCoder, identity: Identity, report: Report = lambda stage: None
+    bench: Bench,
+    coder: SparseCoder,
+    identity: Identity,
+    report: Report = lambda stage: None,
+    steps: Sequence[float] = (),
 ) -> Evaluation:
     """Run one SAE through the whole measurement.
+
+    Args:
+        bench: the suite, opened.
+        coder: the SAE.
+        identity: of the record.
+        report: called with the name of each stage.
+        steps: of the refined grid, to have operating points at, too.
 
     Raises:
         CoderError: the SAE misbehaves: wrong shapes, non-finite latents or reconstruction, facts
             that a record cannot hold.
     """
     try:
-        return _evaluate(bench, coder, identity, report)
+        return _evaluate(bench, coder, identity, report, steps)
     except ValidationError as error:
         raise CoderError(f"{coder.spec.name}: {first_problem(error)}") from error
 
 
-def _evaluate(bench: Bench, coder: SparseCoder, identity: Identity, report: Report) -> Evaluation:
+def _evaluate(
+    bench: Bench,
+    coder: SparseCoder,
+    identity: Identity,
+    report: Report,
+    steps: Sequence[float],
+) -> Evaluation:
     started = time.perf_counter()
     report("encode")
     with encoded(bench, coder) as run:
         report("distortion")
         limits = [search_limit(bench, run.sweep, *limit) for limit in bench.suite.limits()]
         report("rate")
-        run.sweep.price_grid()
+        run.sweep.price_grid(steps)
         results = [tolerance_result(bench, run.sweep, limit) for limit in limits]
         report("bitstream")
         audit = audit_bitstream(bench, run.sweep, limits)

@@ -109,9 +109,9 @@ def verification_row(outcome: Verified | Unverified) -> Row:
     """How measuring a record again went."""
     from mdlbench.verify import Verified
 
-    row: Row = {"record": str(outcome.claim.path), "SAE": outcome.claim.record.label}
+    row: Row = {"record": str(outcome.path), "SAE": outcome.label}
     if isinstance(outcome, Verified):
-        return {**row, **outcome.deviation._asdict(), "reproduction": str(outcome.path)}
+        return {**row, **outcome.deviation._asdict(), "reproduction": str(outcome.kept)}
     return {**row, "error": str(outcome.error)}
 
 

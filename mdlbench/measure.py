@@ -30,7 +30,7 @@ from mdlbench.sources import ActivationSource, Block, Split
 from mdlbench.spool import LatentSpool
 from mdlbench.suite import Steps
 from mdlbench.tally import Tally
-from mdlbench.tolerance import STEPS_PER_OCTAVE, step_at
+from mdlbench.tolerance import STEPS_PER_OCTAVE, position_of, step_at
 
 
 class EncodedSplit(NamedTuple):
@@ -363,9 +363,9 @@ class Sweep:
         runs = ((quantiser.symbols(run.latents), run.document) for run in self.test.runs())
         return self.code(quantiser).rates(runs, self.source.n_documents["test"])
 
-    def price_grid(self) -> None:
-        """Measure the rate of every dyadic step."""
-        for position in self.dyadic:
+    def price_grid(self, also: Sequence[float] = ()) -> None:
+        """Measure the rate of every dyadic step, and of other steps of the refined grid."""
+        for position in [*self.dyadic, *(position_of(self.finest, step) for step in also)]:
             self.rates(position)
 
     def priced(self) -> list[int]:

@@ -194,15 +194,18 @@ class Point(Distortion):
 
     def resampled_bits(self) -> Float64[np.ndarray, " replicate"]:
         """Total bits per token in every draw; raises `RecordError` where the record has none."""
-        return self.bits.total + self.bits.heldout * self._deviations("bits")
+        return self.bits.total + self.bits.heldout * self.drawn_shares("bits")
 
     def resampled(self, metric: Metric) -> Float64[np.ndarray, " replicate"]:
         """A loss in every draw; raises `RecordError` where the record has none."""
         if metric == "delta_ce":
-            return self.delta_ce + self.ce * self._deviations("delta_ce")
-        return float(getattr(self, metric)) * (1.0 + self._deviations("mse"))
+            return self.delta_ce + self.ce * self.drawn_shares("delta_ce")
+        return float(getattr(self, metric)) * (1.0 + self.drawn_shares("mse"))
 
-    def _deviations(self, name: Literal["bits", "mse", "delta_ce"]) -> Float64[np.ndarray, " n"]:
+    def drawn_shares(
+        self, name: Literal["bits", "mse", "delta_ce"]
+    ) -> Float64[np.ndarray, " replicate"]:
+        """As `Resamples` holds them; raises `RecordError` where the record has none."""
         if self.resamples is None:
             raise RecordError(f"the point at step {self.step:g} has no bootstrap resamples")
         data = base64.b64decode(getattr(self.resamples, name), validate=True)

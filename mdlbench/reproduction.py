@@ -7,37 +7,53 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from mdlbench.errors import RecordError
 from mdlbench.files import write_atomically
 from mdlbench.record import (
     SCHEMA_VERSION,
+    Distortion,
     Environment,
     EvalRecord,
     Finite,
     Part,
+    Pictures,
+    Point,
     Provenance,
     canonical_lines,
     parse_versioned,
 )
 from mdlbench.store import RecordStore
-from mdlbench.suite import Agreement
+from mdlbench.suite import Agreement, load_suite, suite_names
 from mdlbench.tolerance import STEPS_PER_OCTAVE
 
 Standing = Literal["reproduced", "submitted"]
 
 REPRODUCTIONS = "reproductions"
 """Subfolder of a results folder."""
+LEAST_RATE = 1.0
+"""Bits per token; smaller rates are compared as if they were as large."""
 LEAST_LOSS = 1e-6
 """Losses below it, in their own unit, are compared as if they were as large."""
+HALF_ULP = 2.0**-10
+"""Of a share in half precision: by how much two that are nearly equal may be rounded apart."""
+CODEBOOK_SLACK = 0.01
+"""Of a codebook's size, which jumps by whole bytes."""
+
+RATES = ("plugin", "support", "magnitude", "heldout", "adaptive", "enumerative", "bound", "side")
+LOSSES = ("mse", "fvu", "cosine", "ce", "kl")
+FACTS = ("d_in", "d_out", "d_latents", "architecture", "hook", "details")
 
 
 class Deviation(NamedTuple):
     """How far a repeated measurement lies from the first, at worst.
 
     Attributes:
-        bits: relative difference of rates at a step.
-        loss: relative difference of MSE, FVU, CE or KL at a step.
-        positions: steps of 0.05 octave between the steps accepted at a tolerance.
+        bits: relative difference of rates at a step, of L0, and of what is said of latents.
+        loss: relative difference of losses at a step; of ΔCE, to CE.
+        positions: steps of 0.05 octave between the steps accepted at a tolerance, or bits between
+            the decoder's precisions.
     """
 
     bits: float
@@ -63,7 +79,7 @@ class Reproduction(Part):
     loss: Finite
     positions: int
     agreement: Agreement
-    """What the suite allows."""
+    """What the suite allowed."""
     environment: Environment
     """Of the repeated measurement."""
     provenance: Provenance
@@ -72,38 +88,92 @@ class Reproduction(Part):
 def deviation(first: EvalRecord, again: EvalRecord) -> Deviation:
     """The largest differences between two measurements of one identity.
 
-    Points are compared where both have the same step: at all dyadic ones, and at those accepted by
-    both. A rate accepted p steps of 0.05 octave apart is not compared.
+    All operating points of the first are compared, so `again` must have been measured at their
+    steps, too.
 
     Raises:
-        RecordError: they are not of one identity, stand on other steps, or do not meet the same
-            tolerances.
+        RecordError: they are not of one identity, do not meet the same tolerances, or differ in
+            what is not a measured number.
     """
+    _refuse_other(first, again)
+    points = {point.step: point for point in again.points}
+    missing = [point.step for point in first.points if point.step not in points]
+    if missing:
+        raise RecordError(f"{first.label}: was not measured again at step {missing[0]:g}")
+    pairs = [(point, points[point.step]) for point in first.points]
+    return Deviation(
+        bits=max([*(_rates_apart(*pair) for pair in pairs), _latents_apart(first, again)]),
+        loss=max(_losses_apart(*pair) for pair in [*pairs, (first.floor, again.floor)]),
+        positions=_positions_apart(first, again),
+    )
+
+
+def _refuse_other(first: EvalRecord, again: EvalRecord) -> None:
     if first.identity != again.identity:
         raise RecordError(f"{first.label}: measured again, it is another SAE or suite")
-    points = {point.step: point for point in again.points}
-    shared = [(point, points[point.step]) for point in first.points if point.step in points]
-    if len(shared) < 2 or first.points[0].step != again.points[0].step:
-        raise RecordError(f"{first.label}: measured again, its steps are others")
-    rates = [
-        _relative(getattr(a.bits, code), getattr(b.bits, code))
-        for a, b in shared
-        for code in ("plugin", "heldout", "total", "adaptive", "enumerative", "bound")
-    ]
-    losses = [
-        _relative(getattr(a, loss), getattr(b, loss))
-        for a, b in [*shared, (first.floor, again.floor)]
-        for loss in ("mse", "fvu", "ce", "kl")
-    ]
-    return Deviation(max(rates), max(losses), _positions_apart(first, again))
+    for name in FACTS:
+        if getattr(first.coder, name) != getattr(again.coder, name):
+            raise RecordError(f"{first.label}: measured again, its {name} is another")
+    if (first.site, first.n_tokens) != (again.site, again.n_tokens):
+        raise RecordError(f"{first.label}: measured again, its site or tokens are others")
+    if _pictures(first) != _pictures(again):
+        raise RecordError(f"{first.label}: measured again, its features look different")
 
 
-def _relative(a: float, b: float) -> float:
-    return abs(a - b) / max(abs(a), abs(b), LEAST_LOSS)
+def _pictures(record: EvalRecord) -> Pictures | None:
+    return None if record.latents is None else record.latents.pictures
+
+
+def _rates_apart(one: Point, other: Point) -> float:
+    pairs = [(getattr(one.bits, code), getattr(other.bits, code)) for code in RATES]
+    pairs += [(one.l0, other.l0), (one.header_bits or 0.0, other.header_bits or 0.0)]
+    if one.bits.coded is not None and other.bits.coded is not None:
+        pairs.append((one.bits.coded, other.bits.coded))
+    return max(
+        max(_relative(*pair, LEAST_RATE) for pair in pairs), _draws_apart(one, other, "bits")
+    )
+
+
+def _losses_apart(one: Distortion, other: Distortion) -> float:
+    apart = [_relative(getattr(one, loss), getattr(other, loss), LEAST_LOSS) for loss in LOSSES]
+    apart.append(abs(one.delta_ce - other.delta_ce) / max(one.ce, other.ce, LEAST_LOSS))
+    apart.append(abs((one.ce_recovered or 0.0) - (other.ce_recovered or 0.0)))
+    if isinstance(one, Point) and isinstance(other, Point):
+        apart += [_draws_apart(one, other, "mse"), _draws_apart(one, other, "delta_ce")]
+    return max(apart)
+
+
+def _draws_apart(one: Point, other: Point, name: Literal["bits", "mse", "delta_ce"]) -> float:
+    """Largest difference of two points' bootstrap draws, but for their rounding."""
+    a, b = one.drawn_shares(name), other.drawn_shares(name)
+    if len(a) != len(b):
+        raise RecordError(f"at step {one.step:g}: {len(a)} draws, measured again {len(b)}")
+    rounded = HALF_ULP * np.maximum(np.abs(a), np.abs(b)) + 1e-7
+    return float(np.maximum(np.abs(a - b) - rounded, 0.0).max(initial=0.0))
+
+
+def _latents_apart(first: EvalRecord, again: EvalRecord) -> float:
+    """Of L0, dead latents, the codebook and the profile."""
+    one, other = first.coder, again.coder
+    apart = [
+        _relative(one.l0, other.l0, LEAST_RATE),
+        abs(one.dead_fraction - other.dead_fraction),
+        max(_relative(one.codebook_bits or 0, other.codebook_bits or 0, 1.0) - CODEBOOK_SLACK, 0.0),
+    ]
+    profiles = first.latents, again.latents
+    if profiles[0] is not None and profiles[1] is not None:
+        for name in ("firing_rates", "bits", "cumulative_bits"):
+            a, b = (np.array(getattr(profile, name)) for profile in profiles)
+            apart.append(float(np.abs(a - b).max() / max(np.abs(a).max(), LEAST_LOSS)))
+    return max(apart)
+
+
+def _relative(a: float, b: float, least: float) -> float:
+    return abs(a - b) / max(abs(a), abs(b), least)
 
 
 def _positions_apart(first: EvalRecord, again: EvalRecord) -> int:
-    apart = [0]
+    apart = [abs((first.coder.decoder_weight_bits or 0) - (again.coder.decoder_weight_bits or 0))]
     for one, other in zip(first.tolerances, again.tolerances, strict=True):
         if one.feasible != other.feasible:
             raise RecordError(
@@ -158,12 +228,16 @@ def read_reproduction(path: Path) -> Reproduction:
 
 
 def standing(record: EvalRecord, folder: Path) -> Standing:
-    """Whether a results folder has a reproduction of exactly this record, as it is now."""
+    """Whether a results folder has a reproduction of exactly this record, as it is now.
+
+    Of a shipped suite it must be within what that suite allows today.
+    """
     path = reproduction_path(folder, record)
     if not path.is_file():
         return "submitted"
-    found = read_reproduction(path)
-    agrees = Deviation(found.bits, found.loss, found.positions).within(found.agreement)
+    found, suite = read_reproduction(path), record.identity.suite
+    allowed = load_suite(suite).agreement if suite in suite_names() else found.agreement
+    agrees = Deviation(found.bits, found.loss, found.positions).within(allowed)
     current = (found.record_id, found.record_checksum) == (record.id, record.checksum)
     return "reproduced" if agrees and current else "submitted"
 

@@ -32,6 +32,11 @@ def step_at(finest: float, position: int) -> float:
     return finest * math.ldexp(2.0 ** (twentieths / STEPS_PER_OCTAVE), octaves)
 
 
+def position_of(finest: float, step: float) -> int:
+    """The position whose step is nearest to this one; the inverse of `step_at`."""
+    return round(STEPS_PER_OCTAVE * math.log2(step / finest))
+
+
 def coarsest_within(
     dyadic: Sequence[float], distortion_at: Callable[[int], float], epsilon: float
 ) -> ToleranceSearch:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlbench.adapters.load import identify_coder
-from mdlbench.errors import MdlbenchError, RecordError, UsageError
+from mdlbench.errors import MdlbenchError, OutputError, RecordError, UsageError
 from mdlbench.evaluation import Bench, Report, evaluate_coder
 from mdlbench.record import EvalRecord, Identity
 from mdlbench.reproduction import Deviation, deviation, write_reproduction
@@ -45,26 +45,30 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verified:
-    """A record that was measured again within the suite's agreement."""
+    """A record that was measured again within the suite's agreement; `kept` says so."""
 
-    claim: Claim
-    deviation: Deviation
     path: Path
+    label: str
+    deviation: Deviation
+    kept: Path
 
 
 @dataclass(frozen=True)
 class Unverified:
-    """A record that was not, and why."""
+    """A record file that was not, and why."""
 
-    claim: Claim
+    path: Path
+    label: str
     error: MdlbenchError
 
 
-def read_claim(path: Path, suite: Suite | None = None, sae: str | None = None) -> Claim:
-    """A record that is worth measuring again; raises `RecordError` if it is not valid."""
+def read_claim(
+    path: Path, suite: Suite | None = None, sae: str | None = None
+) -> Claim | Unverified:
+    """A record that is worth measuring again, if it is valid."""
     problems = problems_of_file(path, suite)
     if problems:
-        raise RecordError(f"{path}: not valid: {problems[0]}")
+        return Unverified(path, path.name, RecordError(f"not valid: {problems[0]}"))
     record = read_record(path)
     return Claim(path, record, suite or suite_of(record), sae)
 
@@ -117,10 +121,13 @@ def _verify_group(
             target = target_of(claim)
             bench = bench or _open(opener, claim, target)
             again = _measure(bench, claim, target, labelled(report, claim.record.label))
-            path = write_reproduction(claim.folder, claim.record, again, suite.agreement)
-            yield Verified(claim, deviation(claim.record, again), path)
+            kept = write_reproduction(claim.folder, claim.record, again, suite.agreement)
+            found = deviation(claim.record, again)
+            yield Verified(claim.path, claim.record.label, found, kept)
+        except OutputError:
+            raise
         except MdlbenchError as error:
-            yield Unverified(claim, error)
+            yield Unverified(claim.path, claim.record.label, error)
 
 
 def target_of(claim: Claim) -> Target:
@@ -173,7 +180,9 @@ def _measure(bench: Bench, claim: Claim, target: Target, report: Report) -> Eval
     identity = identity_of(bench, found, name)
     if identity != expected:
         raise RecordError(f"{name}: {_difference(identity, expected)}")
-    return evaluate_coder(bench, load_target(bench.source, target), identity, report).record
+    steps = [point.step for point in claim.record.points]
+    coder = load_target(bench.source, target)
+    return evaluate_coder(bench, coder, identity, report, steps).record
 
 
 def _difference(found: Identity, expected: Identity) -> str:

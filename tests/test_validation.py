@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import math
+import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -207,6 +210,56 @@ def standing(record, suite):
         for table in board.tables
         for row in table.rows
     ]
+
+
+HUGE_PNG = base64.b64encode(
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+    + struct.pack(">II", 60_000, 60_000)
+    + b"\x08\0\0\0\0"
+    + bytes(4)
+).decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("coder", "d_latents"), -5),
+        (("coder", "d_latents"), 10**18),
+        (("coder", "d_out"), 10**400),
+        (("coder", "decoder_weight_bits"), 10**400),
+        (("coder", "dead_fraction"), 1.7e308),
+        (("points", 0, "step"), 5e-324),
+        (("points", -1, "step"), 1e308),
+        (("environment", "threads"), 10**400),
+        (("points", 2, "resamples", "mse"), "!"),
+        (("points", 2, "resamples", "mse"), ""),
+        (("latents", "pictures", "png"), HUGE_PNG),
+        (("points",), []),
+        (("latents", "ranks"), []),
+        (("tolerances",), []),
+    ],
+)
+def test_absurd_values_are_said_to_be_and_stop_nothing(path, value, content, suite, place):
+    assert check(place, suite, sealed(tampered(content, path, lambda _: value)))
+
+
+def test_a_floor_of_nothing_hides_no_variance(content, suite, place):
+    forged = copy.deepcopy(content)
+    forged["floor"] |= {"mse": 0.0, "fvu": 0.0}
+    for point in forged["points"]:
+        point["fvu"] /= 100
+    assert check(place, suite, sealed(forged)) == []
+    forged["points"][3]["fvu"] /= 2
+    assert "fvu is not mse over one variance" in check(place, suite, sealed(forged))[0]
+
+
+def test_draws_that_lie_elsewhere_are_noticed(content, suite, place):
+    forged = copy.deepcopy(content)
+    point = forged["points"][2]
+    shares = np.frombuffer(base64.b64decode(point["resamples"]["bits"]), "<f2") - 0.3
+    point["resamples"]["bits"] = base64.b64encode(shares.astype("<f2").tobytes()).decode()
+    problems = check(place, suite, sealed(forged))
+    assert any("do not lie around the point" in problem for problem in problems)
 
 
 def test_repeated_keys_are_refused(record, suite, place):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mdlbench.errors import RecordError
@@ -20,7 +22,8 @@ from mdlbench.reproduction import (
 )
 from mdlbench.store import read_record, read_records, record_paths
 from mdlbench.suite import Agreement, load_suite
-from mdlbench.verify import Unverified, Verified, read_claim, verify
+from mdlbench.tolerance import position_of, step_at
+from mdlbench.verify import Claim, Unverified, Verified, read_claim, verify
 from tests.records import make_record
 from tests.test_cli import mdlbench
 from tests.test_validation import sealed
@@ -108,7 +111,7 @@ def test_what_is_not_valid_is_not_measured(folder, suite):
     path.write_text(path.read_text().replace('"feasible": true', '"feasible": false', 1))
     run = mdlbench("verify", path, "--suite", suite)
     assert run.returncode == 1
-    assert "not valid: changed after it was written" in run.stderr
+    assert "not valid: changed after it was written" in run.stdout
 
 
 def test_a_forged_number_that_validation_cannot_see_does_not_come_out_again(folder, suite):
@@ -121,6 +124,64 @@ def test_a_forged_number_that_validation_cannot_see_does_not_come_out_again(fold
     (outcome,) = verify([claim])
     assert isinstance(outcome, Unverified)
     assert "rates differ by 0.1 (allowed 0.001)" in str(outcome.error)
+    assert standing(claim.record, folder) == "submitted"
+
+
+def forge_step(content):
+    """The accepted step moved to the next finer one of the grid, and made cheap."""
+    result = content["tolerances"][0]
+    point = next(p for p in content["points"] if p["step"] == result["step"])
+    position = position_of(content["points"][0]["step"], point["step"]) - 1
+    point["step"] = result["step"] = step_at(content["points"][0]["step"], position)
+    for code in ("support", "magnitude", "plugin", "heldout", "total"):
+        point["bits"][code] *= 0.9
+    point["bits"]["heldout_ci"] = [0.9 * end for end in point["bits"]["heldout_ci"]]
+    result["bits"] *= 0.9
+    result["bits_ci"] = [0.9 * end for end in result["bits_ci"]]
+    result["replicates"] = [0.9 * draw for draw in result["replicates"]]
+
+
+def forge_draws(content):
+    """Draws without spread, so that there are no ties."""
+    for point in content["points"]:
+        draws = len(base64.b64decode(point["resamples"]["bits"])) // 2
+        point["resamples"]["bits"] = base64.b64encode(np.zeros(draws, "<f2").tobytes()).decode()
+        point["bits"]["heldout_ci"] = [point["bits"]["heldout"]] * 2
+        for result in content["tolerances"]:
+            if result.get("step") == point["step"]:
+                result["bits_ci"] = [result["bits"]] * 2
+                result["replicates"] = [result["bits"]] * draws
+
+
+def forge_pictures(content):
+    content["latents"]["pictures"]["latents"].reverse()
+
+
+def forge_split(content):
+    for point in content["points"]:
+        point["bits"]["support"] += point["bits"]["magnitude"] / 2
+        point["bits"]["magnitude"] /= 2
+
+
+@pytest.mark.parametrize(
+    ("forge", "found"),
+    [
+        (forge_step, "rates differ by 0.1"),
+        (forge_draws, "rates differ by 0."),
+        (forge_pictures, "its features look different"),
+        (forge_split, "rates differ by 0."),
+    ],
+)
+def test_what_is_forged_consistently_is_valid_and_not_reproduced(forge, found, folder, suite):
+    path = record_of(folder, "pca")
+    content = json.loads(path.read_text())
+    forge(content)
+    path.write_text(sealed(content))
+    claim = read_claim(path, load_suite(suite))
+    assert isinstance(claim, Claim)
+    (outcome,) = verify([claim])
+    assert isinstance(outcome, Unverified)
+    assert found in str(outcome.error)
     assert standing(claim.record, folder) == "submitted"
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from mdlbench.errors import MdlbenchError, RecordError
 from mdlbench.record import EvalRecord, parse_record
 from mdlbench.suite import Suite, load_suite, suite_names
-from mdlbench.validation import facts, identity, points, seal, tolerances
+from mdlbench.validation import facts, identity, points, ranges, seal, tolerances
 
-__all__ = ["problems_of", "problems_of_file", "suite_of"]
+__all__ = ["named_suite", "problems_of", "problems_of_file", "suite_of"]
 
 
 def problems_of_file(path: Path, suite: Suite | None = None) -> list[str]:
@@ -29,21 +29,22 @@ def problems_of_file(path: Path, suite: Suite | None = None) -> list[str]:
         text = seal.read(path)
         seal.check(text)
         record = parse_record(text, path.name)
-        return list(problems_of(record, suite or suite_of(record)))
+        return list(problems_of(record, suite or named_suite(record)))
     except MdlbenchError as error:
         return [str(error).removeprefix(f"{path.name}: ")]
 
 
 def problems_of(record: EvalRecord, suite: Suite) -> Iterator[str]:
     """Everything wrong with a record of a suite; later checks rely on earlier ones."""
-    for check in (identity.problems, points.problems, tolerances.problems, facts.problems):
+    checks = (ranges.problems, identity.problems, points.problems)
+    for check in (*checks, tolerances.problems, facts.problems):
         found = list(check(record, suite))
         yield from found
         if found:
             return
 
 
-def suite_of(record: EvalRecord) -> Suite:
+def named_suite(record: EvalRecord) -> Suite:
     """The shipped suite that a record names; raises `RecordError` where there is none.
 
     A name is never read as a path.
@@ -52,3 +53,18 @@ def suite_of(record: EvalRecord) -> Suite:
     if name not in suite_names():
         raise RecordError(f"suite {name[:80]!r} is not shipped; name its file with --suite")
     return load_suite(name)
+
+
+def suite_of(record: EvalRecord, suite: Suite | None = None) -> Suite:
+    """The suite that a record was measured with: this one, or the shipped one that it names.
+
+    Raises:
+        RecordError: it was measured with another version of the suite, or the suite is not shipped.
+    """
+    found = suite or named_suite(record)
+    if found.digest != record.identity.suite_digest:
+        raise RecordError(
+            f"{record.label}: was measured with another version of suite {found.name!r} (digest "
+            f"{record.identity.suite_digest[:12]}, now {found.digest[:12]})"
+        )
+    return found

@@ -13,11 +13,13 @@ import numpy as np
 from mdlbench.modes import MODES
 from mdlbench.record import Distortion, EvalRecord, Point
 from mdlbench.suite import Suite
-from mdlbench.tolerance import STEPS_PER_OCTAVE, step_at
+from mdlbench.tolerance import STEPS_PER_OCTAVE, position_of, step_at
 from mdlbench.validation.approx import is_interval_of, same
 
 MOST_CODED_EXCESS = 0.005
 """Of `heldout`: how far a real bitstream may be from it (maths §3)."""
+SIGMAS = 6.0
+"""Standard errors by which a mean of draws may be off."""
 FLUSHED_BITS = 128
 """Of a bitstream, at its end, beside that."""
 
@@ -30,6 +32,8 @@ def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
     for point in record.points:
         for problem in _of_point(record, suite, point):
             yield f"point at step {point.step:g}: {problem}"
+    for loss in (record.floor, *record.points):
+        yield from _of_range(loss)
     yield from _of_losses([record.floor, *record.points])
     yield from _of_order(record.points)
 
@@ -41,9 +45,7 @@ def positions(record: EvalRecord) -> list[int | None]:
 
 
 def _position(step: float, finest: float) -> int | None:
-    if not (finest > 0 and step > 0):
-        return None
-    position = round(STEPS_PER_OCTAVE * math.log2(step / finest))
+    position = position_of(finest, step)
     return position if same(step_at(finest, position), step) else None
 
 
@@ -56,6 +58,8 @@ def _of_grid(record: EvalRecord, suite: Suite) -> Iterator[str]:
     if len(known) < len(found) or not all(a < b for a, b in itertools.pairwise(known)):
         yield "steps are not distinct ones of the grid, from the finest to the coarsest"
     dyadic = range(0, suite.steps.octaves * STEPS_PER_OCTAVE, STEPS_PER_OCTAVE)
+    if any(position not in range(dyadic[-1] + 1) for position in known):
+        yield "a step is beyond the suite's grid"
     accepted = {result.step for result in record.tolerances}
     beside = [p for p in record.points if _position(p.step, finest) not in dyadic]
     if not set(dyadic) <= set(known) or any(point.step not in accepted for point in beside):
@@ -70,8 +74,6 @@ def _of_point(record: EvalRecord, suite: Suite, point: Point) -> Iterator[str]:
     yield from _of_rates(record, point)
     if not (0 <= point.l0 <= record.coder.d_latents and (point.header_bits or 0) >= 0):
         yield "l0 or header_bits is out of range"
-    if not (point.mse >= 0 and -1 - 1e-9 <= point.cosine <= 1 + 1e-9 and point.kl >= -1e-6):
-        yield "a loss is out of range"
     yield from _of_resamples(suite, point)
 
 
@@ -109,17 +111,32 @@ def _of_resamples(suite: Suite, point: Point) -> Iterator[str]:
     if drawn is None:
         yield "no bootstrap resamples"
         return
-    for text in (drawn.bits, drawn.mse, drawn.delta_ce):
+    texts = (drawn.bits, drawn.mse, drawn.delta_ce)
+    for text in texts:
         shares = _half_floats(text)
         if shares is None or len(shares) != suite.replicates or not np.isfinite(shares).all():
             yield f"resamples are not {suite.replicates} finite numbers"
             return
+    if not all(_is_centred(shares) for shares in map(_half_floats, texts)):
+        yield "resamples do not lie around the point"
     if not is_interval_of(point.bits.heldout_ci, point.resampled_bits() - point.bits.side):
         yield "bits.heldout_ci is not that of the resamples"
     if not is_interval_of(point.mse_ci, point.resampled("mse")):
         yield "mse_ci is not that of the resamples"
     if not is_interval_of(point.delta_ce_ci, point.resampled("delta_ce")):
         yield "delta_ce_ci is not that of the resamples"
+
+
+def _is_centred(shares: np.ndarray | None) -> bool:
+    """Whether draws lie around what they are draws of, as means of resamples do.
+
+    Their mean has a standard error of their spread over √n; half precision adds a little.
+    """
+    if shares is None or not len(shares):
+        return False
+    values = shares.astype(np.float64)
+    spread = float(values.std())
+    return abs(float(values.mean())) <= SIGMAS * spread / math.sqrt(len(values)) + 1e-6
 
 
 def _half_floats(text: str) -> np.ndarray | None:
@@ -130,24 +147,41 @@ def _half_floats(text: str) -> np.ndarray | None:
     return np.frombuffer(data, dtype="<f2") if len(data) % 2 == 0 else None
 
 
+def _of_range(loss: Distortion) -> Iterator[str]:
+    if not (loss.mse >= 0 and loss.fvu >= 0 and loss.ce >= 0):
+        yield "a loss is negative"
+    if not (abs(loss.cosine) <= 1 + 1e-5 and loss.kl >= -1e-5):
+        yield "cosine or kl is out of range"
+
+
 def _of_losses(losses: list[Distortion]) -> Iterator[str]:
     """The clean and the ablated loss and the variance are one number each for all points."""
-    one = losses[0]
-    for other in losses[1:]:
-        if not same(one.fvu * other.mse, other.fvu * one.mse):
-            yield "fvu is not mse over one variance at every point"
-        if not same(one.ce - one.delta_ce, other.ce - other.delta_ce):
-            yield "ce − delta_ce is not one clean loss at every point"
-        if not _same_ablated(one, other):
-            yield "ce_recovered is not 1 − delta_ce / (ablated − clean loss) at every point"
+    largest = max(losses, key=lambda loss: loss.mse)
+    if not all(_is_share(loss, largest) for loss in losses):
+        yield "fvu is not mse over one variance at every point"
+    clean = losses[0].ce - losses[0].delta_ce
+    if not all(same(clean, loss.ce - loss.delta_ce) for loss in losses):
+        yield "ce − delta_ce is not one clean loss at every point"
+    if not _have_one_ablated_loss(losses):
+        yield "ce_recovered is not 1 − delta_ce / (ablated − clean loss) at every point"
 
 
-def _same_ablated(one: Distortion, other: Distortion) -> bool:
-    if one.ce_recovered is None or other.ce_recovered is None:
-        return one.ce_recovered is other.ce_recovered
-    a = one.delta_ce * (1 - other.ce_recovered)
-    b = other.delta_ce * (1 - one.ce_recovered)
-    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-11)
+def _is_share(loss: Distortion, largest: Distortion) -> bool:
+    expected = loss.mse / largest.mse * largest.fvu if largest.mse > 0 else 0.0
+    return math.isclose(loss.fvu, expected, rel_tol=1e-9)
+
+
+def _have_one_ablated_loss(losses: list[Distortion]) -> bool:
+    recovered = [loss.ce_recovered for loss in losses]
+    if None in recovered:
+        return set(recovered) == {None}
+    pairs = [(loss.delta_ce, 1 - (loss.ce_recovered or 0.0)) for loss in losses]
+    delta, lost = max(pairs, key=lambda pair: abs(pair[0]))
+    if delta == 0:
+        return all(share == 0 for _, share in pairs)
+    return all(
+        math.isclose(share, d / delta * lost, rel_tol=1e-6, abs_tol=1e-12) for d, share in pairs
+    )
 
 
 def _of_order(points: list[Point]) -> Iterator[str]:

@@ -293,20 +293,21 @@ def _pictures(pictures: Pictures | None) -> dict[str, JsonValue] | None:
 
 
 def _facts(record: EvalRecord) -> dict[str, dict[str, JsonValue]]:
-    """Tables of names and values, by their headings."""
+    """Tables of names and values, by their headings.
+
+    Names that a record chooses are never in one table with the names of its own fields.
+    """
     identity, coder = record.identity, record.coder
     tables: dict[str, dict[str, Any]] = {
         "SAE": {
             **_dump(coder, "architecture", "d_in", "d_out", "d_latents", "hook", "l0"),
             **_dump(coder, "decoder_weight_bits", "decoder_bits", "codebook_bits"),
-            **coder.details,
         },
         "Record": {
             "id": record.id,
             "weights_sha256": identity.coder.weights_sha256,
             "data_sha256": identity.data_sha256,
             "adapter": f"{identity.coder.adapter} {identity.coder.version}",
-            **identity.coder.arguments,
             **_dump(identity, "seed", "limit", "quantiser"),
             "calibration_tokens": record.n_tokens.calibration,
             "test_tokens": record.n_tokens.test,
@@ -314,12 +315,15 @@ def _facts(record: EvalRecord) -> dict[str, dict[str, JsonValue]]:
         "Provenance and environment": {
             **_dump(record.provenance, "commit", "dirty", "date"),
             **_dump(record.environment, "device", "dtype", "threads", "seconds"),
-            **record.environment.versions,
         },
+        "From the SAE's config": coder.details,
+        "Arguments of the SAE": identity.coder.arguments,
+        "Versions": dict(record.environment.versions),
     }
     return {
         heading: {printable(key): _shown(value) for key, value in table.items()}
         for heading, table in tables.items()
+        if table
     }
 
 

@@ -31,10 +31,10 @@ def make_profile(rates, bits=None, pictures=None):
     )
 
 
-def crowd(n: int, n_points: int = 100) -> list[EvalRecord]:
+def crowd(n: int, n_points: int = 100, picture_bytes: int = PICTURE_BYTES) -> list[EvalRecord]:
     """Records of so many points, of 64 ranks, and with pictures as large as real ones."""
     first = realistic_suite(widths=(128,), sparsities=(8,), n_replicates=100)[0]
-    return [_member(i, n_points, first) for i in range(n)]
+    return [_member(i, n_points, picture_bytes, first) for i in range(n)]
 
 
 def evil_record() -> EvalRecord:
@@ -59,7 +59,7 @@ def references_of_evil() -> References:
     return references.model_copy(update={"suite": EVIL, "sites": sites})
 
 
-def _member(i: int, n_points: int, first: EvalRecord) -> EvalRecord:
+def _member(i: int, n_points: int, picture_bytes: int, first: EvalRecord) -> EvalRecord:
     generator = np.random.default_rng(i)
     steps = np.geomspace(0.03, 4.0, n_points)
     limits = [(result.metric, result.epsilon) for result in first.tolerances]
@@ -72,7 +72,7 @@ def _member(i: int, n_points: int, first: EvalRecord) -> EvalRecord:
         results=results,
         points=[_point(first, float(step), generator) for step in steps],
         coder={"d_latents": 2 ** (5 + i % 8), "architecture": f"kind-{i % 12}"},
-    ).model_copy(update={"latents": _latents(generator)})
+    ).model_copy(update={"latents": _latents(generator, picture_bytes)})
 
 
 def _point(first, step, generator):
@@ -86,9 +86,9 @@ def _point(first, step, generator):
     return point.model_copy(update={"step": step, "bits": bits, **losses})
 
 
-def _latents(generator):
+def _latents(generator, picture_bytes):
     """Pictures are not compressible, as real ones nearly are, and of the size of MNIST's."""
-    png = base64.b64encode(generator.bytes(PICTURE_BYTES)).decode()
+    png = base64.b64encode(generator.bytes(picture_bytes)).decode()
     return make_profile(
         generator.uniform(size=4096), pictures=Pictures(latents=list(range(32)), png=png)
     )

@@ -74,10 +74,12 @@ def files(zoo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     references = realistic_references()
     evil = evil_record()
+    heavy = crowd(3, n_points=3, picture_bytes=700_000)
     pages = {
         "zoo": suite_page(zoo, references, links=[("table.csv", "table.csv")]),
         "evil": suite_page([evil], references_of_evil(), archive=[build([evil], HEADLINE)]),
         "sites": suite_page(*two_sites()),
+        "pictures": suite_page(heavy, references, standings={heavy[1].id: "reproduced"}),
         "crowd": suite_page(crowd(200), references),
         "index": index_page([("mnist", [build(zoo, HEADLINE)]), ("e", [build([evil], HEADLINE)])]),
     }
@@ -146,7 +148,8 @@ def test_the_headline_s_ranking_is_shown(open_page, board):
     half = (first.bits_high - first.bits_low) / 2
     assert column(page, "bits")[0] == f"{first.bits:.2f} ± {half:.2f}"
     assert column(page, "bits")[-1] == "infeasible"
-    assert column(page, "floor")[-1] == f"{rows[-1].floor:.3g}"
+    assert column(page, "floor") == [f"{row.floor:.4g}" for row in rows]
+    assert column(page, "l0")[0] == f"{first.l0:.2f}"
     assert column(page, "standing")[0] == "submitted"
 
 
@@ -238,6 +241,61 @@ def test_metric_and_axes_of_the_plot(open_page):
         "linear",
     ]
     assert page.locator("#metric [aria-pressed=true]").inner_text() == "FVU"
+
+
+@pytest.mark.parametrize(
+    ("group", "text"), [("metric", "FVU"), ("loss-axis", "linear"), ("rate-axis", "log")]
+)
+def test_a_button_of_the_plot_keeps_the_focus(open_page, group, text):
+    page = open_page("zoo")
+    button = page.locator(f"#{group} button", has_text=text)
+    button.focus()
+    page.keyboard.press("Enter")
+    assert button.get_attribute("aria-pressed") == "true"
+    assert page.locator(f"#{group} [aria-pressed=true]").count() == 1
+    assert button.evaluate("node => node === document.activeElement")
+
+
+def test_every_operating_point_can_be_read(open_page, zoo, board):
+    page = open_page("zoo")
+    row = board.headline.rows[0]
+    record = next(record for record in zoo if record.id == row.id)
+    page.locator("#rows .name").first.click()
+    table = page.locator("#detail .points table")
+    points = sorted(record.points, key=lambda point: point.step)
+    shown = [line.locator("td").all_inner_texts() for line in table.locator("tbody tr").all()]
+    assert [(cells[1], cells[2]) for cells in shown] == [
+        (f"{point.l0:.2f}", f"{point.bits.total:.2f}") for point in points
+    ]
+    losses = [[float(text.replace("−", "-")) for text in cells[3:6]] for cells in shown]
+    assert losses == [
+        pytest.approx([point.mse, point.fvu, point.delta_ce], rel=1e-3) for point in points
+    ]
+    marked = next(i for i, point in enumerate(points) if point.step == row.step)
+    assert "MSE ≤ 0.015 ★" in shown[marked][6]
+    accepted = [line for line in ", ".join(cells[6] for cells in shown).split(", ") if line]
+    assert len(accepted) == sum(result.step is not None for result in record.tolerances)
+    box = page.locator("#detail .points .scroll")
+    assert box.get_attribute("tabindex") == "0"
+    assert box.bounding_box()["height"] <= 320
+
+
+def test_pictures_left_out_are_said_to_be(open_page):
+    page = open_page("pictures")
+    page.locator("#rows .name").first.click()
+    assert page.locator("#detail .pictures img").is_visible()
+    page.locator("#rows .name").last.click()
+    assert page.locator("#detail .pictures img").count() == 0
+    assert "Left out of this page" in page.locator("#detail .pictures").inner_text()
+
+
+def test_filter_by_standing(open_page):
+    page = open_page("zoo")
+    assert page.locator("#standings").is_hidden()
+    page = open_page("pictures")
+    page.click('#standings .chip[data-name="reproduced"]')
+    assert names(page) == ["sae-1"]
+    assert column(page, "standing") == ["✓ reproduced"]
 
 
 def test_the_pointer_on_a_curve_says_what_is_there(open_page):

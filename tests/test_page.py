@@ -21,9 +21,9 @@ from records import (
 
 from mdlbench import cli
 from mdlbench.errors import RecordError
-from mdlbench.leaderboard import build
+from mdlbench.leaderboard import build, build_all
 from mdlbench.profile import profile_ranks
-from mdlbench.report.page import write_pages
+from mdlbench.report.page import content, folders, write_pages
 from mdlbench.report.page.content import page_data
 from mdlbench.report.page.write import index_page, suite_page
 from mdlbench.report.page.zipf import zipf_fit
@@ -157,6 +157,32 @@ def test_a_record_without_latents_has_no_profile():
     assert data["sites"][0]["saes"][0]["profile"] is None
 
 
+def test_no_text_of_a_record_stands_for_its_provenance():
+    names = (
+        *("id", "weights_sha256", "data_sha256", "adapter", "seed", "limit", "quantiser"),
+        *("commit", "dirty", "date", "device", "dtype", "architecture", "d_latents", "l0"),
+    )
+    forged = dict.fromkeys(names, "forged")
+    honest = make_record("honest")
+    record = make_record("forger", coder={"details": forged}, arguments=forged)
+    environment = record.environment.model_copy(update={"versions": forged})
+    record = record.model_copy(update={"environment": environment})
+    expected, found = (
+        page_data([r], realistic_references())["sites"][0]["saes"][0]["facts"]
+        for r in (honest, record)
+    )
+    own = ("SAE", "Record", "Provenance and environment")
+    assert found["Record"].pop("id") == record.id
+    assert expected["Record"].pop("id") == honest.id
+    assert [found[heading] for heading in own] == [expected[heading] for heading in own]
+    assert [heading for heading in found if heading not in own] == [
+        "From the SAE's config",
+        "Arguments of the SAE",
+        "Versions",
+    ]
+    assert all(found[heading] == forged for heading in found if heading not in own)
+
+
 def test_nothing_of_a_record_is_markup():
     record = evil_record()
     page = suite_page([record], references_of_evil(), archive=[build([record], HEADLINE)])
@@ -191,9 +217,13 @@ def test_the_same_records_give_the_same_bytes(zoo):
 
 
 def test_two_hundred_records_of_a_hundred_points_are_below_five_megabytes():
-    page = suite_page(crowd(200), realistic_references())
+    page = suite_page(crowd(200, picture_bytes=30_000), realistic_references())
     assert len(page) < 5 * MEGABYTE
-    assert len(embedded(page)["sites"][0]["saes"]) == 200
+    saes = embedded(page)["sites"][0]["saes"]
+    assert len(saes) == 200
+    pictured = {sae["name"] for sae in saes if sae["pictures"]["png"]}
+    assert pictured == {f"sae-{i}" for i in range(62)}
+    assert all(len(sae["pictures"]["latents"]) == 32 for sae in saes)
 
 
 def test_references_of_another_suite_are_refused(zoo):
@@ -218,7 +248,7 @@ def test_pages_of_one_folder_and_of_several(zoo, tmp_path):
     page = (boards / "mnist" / "index.html").read_bytes()
     assert b'href="table.csv"' in page
     assert b'href="../index.html"' in page
-    assert b'href="table.md"' not in page.split(b"<main", 1)[0]
+    assert b"table.md" not in page
     assert write_pages(boards / "mnist") == [boards / "mnist" / "index.html"]
     assert (boards / "mnist" / "index.html").read_bytes() == page
 
@@ -228,6 +258,29 @@ def test_a_page_elsewhere_leaves_the_folder_alone(zoo, tmp_path):
     assert write_pages(tmp_path / "in", tmp_path / "out") == [tmp_path / "out" / "index.html"]
     assert not (tmp_path / "in" / "index.html").exists()
     assert b"../index.html" not in (tmp_path / "out" / "index.html").read_bytes()
+
+
+def test_without_scripts_there_is_the_table_beside_the_page(zoo):
+    page = suite_page(zoo[:2], realistic_references(), links=[("table.md", "table.md")]).decode()
+    note = re.search(r"<noscript>(.*?)</noscript>", page, re.DOTALL)[1]
+    assert 'The same tables are in <a href="table.md">table.md</a>.' in note
+    bare = suite_page(zoo[:2], realistic_references()).decode()
+    assert "href" not in re.search(r"<noscript>(.*?)</noscript>", bare, re.DOTALL)[1]
+
+
+def test_boards_of_several_folders_are_built_once(zoo, tmp_path, monkeypatch):
+    built = []
+
+    def counted(records, headline):
+        built.append(len(records))
+        return build_all(records, headline)
+
+    for module in (content, folders):
+        monkeypatch.setattr(module, "build_all", counted)
+    write_results(tmp_path / "one", zoo[:3])
+    write_results(tmp_path / "two", zoo[3:5])
+    write_pages(tmp_path)
+    assert built == [3, 2]
 
 
 def test_an_empty_folder_is_an_error(tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -37,6 +38,8 @@ TABLE_DIGITS = 10
 TEXT_LENGTH = 200
 REFERENCE_POINTS = 80
 """Of the Gaussian reference."""
+PICTURE_CHARACTERS = 2_500_000
+"""Of all pictures of a page together, in base64."""
 ROW_FIELDS = (
     "rank",
     "status",
@@ -82,6 +85,13 @@ class ProfileData(TypedDict):
     zipf: dict[str, float] | None
 
 
+class PicturesData(TypedDict):
+    """Pictures of latents; `png`, in base64, is None where it is left out of the page."""
+
+    latents: list[int]
+    png: str | None
+
+
 class SaeData(TypedDict):
     """One record."""
 
@@ -99,7 +109,7 @@ class SaeData(TypedDict):
     floor: dict[str, float | None]
     points: Columns
     profile: ProfileData | None
-    pictures: dict[str, JsonValue] | None
+    pictures: PicturesData | None
     facts: dict[str, dict[str, JsonValue]]
     commands: list[str]
 
@@ -136,7 +146,10 @@ class PageData(TypedDict):
 
 
 def page_data(
-    records: Sequence[EvalRecord], references: References, standings: Mapping[str, Standing] = {}
+    records: Sequence[EvalRecord],
+    references: References,
+    standings: Mapping[str, Standing] = {},
+    boards: Sequence[Leaderboard] | None = None,
 ) -> PageData:
     """What the page of these records shows; the same records, the same data.
 
@@ -144,17 +157,19 @@ def page_data(
         records: of one suite.
         references: of the same suite.
         standings: by record id; a record that is not in it is submitted.
+        boards: of the records, where they are built already.
 
     Raises:
         RecordError: the records cannot stand on one board, or are not of the references' suite.
     """
-    boards = build_all(records, references.headline)
+    boards = build_all(records, references.headline) if boards is None else boards
     first = boards[0]
     suite = shipped_suite(first)
     sites = [
         _site(board, group, references_of(group[0], references), suite, standings)
         for board, group in zip(boards, by_site(records).values(), strict=True)
     ]
+    _leave_out_pictures(sites)
     return {
         "suite": printable(first.suite),
         "title": title_of(first),
@@ -208,6 +223,27 @@ def _site(
         ],
         "references": _references(references),
     }
+
+
+def _leave_out_pictures(sites: Sequence[SiteData]) -> None:
+    """Of the SAEs that come last at the headline, as many as the page has no room for."""
+    room = PICTURE_CHARACTERS
+    for sae in _by_headline(sites):
+        if (pictures := sae["pictures"]) and pictures["png"]:
+            room -= len(pictures["png"])
+            pictures["png"] = pictures["png"] if room >= 0 else None
+
+
+def _by_headline(sites: Sequence[SiteData]) -> Iterator[SaeData]:
+    """The first SAE of every site at the headline, then the second of each, and so on."""
+    orders = [
+        [site["saes"][i] for i in table["columns"]["sae"]]
+        for site in sites
+        for table in site["tables"]
+        if table["headline"]
+    ]
+    for saes in zip_longest(*orders):
+        yield from (sae for sae in saes if sae is not None)
 
 
 def _table(table: Table, records: Sequence[EvalRecord], headline: bool) -> TableData:
@@ -288,25 +324,26 @@ def _profile(latents: LatentProfile) -> ProfileData:
     }
 
 
-def _pictures(pictures: Pictures | None) -> dict[str, JsonValue] | None:
+def _pictures(pictures: Pictures | None) -> PicturesData | None:
     return None if pictures is None else {"latents": [*pictures.latents], "png": pictures.png}
 
 
 def _facts(record: EvalRecord) -> dict[str, dict[str, JsonValue]]:
-    """Tables of names and values, by their headings."""
+    """Tables of names and values, by their headings.
+
+    Names that a record chooses are never in one table with the names of its own fields.
+    """
     identity, coder = record.identity, record.coder
     tables: dict[str, dict[str, Any]] = {
         "SAE": {
             **_dump(coder, "architecture", "d_in", "d_out", "d_latents", "hook", "l0"),
             **_dump(coder, "decoder_weight_bits", "decoder_bits", "codebook_bits"),
-            **coder.details,
         },
         "Record": {
             "id": record.id,
             "weights_sha256": identity.coder.weights_sha256,
             "data_sha256": identity.data_sha256,
             "adapter": f"{identity.coder.adapter} {identity.coder.version}",
-            **identity.coder.arguments,
             **_dump(identity, "seed", "limit", "quantiser"),
             "calibration_tokens": record.n_tokens.calibration,
             "test_tokens": record.n_tokens.test,
@@ -314,12 +351,15 @@ def _facts(record: EvalRecord) -> dict[str, dict[str, JsonValue]]:
         "Provenance and environment": {
             **_dump(record.provenance, "commit", "dirty", "date"),
             **_dump(record.environment, "device", "dtype", "threads", "seconds"),
-            **record.environment.versions,
         },
+        "From the SAE's config": coder.details,
+        "Arguments of the SAE": identity.coder.arguments,
+        "Versions": dict(record.environment.versions),
     }
     return {
         heading: {printable(key): _shown(value) for key, value in table.items()}
         for heading, table in tables.items()
+        if table
     }
 
 

@@ -60,14 +60,16 @@ def _write_tables(folder: Path, output: Path, pdf: bool) -> None:
 
 def _write_page(folder: Path, output: Path, has_index: bool) -> tuple[Path, list[Leaderboard]]:
     records, references = read_records(folder), read_references(folder)
+    boards = build_all(records, references.headline)
     index = [("All suites", f"../{PAGE}")] if has_index else []
     tables = [(name, name) for name in TABLES if (output / name).is_file()]
     page = suite_page(
         records,
         references,
+        boards=boards,
         standings=standings(records, folder),
         archive=build_archive(read_archive(folder), references.headline),
         links=[*index, *tables],
     )
     write_atomically(output / PAGE, page)
-    return output / PAGE, build_all(records, references.headline)
+    return output / PAGE, boards

@@ -43,6 +43,7 @@ def suite_page(
     records: Sequence[EvalRecord],
     references: References,
     *,
+    boards: Sequence[Leaderboard] | None = None,
     standings: Mapping[str, Standing] = {},
     archive: Sequence[Leaderboard] = (),
     links: Links = (),
@@ -52,6 +53,7 @@ def suite_page(
     Args:
         records: of one suite.
         references: of the same suite.
+        boards: of the records, where they are built already.
         standings: by record id; a record that is not in it is submitted.
         archive: boards of earlier digests of the suite.
         links: names and addresses of what lies beside the page.
@@ -59,7 +61,7 @@ def suite_page(
     Raises:
         RecordError: the records cannot stand on one board, or are not of the references' suite.
     """
-    data = page_data(records, references, standings)
+    data = page_data(records, references, standings, boards)
     script = _script()
     return _render(
         "page.html",
@@ -146,7 +148,7 @@ def _headline(board: Leaderboard, n: int | None) -> dict[str, Any]:
 
 
 def _index_row(row: Row) -> dict[str, str]:
-    bits = f"floor {row.floor:.3g}"
+    bits = f"floor {row.floor:.4g}"
     if row.bits is not None and row.bits_low is not None and row.bits_high is not None:
         bits = f"{row.bits:.2f} ± {(row.bits_high - row.bits_low) / 2:.2f}"
     return {

@@ -5,6 +5,7 @@ function addControls() {
   view(['site', 'table'], offerTolerances);
   view(['site', 'architectures'], offerArchitectures);
   view(['site', 'quantisers'], offerQuantisers);
+  view(['site', 'standings'], offerStandings);
   byId('filter').addEventListener('input', (event) => update({ text: event.target.value.trim() }));
 }
 
@@ -22,7 +23,7 @@ function offerSites() {
 function showSite(site) {
   const table = headlineOf(page.sites[site]);
   const { metric } = page.sites[site].tables[table];
-  const none = { architectures: new Set(), quantisers: new Set(), selected: null };
+  const none = { architectures: new Set(), quantisers: new Set(), standings: new Set(), selected: null };
   update({ site, table, metric, ...none });
 }
 
@@ -75,6 +76,12 @@ function offerQuantisers() {
   const names = inOrder(currentSite().saes.map(quantiserOf));
   byId('quantisers').parentElement.hidden = names.length < 2;
   offerChips('quantisers', names, (name) => lineOf({ colour: INK, width: 1.8, dash: DASHES[name] ?? [] }));
+}
+
+function offerStandings() {
+  const names = inOrder(currentSite().saes.map((sae) => sae.standing));
+  byId('standings').parentElement.hidden = names.length < 2;
+  offerChips('standings', names, () => null);
 }
 
 /** Chips of which any number is on; none on shows all. */

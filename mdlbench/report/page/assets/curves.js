@@ -147,7 +147,7 @@ function addPlots() {
   const l0s = new Plot(byId('l0s'), 'Bits per token against L0');
   const plots = [curves, widths, l0s];
   explainReferences();
-  const filters = ['site', 'table', 'text', 'architectures', 'quantisers'];
+  const filters = ['site', 'table', 'text', 'architectures', 'quantisers', 'standings'];
   view([...filters, 'metric', 'logLoss', 'logRate'], () => {
     curves.show(curvesChart());
     describe(byId('curves'), curves.chart);
@@ -160,7 +160,7 @@ function addPlots() {
     for (const plot of plots) plot.highlight(state.selected);
     byId('curves').dataset.highlighted = state.selected ?? '';
   });
-  view(['site', 'metric', 'logLoss', 'logRate'], offerAxes);
+  offerAxes();
 }
 
 function explainReferences() {
@@ -178,10 +178,16 @@ function describe(host, chart) {
   });
 }
 
+/** Buttons for one key of the state; they stay, and so does the focus on them. */
+function offerChoice(id, key, options) {
+  const press = choice(byId(id), options, (value) => update({ [key]: value }));
+  view([key], () => press(state[key]));
+}
+
 function offerAxes() {
   const scales = [[false, 'linear'], [true, 'log']];
   const names = Object.entries(METRICS).map(([metric, { name }]) => [metric, name]);
-  choice(byId('metric'), names, state.metric, (metric) => update({ metric }));
-  choice(byId('loss-axis'), scales, state.logLoss, (logLoss) => update({ logLoss }));
-  choice(byId('rate-axis'), scales, state.logRate, (logRate) => update({ logRate }));
+  offerChoice('metric', 'metric', names);
+  offerChoice('loss-axis', 'logLoss', scales);
+  offerChoice('rate-axis', 'logRate', scales);
 }

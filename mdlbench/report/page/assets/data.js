@@ -7,6 +7,10 @@ const METRICS = {
   fvu: { name: 'FVU', label: 'fraction of variance unexplained', unit: '' },
   delta_ce: { name: 'ΔCE', label: 'ΔCE of the model (nats)', unit: ' nats' },
 };
+const STANDINGS = {
+  reproduced: 'measured again elsewhere or later, and within what the suite allows',
+  submitted: 'not measured again yet',
+};
 const ABSENT = '–';
 
 const state = {
@@ -18,6 +22,7 @@ const state = {
   text: '',
   architectures: new Set(),
   quantisers: new Set(),
+  standings: new Set(),
   sort: { key: 'rank', descending: false },
   selected: null,
 };
@@ -78,10 +83,12 @@ function quantiserOf(sae) {
 }
 
 function passes(sae) {
-  const { architectures, quantisers, text } = state;
+  const { architectures, quantisers, standings, text } = state;
   const inText = `${sae.label} ${sae.architecture}`.toLowerCase().includes(text.toLowerCase());
   const inArchitectures = !architectures.size || architectures.has(sae.architecture);
-  return inText && inArchitectures && (!quantisers.size || quantisers.has(quantiserOf(sae)));
+  const inQuantisers = !quantisers.size || quantisers.has(quantiserOf(sae));
+  const inStandings = !standings.size || standings.has(sae.standing);
+  return inText && inArchitectures && inQuantisers && inStandings;
 }
 
 function saeOf(id) {

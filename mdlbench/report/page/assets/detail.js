@@ -16,7 +16,7 @@ function renderSelection() {
   if (!sae) return;
   const row = rowOf(currentTable(), sae, currentSite());
   const standing = row.bits === null
-    ? `misses ${limitName(currentTable())}: floor ${significant(row.floor, 3)}`
+    ? `misses ${limitName(currentTable())}: floor ${significant(row.floor)}`
     : `${fixed(row.bits, 2)} bits/token at ${limitName(currentTable())}`;
   byId('selected-name').textContent = sae.label;
   byId('selected-standing').textContent = standing;
@@ -30,7 +30,7 @@ function renderDetail() {
   byId('detail').replaceChildren(
     element('h2', { id: 'detail-title', tabindex: '-1' }, symbolOf(looksOf(sae)), sae.label),
     element('p', { class: 'lede' }, summary(sae)),
-    ...[toleranceCard(sae), floorCard(sae)],
+    ...[toleranceCard(sae), floorCard(sae), pointsCard(sae)],
     ...chartCards(sae),
     ...[picturesCard(sae), reproduceCard(sae), ...factCards(sae)].filter(Boolean),
   );
@@ -43,9 +43,7 @@ function summary(sae) {
     `${whole(sae.latents)} latents, ${share(sae.dead)} dead`,
     `quantiser ${quantiserOf(sae)}`,
     sae.partial ? 'partial: never ranked' : null,
-    sae.standing === 'reproduced'
-      ? 'reproduced: measured again with the same result'
-      : 'submitted: not measured again yet',
+    `${sae.standing}: ${STANDINGS[sae.standing]}`,
   ];
   return parts.filter(Boolean).join(' · ');
 }
@@ -70,6 +68,33 @@ function toleranceCard(sae) {
   });
   const headers = ['Tolerance', 'Rank', 'Bits/token', 'Δ', 'L0', 'Step', 'Loss'];
   return card('At every tolerance', 'wide', simpleTable(headers, rows));
+}
+
+/** What the curves show at the pointer, as a table. */
+function pointsCard(sae) {
+  const { step, l0, bits, mse, fvu, delta_ce: deltaCe } = sae.points;
+  const accepted = acceptedAt(sae, currentSite());
+  const rows = step.map((_, i) => [
+    significant(step[i]),
+    fixed(l0[i], 2),
+    fixed(bits[i], 2),
+    ...[mse[i], fvu[i], deltaCe[i]].map((loss) => significant(loss)),
+    accepted.get(i)?.join(', ') ?? '',
+  ]);
+  const headers = ['Step', 'L0', 'Bits/token', 'MSE', 'FVU', 'ΔCE (nats)', 'Accepted at'];
+  const note = 'From the finest step to the coarsest; the same numbers as at the pointer on the curves. ★ marks the headline.';
+  return card('Operating points', 'points', element('p', {}, note), simpleTable(headers, rows));
+}
+
+/** By the position of a point, the tolerances whose accepted step it is. */
+function acceptedAt(sae, site) {
+  const accepted = new Map();
+  for (const table of site.tables) {
+    const { point } = rowOf(table, sae, site);
+    const name = limitName(table) + (table.headline ? ' ★' : '');
+    if (point !== null) accepted.set(point, [...(accepted.get(point) ?? []), name]);
+  }
+  return accepted;
 }
 
 function simpleTable(headers, rows) {
@@ -198,9 +223,11 @@ function ratesChart(sae) {
 function picturesCard(sae) {
   if (!sae.pictures) return null;
   const { latents, png } = sae.pictures;
+  const title = 'Features that cost most bits';
+  if (!png) return card(title, 'pictures', element('p', {}, 'Left out of this page for its size; the record has these pictures.'));
   const listed = latents.slice(0, 8).join(', ');
   return card(
-    'Features that cost most bits',
+    title,
     'pictures',
     element('p', {}, `Decoder rows of the ${latents.length} costliest latents, left to right, then down (${listed}, …). Red positive, blue negative; each has its own scale.`),
     element('img', { alt: `Decoder rows of latents ${latents.join(', ')} of ${sae.label}`, src: `data:image/png;base64,${png}` }),

@@ -24,17 +24,14 @@ function filled(node, attributes, children) {
   return node;
 }
 
-/** Buttons of which one is on. */
-function choice(host, options, chosen, choose) {
-  host.replaceChildren(
-    ...options.map(([value, text]) =>
-      element(
-        'button',
-        { type: 'button', 'aria-pressed': String(value === chosen), onclick: () => choose(value) },
-        text,
-      ),
-    ),
-  );
+/** Buttons of which one is on; returns what presses the button of a value. */
+function choice(host, options, choose) {
+  const buttons = options.map(([value, text]) =>
+    [value, element('button', { type: 'button', onclick: () => choose(value) }, text)]);
+  host.replaceChildren(...buttons.map(([, button]) => button));
+  return (chosen) => {
+    for (const [value, button] of buttons) button.setAttribute('aria-pressed', String(value === chosen));
+  };
 }
 
 /** Names and values side by side. */

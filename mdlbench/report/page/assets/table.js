@@ -7,9 +7,9 @@ const COLUMNS = [
   { key: 'delta', header: 'Δ to the first', value: (row) => row.delta, cell: deltaCell },
   { key: 'architecture', header: 'Architecture', value: (row) => row.sae.architecture },
   { key: 'latents', header: 'Latents', value: (row) => row.sae.latents, text: whole },
-  { key: 'l0', header: 'L0', value: (row) => row.l0, text: (value) => fixed(value, 1) },
+  { key: 'l0', header: 'L0', value: (row) => row.l0, text: (value) => fixed(value, 2) },
   { key: 'coded', header: 'Coded', value: (row) => row.coded, text: (value) => fixed(value, 2) },
-  { key: 'floor', header: 'Floor', value: (row) => row.floor, text: (value) => significant(value, 3) },
+  { key: 'floor', header: 'Floor', value: (row) => row.floor, text: (value) => significant(value) },
   { key: 'dead', header: 'Dead', value: (row) => row.sae.dead, text: share },
   { key: 'break-even', header: 'Break-even', value: (row) => row.sae.break_even, text: prefixed },
   { key: 'standing', header: 'Status', value: (row) => row.sae.standing, cell: standingCell },
@@ -22,7 +22,7 @@ const TITLES = {
   floor: 'Loss before quantisation',
   dead: 'Latents active on no token',
   'break-even': 'Tokens after which the latents sent have cost as much as decoder and codebook',
-  standing: 'reproduced: measured again with the same result; submitted: not yet',
+  standing: Object.entries(STANDINGS).map((words) => words.join(': ')).join('; '),
 };
 const BAR = 72;
 
@@ -70,8 +70,9 @@ function deltaCell(row) {
 }
 
 function standingCell(row) {
-  const mark = row.sae.standing === 'reproduced' ? '✓ ' : '';
-  return [element('span', { class: `badge ${row.sae.standing}` }, mark + row.sae.standing)];
+  const { standing } = row.sae;
+  const mark = standing === 'reproduced' ? '✓ ' : '';
+  return [element('span', { class: `badge ${standing}`, title: STANDINGS[standing] }, mark + standing)];
 }
 
 /** Rows by the chosen column; equal ones keep the ranking's order, absent values come last. */
@@ -163,6 +164,6 @@ function sortBy(key) {
 
 function addTable() {
   view(['sort'], renderHeaders);
-  view(['site', 'table', 'text', 'architectures', 'quantisers', 'sort'], renderTable);
+  view(['site', 'table', 'text', 'architectures', 'quantisers', 'standings', 'sort'], renderTable);
   view(['selected'], markSelected);
 }

@@ -24,7 +24,7 @@ from mdlbench.record import (
     canonical_lines,
     parse_versioned,
 )
-from mdlbench.store import RecordStore
+from mdlbench.store import file_name
 from mdlbench.suite import Agreement, load_suite, suite_names
 from mdlbench.tolerance import STEPS_PER_OCTAVE
 
@@ -215,7 +215,7 @@ def write_reproduction(
 
 
 def reproduction_path(folder: Path, record: EvalRecord) -> Path:
-    return folder / REPRODUCTIONS / RecordStore(folder).path(record.identity).name
+    return folder / REPRODUCTIONS / file_name(record.identity)
 
 
 def read_reproduction(path: Path) -> Reproduction:

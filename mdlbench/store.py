@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mdlbench.errors import OutputError, RecordError, UsageError
@@ -67,20 +67,36 @@ class RecordStore:
 
         Returns:
             How many were moved.
+
+        Raises:
+            OutputError: another record stands where one is to go; both are left as they are.
+            RecordError: a file among the records is not one.
         """
         archive = self.root / ARCHIVE
-        stale = [p for p in record_paths(self.folder) if read_record(p).measurement != measurement]
-        back = [p for p in record_paths(archive) if read_record(p).measurement == measurement]
-        for path in stale:
-            _move(path, archive)
-        for path in back:
-            _move(path, self.folder)
-        return len(stale) + len(back)
+        archived = _readable(record_paths(archive))
+        kept = {path: read_record(path) for path in record_paths(self.folder)}
+        moves = {
+            path: archive / file_name(record.identity)
+            for path, record in kept.items()
+            if record.measurement != measurement
+        } | {
+            path: self.path(record.identity)
+            for path, record in archived.items()
+            if record.measurement == measurement
+        }
+        for path, target in moves.items():
+            _move(path, target)
+        return len(moves)
 
     def path(self, identity: Identity) -> Path:
-        """Readable name and the start of the id; nothing of a name can leave the folder."""
-        slug = re.sub(r"[^a-z0-9]+", "-", identity.coder.name.lower()).strip("-")[:60]
-        return self.folder / f"{slug or 'sae'}-{identity.id[:12]}.json"
+        """Where the record of an identity is, or will be."""
+        return self.folder / file_name(identity)
+
+
+def file_name(identity: Identity) -> str:
+    """Readable name and the start of the id; nothing of a name can leave the folder."""
+    slug = re.sub(r"[^a-z0-9]+", "-", identity.coder.name.lower()).strip("-")[:60]
+    return f"{slug or 'sae'}-{identity.id[:12]}.json"
 
 
 def read_record(path: Path) -> EvalRecord:
@@ -115,8 +131,11 @@ def results_folder(name: Path) -> Path:
 
 
 def read_archive(folder: Path) -> list[EvalRecord]:
-    """Records that a results folder keeps of other versions of its suite; there may be none."""
-    return _sorted(read_record(path) for path in record_paths(folder / ARCHIVE))
+    """Records that a results folder keeps of other versions of its suite; there may be none.
+
+    Those of older schemas can no longer be read, and are passed over.
+    """
+    return _sorted(_readable(record_paths(folder / ARCHIVE)).values())
 
 
 def record_paths(folder: Path) -> list[Path]:
@@ -147,12 +166,22 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _move(path: Path, folder: Path) -> None:
+def _readable(paths: Iterable[Path]) -> dict[Path, EvalRecord]:
+    found = {}
+    for path in paths:
+        with suppress(RecordError):
+            found[path] = read_record(path)
+    return found
+
+
+def _move(path: Path, target: Path) -> None:
+    if target.exists():
+        raise OutputError(f"{path}: cannot be moved, {target} is in its place; move one away")
     try:
-        folder.mkdir(exist_ok=True)
-        path.replace(folder / path.name)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be moved to {folder}: {error}") from error
+        raise OutputError(f"{path}: cannot be moved to {target}: {error}") from error
 
 
 def _text(path: Path) -> str:

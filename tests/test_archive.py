@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from mdlbench.errors import OutputError
 from mdlbench.leaderboard import build_archive
 from mdlbench.report import write_report
-from mdlbench.store import read_archive, read_records, read_references
+from mdlbench.store import RecordStore, read_archive, read_records, read_references
 from tests.records import HEADLINE, make_record, make_result, realistic_references
 from tests.test_cli import mdlbench
 from tests.tiny import write_tiny_suite
@@ -53,6 +54,35 @@ def test_a_version_in_force_again_has_its_rows_back_without_measuring(changed):
             }
             assert found == before
     assert {record.id for record in read_archive(folder)} == set(before)
+
+
+def test_nothing_is_moved_over_another_record(tmp_path):
+    store, old = RecordStore(tmp_path), make_record("a", suite_digest="e0" * 32)
+    current = make_record("b")
+    (tmp_path / "archive").mkdir()
+    for record in (old, current):
+        store.save(record)
+    taken = tmp_path / "archive" / store.path(old.identity).name
+    taken.write_text("{}")
+    with pytest.raises(OutputError, match="is in its place"):
+        store.keep_only(current.measurement)
+    assert store.path(old.identity).read_text() == old.to_json()
+    taken.unlink()
+    assert store.keep_only(current.measurement) == 1
+    assert read_records(tmp_path) == [current]
+    assert read_archive(tmp_path) == [old]
+
+
+def test_files_of_any_name_are_archived_under_their_own(tmp_path):
+    store, current = RecordStore(tmp_path), make_record("b")
+    (tmp_path / "archive").mkdir()
+    store.prepare()
+    for place, digest in (("archive", "a0"), ("records", "b0")):
+        record = make_record("a", suite_digest=digest * 32)
+        (tmp_path / place / "mine.json").write_text(record.to_json())
+    (tmp_path / "archive" / "older.json").write_text('{"schema_version": 1}')
+    assert store.keep_only(current.measurement) == 1
+    assert {r.identity.suite_digest[:2] for r in read_archive(tmp_path)} == {"a0", "b0"}
 
 
 def test_the_page_shows_the_archive(changed):

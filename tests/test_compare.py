@@ -25,13 +25,13 @@ from scipy.integrate import trapezoid
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial import ConvexHull
 
-from mdlbench.choice import choose, only_results_folder
-from mdlbench.contender import Contender
-from mdlbench.contest import compare, standings_at
+from mdlbench.compare.choice import choose, only_results_folder
+from mdlbench.compare.contender import Contender
+from mdlbench.compare.contest import compare, placings_at
 from mdlbench.errors import RecordError, UsageError
-from mdlbench.report.compare import answer, curve_notes, to_markdown
-from mdlbench.report.compare_data import to_csv, to_json
-from mdlbench.report.compare_figure import comparison_figure
+from mdlbench.report.compare.data import to_csv, to_json
+from mdlbench.report.compare.figure import comparison_figure
+from mdlbench.report.compare.words import answer, curve_notes, to_markdown
 from mdlbench.report.style import png
 from mdlbench.store import RecordStore
 from mdlbench.suite import Site
@@ -212,8 +212,7 @@ def test_equal_draws_of_both_leave_no_interval():
     assert (found.bd_rate.value, found.bd_rate.low, found.bd_rate.high) == pytest.approx(
         (20, 20, 20), abs=1e-6
     )
-    assert found.bd_rate.sign == found.bd_bits.sign == 1
-    assert found.bd_bits.low < found.bd_bits.value < found.bd_bits.high
+    assert 0 < found.bd_bits.low < found.bd_bits.value < found.bd_bits.high
 
 
 @pytest.mark.parametrize(("spread", "beyond"), [(0.001, True), (0.2, False)])
@@ -241,7 +240,7 @@ def test_draws_that_are_not_comparable_widen_the_interval_and_are_counted():
     contest = compare([one(whole), one(few)], "mse")
     (found,) = contest.comparisons
     assert found.bd_bits.n_missing == 1
-    assert (found.bd_bits.low, found.bd_bits.high, found.bd_bits.sign) == (None, None, 0)
+    assert (found.bd_bits.low, found.bd_bits.high) == (None, None)
     assert np.isnan(found.band.low).all()
     assert "b: not comparable in 1 of 40 resamples" in list(curve_notes(contest))
 
@@ -251,7 +250,7 @@ def test_without_resamples_there_is_no_interval_and_it_says_so():
     old = OTHER.model_copy(update={"points": points})
     contest = compare([one(ONE), one(old)], "mse")
     (found,) = contest.comparisons
-    assert (found.bd_bits.low, found.bd_bits.high, found.bd_bits.sign) == (None, None, 0)
+    assert (found.bd_bits.low, found.bd_bits.high) == (None, None)
     assert (
         found.bd_bits.value == compare([one(ONE), one(OTHER)], "mse").comparisons[0].bd_bits.value
     )
@@ -339,8 +338,8 @@ NOISE = np.random.default_rng(0).normal(size=200)
 def test_a_family_answers_with_its_best_member_selected_in_every_draw():
     a1, a2 = at_limit("a1", 50 + NOISE), at_limit("a2", 50.1 - NOISE)
     b = at_limit("b", 55 + 0.5 * NOISE)
-    at = standings_at([family("all b", b), family("all a", a1, a2)], *LIMIT)
-    first, second = at.standings
+    at = placings_at([family("all b", b), family("all a", a1, a2)], *LIMIT)
+    first, second = at.placings
     assert (first.name, first.sae, first.rank) == ("all a", "a1", 1)
     assert (second.name, second.sae, second.rank, second.to_anchor) == ("all b", "b", 2, None)
     best = [
@@ -360,9 +359,9 @@ def test_ties_and_infeasible_ones_are_called_so():
     none = at_limit("c", None)
     contest = compare([one(r) for r in (none, *tie)], "mse")
     (at,) = contest.tolerances
-    assert [s.rank for s in at.standings] == [1, 1, None]
-    assert at.standings[2].bits is None
-    assert all(s.to_anchor is None for s in at.standings)
+    assert [s.rank for s in at.placings] == [1, 1, None]
+    assert at.placings[2].bits is None
+    assert all(s.to_anchor is None for s in at.placings)
     assert "a tie of a" in answer(contest, at)
     contest = compare([one(tie[0]), one(none)], "mse")
     assert answer(contest, contest.tolerances[0]).endswith(
@@ -526,7 +525,7 @@ def test_csv_is_long_and_unrounded(contest):
         for r in rows
         if r["quantity"] == "bits" and r["distortion"] == "0.03"
     }
-    expected = {s.name: s.bits for s in contest.tolerances[-1].standings if s.bits}
+    expected = {s.name: s.bits for s in contest.tolerances[-1].placings if s.bits}
     assert bits == expected
     overlaps = [float(r["value"]) for r in rows if r["quantity"] == "overlap"]
     assert overlaps == [c.overlap for c in contest.comparisons]
@@ -591,7 +590,7 @@ def test_the_command_prints_json_only_and_imports_no_torch(folder):
     assert [c["name"] for c in content["contenders"]] == ["all jumprelu", "all kmeans", "all pca"]
     assert [at["epsilon"] for at in content["tolerances"]] == [0.03]
     assert "| torch\n" not in run.stderr
-    assert "mdlbench.contest" in run.stderr
+    assert "mdlbench.compare.contest" in run.stderr
 
 
 @pytest.mark.parametrize(

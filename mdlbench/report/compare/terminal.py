@@ -73,10 +73,11 @@ def _tables(
 ) -> Iterator[Table]:
     """One below another, each with the names and as many of the columns as fit beside them."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    room = width - EDGES - NAME_WIDTH
+    name_width = min(widths[0], NAME_WIDTH)
+    room = width - EDGES - name_width
     for i, columns in enumerate(_shares(widths[1:], room)):
         spare = room - sum(1 + widths[1 + column] for column in columns)
-        table = _table(header, rows, columns, NAME_WIDTH + max(spare, 0))
+        table = _table(header, rows, columns, name_width + max(spare, 0))
         table.title = None if i else Text(printable(title, TITLE_LENGTH))
         yield table
 

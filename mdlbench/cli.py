@@ -492,7 +492,8 @@ def compare(
         typer.Option(
             "--in",
             metavar="FOLDER",
-            help="Results folder that ids and names are of [the only one under results/].",
+            help="Results folder, or its name, that ids and names are of "
+            "[the only one under results/].",
         ),
     ] = None,
     metric: Annotated[
@@ -517,10 +518,11 @@ def compare(
     Averages over whole curves (BD-bits, BD-rate) where two are comparable, crossings, and who is
     shortest at each tolerance, with paired 95% intervals.
     """
-    from mdlbench.choice import choose
-    from mdlbench.contest import compare as compare_all
-    from mdlbench.report.compare import print_comparison, write_comparison
-    from mdlbench.report.compare_data import to_json
+    from mdlbench.compare.choice import choose
+    from mdlbench.compare.contest import compare as compare_all
+    from mdlbench.report.compare import write_comparison
+    from mdlbench.report.compare.data import to_json
+    from mdlbench.report.compare.terminal import print_comparison
 
     choice = choose(words, folder)
     contest = compare_all(choice.contenders, metric or choice.metric, epsilon)

@@ -63,9 +63,13 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     known = sorted(choices)
     if not known:
         return "There are none."
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
-    return f"{hint}Known: {', '.join(known)}."
+    return f"{nearest(name, known)}Known: {', '.join(known)}."
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The question whether the nearest of the choices is meant; empty where none is near."""
+    found = difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.4)
+    return f"Did you mean {found[0]!r}? " if found else ""
 
 
 def first_problem(error: ValidationError, root: str = "") -> str:

@@ -114,8 +114,10 @@ def read_records(folder: Path) -> list[EvalRecord]:
     """All records of a results folder (or of its `records`), by name.
 
     Raises:
-        RecordError: the folder holds none, or one of them cannot be read.
+        RecordError: there is no such folder, it holds none, or one of them cannot be read.
     """
+    if not folder.is_dir():
+        raise RecordError(f"{folder}: no such folder")
     paths = record_paths(folder)
     if not paths:
         raise RecordError(f"{folder}: no records here; `mdlbench eval` writes them")

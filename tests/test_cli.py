@@ -236,7 +236,7 @@ def test_check_adapter_says_what_was_loaded(suite, tmp_path):
         (["eval", "--suite", "mnist", "--sae", "batchtopk-64"], 2, "Did you mean 'batchtopk-64-"),
         (["eval"], 2, "--suite"),
         (["evla"], 2, "No such command"),
-        (["leaderboard", "/nonexistent"], 1, "no records here"),
+        (["leaderboard", "/nonexistent"], 1, "no such folder"),
         (["decode", "/nonexistent.mdl"], 1, "/nonexistent.mdl"),
         (["check-adapter", "nonsense:x"], 2, "unknown adapter 'nonsense'"),
         (["check-adapter", "x" * 300], 1, "File name too long"),

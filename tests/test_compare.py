@@ -25,13 +25,14 @@ from scipy.integrate import trapezoid
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial import ConvexHull
 
-from mdlbench.choice import choose, only_results_folder
-from mdlbench.contender import Contender
-from mdlbench.contest import compare, standings_at
+from mdlbench.compare.choice import choose, only_results_folder
+from mdlbench.compare.contender import Contender
+from mdlbench.compare.contest import compare, placings_at
 from mdlbench.errors import RecordError, UsageError
-from mdlbench.report.compare import answer, curve_notes, to_markdown
-from mdlbench.report.compare_data import to_csv, to_json
-from mdlbench.report.compare_figure import comparison_figure
+from mdlbench.report.compare.data import to_csv, to_json
+from mdlbench.report.compare.figure import comparison_figure
+from mdlbench.report.compare.terminal import print_comparison
+from mdlbench.report.compare.words import answer, curve_notes, to_markdown
 from mdlbench.report.style import png
 from mdlbench.store import RecordStore
 from mdlbench.suite import Site
@@ -212,8 +213,7 @@ def test_equal_draws_of_both_leave_no_interval():
     assert (found.bd_rate.value, found.bd_rate.low, found.bd_rate.high) == pytest.approx(
         (20, 20, 20), abs=1e-6
     )
-    assert found.bd_rate.sign == found.bd_bits.sign == 1
-    assert found.bd_bits.low < found.bd_bits.value < found.bd_bits.high
+    assert 0 < found.bd_bits.low < found.bd_bits.value < found.bd_bits.high
 
 
 @pytest.mark.parametrize(("spread", "beyond"), [(0.001, True), (0.2, False)])
@@ -241,7 +241,7 @@ def test_draws_that_are_not_comparable_widen_the_interval_and_are_counted():
     contest = compare([one(whole), one(few)], "mse")
     (found,) = contest.comparisons
     assert found.bd_bits.n_missing == 1
-    assert (found.bd_bits.low, found.bd_bits.high, found.bd_bits.sign) == (None, None, 0)
+    assert (found.bd_bits.low, found.bd_bits.high) == (None, None)
     assert np.isnan(found.band.low).all()
     assert "b: not comparable in 1 of 40 resamples" in list(curve_notes(contest))
 
@@ -251,7 +251,7 @@ def test_without_resamples_there_is_no_interval_and_it_says_so():
     old = OTHER.model_copy(update={"points": points})
     contest = compare([one(ONE), one(old)], "mse")
     (found,) = contest.comparisons
-    assert (found.bd_bits.low, found.bd_bits.high, found.bd_bits.sign) == (None, None, 0)
+    assert (found.bd_bits.low, found.bd_bits.high) == (None, None)
     assert (
         found.bd_bits.value == compare([one(ONE), one(OTHER)], "mse").comparisons[0].bd_bits.value
     )
@@ -321,6 +321,25 @@ def test_bad_requests_are_refused():
         compare([one(ONE), one(OTHER)], "fvu", 0.02)
 
 
+def test_without_the_points_at_rate_0_there_may_be_no_bd_rate_and_it_says_so():
+    free = sae("free", (0, 20, 30, 80), (*MSES[:3], MSES[-1]))
+    contest = compare([one(ONE), one(free)], "mse")
+    (found,) = contest.comparisons
+    assert (found.bd_rate, found.reason, found.bd_bits.n_missing) == (None, None, 0)
+    assert found.bd_bits.low < found.bd_bits.value < found.bd_bits.high
+    why = "not comparable without the points at rate 0"
+    assert f"free: no BD-rate ({why})" in list(curve_notes(contest))
+    (content,) = json.loads(to_json(contest))["curves"]
+    assert (content["comparable"], content["bd_rate_reason"]) == (True, why)
+    notes = {r["quantity"]: r["note"] for r in csv.DictReader(io.StringIO(to_csv(contest)))}
+    assert (notes["bd_bits"], notes["bd_rate_percent"]) == ("", why)
+
+
+def test_two_of_one_name_are_refused():
+    with pytest.raises(UsageError, match="two to compare are called one: give each a name"):
+        compare([one(ONE), Contender("one", (OTHER,)), one(THIRD)], "mse")
+
+
 # --- who is shortest ------------------------------------------------------------------------
 
 
@@ -339,8 +358,8 @@ NOISE = np.random.default_rng(0).normal(size=200)
 def test_a_family_answers_with_its_best_member_selected_in_every_draw():
     a1, a2 = at_limit("a1", 50 + NOISE), at_limit("a2", 50.1 - NOISE)
     b = at_limit("b", 55 + 0.5 * NOISE)
-    at = standings_at([family("all b", b), family("all a", a1, a2)], *LIMIT)
-    first, second = at.standings
+    at = placings_at([family("all b", b), family("all a", a1, a2)], *LIMIT)
+    first, second = at.placings
     assert (first.name, first.sae, first.rank) == ("all a", "a1", 1)
     assert (second.name, second.sae, second.rank, second.to_anchor) == ("all b", "b", 2, None)
     best = [
@@ -360,9 +379,9 @@ def test_ties_and_infeasible_ones_are_called_so():
     none = at_limit("c", None)
     contest = compare([one(r) for r in (none, *tie)], "mse")
     (at,) = contest.tolerances
-    assert [s.rank for s in at.standings] == [1, 1, None]
-    assert at.standings[2].bits is None
-    assert all(s.to_anchor is None for s in at.standings)
+    assert [s.rank for s in at.placings] == [1, 1, None]
+    assert at.placings[2].bits is None
+    assert all(s.to_anchor is None for s in at.placings)
     assert "a tie of a" in answer(contest, at)
     contest = compare([one(tie[0]), one(none)], "mse")
     assert answer(contest, contest.tolerances[0]).endswith(
@@ -445,6 +464,9 @@ def test_unknown_and_ambiguous_words_are_refused(folder, zoo, tmp_path):
         choose(["batchtopk-32-k88"], folder)
     with pytest.raises(UsageError, match="Did you mean 'all jumprelu'"):
         choose(["all jumprel"], folder)
+    with pytest.raises(UsageError, match=r"Families: .*ls records .* lists") as unknown:
+        choose(["batchtopk-32-k88"], folder)
+    assert str(unknown.value).count("batchtopk-") == 2
     with pytest.raises(UsageError, match="is nothing in"):
         choose([zoo[0].id[:5]], folder)
     with pytest.raises(RecordError, match="no records here"):
@@ -460,6 +482,32 @@ def test_unknown_and_ambiguous_words_are_refused(folder, zoo, tmp_path):
     ):
         choose(["twin"], tmp_path)
     assert names(choose([f"twin ({twins[0].id[:8]})"], tmp_path))[0][1] == 1
+
+
+def test_saes_of_one_name_from_two_places_are_told_apart_everywhere(tmp_path):
+    twins = [sae("twin", range(10, 70, 10), weights_sha256=c * 64) for c in "ab"]
+    for place, twin in zip("ab", twins, strict=True):
+        RecordStore(tmp_path / place).save(twin)
+    file = RecordStore(tmp_path / "b").path(twins[1].identity)
+    contenders = choose(["twin", str(file)], tmp_path / "a").contenders
+    expected = [f"twin ({twin.id[:8]})" for twin in twins]
+    assert [contender.name for contender in contenders] == expected
+    contest = compare(contenders, "mse")
+    rows = list(csv.DictReader(io.StringIO(to_csv(contest))))
+    assert {row["test"] for row in rows if row["quantity"] == "bits"} == set(expected)
+    for at in contest.tolerances:
+        assert sorted(p.sae for p in at.placings) == sorted(expected)
+    both = family("all twins", *twins)
+    content = json.loads(to_json(compare([both, one(ONE)], "mse")))
+    assert [member["sae"] for member in content["contenders"][0]["members"]] == expected
+
+
+def test_a_folder_may_be_named_as_on_the_command_leaderboard(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    RecordStore(Path("leaderboards/mine")).save(ONE)
+    assert names(choose(["one"], Path("mine"))) == [("one", 1, False)]
+    with pytest.raises(RecordError, match="nowhere: no such folder"):
+        choose(["one"], Path("nowhere"))
 
 
 def test_an_ambiguous_id_names_its_candidates(tmp_path):
@@ -526,7 +574,7 @@ def test_csv_is_long_and_unrounded(contest):
         for r in rows
         if r["quantity"] == "bits" and r["distortion"] == "0.03"
     }
-    expected = {s.name: s.bits for s in contest.tolerances[-1].standings if s.bits}
+    expected = {s.name: s.bits for s in contest.tolerances[-1].placings if s.bits}
     assert bits == expected
     overlaps = [float(r["value"]) for r in rows if r["quantity"] == "overlap"]
     assert overlaps == [c.overlap for c in contest.comparisons]
@@ -576,6 +624,33 @@ def test_the_command_prints_tables_within_80_columns_and_writes_files(folder, tm
     assert written["compare.pdf"].startswith(b"%PDF")
 
 
+@pytest.mark.parametrize("width", [20, 50, 80])
+def test_tables_that_are_too_wide_go_on_below_and_lose_nothing(width, monkeypatch, capsys):
+    limits = (0.01, 0.015, 0.02, 0.03, 0.05, 0.08)
+    drawn = np.random.default_rng(3).normal(100, 9, size=(2, len(limits), N_DRAWS))
+    names = ("a-rather-long-name-of-an-sae", "short")
+    contenders = [
+        one(sae(name, range(10, 70, 10), results=results))
+        for name, draws in zip(names, drawn, strict=True)
+        for results in [[make_result(("mse", e), d) for e, d in zip(limits, draws, strict=True)]]
+    ]
+    contest = compare(contenders, "mse")
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_comparison(contest)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= width
+    assert max(line.count("≤") for line in printed.splitlines()) <= 4
+    cells = printed.split()
+    for at in contest.tolerances:
+        anchor, other = sorted(at.placings, key=lambda placing: placing.name)
+        half = (other.to_anchor.high - other.to_anchor.low) / 2
+        for expected in (anchor.bits, half):
+            assert f"{expected:.2f}" in cells
+        assert f"{other.to_anchor.bits:+.2f}" in cells
+        assert f"{at.epsilon:g}" in cells
+
+
 def test_the_command_prints_json_only_and_imports_no_torch(folder):
     run = mdlbench(
         "all jumprelu",
@@ -591,7 +666,7 @@ def test_the_command_prints_json_only_and_imports_no_torch(folder):
     assert [c["name"] for c in content["contenders"]] == ["all jumprelu", "all kmeans", "all pca"]
     assert [at["epsilon"] for at in content["tolerances"]] == [0.03]
     assert "| torch\n" not in run.stderr
-    assert "mdlbench.contest" in run.stderr
+    assert "mdlbench.compare.contest" in run.stderr
 
 
 @pytest.mark.parametrize(

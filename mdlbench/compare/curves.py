@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from mdlbench.bootstrap import CONFIDENCE
-from mdlbench.contender import ComparedCurve, Splines
+from mdlbench.compare.contender import ComparedCurve, Splines
 from mdlbench.curve import (
     LEAST_OVERLAP,
     LEAST_POINTS,
@@ -43,11 +43,6 @@ class Estimate(NamedTuple):
     low: float | None = None
     high: float | None = None
     n_missing: int = 0
-
-    @property
-    def sign(self) -> int:
-        """1 or −1 where the interval lies on one side of 0; 0 where it covers 0 or is absent."""
-        return 0 if self.low is None or self.high is None else (self.low > 0) - (self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -103,6 +98,13 @@ class CurveComparison:
     largest: float | None
     band: Band | None
 
+    @property
+    def rate_reason(self) -> str | None:
+        """Why there is no BD-rate; None where there is."""
+        if self.reason or self.bd_rate is not None:
+            return self.reason
+        return "not comparable without the points at rate 0"
+
 
 def compare_curves(anchor: ComparedCurve, test: ComparedCurve) -> CurveComparison:
     """Everything about two curves; averages only where they are comparable.
@@ -149,11 +151,11 @@ def _reason(anchor: ComparedCurve, test: ComparedCurve, share: float) -> str | N
             points = "point" if curve.n_points == 1 else "points"
             return f"{whose}{curve.n_points} {points}, needs {LEAST_POINTS}"
     if share < LEAST_OVERLAP:
-        return f"overlap {_percent_below(share)}, needs {LEAST_OVERLAP:.0%}"
+        return f"overlap {percent_below(share)}, needs {LEAST_OVERLAP:.0%}"
     return None
 
 
-def _percent_below(share: float) -> str:
+def percent_below(share: float) -> str:
     """Never rounded up to what it falls short of."""
     return f"{np.floor(100 * share):.0f}%"
 
@@ -164,8 +166,14 @@ def _bd_bits(anchor: ComparedCurve, test: ComparedCurve) -> Estimate | None:
 
 
 def _bd_rate(anchor: ComparedCurve, test: ComparedCurve) -> Estimate | None:
-    logs = _paired(anchor, test, lambda one, other: mean_gap(one.log_rate, other.log_rate))
+    logs = _paired(anchor, test, _log_gap)
     return _estimate(bd_rate(anchor.whole, test.whole), 100.0 * (10.0**logs - 1.0))
+
+
+def _log_gap(anchor: Splines, test: Splines) -> float | None:
+    if anchor.log_rate is None or test.log_rate is None:
+        return None
+    return mean_gap(anchor.log_rate, test.log_rate)
 
 
 def _paired(

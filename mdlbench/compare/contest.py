@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from mdlbench.bootstrap import percentile_interval
+from mdlbench.compare.contender import Basis, ComparedCurve, Contender, basis_of
+from mdlbench.compare.curves import CurveComparison, compare_curves
 from mdlbench.comparison import Difference, refuse_unpaired
-from mdlbench.contender import Basis, ComparedCurve, Contender, basis_of
-from mdlbench.curve_comparison import CurveComparison, compare_curves
 from mdlbench.errors import RecordError, UsageError, did_you_mean
 from mdlbench.leaderboard import shared_ranks
 from mdlbench.record import METRICS, EvalRecord, ToleranceResult
@@ -20,7 +20,7 @@ from mdlbench.suite import Metric
 
 
 @dataclass(frozen=True)
-class Standing:
+class Placing:
     """One contender at one tolerance. Absent values: no member is within ε.
 
     Attributes:
@@ -49,7 +49,7 @@ class AtEpsilon:
     """
 
     epsilon: float
-    standings: tuple[Standing, ...]
+    placings: tuple[Placing, ...]
     lead: Difference | None
 
 
@@ -94,12 +94,13 @@ def compare(contenders: Sequence[Contender], metric: str, epsilon: float | None 
     """Compare every contender with the first.
 
     Args:
-        contenders: at least two, no two of the same members.
+        contenders: at least two, no two of the same members or of one name.
         metric: the distortion of the curves: "mse", "fvu" or "delta_ce".
         epsilon: a tolerance of the suite on it; all of them by default.
 
     Raises:
-        UsageError: fewer than two contenders, one given twice, an unknown metric or tolerance.
+        UsageError: fewer than two contenders, one given twice, two of one name, an unknown metric
+            or tolerance.
         RecordError: the records do not measure the same thing on the same data.
     """
     loss = _metric(metric)
@@ -116,11 +117,11 @@ def compare(contenders: Sequence[Contender], metric: str, epsilon: float | None 
         contenders=tuple(contenders),
         curves=curves,
         comparisons=tuple(compare_curves(curves[0], curve) for curve in curves[1:]),
-        tolerances=tuple(standings_at(contenders, loss, value) for value in epsilons),
+        tolerances=tuple(placings_at(contenders, loss, value) for value in epsilons),
     )
 
 
-def standings_at(contenders: Sequence[Contender], metric: Metric, epsilon: float) -> AtEpsilon:
+def placings_at(contenders: Sequence[Contender], metric: Metric, epsilon: float) -> AtEpsilon:
     """Who is shortest at one tolerance, and by how much (maths §8).
 
     A family's bits are those of its shortest member, selected anew in every resample, so that an
@@ -134,10 +135,10 @@ def standings_at(contenders: Sequence[Contender], metric: Metric, epsilon: float
     missing = [c.name for c, f in zip(contenders, found, strict=True) if f is None]
     ranks = shared_ranks(_stacked(feasible)) if feasible else []
     anchor = found[0]
-    standings = [
-        Standing(
+    placings = [
+        Placing(
             name=one.name,
-            sae=one.record.label,
+            sae=one.label,
             bits=one.bits,
             interval=one.result.bits_ci,
             step=one.result.step,
@@ -148,7 +149,7 @@ def standings_at(contenders: Sequence[Contender], metric: Metric, epsilon: float
         for one, rank in zip(feasible, ranks, strict=True)
     ]
     lead = _difference(*feasible[:2]) if len(feasible) > 1 else None
-    return AtEpsilon(epsilon, (*standings, *map(Standing, missing)), lead)
+    return AtEpsilon(epsilon, (*placings, *map(Placing, missing)), lead)
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class _Found:
     """A contender within ε: its shortest member, and its bits in every resample."""
 
     name: str
-    record: EvalRecord
+    label: str
     result: ToleranceResult
     bits: float
     replicates: Float64[np.ndarray, " replicate"]
@@ -164,7 +165,10 @@ class _Found:
     @classmethod
     def of(cls, contender: Contender, metric: Metric, epsilon: float) -> _Found | None:
         best = contender.best_at(metric, epsilon)
-        if best is None or best[1].bits is None:
+        if best is None:
+            return None
+        record, result = best
+        if result.bits is None:
             return None
         drawn = [result.replicates for _, result in contender.results_at(metric, epsilon)]
         if len(set(map(len, drawn))) > 1:
@@ -172,16 +176,16 @@ class _Found:
                 f"{contender.name}: bootstrap replicates at {metric} {epsilon:g} cannot be paired"
             )
         replicates = np.array(drawn, dtype=np.float64).min(axis=0)
-        return cls(contender.name, *best, best[1].bits, replicates)
+        return cls(contender.name, contender.labels[record.id], result, result.bits, replicates)
 
 
 def _stacked(found: Sequence[_Found]) -> Float64[np.ndarray, "contender replicate"]:
     for one in found:
         if not len(one.replicates) or len(one.replicates) != len(found[0].replicates):
             raise RecordError(
-                f"{one.record.label}: {len(one.replicates)} bootstrap replicates at "
+                f"{one.label}: {len(one.replicates)} bootstrap replicates at "
                 f"{one.result.metric} {one.result.epsilon:g} cannot be paired with "
-                f"{len(found[0].replicates)} of {found[0].record.label}"
+                f"{len(found[0].replicates)} of {found[0].label}"
             )
     return np.stack([one.replicates for one in found])
 
@@ -215,3 +219,5 @@ def _refuse_repeated(contenders: Sequence[Contender]) -> None:
         if {m.id for m in one.members} == {m.id for m in other.members}:
             names = one.name if one.name == other.name else f"{one.name} and {other.name}"
             raise UsageError(f"{names}: the same SAEs, given twice")
+        if one.name == other.name:
+            raise UsageError(f"two to compare are called {one.name}: give each a name of its own")

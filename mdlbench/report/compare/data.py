@@ -10,9 +10,9 @@ from dataclasses import asdict
 from typing import Any
 
 from mdlbench.bootstrap import CONFIDENCE
-from mdlbench.contender import ComparedCurve
-from mdlbench.contest import AtEpsilon, Contest, Standing
-from mdlbench.curve_comparison import CurveComparison, Estimate
+from mdlbench.compare.contender import ComparedCurve
+from mdlbench.compare.contest import AtEpsilon, Contest, Placing
+from mdlbench.compare.curves import CurveComparison, Estimate
 
 CSV_COLUMNS = ("anchor", "test", "quantity", "distortion", "value", "low", "high", "note")
 
@@ -50,9 +50,9 @@ def to_csv(contest: Contest) -> str:
         for line in _curve_lines(comparison):
             writer.writerow({"anchor": comparison.anchor, "test": comparison.test, **line})
     for at in contest.tolerances:
-        for standing in at.standings:
-            for line in _standing_lines(standing, at.epsilon):
-                writer.writerow({"anchor": contest.anchor.name, "test": standing.name, **line})
+        for placing in at.placings:
+            for line in _placing_lines(placing, at.epsilon):
+                writer.writerow({"anchor": contest.anchor.name, "test": placing.name, **line})
     return buffer.getvalue()
 
 
@@ -60,10 +60,10 @@ def _contender(curve: ComparedCurve) -> dict[str, Any]:
     one = curve.contender
     return {
         "name": one.name,
-        "members": [{"sae": member.label, "id": member.id} for member in one.members],
+        "members": [{"sae": one.labels[member.id], "id": member.id} for member in one.members],
         "points": [
             {
-                "sae": one.member_at(point).label,
+                "sae": one.labels[one.member_at(point).id],
                 "step": point.step,
                 "bits": point.rate,
                 "distortion": point.distortion,
@@ -79,6 +79,7 @@ def _curves(comparison: CurveComparison) -> dict[str, Any]:
         "test": comparison.test,
         "comparable": comparison.reason is None,
         "reason": comparison.reason,
+        "bd_rate_reason": comparison.rate_reason,
         "overlap": comparison.overlap,
         "bd_bits": _estimate_content(comparison.bd_bits),
         "bd_rate_percent": _estimate_content(comparison.bd_rate),
@@ -98,13 +99,13 @@ def _estimate_content(estimate: Estimate | None) -> dict[str, Any] | None:
 
 
 def _tolerance(at: AtEpsilon) -> dict[str, Any]:
-    standings = []
-    for standing in at.standings:
-        gap = standing.to_anchor
-        content = asdict(standing) | {"to_anchor": None if gap is None else gap._asdict()}
-        standings.append(_without_absent(content))
+    placings = []
+    for placing in at.placings:
+        gap = placing.to_anchor
+        content = asdict(placing) | {"to_anchor": None if gap is None else gap._asdict()}
+        placings.append(_without_absent(content))
     lead = None if at.lead is None else at.lead._asdict() | {"tie": not at.lead.sign}
-    return _without_absent({"epsilon": at.epsilon, "lead": lead, "standings": standings})
+    return _without_absent({"epsilon": at.epsilon, "lead": lead, "placings": placings})
 
 
 def _without_absent(content: dict[str, Any]) -> dict[str, Any]:
@@ -113,9 +114,10 @@ def _without_absent(content: dict[str, Any]) -> dict[str, Any]:
 
 def _curve_lines(comparison: CurveComparison) -> Iterator[dict[str, Any]]:
     note = comparison.reason and f"not comparable ({comparison.reason})"
-    for name, estimate in (
-        ("bd_bits", comparison.bd_bits),
-        ("bd_rate_percent", comparison.bd_rate),
+    rate_note = note or comparison.rate_reason
+    for name, estimate, reason in (
+        ("bd_bits", comparison.bd_bits, note),
+        ("bd_rate_percent", comparison.bd_rate, rate_note),
     ):
         ends = Estimate(0.0) if estimate is None else estimate
         value = None if estimate is None else estimate.value
@@ -124,10 +126,11 @@ def _curve_lines(comparison: CurveComparison) -> Iterator[dict[str, Any]]:
             "value": value,
             "low": ends.low,
             "high": ends.high,
-            "note": note,
+            "note": reason,
         }
+    akima = comparison.bd_rate_akima
     yield {"quantity": "bd_bits_akima", "value": comparison.bd_bits_akima, "note": note}
-    yield {"quantity": "bd_rate_percent_akima", "value": comparison.bd_rate_akima, "note": note}
+    yield {"quantity": "bd_rate_percent_akima", "value": akima, "note": rate_note}
     yield {"quantity": "overlap", "value": comparison.overlap}
     yield {"quantity": "smallest_share", "value": comparison.smallest}
     yield {"quantity": "largest_share", "value": comparison.largest}
@@ -140,17 +143,17 @@ def _curve_lines(comparison: CurveComparison) -> Iterator[dict[str, Any]]:
         }
 
 
-def _standing_lines(standing: Standing, epsilon: float) -> Iterator[dict[str, Any]]:
-    low, high = standing.interval or (None, None)
+def _placing_lines(placing: Placing, epsilon: float) -> Iterator[dict[str, Any]]:
+    low, high = placing.interval or (None, None)
     yield {
         "quantity": "bits",
         "distortion": epsilon,
-        "value": standing.bits,
+        "value": placing.bits,
         "low": low,
         "high": high,
-        "note": standing.sae or "infeasible",
+        "note": placing.sae or "infeasible",
     }
-    if gap := standing.to_anchor:
+    if gap := placing.to_anchor:
         yield {
             "quantity": "bits_above_anchor",
             "distortion": epsilon,

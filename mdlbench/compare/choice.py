@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from mdlbench.contender import Contender
-from mdlbench.errors import UsageError, did_you_mean
+from mdlbench.compare.contender import Contender
+from mdlbench.errors import UsageError, nearest
 from mdlbench.leaderboard import unique_labels
 from mdlbench.record import METRICS, EvalRecord
-from mdlbench.store import REFERENCES, read_record, read_records, read_references, record_paths
+from mdlbench.store import (
+    REFERENCES,
+    read_record,
+    read_records,
+    read_references,
+    record_paths,
+    results_folder,
+)
 
 RESULTS = Path("results")
 BASELINE = "baseline"
@@ -85,8 +92,11 @@ class Shelf:
         found = [name for name, record in self.names.items() if record.label == word]
         if found:
             raise UsageError(f"{word}: several records have this name: {', '.join(found)}")
-        known = [*self.names, *self.families]
-        raise UsageError(f"{word!r} is nothing in {self.folder}. {did_you_mean(word, known)}")
+        raise UsageError(
+            f"{word!r} is nothing in {self.folder}. {nearest(word, [*self.names, *self.families])}"
+            f"Families: {', '.join(self.families)}. "
+            f"`mdlbench ls records {self.folder}` lists the SAEs."
+        )
 
 
 def _is_baseline(record: EvalRecord) -> bool:
@@ -122,7 +132,8 @@ def choose(words: Sequence[str], folder: Path | None = None) -> Choice:
         words: record files; ids or their first six or more digits; names as on the board;
             "all ARCHITECTURE", with " [QUANTISER]" where that is not the suite's own; "all", every
             family that is not named beside it.
-        folder: a results folder, for all but files; by default the only one under `results`.
+        folder: a results folder or its name, for all but files; by default the only one under
+            `results`.
 
     Raises:
         UsageError: a word names nothing or several things, or no folder is to be had.
@@ -135,10 +146,23 @@ def choose(words: Sequence[str], folder: Path | None = None) -> Choice:
             record = read_record(Path(word))
             contenders.append(Contender(record.label, (record,)))
             continue
-        shelf = shelf or Shelf(folder or only_results_folder())
+        shelf = shelf or Shelf(results_folder(folder) if folder else only_results_folder())
         found = shelf.find(word)
         contenders += found if len(found) == 1 else [f for f in found if f.name not in words]
-    return Choice(tuple(contenders), None if shelf is None else shelf.folder)
+    return Choice(_told_apart(contenders), None if shelf is None else shelf.folder)
+
+
+def _told_apart(contenders: Sequence[Contender]) -> tuple[Contender, ...]:
+    """Single SAEs of one label from several places, with the starts of their ids."""
+    chosen = {c.members[0].id: c.members[0] for c in contenders if not c.is_family}
+    labels = unique_labels(list(chosen.values()))
+    return tuple(
+        one
+        if one.is_family or labels[record.id] == record.label
+        else replace(one, name=labels[record.id])
+        for one in contenders
+        for record in one.members[:1]
+    )
 
 
 def only_results_folder() -> Path:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from mdlbench.contender import ComparedCurve, Contender
-from mdlbench.contest import Contest
+from mdlbench.compare.contender import ComparedCurve, Contender
+from mdlbench.compare.contest import Contest
+from mdlbench.compare.curves import Band, CurveComparison
 from mdlbench.curve import LEAST_POINTS, METRIC_LABELS
-from mdlbench.curve_comparison import Band, CurveComparison
 from mdlbench.report.style import CATEGORIES, FAINT, INK, house_style, plain_log_scale
 from mdlbench.report.tables import TITLE_LENGTH, printable
 
@@ -116,11 +116,11 @@ def _window(contest: Contest) -> Window:
 
 
 def _far_rate(contest: Contest) -> float:
-    standings = [s for at in contest.tolerances for s in at.standings if s.bits is not None]
-    own = [s.bits for s in standings if s.name == contest.anchor.name and s.bits is not None]
+    placings = [s for at in contest.tolerances for s in at.placings if s.bits is not None]
+    own = [s.bits for s in placings if s.name == contest.anchor.name and s.bits is not None]
     if not own:
         return float(contest.curves[0].vertices.rates.max(initial=1.0))
-    near = [s.bits for s in standings if s.bits is not None and s.bits <= FAR * max(own)]
+    near = [s.bits for s in placings if s.bits is not None and s.bits <= FAR * max(own)]
     return max(near)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.interpolate import CubicHermiteSpline, PchipInterpolator
 
 from mdlbench.curve import RateDistortionCurve, RatePoint
 from mdlbench.errors import RecordError
+from mdlbench.leaderboard import unique_labels
 from mdlbench.record import EvalRecord, ToleranceResult
 from mdlbench.suite import Metric
 
@@ -32,6 +34,13 @@ class Contender:
     name: str
     members: tuple[EvalRecord, ...]
     is_family: bool = False
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """What to call each member, by record id: no two alike."""
+        if not self.is_family:
+            return {member.id: self.name for member in self.members}
+        return unique_labels(self.members)
 
     def curve(self, metric: Metric) -> RateDistortionCurve:
         """All operating points of all members."""
@@ -60,10 +69,10 @@ class Contender:
 
 
 class Splines(NamedTuple):
-    """Bits per token by quality, and their log₁₀."""
+    """Bits per token by quality, and their log₁₀; no such where too few points have a rate."""
 
     rate: CubicHermiteSpline
-    log_rate: PchipInterpolator
+    log_rate: PchipInterpolator | None
 
 
 @dataclass(frozen=True)
@@ -106,8 +115,8 @@ def _whole(curve: RateDistortionCurve, basis: Basis) -> RateDistortionCurve:
 
 def _splines(curve: RateDistortionCurve, basis: Basis) -> Splines | None:
     whole = _whole(curve, basis)
-    rate, log_rate = whole.by_quality(), whole.log_rate_by_quality()
-    return None if rate is None or log_rate is None else Splines(rate, log_rate)
+    rate = whole.by_quality()
+    return None if rate is None else Splines(rate, whole.log_rate_by_quality())
 
 
 def _resampled_curves(contender: Contender, metric: Metric) -> list[RateDistortionCurve]:

@@ -139,7 +139,7 @@ def test_a_run_scores_the_others(honest, tmp_path, monkeypatch):
         "unrounded": Broken(honest, with_decoder_precision=lambda bits: 1 / 0),
         "honest": honest,
     }
-    monkeypatch.setattr(runs, "_load", lambda bench, target: coders[target.name])
+    monkeypatch.setattr(runs, "load_target", lambda bench, target: coders[target.name])
     monkeypatch.setattr(runs, "identify_coder", lambda *args, **kwargs: honest.spec.identity)
     monkeypatch.setattr(runs, "origin_of", lambda *args, **kwargs: Origin())
     opener = Opener(tiny_suite(tmp_path / "suite"))

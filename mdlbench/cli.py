@@ -354,7 +354,8 @@ def leaderboard(
             print(path)
         return
     records, references = read_records(folder), read_references(folder)
-    boards = build_all(records, references.headline)
+    whole = every or as_json or table_format is not None
+    boards = build_all(records, references.headline, whole)
     if table_format is not None:
         _write_table(boards, table_format, every, output)
         return

@@ -154,11 +154,16 @@ class _Standing(NamedTuple):
     delta_high: float | None = None
 
 
-def build_all(records: Iterable[EvalRecord], headline: Headline) -> list[Leaderboard]:
+def build_all(
+    records: Iterable[EvalRecord], headline: Headline, every_tolerance: bool = True
+) -> list[Leaderboard]:
     """A board for each site of the records, by the sites' labels; raises as `build` does."""
     groups = by_site(records)
     several = len(groups) > 1
-    return [build(group, headline, site if several else None) for site, group in groups.items()]
+    return [
+        build(group, headline, site if several else None, every_tolerance)
+        for site, group in groups.items()
+    ]
 
 
 def build_archive(records: Iterable[EvalRecord], headline: Headline) -> list[Leaderboard]:
@@ -199,9 +204,14 @@ def by_site(records: Iterable[EvalRecord]) -> dict[str, list[EvalRecord]]:
 
 
 def build(
-    records: Iterable[EvalRecord], headline: Headline, site: str | None = None
+    records: Iterable[EvalRecord],
+    headline: Headline,
+    site: str | None = None,
+    every_tolerance: bool = True,
 ) -> Leaderboard:
     """One table per tolerance of the records, in the suite's order, the headline's first.
+
+    Only the headline's where not every tolerance is asked for.
 
     The result does not depend on the order of the records.
 
@@ -219,7 +229,7 @@ def build(
         raise UsageError(
             f"no record has the tolerance {headline.metric} {headline.epsilon:g}. Known: {known}."
         )
-    limits.sort(key=lambda limit: limit != wanted)
+    limits = sorted(limits, key=lambda limit: limit != wanted) if every_tolerance else [wanted]
     return Leaderboard(
         suite=first.identity.suite,
         site=site,

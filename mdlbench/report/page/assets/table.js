@@ -24,7 +24,7 @@ const TITLES = {
   'break-even': 'Tokens after which the latents sent have cost as much as decoder and codebook',
   standing: Object.entries(STANDINGS).map((words) => words.join(': ')).join('; '),
 };
-const BAR = 72;
+const BAR = 40;
 
 function rankCell(row) {
   if (row.rank === null) {

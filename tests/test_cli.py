@@ -167,9 +167,16 @@ def test_one_document_cannot_be_measured(suite, tmp_path):
     assert "Traceback" not in run.stderr
 
 
+def heed_interrupts():
+    """What a shell runs in the background ignores them, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupted_run_says_so(suite, tmp_path):
     arguments = command("eval", "--suite", suite, "-o", tmp_path)
-    with subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, preexec_fn=heed_interrupts
+    ) as process:
         deadline = time.monotonic() + 120
         while not (tmp_path / "references.json").exists():
             assert time.monotonic() < deadline

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from jaxtyping import Float64
 
 from mdlbench.bootstrap import percentile_interval
 from mdlbench.errors import RecordError
-from mdlbench.record import EvalRecord, ToleranceResult
+from mdlbench.record import EvalRecord, ToleranceResult, shortened
 from mdlbench.suite import Metric
 
 
@@ -120,7 +119,7 @@ def refuse_unpaired(anchor: EvalRecord, test: EvalRecord) -> None:
         if one != other:
             raise RecordError(
                 f"{anchor.label} and {test.label} cannot be compared: their {what} differs "
-                f"({_short(one)} and {_short(other)})"
+                f"({shortened(one)} and {shortened(other)})"
             )
 
 
@@ -134,9 +133,3 @@ def _premises(anchor: EvalRecord, test: EvalRecord) -> Iterator[tuple[str, objec
 
 def _limits(record: EvalRecord) -> str:
     return ", ".join(f"{result.metric} {result.epsilon:g}" for result in record.tolerances)
-
-
-def _short(value: object) -> str:
-    """A digest by its start; any other value whole."""
-    text = str(value)
-    return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text

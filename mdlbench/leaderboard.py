@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from jaxtyping import Bool, Float64
 
 from mdlbench.bootstrap import CONFIDENCE
 from mdlbench.errors import RecordError, UsageError
-from mdlbench.record import EvalRecord, Point, ToleranceResult
+from mdlbench.record import EvalRecord, Point, ToleranceResult, shortened
 from mdlbench.suite import Headline, Metric
 
 Status = Literal["ranked", "unranked", "partial", "infeasible"]
@@ -441,7 +440,7 @@ def _refuse_difference(one: EvalRecord, other: EvalRecord) -> None:
         if values[0] != values[1]:
             raise RecordError(
                 f"{one.name} and {other.name} cannot be compared: their {key} differs "
-                f"({_short(values[0])} and {_short(values[1])}); rank them apart"
+                f"({shortened(values[0])} and {shortened(values[1])}); rank them apart"
             )
     if _limits(one) != _limits(other):
         raise RecordError(f"{one.name} and {other.name} cannot be compared: tolerances differ")
@@ -453,9 +452,3 @@ def _limits(record: EvalRecord) -> list[tuple[Metric, float]]:
 
 def _without_absent(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in items if value is not None}
-
-
-def _short(value: str | int) -> str:
-    """A digest by its start; any other value whole."""
-    text = str(value)
-    return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text

@@ -31,6 +31,8 @@ PROTOCOL = 1
 """Version of the measurement itself: quantisers, codes and metrics. Numbers of different
 protocols are never compared."""
 
+BASELINE = "baseline"
+"""The adapter of coders that are fitted rather than trained: PCA, k-means, dense, mean."""
 CHECKSUM = "checksum"
 """Key of a record file that seals all others, so that no number changes unnoticed."""
 
@@ -312,8 +314,17 @@ class EvalRecord(Part):
     @property
     def label(self) -> str:
         """The SAE's name, and its quantiser where that is not the suite's own."""
-        quantiser = self.identity.quantiser
-        return self.name if quantiser is None else f"{self.name} [{quantiser}]"
+        return with_quantiser(self.name, self.identity.quantiser)
+
+    @property
+    def family(self) -> str:
+        """Its architecture, and its quantiser where that is not the suite's own."""
+        return with_quantiser(self.coder.architecture, self.identity.quantiser)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the coder was fitted rather than trained."""
+        return self.identity.coder.adapter == BASELINE
 
     @property
     def measurement(self) -> Measurement:
@@ -358,6 +369,17 @@ class EvalRecord(Part):
     def checksum(self) -> str:
         """As its file has it."""
         return checksum_of(self.model_dump(mode="json", exclude_none=True))
+
+
+def with_quantiser(name: str, quantiser: str | None) -> str:
+    """A name as boards have it: "NAME [QUANTISER]" where that is not the suite's own."""
+    return name if quantiser is None else f"{name} [{quantiser}]"
+
+
+def shortened(value: object) -> str:
+    """A digest by its start; any other value whole."""
+    text = str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
 def checksum_of(content: dict[str, Any]) -> str:

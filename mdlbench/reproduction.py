@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -25,8 +24,8 @@ from mdlbench.record import (
     parse_versioned,
 )
 from mdlbench.store import file_name
-from mdlbench.suite import Agreement, load_suite, suite_names
-from mdlbench.tolerance import STEPS_PER_OCTAVE
+from mdlbench.suite import Agreement, shipped_suite
+from mdlbench.tolerance import position_of
 
 Standing = Literal["reproduced", "submitted"]
 
@@ -181,14 +180,17 @@ def _positions_apart(first: EvalRecord, again: EvalRecord) -> int:
                 f"{'feasible' if other.feasible else 'infeasible'} at {one.metric} {one.epsilon:g}"
             )
         if one.step is not None and other.step is not None:
-            apart.append(abs(round(STEPS_PER_OCTAVE * math.log2(one.step / other.step))))
+            apart.append(abs(position_of(one.step, other.step)))
     return max(apart)
 
 
 def write_reproduction(
     folder: Path, record: EvalRecord, again: EvalRecord, suite: Agreement
-) -> Path:
+) -> tuple[Path, Deviation]:
     """Keep that `again` agrees with `record`, in a results folder.
+
+    Returns:
+        The file written, and how far they are apart.
 
     Raises:
         RecordError: it does not agree.
@@ -211,7 +213,7 @@ def write_reproduction(
     )
     path = reproduction_path(folder, record)
     write_atomically(path, canonical_lines(reproduction.model_dump(mode="json")).encode())
-    return path
+    return path, found
 
 
 def reproduction_path(folder: Path, record: EvalRecord) -> Path:
@@ -235,8 +237,8 @@ def standing(record: EvalRecord, folder: Path) -> Standing:
     path = reproduction_path(folder, record)
     if not path.is_file():
         return "submitted"
-    found, suite = read_reproduction(path), record.identity.suite
-    allowed = load_suite(suite).agreement if suite in suite_names() else found.agreement
+    found, suite = read_reproduction(path), shipped_suite(record.identity.suite)
+    allowed = found.agreement if suite is None else suite.agreement
     agrees = Deviation(found.bits, found.loss, found.positions).within(allowed)
     current = (found.record_id, found.record_checksum) == (record.id, record.checksum)
     return "reproduced" if agrees and current else "submitted"

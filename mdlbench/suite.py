@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -424,6 +425,12 @@ def suites_folder() -> Path:
 
 def suite_names() -> list[str]:
     return sorted(path.parent.name for path in suites_folder().glob(f"*/{SUITE_FILE}"))
+
+
+@cache
+def shipped_suite(name: str) -> Suite | None:
+    """The shipped suite of a name that a record gives, which is never read as a path; else None."""
+    return load_suite(suites_folder() / name) if name in suite_names() else None
 
 
 def load_suite(name: str | Path) -> Suite:

@@ -12,7 +12,7 @@ from mdlbench.adapters.load import identify_coder
 from mdlbench.errors import MdlbenchError, OutputError, RecordError, UsageError
 from mdlbench.evaluation import Bench, Report, evaluate_coder
 from mdlbench.record import EvalRecord, Identity
-from mdlbench.reproduction import Deviation, deviation, write_reproduction
+from mdlbench.reproduction import Deviation, write_reproduction
 from mdlbench.run import Target, identity_of, labelled, load_target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.store import RECORDS, read_record
@@ -121,8 +121,7 @@ def _verify_group(
             target = target_of(claim)
             bench = bench or _open(opener, claim, target)
             again = _measure(bench, claim, target, labelled(report, claim.record.label))
-            kept = write_reproduction(claim.folder, claim.record, again, suite.agreement)
-            found = deviation(claim.record, again)
+            kept, found = write_reproduction(claim.folder, claim.record, again, suite.agreement)
             yield Verified(claim.path, claim.record.label, found, kept)
         except OutputError:
             raise

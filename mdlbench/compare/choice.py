@@ -22,8 +22,6 @@ from mdlbench.store import (
 )
 
 RESULTS = Path("results")
-BASELINE = "baseline"
-"""The adapter of coders that are fitted rather than trained."""
 ID_PREFIX = re.compile(r"[0-9a-f]{6,64}")
 EVERY_FAMILY = re.compile(r"all(?: \[(?P<quantiser>[^\]]+)\])?")
 
@@ -54,9 +52,10 @@ class Shelf:
         several = len({record.site.label for record in self.records}) > 1
         found: dict[str, list[EvalRecord]] = {}
         for record in self.records:
-            name = f"{_family(record)} at {record.site.label}" if several else _family(record)
+            at_site = f" at {record.site.label}" if several else ""
+            name = f"all {record.family}{at_site}"
             found.setdefault(name, []).append(record)
-        order = sorted(found, key=lambda name: (_is_baseline(found[name][0]), name))
+        order = sorted(found, key=lambda name: (found[name][0].is_baseline, name))
         return {name: tuple(found[name]) for name in order}
 
     def find(self, word: str) -> list[Contender]:
@@ -97,16 +96,6 @@ class Shelf:
             f"Families: {', '.join(self.families)}. "
             f"`mdlbench ls records {self.folder}` lists the SAEs."
         )
-
-
-def _is_baseline(record: EvalRecord) -> bool:
-    return record.identity.coder.adapter == BASELINE
-
-
-def _family(record: EvalRecord) -> str:
-    quantiser = record.identity.quantiser
-    tail = "" if quantiser is None else f" [{quantiser}]"
-    return f"all {record.coder.architecture}{tail}"
 
 
 @dataclass(frozen=True)

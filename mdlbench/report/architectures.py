@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mdlbench.leaderboard import Leaderboard, Row, Table
-from mdlbench.record import METRICS
-from mdlbench.report.figures import BASELINE
+from mdlbench.record import BASELINE, METRICS, with_quantiser
 from mdlbench.report.style import ALERT, CATEGORIES, FAINT, INK, house_style
 from mdlbench.report.tables import TITLE_LENGTH, limit_name, printable
 
@@ -61,7 +60,7 @@ def architectures_figure(board: Leaderboard) -> Figure:
 
 def _family(row: Row) -> str:
     """The architecture, and the quantiser where that is not the suite's."""
-    return f"{row.architecture} [{row.quantiser}]" if row.quantiser else row.architecture
+    return with_quantiser(row.architecture, row.quantiser)
 
 
 def _panel(ax: Axes, table: Table, names: Sequence[str]) -> None:

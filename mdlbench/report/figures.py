@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-BASELINE = "baseline"
-"""The adapter of coders that are fitted rather than trained: PCA, k-means, dense, mean."""
 BASELINE_STYLES: dict[str, dict[str, Any]] = {
     "pca": {"color": "#D55E00", "linewidth": 2.4, "marker": ""},
     "kmeans": {"color": "#CC79A7", "linewidth": 1.2, "marker": "D", "markersize": 4},
@@ -82,7 +80,7 @@ def curves_figure(
 
     shown = presentable(records)
     metrics = list(dict.fromkeys(result.metric for result in shown[0].tolerances))
-    widths = sorted({record.coder.d_latents for record in shown if not is_baseline(record)})
+    widths = sorted({record.coder.d_latents for record in shown if not record.is_baseline})
     with house_style():
         figure = Figure(figsize=(5.4 * len(metrics) + 0.9, 5.6), layout="constrained")
         axes = figure.subplots(1, len(metrics), squeeze=False)[0]
@@ -95,7 +93,7 @@ def curves_figure(
             bar.outline.set_visible(False)
             plain_numbers(bar.ax.yaxis, widths)
         figure.suptitle(_title(shown, board), x=0.01, ha="left", weight="bold")
-        baselines = [_label(record) for record in shown if is_baseline(record)]
+        baselines = [_label(record) for record in shown if record.is_baseline]
         _legend(figure, list(axes), shown, [*baselines, DENSE])
     return figure
 
@@ -105,13 +103,9 @@ def presentable(records: Sequence[EvalRecord]) -> list[EvalRecord]:
     return [record for record in records if not record.partial] or list(records)
 
 
-def is_baseline(record: EvalRecord) -> bool:
-    return record.identity.coder.adapter == BASELINE
-
-
 def _markers(records: Sequence[EvalRecord]) -> dict[str, str]:
     """The marker of each architecture of trained SAEs."""
-    return markers(record.coder.architecture for record in records if not is_baseline(record))
+    return markers(record.coder.architecture for record in records if not record.is_baseline)
 
 
 def _other_quantisers(records: Sequence[EvalRecord]) -> list[Quantiser]:
@@ -176,7 +170,7 @@ def _panel(
     view, marker = _view(records, metric), _markers(records)
     ax.set_yscale("log")
     for record in sorted(records, key=lambda record: (record.coder.d_latents, record.name)):
-        if is_baseline(record):
+        if record.is_baseline:
             _baseline(ax, record, metric, view)
         else:
             colour = colour_of(record.coder.d_latents, colours)
@@ -197,7 +191,7 @@ def _panel(
 def _view(records: Sequence[EvalRecord], metric: Metric) -> View:
     """The neighbourhood of the tolerances and of the SAEs; the same rates for every metric."""
     results = [result for record in records for result in record.tolerances]
-    saes = [record for record in records if not is_baseline(record)] or records
+    saes = [record for record in records if not record.is_baseline] or records
     rates = [r.bits for record in saes for r in record.tolerances if r.bits is not None]
     rates = rates or [point.bits.total for record in saes for point in record.points]
     low, high = (float(rate) for rate in np.quantile(rates, [0.0, 0.97]))

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from mdlbench.leaderboard import Leaderboard, Row, Table
-from mdlbench.report.figures import BASELINE
+from mdlbench.record import BASELINE
 from mdlbench.report.style import (
     ALERT,
     CATEGORIES,

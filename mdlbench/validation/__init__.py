@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mdlbench.errors import MdlbenchError, RecordError
 from mdlbench.record import EvalRecord, parse_record
-from mdlbench.suite import Suite, load_suite, suite_names
+from mdlbench.suite import Suite, shipped_suite
 from mdlbench.validation import facts, identity, points, ranges, seal, tolerances
 
 __all__ = ["named_suite", "problems_of", "problems_of_file", "suite_of"]
@@ -45,14 +45,12 @@ def problems_of(record: EvalRecord, suite: Suite) -> Iterator[str]:
 
 
 def named_suite(record: EvalRecord) -> Suite:
-    """The shipped suite that a record names; raises `RecordError` where there is none.
-
-    A name is never read as a path.
-    """
+    """The shipped suite that a record names; raises `RecordError` where there is none."""
     name = record.identity.suite
-    if name not in suite_names():
+    found = shipped_suite(name)
+    if found is None:
         raise RecordError(f"suite {name[:80]!r} is not shipped; name its file with --suite")
-    return load_suite(name)
+    return found
 
 
 def suite_of(record: EvalRecord, suite: Suite | None = None) -> Suite:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, JsonValue
 
 from mdlbench.curve import gaussian_rate_distortion
-from mdlbench.errors import SuiteError
 from mdlbench.leaderboard import Leaderboard, Row, Table, build_all, by_site, unique_labels
 from mdlbench.record import (
     METRICS,
@@ -24,12 +22,11 @@ from mdlbench.record import (
     SiteReferences,
 )
 from mdlbench.report import references_of
-from mdlbench.report.figures import BASELINE
 from mdlbench.report.page.zipf import zipf_fit
 from mdlbench.report.tables import TITLE_LENGTH, printable
 from mdlbench.reproduction import Standing
-from mdlbench.store import RECORDS, RecordStore
-from mdlbench.suite import LanguageSource, Suite, load_suite, suite_names, suites_folder
+from mdlbench.store import RECORDS, file_name
+from mdlbench.suite import LanguageSource, Suite, shipped_suite
 
 DIGITS = 6
 """Significant digits of a number in a plot."""
@@ -164,7 +161,7 @@ def page_data(
     """
     boards = build_all(records, references.headline) if boards is None else boards
     first = boards[0]
-    suite = shipped_suite(first)
+    suite = suite_of(first)
     sites = [
         _site(board, group, references_of(group[0], references), suite, standings)
         for board, group in zip(boards, by_site(records).values(), strict=True)
@@ -180,20 +177,15 @@ def page_data(
     }
 
 
-def shipped_suite(board: Leaderboard) -> Suite | None:
+def suite_of(board: Leaderboard) -> Suite | None:
     """The shipped suite that the board is of; None where it is another, or has another digest."""
-    if board.suite not in suite_names():
-        return None
-    try:
-        suite = load_suite(suites_folder() / board.suite)
-    except SuiteError:
-        return None
-    return suite if suite.digest == board.suite_digest else None
+    suite = shipped_suite(board.suite)
+    return None if suite is None or suite.digest != board.suite_digest else suite
 
 
 def title_of(board: Leaderboard) -> str:
     """The suite's title where it is a shipped one, else its name."""
-    suite = shipped_suite(board)
+    suite = suite_of(board)
     return printable(board.suite if suite is None else suite.title, TITLE_LENGTH)
 
 
@@ -283,7 +275,7 @@ def _sae(record: EvalRecord, label: str, suite: Suite | None, standing: Standing
         "name": printable(record.name),
         "architecture": printable(coder.architecture),
         "quantiser": record.identity.quantiser,
-        "baseline": record.identity.coder.adapter == BASELINE,
+        "baseline": record.is_baseline,
         "partial": record.partial or record.identity.limit is not None,
         "standing": standing,
         "latents": coder.d_latents,
@@ -369,8 +361,7 @@ def _dump(part: Part, *names: str) -> dict[str, Any]:
 
 def _commands(record: EvalRecord, suite: Suite | None) -> list[str]:
     """How to measure the record again, where the shipped suite has this SAE, and to check it."""
-    name = RecordStore(Path()).path(record.identity).name
-    verify = shlex.join(["mdlbench", "verify", f"{RECORDS}/{name}"])
+    verify = shlex.join(["mdlbench", "verify", f"{RECORDS}/{file_name(record.identity)}"])
     if suite is None or record.name not in suite.keys:
         return [verify]
     command = ["mdlbench", "eval", "--suite", suite.name, "--sae", record.name]

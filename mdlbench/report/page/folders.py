@@ -30,14 +30,10 @@ def write_pages(folder: Path, output: Path | None = None, pdf: bool = False) -> 
         OutputError: a page cannot be written.
     """
     inner, root = results_within(folder), output or folder
+    whole = output is not None
     if _holds_results(folder) or not inner:
-        if output is not None:
-            _write_tables(folder, output, pdf)
-        return [_write_page(folder, root, (root.parent / PAGE).is_file())[0]]
-    if output is not None:
-        for suite in inner:
-            _write_tables(suite, output / suite.name, pdf)
-    pages = [_write_page(suite, root / suite.name, True) for suite in inner]
+        return [_publish(folder, root, (root.parent / PAGE).is_file(), whole, pdf)[0]]
+    pages = [_publish(suite, root / suite.name, True, whole, pdf) for suite in inner]
     boards = [(path.parent.name, found) for path, found in pages]
     write_atomically(root / PAGE, index_page(boards))
     return [root / PAGE, *(path for path, _ in pages)]
@@ -54,12 +50,14 @@ def _holds_results(folder: Path) -> bool:
     return (folder / RECORDS).is_dir() and (folder / REFERENCES).is_file()
 
 
-def _write_tables(folder: Path, output: Path, pdf: bool) -> None:
-    write_report(read_records(folder), read_references(folder), output, read_archive(folder), pdf)
-
-
-def _write_page(folder: Path, output: Path, has_index: bool) -> tuple[Path, list[Leaderboard]]:
+def _publish(
+    folder: Path, output: Path, has_index: bool, whole: bool, pdf: bool
+) -> tuple[Path, list[Leaderboard]]:
+    """Write a results folder's page, after its tables and figures where the `whole` is wanted."""
     records, references = read_records(folder), read_references(folder)
+    archive = read_archive(folder)
+    if whole:
+        write_report(records, references, output, archive, pdf)
     boards = build_all(records, references.headline)
     index = [("All suites", f"../{PAGE}")] if has_index else []
     tables = [(name, name) for name in TABLES if (output / name).is_file()]
@@ -68,7 +66,7 @@ def _write_page(folder: Path, output: Path, has_index: bool) -> tuple[Path, list
         references,
         boards=boards,
         standings=standings(records, folder),
-        archive=build_archive(read_archive(folder), references.headline),
+        archive=build_archive(archive, references.headline),
         links=[*index, *tables],
     )
     write_atomically(output / PAGE, page)

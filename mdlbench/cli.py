@@ -318,8 +318,9 @@ def leaderboard(
     html: Annotated[
         bool,
         typer.Option(
+            "--html",
             help="Write index.html, a page in one file, into the folder, or with tables and "
-            "figures to -o; of a folder of results folders, one for each and one over all."
+            "figures to -o; of a folder of results folders, one for each and one over all.",
         ),
     ] = False,
     every: Annotated[bool, typer.Option("--all", help="Show every tolerance.")] = False,
@@ -442,7 +443,14 @@ def verify(
         ),
     ] = None,
     suite: SuiteFileOption = None,
-    text: TextOption = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="A file or folder of the text of a language suite [the text that the record "
+            "names, which must be one of the suite's].",
+        ),
+    ] = None,
     device: DeviceOption = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: QuietOption = False,

@@ -106,13 +106,13 @@ class TreeTrainingConfig(SelectionConfig):
             raise ValueError("give either branching, such as [32, 3], or parents")
         if any(not isinstance(n, int) or n < 1 for n in self.branching):
             raise ValueError(f"branching: whole numbers from 1 on, not {self.branching}")
+        if any(not isinstance(parent, int) for parent in self.parents):
+            raise ValueError("parents: one whole number for each latent; none can have two parents")
         forest = self.forest
         if len(forest) != self.d_sae:
             raise ValueError(
                 f"a forest of {len(forest)} latents does not fit the width {self.d_sae}"
             )
-        if any(not isinstance(parent, int) for parent in forest):
-            raise ValueError("parents: one whole number for each latent; none can have two parents")
         Forest.from_parents(np.array(forest))
 
     @property

@@ -12,6 +12,7 @@ const STANDINGS = {
   submitted: 'not measured again yet',
 };
 const ABSENT = '–';
+const WHOLE = new Intl.NumberFormat('en-GB');
 
 const state = {
   site: 0,
@@ -112,7 +113,7 @@ function share(value) {
 }
 
 function whole(value) {
-  return value.toLocaleString('en-GB');
+  return WHOLE.format(value);
 }
 
 /** A large count with its SI prefix: 1.23 M. */

@@ -21,7 +21,21 @@ class Plot {
     this.dragged = null;
     this.reset.addEventListener('click', () => this.zoom(null));
     this.listen();
-    new ResizeObserver(() => this.draw()).observe(host);
+    this.awaited = null;
+    new ResizeObserver(() => this.fit()).observe(host);
+  }
+
+  fit() {
+    const { clientWidth, clientHeight } = this.host;
+    if (clientWidth !== this.width || clientHeight !== this.height) this.redraw();
+  }
+
+  /** Draws with the next frame, once, however much changes before it. */
+  redraw() {
+    this.awaited ??= requestAnimationFrame(() => {
+      this.awaited = null;
+      this.draw();
+    });
   }
 
   show(chart) {
@@ -32,12 +46,12 @@ class Plot {
   zoom(ranges) {
     this.zoomed = ranges;
     this.reset.hidden = ranges === null;
-    this.draw();
+    this.redraw();
   }
 
   highlight(id) {
     this.highlighted = id;
-    this.draw();
+    this.redraw();
   }
 
   draw() {

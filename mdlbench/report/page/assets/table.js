@@ -26,6 +26,8 @@ const TITLES = {
 };
 const BAR = 40;
 
+let elements = new Map(); // of the rows shown
+
 function rankCell(row) {
   if (row.rank === null) {
     return [element('span', { class: 'quiet' }, row.status === 'infeasible' ? ABSENT : row.status)];
@@ -92,12 +94,15 @@ function renderTable() {
   const rows = rowsOf(currentTable(), currentSite()).filter((row) => passes(row.sae));
   const trained = rows.filter((row) => row.bits !== null && !row.sae.baseline);
   const most = Math.max(...trained.map((row) => row.bits_high), 1);
-  byId('rows').replaceChildren(...sorted(rows).map((row) => tableRow(row, most)));
+  elements = new Map(rows.map((row) => [row, tableRow(row, most)]));
   byId('table-title').textContent = `Ranking at ${limitName(currentTable())}`;
   byId('count').textContent = `${rows.length} of ${currentSite().saes.length} SAEs`;
   byId('nothing').hidden = rows.length > 0;
   byId('notes').textContent = notes(rows).join(' ');
-  markSelected();
+}
+
+function renderOrder() {
+  byId('rows').replaceChildren(...sorted([...elements.keys()]).map((row) => elements.get(row)));
 }
 
 function tableRow(row, most) {
@@ -164,6 +169,8 @@ function sortBy(key) {
 
 function addTable() {
   view(['sort'], renderHeaders);
-  view(['site', 'table', 'text', 'architectures', 'quantisers', 'standings', 'sort'], renderTable);
-  view(['selected'], markSelected);
+  const filters = ['site', 'table', 'text', 'architectures', 'quantisers', 'standings'];
+  view(filters, renderTable);
+  view([...filters, 'sort'], renderOrder);
+  view([...filters, 'selected'], markSelected);
 }

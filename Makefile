@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# What is imported is compiled once and kept, whatever the environment says; the rest never is.
+unexport PYTHONDONTWRITEBYTECODE
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+
 .PHONY: demo test lint docs clean
 
 demo: $(STAMP)
@@ -26,8 +30,8 @@ lint: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV); this takes a few minutes the first time."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(INSTALL) "torch==2.13.0"
+	$(INSTALL) --editable ".[test]"
 	touch $(STAMP)
 
 clean:

@@ -67,7 +67,7 @@ AdapterOption = Annotated[
 
 RecordsArgument = Annotated[
     list[Path],
-    typer.Argument(metavar="RECORD", help="Record files, or folders of them."),
+    typer.Argument(metavar="RECORD", help="Record files, results folders, or folders of such."),
 ]
 SuiteFileOption = Annotated[
     str | None,

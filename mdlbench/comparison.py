@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -113,23 +113,41 @@ def _difference(bits: float, replicates: Float64[np.ndarray, " replicate"]) -> D
     return Difference(bits, *percentile_interval(replicates))
 
 
+def refuse_unlike(one: EvalRecord, other: EvalRecord) -> None:
+    """Raises `RecordError` unless both measure the same thing on the same data."""
+    _refuse_difference(one, other, _measured)
+
+
 def refuse_unpaired(anchor: EvalRecord, test: EvalRecord) -> None:
-    """Raises `RecordError` unless both measure the same thing on the same data in one place."""
-    for what, one, other in _premises(anchor, test):
-        if one != other:
+    """Raises `RecordError` unless they are alike, in one place and on as many documents."""
+    refuse_unlike(anchor, test)
+    _refuse_difference(anchor, test, _placed)
+
+
+def _refuse_difference(
+    one: EvalRecord, other: EvalRecord, premises: Callable[[EvalRecord], dict[str, str]]
+) -> None:
+    for (what, value), others in zip(premises(one).items(), premises(other).values(), strict=True):
+        if value != others:
             raise RecordError(
-                f"{anchor.label} and {test.label} cannot be compared: their {what} differs "
-                f"({shortened(one)} and {shortened(other)})"
+                f"{one.label} and {other.label} cannot be compared: their {what} differs "
+                f"({shortened(value)} and {shortened(others)})"
             )
 
 
-def _premises(anchor: EvalRecord, test: EvalRecord) -> Iterator[tuple[str, object, object]]:
-    """What two records must agree in, in words, with either's value."""
-    for key in ("suite", "suite_digest", "protocol", "data_sha256", "seed", "limit"):
-        yield key, getattr(anchor.identity, key), getattr(test.identity, key)
-    yield "site", anchor.site.label, test.site.label
-    yield "set of tolerances", _limits(anchor), _limits(test)
+def _measured(record: EvalRecord) -> dict[str, str]:
+    identity = record.identity
+    return {
+        "suite": identity.suite,
+        "suite_digest": identity.suite_digest,
+        "protocol": str(identity.protocol),
+        "data_sha256": identity.data_sha256,
+        "seed": str(identity.seed),
+        "set of tolerances": ", ".join(
+            f"{result.metric} {result.epsilon}" for result in record.tolerances
+        ),
+    }
 
 
-def _limits(record: EvalRecord) -> str:
-    return ", ".join(f"{result.metric} {result.epsilon:g}" for result in record.tolerances)
+def _placed(record: EvalRecord) -> dict[str, str]:
+    return {"site": record.site.label, "limit": str(record.identity.limit)}

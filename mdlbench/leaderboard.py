@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from mdlbench.bootstrap import CONFIDENCE
+from mdlbench.comparison import refuse_unlike
 from mdlbench.errors import RecordError, UsageError
-from mdlbench.record import EvalRecord, Point, ToleranceResult, shortened
+from mdlbench.record import EvalRecord, Point, ToleranceResult
 from mdlbench.suite import Headline, Metric
 
 Status = Literal["ranked", "unranked", "partial", "infeasible"]
@@ -182,7 +183,7 @@ def build_archive(records: Iterable[EvalRecord], headline: Headline) -> list[Lea
 
 
 def _headline_of(record: EvalRecord, wanted: Headline) -> Headline:
-    limits = _limits(record)
+    limits = [(result.metric, result.epsilon) for result in record.tolerances]
     if (wanted.metric, wanted.epsilon) in limits:
         return wanted
     return Headline(metric=limits[0][0], epsilon=limits[0][1])
@@ -260,7 +261,7 @@ def comparable(records: Iterable[EvalRecord]) -> list[EvalRecord]:
         names = sorted({record.name for record in ordered if record.id == repeated[0]})
         raise RecordError(f"{', '.join(names)}: two records with the same id {repeated[0]}")
     for record in ordered[1:]:
-        _refuse_difference(ordered[0], record)
+        refuse_unlike(ordered[0], record)
     return ordered
 
 
@@ -432,22 +433,6 @@ def _at_step(point: Point | None) -> dict[str, Any]:
         **{name: getattr(point, name) for name in losses},
         **{name: getattr(point.bits, name) for name in codes},
     }
-
-
-def _refuse_difference(one: EvalRecord, other: EvalRecord) -> None:
-    for key in ("suite", "suite_digest", "protocol", "data_sha256", "seed"):
-        values = getattr(one.identity, key), getattr(other.identity, key)
-        if values[0] != values[1]:
-            raise RecordError(
-                f"{one.name} and {other.name} cannot be compared: their {key} differs "
-                f"({shortened(values[0])} and {shortened(values[1])}); rank them apart"
-            )
-    if _limits(one) != _limits(other):
-        raise RecordError(f"{one.name} and {other.name} cannot be compared: tolerances differ")
-
-
-def _limits(record: EvalRecord) -> list[tuple[Metric, float]]:
-    return [(result.metric, result.epsilon) for result in record.tolerances]
 
 
 def _without_absent(items: list[tuple[str, Any]]) -> dict[str, Any]:

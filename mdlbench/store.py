@@ -146,14 +146,22 @@ def record_paths(folder: Path) -> list[Path]:
 
 
 def all_record_paths(places: Iterable[Path]) -> list[Path]:
-    """Record files, and those in folders; raises `UsageError` where there are none."""
+    """Record files, and those of results folders, or of folders that hold such.
+
+    Raises:
+        UsageError: a folder has none.
+    """
     paths: list[Path] = []
     for place in places:
-        found = record_paths(place) if place.is_dir() else [place]
+        found = _paths_within(place) if place.is_dir() else [place]
         if not found:
             raise UsageError(f"{place}: no records here; `mdlbench eval` writes them")
         paths += found
     return paths
+
+
+def _paths_within(folder: Path) -> list[Path]:
+    return record_paths(folder) or sorted(folder.glob(f"*/{RECORDS}/*.json"))
 
 
 @contextmanager

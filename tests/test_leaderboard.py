@@ -232,7 +232,9 @@ def test_records_of_another_measurement_are_refused_by_name(difference):
 
 def test_other_tolerances_are_refused():
     other = make_record("b", results=[make_result(("mse", 0.02), [1.0, 2.0])])
-    with pytest.raises(RecordError, match="a and b cannot be compared: tolerances differ"):
+    with pytest.raises(
+        RecordError, match="a and b cannot be compared: their set of tolerances differs"
+    ):
         build([make_record("a"), other], HEADLINE)
 
 

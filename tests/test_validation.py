@@ -14,10 +14,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mdlbench.errors import UsageError
 from mdlbench.leaderboard import build
 from mdlbench.record import CHECKSUM, Identity, checksum_of, parse_record
 from mdlbench.run import evaluate
-from mdlbench.store import read_records
+from mdlbench.store import all_record_paths, read_records
 from mdlbench.validation import problems_of_file, seal
 from tests.tiny import tiny_suite, write_sae
 
@@ -320,3 +321,16 @@ def test_swapped_operating_points_are_noticed(folder, tmp_path):
     one, other = content["points"][:2]
     one["bits"], other["bits"] = other["bits"], one["bits"]
     assert check(tmp_path / "x", None, sealed(content))
+
+
+def test_records_are_found_in_files_results_folders_and_folders_of_such(tmp_path):
+    paths = [tmp_path / suite / "records" / f"{suite}.json" for suite in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert all_record_paths([tmp_path]) == paths
+    assert all_record_paths([tmp_path / "b", paths[0]]) == [paths[1], paths[0]]
+    assert all_record_paths([tmp_path / "b" / "records"]) == [paths[1]]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty: no records here"):
+        all_record_paths([tmp_path, tmp_path / "empty"])

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float64, Int32, Int64
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import betaln, digamma, gammaln
@@ -418,7 +417,7 @@ def _usual_reach(counts: SymbolCounts, signed: bool) -> int:
 
 def fit_codebooks(tally: Tally) -> list[Codebook]:
     """The codebook of every octave, fitted on several threads."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+    with _threads() as threads:
         return list(threads.map(lambda j: Codebook.fit(tally.at(j)), range(tally.octaves)))
 
 
@@ -448,7 +447,7 @@ def document_bits(
             sums[:, octave] = np.add.reduceat(codebook.excess_bits(latent, symbol), first)
         return owner[first], sums
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+    with _threads() as threads:
         list(threads.map(lambda codebook: codebook._table, codebooks))
         for owner, sums in threads.map(excess, _blocks(latents.nnz)):
             np.add.at(bits, owner, sums)
@@ -538,6 +537,13 @@ def decoder_bits(live_rows: int, d: int, weight_bits: int) -> int:
 def break_even_tokens(model_bits: float, bits_per_token: float) -> float:
     """Tokens after which the latents sent have cost as much as the model part; inf at rate 0."""
     return model_bits / bits_per_token if bits_per_token > 0 else math.inf
+
+
+def _threads() -> ThreadPoolExecutor:
+    """As many as torch computes with; it is slow to import, and formulas do without."""
+    import torch
+
+    return ThreadPoolExecutor(torch.get_num_threads())
 
 
 def _blocks(length: int) -> Iterator[slice]:

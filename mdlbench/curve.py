@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 from scipy.interpolate import Akima1DInterpolator, CubicHermiteSpline, PchipInterpolator
+
+from mdlbench.chords import Chords, LogChords, crossing_qualities
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,8 @@ METRIC_LABELS = {
     "delta_ce": "ΔCE of the model (nats)",
 }
 
-Interpolation = Literal["pchip", "akima"]
+Interpolation = Literal["pchip", "akima", "chords"]
+"""Between points: by a spline through the Pareto front, or along the lower hull."""
 LEAST_POINTS = 4
 """Of a Pareto front that is compared with another."""
 LEAST_OVERLAP = 0.75
@@ -28,8 +30,8 @@ LEAST_OVERLAP = 0.75
 NEGLIGIBLE = 1e-9
 """Bits per token that tell no two curves apart."""
 RELATIVE_SAMPLES = 2001
-CHORD_STEP = 0.1
-"""Decibels of quality between the points that stand for a chord of a hull."""
+Spline = CubicHermiteSpline | Chords
+"""Rate, or its logarithm, as a function of quality; `x` are the qualities of the points."""
 
 
 class RatePoint(NamedTuple):
@@ -82,27 +84,20 @@ class RateDistortionCurve:
             hull.append(point)
         return RateDistortionCurve(tuple(hull), self.name, self.metric)
 
-    def time_shared(self) -> RateDistortionCurve:
-        """The lower hull with points all along its chords, `CHORD_STEP` apart in quality.
-
-        Interpolated, it is the hull itself. The points of a chord have no step; their L0 is the
-        mean of both ends'. Vertices without a positive distortion are left out.
-        """
-        vertices = [point for point in self.lower_hull().points if point.distortion > 0]
-        points = [between for pair in pairwise(vertices) for between in _chord(*pair)]
-        return RateDistortionCurve(tuple(points + vertices[-1:]), self.name, self.metric)
-
     def within(self, distortion: float) -> RateDistortionCurve:
         """The points whose distortion is at most this."""
         points = tuple(point for point in self.points if point.distortion <= distortion)
         return RateDistortionCurve(points, self.name, self.metric)
 
-    def by_quality(self, interpolation: Interpolation = "pchip") -> CubicHermiteSpline | None:
-        """Bits per token as a function of quality, −10·log₁₀ distortion, through the Pareto front.
+    def by_quality(self, interpolation: Interpolation = "pchip") -> Spline | None:
+        """Bits per token as a function of quality, −10·log₁₀ distortion (maths §8).
 
         Points without a positive distortion have no quality and are left out; None where fewer
-        than `LEAST_POINTS` remain (maths §8).
+        than `LEAST_POINTS` of the Pareto front remain, or no chord of the hull.
         """
+        return self._chords(Chords) if interpolation == "chords" else self._spline(interpolation)
+
+    def _spline(self, interpolation: Literal["pchip", "akima"]) -> CubicHermiteSpline | None:
         front = [point for point in self.pareto_front().points if point.distortion > 0]
         quality = -10.0 * np.log10([point.distortion for point in front])
         rising = np.diff(quality, prepend=-np.inf) > 0
@@ -112,17 +107,26 @@ class RateDistortionCurve:
         spline = PchipInterpolator if interpolation == "pchip" else Akima1DInterpolator
         return spline(quality[rising], rate[rising])
 
-    def log_rate_by_quality(self) -> PchipInterpolator | None:
+    def log_rate_by_quality(self, interpolation: Interpolation = "pchip") -> Spline | None:
         """log₁₀ of bits per token by quality, which BD-rate averages; as `by_quality`.
 
-        Points at rate 0 are left out.
+        Points at rate 0 are left out, and the chord that leads to one.
         """
-        rate = _with_rate(self).by_quality()
+        if interpolation == "chords":
+            return _with_rate(self.lower_hull())._chords(LogChords)
+        rate = _with_rate(self)._spline("pchip")
         return None if rate is None else PchipInterpolator(rate.x, np.log10(rate(rate.x)))
+
+    def _chords(self, kind: type[Chords]) -> Chords | None:
+        vertices = [point for point in self.lower_hull().points if point.distortion > 0]
+        if len(vertices) < 2:
+            return None
+        rates, distortions = np.array([point[:2] for point in vertices], dtype=np.float64).T
+        return kind(rates, distortions)
 
     def rates_at(self, distortions: Float64[np.ndarray, " point"]) -> Float64[np.ndarray, " point"]:
         """Interpolated bits per token at some distortions; NaN where the curve does not reach."""
-        rate = self.by_quality()
+        rate = self._spline("pchip")
         if rate is None:
             return np.full(len(distortions), np.nan)
         return np.asarray(rate(-10.0 * np.log10(distortions), extrapolate=False))
@@ -166,12 +170,14 @@ def gaussian_rate_distortion(
     return rates, distortions
 
 
-def overlap(anchor: RateDistortionCurve, test: RateDistortionCurve) -> float:
+def overlap(
+    anchor: RateDistortionCurve, test: RateDistortionCurve, interpolation: Interpolation = "pchip"
+) -> float:
     """Length of the two curves' common range of quality over that of their joint one, 0 to 1."""
-    one, other = anchor.by_quality(), test.by_quality()
+    one, other = anchor.by_quality(interpolation), test.by_quality(interpolation)
     if one is None or other is None:
         return 0.0
-    low, high = _common(one, other)
+    low, high = common_range(one, other)
     joint = max(one.x[-1], other.x[-1]) - min(one.x[0], other.x[0])
     return max(float(high - low), 0.0) / float(joint)
 
@@ -185,17 +191,17 @@ def bd_bits(
     overlap below `LEAST_OVERLAP`.
     """
     one, other = anchor.by_quality(interpolation), test.by_quality(interpolation)
-    if one is None or other is None or overlap(anchor, test) < LEAST_OVERLAP:
+    if one is None or other is None or overlap(anchor, test, interpolation) < LEAST_OVERLAP:
         return None
     return mean_gap(one, other)
 
 
-def mean_gap(anchor: CubicHermiteSpline, test: CubicHermiteSpline) -> float | None:
+def mean_gap(anchor: Spline, test: Spline) -> float | None:
     """Mean of `test` − `anchor` over the quality that both have; None where they share none.
 
     Of `by_quality` it is BD-bits; of `log_rate_by_quality`, log₁₀(1 + BD-rate) (maths §8).
     """
-    low, high = _common(anchor, test)
+    low, high = common_range(anchor, test)
     if not low < high:
         return None
     return float((test.integrate(low, high) - anchor.integrate(low, high)) / (high - low))
@@ -206,9 +212,11 @@ def bd_rate(
 ) -> float | None:
     """Percent by which the rate of `test` exceeds that of `anchor` at equal quality (maths §8).
 
-    The geometric mean of the ratio of rates, by the `bjontegaard` library. Points at rate 0 are
-    left out; None as in `bd_bits`.
+    The geometric mean of the ratio of rates: through Pareto fronts by the `bjontegaard` library,
+    along chords in closed form. Points at rate 0 are left out; None as in `bd_bits`.
     """
+    if interpolation == "chords":
+        return _bd_rate_of_hulls(anchor, test)
     anchor, test = _with_rate(anchor), _with_rate(test)
     if overlap(anchor, test) < LEAST_OVERLAP:
         return None
@@ -221,6 +229,15 @@ def bd_rate(
             *points, method=interpolation, require_matching_points=False, min_overlap=0.0
         )
     )
+
+
+def _bd_rate_of_hulls(anchor: RateDistortionCurve, test: RateDistortionCurve) -> float | None:
+    anchor, test = _with_rate(anchor.lower_hull()), _with_rate(test.lower_hull())
+    one, other = anchor.log_rate_by_quality("chords"), test.log_rate_by_quality("chords")
+    if one is None or other is None or overlap(anchor, test, "chords") < LEAST_OVERLAP:
+        return None
+    gap = mean_gap(one, other)
+    return None if gap is None else 100.0 * (10.0**gap - 1.0)
 
 
 class Crossing(NamedTuple):
@@ -247,20 +264,33 @@ class Crossings:
 def crossings(
     anchor: RateDistortionCurve, test: RateDistortionCurve, interpolation: Interpolation = "pchip"
 ) -> Crossings | None:
-    """Where two interpolated curves cross; None where they share no range of quality (maths §8).
+    """Where two curves cross; None where they share no range of quality (maths §8).
 
     Curves that touch, or coincide for a while, and part on the side where they met do not cross.
     """
-    difference = _difference(anchor, test, interpolation)
-    rate = anchor.by_quality(interpolation)
-    if difference is None or rate is None:
+    one, other = anchor.by_quality(interpolation), test.by_quality(interpolation)
+    if one is None or other is None or not np.less(*common_range(one, other)):
         return None
-    low, high = difference.x[0], difference.x[-1]
-    samples = np.union1d(difference.x, np.linspace(low, high, RELATIVE_SAMPLES))
-    rates = rate(samples)
-    relative = difference(samples)[rates > 0] / rates[rates > 0]
-    points = tuple(Crossing(float(rate(q)), 10.0 ** (-q / 10.0)) for q in _sign_changes(difference))
+    low, high = common_range(one, other)
+    knots = np.union1d(one.x, other.x)
+    samples = np.union1d(
+        knots[(knots > low) & (knots < high)], np.linspace(low, high, RELATIVE_SAMPLES)
+    )
+    rates = one(samples)
+    relative = (other(samples) - rates)[rates > 0] / rates[rates > 0]
+    met = np.array(_meetings(one, other))
+    at = np.stack([one(met), 10.0 ** (-met / 10.0)], axis=1)
+    points = tuple(Crossing(*point) for point in at.tolist())
     return Crossings(points, float(relative.min()), float(relative.max()))
+
+
+def _meetings(one: Spline, other: Spline) -> list[float]:
+    match one, other:
+        case Chords(), Chords():
+            return crossing_qualities(one, other, NEGLIGIBLE)
+        case CubicHermiteSpline(), CubicHermiteSpline():
+            return _sign_changes(_difference(one, other))
+    raise TypeError("a spline and chords do not meet anywhere that can be computed")
 
 
 def _bends_up(one: RatePoint, middle: RatePoint, other: RatePoint) -> bool:
@@ -270,51 +300,26 @@ def _bends_up(one: RatePoint, middle: RatePoint, other: RatePoint) -> bool:
     return to_middle[0] * to_other[1] > to_middle[1] * to_other[0]
 
 
-def _chord(start: RatePoint, end: RatePoint) -> list[RatePoint]:
-    """Points from `start` up to and without `end`, evenly spaced in quality."""
-    decibels = 10.0 * np.log10(start.distortion / end.distortion)
-    n_points = int(np.ceil(decibels / CHORD_STEP))
-    distortions = np.geomspace(start.distortion, end.distortion, n_points + 1)[1:-1]
-    shares = (start.distortion - distortions) / (start.distortion - end.distortion)
-    between = [
-        RatePoint(
-            start.rate + share * (end.rate - start.rate),
-            float(distortion),
-            np.nan,
-            start.l0 + share * (end.l0 - start.l0),
-        )
-        for share, distortion in zip(shares.tolist(), distortions, strict=True)
-    ]
-    return [start, *between]
-
-
 def _with_rate(curve: RateDistortionCurve) -> RateDistortionCurve:
     points = tuple(point for point in curve.points if point.rate > 0)
     return RateDistortionCurve(points, curve.name, curve.metric)
 
 
-def _common(one: CubicHermiteSpline, other: CubicHermiteSpline) -> tuple[float, float]:
+def common_range(one: Spline, other: Spline) -> tuple[float, float]:
+    """From the least to the greatest quality that both have; empty where they share none."""
     return max(one.x[0], other.x[0]), min(one.x[-1], other.x[-1])
 
 
-def _difference(
-    anchor: RateDistortionCurve, test: RateDistortionCurve, interpolation: Interpolation
-) -> CubicHermiteSpline | None:
+def _difference(anchor: CubicHermiteSpline, test: CubicHermiteSpline) -> CubicHermiteSpline:
     """Rate of `test` minus rate of `anchor` as a function of quality, where both have one.
 
     Exact: between the knots of both, either curve is one cubic, and so is their difference.
     """
-    of_anchor, of_test = anchor.by_quality(interpolation), test.by_quality(interpolation)
-    if of_anchor is None or of_test is None:
-        return None
-    low, high = _common(of_anchor, of_test)
-    if not low < high:
-        return None
-    knots = np.union1d(of_anchor.x, of_test.x)
+    low, high = common_range(anchor, test)
+    knots = np.union1d(anchor.x, test.x)
     knots = np.union1d(knots[(knots > low) & (knots < high)], [low, high])
-    values = of_test(knots) - of_anchor(knots)
-    slopes = of_test(knots, nu=1) - of_anchor(knots, nu=1)
-    return CubicHermiteSpline(knots, values, slopes)
+    slopes = test(knots, nu=1) - anchor(knots, nu=1)
+    return CubicHermiteSpline(knots, test(knots) - anchor(knots), slopes)
 
 
 def _sign_changes(difference: CubicHermiteSpline) -> list[float]:

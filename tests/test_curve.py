@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from bjontegaard import bd_linear
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from scipy.integrate import trapezoid
@@ -201,53 +201,6 @@ def test_hull_against_qhull(points):
         and (end[0] - start[0]) * (d - start[1]) <= (end[1] - start[1]) * (r - start[0])
     }
     assert {(p.rate, p.distortion) for p in hull_of(points).points} == lower | {start, end}
-
-
-@settings(max_examples=40)
-@given(st.lists(st.tuples(st.floats(1, 99), st.floats(0.01, 0.1)), min_size=4, max_size=12))
-def test_a_time_shared_curve_is_the_hull_itself_whatever_interpolates_it(pairs):
-    curve = curve_of(*pairs)
-    hull, whole = curve.lower_hull(), curve.time_shared()
-    assert np.interp(whole.rates, hull.rates, hull.distortions) == pytest.approx(whole.distortions)
-    assert (np.diff(-10 * np.log10(whole.distortions)) <= 0.1 + 1e-9).all()
-    quality = -10 * np.log10(hull.distortions)
-    assume(len(hull.points) > 1 and (np.diff(quality) > 0.5).all() and np.ptp(hull.rates) < 50)
-    grid = np.linspace(quality[0], quality[-1], 4001)
-    on_chords = np.interp(-(10 ** (-grid / 10)), -hull.distortions, hull.rates)
-    for interpolation in ("pchip", "akima"):
-        rate = whole.by_quality(interpolation)
-        assert rate(grid) == pytest.approx(on_chords, abs=0.02 * np.ptp(hull.rates))
-        exact = chords_integral(hull) / (quality[-1] - quality[0])
-        assert rate.integrate(quality[0], quality[-1]) / (quality[-1] - quality[0]) == (
-            pytest.approx(exact, abs=2e-3 * np.ptp(hull.rates) + 1e-9)
-        )
-
-
-def chords_integral(hull):
-    """∫R dq over chords R = a + bD, in closed form: a·Δq + b·(D₀ − D₁)·10/ln 10."""
-    total = 0.0
-    for (r0, d0, *_), (r1, d1, *_) in zip(hull.points, hull.points[1:], strict=False):
-        b = (r1 - r0) / (d1 - d0)
-        a = r0 - b * d0
-        total += a * 10 * np.log10(d0 / d1) + b * (d0 - d1) * 10 / np.log(10)
-    return total
-
-
-def test_points_between_vertices_have_their_mean_l0_and_no_step():
-    whole = RateDistortionCurve.of(
-        [RatePoint(0, 0.2, 1, 2), RatePoint(10, 0.1, 0.5, 4)], "sae", "mse"
-    ).time_shared()
-    middle = whole.points[15]
-    share = middle.rate / 10
-    assert middle.distortion == pytest.approx(0.2 - 0.1 * share)
-    assert middle.l0 == pytest.approx(2 + 2 * share)
-    assert np.isnan(middle.step)
-    assert whole.points[0].step == 1
-    assert whole.points[-1].step == 0.5
-
-
-def test_a_curve_without_quality_has_no_chords():
-    assert curve_of((1, 0.0), (2, -0.1)).time_shared().points == ()
 
 
 # --- comparisons of two curves --------------------------------------------------------------

@@ -9,9 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.interpolate import CubicHermiteSpline, PchipInterpolator
 
-from mdlbench.curve import RateDistortionCurve, RatePoint
+from mdlbench.curve import Interpolation, RateDistortionCurve, RatePoint, Spline
 from mdlbench.errors import RecordError
 from mdlbench.leaderboard import unique_labels
 from mdlbench.record import EvalRecord, ToleranceResult
@@ -19,6 +18,7 @@ from mdlbench.suite import Metric
 
 Basis = Literal["front", "hull"]
 """Of a comparison: Pareto fronts, or lower hulls of linear rate and distortion (maths §8)."""
+INTERPOLATION: dict[Basis, Interpolation] = {"front": "pchip", "hull": "chords"}
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Contender:
 class Splines(NamedTuple):
     """Bits per token by quality, and their log₁₀; no such where too few points have a rate."""
 
-    rate: CubicHermiteSpline
-    log_rate: PchipInterpolator | None
+    rate: Spline
+    log_rate: Spline | None
 
 
 @dataclass(frozen=True)
@@ -81,22 +81,21 @@ class ComparedCurve:
 
     Attributes:
         vertices: the points of its front, or the vertices of its hull, by rising rate.
-        whole: what is interpolated: the front, or the hull with its chords.
+        interpolation: between them.
         resampled: the same of every bootstrap resample, front or hull selected anew; None where
-            too few points are left to interpolate. Empty where a record has no resamples.
+            too few points are left. Empty where a record has no resamples.
     """
 
     contender: Contender
     vertices: RateDistortionCurve
-    whole: RateDistortionCurve
+    interpolation: Interpolation
     resampled: list[Splines | None]
 
     @classmethod
     def of(cls, contender: Contender, metric: Metric, basis: Basis) -> ComparedCurve:
-        every = contender.curve(metric)
-        vertices = every.pareto_front() if basis == "front" else every.lower_hull()
         resampled = [_splines(curve, basis) for curve in _resampled_curves(contender, metric)]
-        return cls(contender, vertices, _whole(every, basis), resampled)
+        vertices = _vertices(contender.curve(metric), basis)
+        return cls(contender, vertices, INTERPOLATION[basis], resampled)
 
     @property
     def n_points(self) -> int:
@@ -109,14 +108,14 @@ def basis_of(contenders: Iterable[Contender]) -> Basis:
     return "hull" if any(contender.is_family for contender in contenders) else "front"
 
 
-def _whole(curve: RateDistortionCurve, basis: Basis) -> RateDistortionCurve:
-    return curve.pareto_front() if basis == "front" else curve.time_shared()
+def _vertices(curve: RateDistortionCurve, basis: Basis) -> RateDistortionCurve:
+    return curve.pareto_front() if basis == "front" else curve.lower_hull()
 
 
 def _splines(curve: RateDistortionCurve, basis: Basis) -> Splines | None:
-    whole = _whole(curve, basis)
-    rate = whole.by_quality()
-    return None if rate is None else Splines(rate, whole.log_rate_by_quality())
+    vertices, interpolation = _vertices(curve, basis), INTERPOLATION[basis]
+    rate = vertices.by_quality(interpolation)
+    return None if rate is None else Splines(rate, vertices.log_rate_by_quality(interpolation))
 
 
 def _resampled_curves(contender: Contender, metric: Metric) -> list[RateDistortionCurve]:

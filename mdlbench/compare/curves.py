@@ -18,6 +18,7 @@ from mdlbench.curve import (
     Crossing,
     bd_bits,
     bd_rate,
+    common_range,
     crossings,
     mean_gap,
     overlap,
@@ -79,7 +80,8 @@ class CurveComparison:
         reason: why there are no averages; None where there are.
         bd_bits: bits per token above the anchor's at equal quality, on average (maths §8).
         bd_rate: percent above the anchor's, likewise.
-        bd_bits_akima, bd_rate_akima: by Akima's interpolation; a check, without an interval.
+        bd_bits_akima, bd_rate_akima: by Akima's interpolation, a check without an interval; None
+            of hulls, which are not interpolated.
         crossings: by rising rate; None, as the following, where no quality is common.
         smallest, largest: extremes of the difference as a share of the anchor's rate.
         band: the difference over quality.
@@ -113,11 +115,12 @@ def compare_curves(anchor: ComparedCurve, test: ComparedCurve) -> CurveCompariso
         RecordError: their numbers of resamples differ, so nothing is paired.
     """
     _refuse_unequal(anchor, test)
-    curves = anchor.whole, test.whole
-    share = overlap(*curves)
+    curves = anchor.vertices, test.vertices
+    share = overlap(*curves, anchor.interpolation)
     reason = _reason(anchor, test, share)
     too_few = min(anchor.n_points, test.n_points) < LEAST_POINTS
-    found = None if too_few else crossings(*curves)
+    found = None if too_few else crossings(*curves, anchor.interpolation)
+    akima = reason is None and anchor.interpolation == "pchip"
     band = None if found is None else _band(anchor, test)
     return CurveComparison(
         anchor=anchor.contender.name,
@@ -126,8 +129,8 @@ def compare_curves(anchor: ComparedCurve, test: ComparedCurve) -> CurveCompariso
         reason=reason,
         bd_bits=None if reason else _bd_bits(anchor, test),
         bd_rate=None if reason else _bd_rate(anchor, test),
-        bd_bits_akima=None if reason else bd_bits(*curves, interpolation="akima"),
-        bd_rate_akima=None if reason else bd_rate(*curves, interpolation="akima"),
+        bd_bits_akima=bd_bits(*curves, "akima") if akima else None,
+        bd_rate_akima=bd_rate(*curves, "akima") if akima else None,
         crossings=None if found is None or band is None else _judged(found.points, band),
         smallest=None if found is None else found.smallest,
         largest=None if found is None else found.largest,
@@ -162,12 +165,14 @@ def percent_below(share: float) -> str:
 
 def _bd_bits(anchor: ComparedCurve, test: ComparedCurve) -> Estimate | None:
     replicates = _paired(anchor, test, lambda one, other: mean_gap(one.rate, other.rate))
-    return _estimate(bd_bits(anchor.whole, test.whole), replicates)
+    value = bd_bits(anchor.vertices, test.vertices, anchor.interpolation)
+    return _estimate(value, replicates)
 
 
 def _bd_rate(anchor: ComparedCurve, test: ComparedCurve) -> Estimate | None:
     logs = _paired(anchor, test, _log_gap)
-    return _estimate(bd_rate(anchor.whole, test.whole), 100.0 * (10.0**logs - 1.0))
+    value = bd_rate(anchor.vertices, test.vertices, anchor.interpolation)
+    return _estimate(value, 100.0 * (10.0**logs - 1.0))
 
 
 def _log_gap(anchor: Splines, test: Splines) -> float | None:
@@ -215,10 +220,10 @@ def _ends(
 
 def _band(anchor: ComparedCurve, test: ComparedCurve) -> Band | None:
     """On a grid of qualities from end to end of the common range."""
-    one, other = anchor.whole.by_quality(), test.whole.by_quality()
+    one, other = (c.vertices.by_quality(c.interpolation) for c in (anchor, test))
     if one is None or other is None:
         return None
-    quality = np.linspace(max(one.x[0], other.x[0]), min(one.x[-1], other.x[-1]), N_BAND)
+    quality = np.linspace(*common_range(one, other), N_BAND)
     replicates = [
         np.full(N_BAND, np.nan) if both is None else _gaps(*both, quality)
         for both in _both(anchor, test)
@@ -231,8 +236,9 @@ def _gaps(
     anchor: Splines, test: Splines, quality: Float64[np.ndarray, " quality"]
 ) -> Float64[np.ndarray, " quality"]:
     """Difference of rates; NaN where either does not reach."""
-    rates = [np.asarray(curve.rate(quality, extrapolate=False)) for curve in (anchor, test)]
-    return rates[1] - rates[0]
+    low, high = common_range(anchor.rate, test.rate)
+    gaps = test.rate(quality) - anchor.rate(quality)
+    return np.where((quality >= low) & (quality <= high), gaps, np.nan)
 
 
 def _judged(points: Sequence[Crossing], band: Band) -> tuple[FoundCrossing, ...]:

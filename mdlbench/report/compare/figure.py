@@ -241,12 +241,12 @@ def _difference(ax: Axes, comparison: CurveComparison, style: dict[str, Any]) ->
 
 
 def _line(ax: Axes, curve: ComparedCurve, style: dict[str, Any]) -> None:
-    """As it is interpolated; straight between points that are too few for that."""
-    rate = curve.whole.by_quality()
+    """As it is compared; straight between points that are too few for that."""
+    rate = curve.vertices.by_quality(curve.interpolation)
     if rate is None or curve.n_points < LEAST_POINTS:
         ax.plot(curve.vertices.rates, _above_zero(curve.vertices.distortions), **style)
         return
-    quality = np.linspace(rate.x[0], rate.x[-1], 600)
+    quality = np.union1d(rate.x, np.linspace(rate.x[0], rate.x[-1], 600))
     ax.plot(rate(quality), 10.0 ** (-quality / 10.0), **style)
 
 

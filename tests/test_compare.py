@@ -447,6 +447,8 @@ def test_names_ids_files_and_families_are_found(folder, zoo):
 def test_all_is_every_family_not_named_beside_it(folder):
     found = names(choose(["all pca", "all"], folder))
     assert found == [("all pca", 1, True), ("all jumprelu", 6, True), ("all kmeans", 1, True)]
+    assert names(choose(["pca", "all"], folder)) == [("pca", 1, False), *found[1:]]
+    assert names(choose(["all", "pca"], folder)) == [*found[1:], ("pca", 1, False)]
     assert names(choose(["all [tree]"], folder)) == [("all jumprelu [tree]", 1, True)]
     with pytest.raises(UsageError, match="no family"):
         choose(["all [rdo]"], folder)

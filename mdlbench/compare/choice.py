@@ -120,7 +120,7 @@ def choose(words: Sequence[str], folder: Path | None = None) -> Choice:
     Args:
         words: record files; ids or their first six or more digits; names as on the board;
             "all ARCHITECTURE", with " [QUANTISER]" where that is not the suite's own; "all", every
-            family that is not named beside it.
+            family whose SAEs are not named beside it.
         folder: a results folder or its name, for all but files; by default the only one under
             `results`.
 
@@ -128,17 +128,22 @@ def choose(words: Sequence[str], folder: Path | None = None) -> Choice:
         UsageError: a word names nothing or several things, or no folder is to be had.
         RecordError: a file is not a record.
     """
-    contenders: list[Contender] = []
     shelf: Shelf | None = None
+    found: list[list[Contender]] = []
     for word in words:
         if word.endswith(".json"):
             record = read_record(Path(word))
-            contenders.append(Contender(record.label, (record,)))
+            found.append([Contender(record.label, (record,))])
             continue
         shelf = shelf or Shelf(results_folder(folder) if folder else only_results_folder())
-        found = shelf.find(word)
-        contenders += found if len(found) == 1 else [f for f in found if f.name not in words]
-    return Choice(_told_apart(contenders), None if shelf is None else shelf.folder)
+        found.append(shelf.find(word))
+    return Choice(_told_apart(_named_once(found)), None if shelf is None else shelf.folder)
+
+
+def _named_once(found: Sequence[Sequence[Contender]]) -> list[Contender]:
+    """All that the words name; of those that name several, without what another names alone."""
+    alone = [group[0].ids for group in found if len(group) == 1]
+    return [one for group in found for one in group if len(group) == 1 or one.ids not in alone]
 
 
 def _told_apart(contenders: Sequence[Contender]) -> tuple[Contender, ...]:

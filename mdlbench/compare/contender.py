@@ -35,6 +35,11 @@ class Contender:
     members: tuple[EvalRecord, ...]
     is_family: bool = False
 
+    @property
+    def ids(self) -> frozenset[str]:
+        """Of the members' records."""
+        return frozenset(member.id for member in self.members)
+
     @cached_property
     def labels(self) -> dict[str, str]:
         """What to call each member, by record id: no two alike."""

@@ -216,7 +216,7 @@ def _refuse_repeated(contenders: Sequence[Contender]) -> None:
     if len(contenders) < 2:
         raise UsageError("name at least two to compare: the anchor first")
     for one, other in combinations(contenders, 2):
-        if {m.id for m in one.members} == {m.id for m in other.members}:
+        if one.ids == other.ids:
             names = one.name if one.name == other.name else f"{one.name} and {other.name}"
             raise UsageError(f"{names}: the same SAEs, given twice")
         if one.name == other.name:

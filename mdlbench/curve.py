@@ -30,7 +30,7 @@ LEAST_OVERLAP = 0.75
 NEGLIGIBLE = 1e-9
 """Bits per token that tell no two curves apart."""
 RELATIVE_SAMPLES = 2001
-Spline = CubicHermiteSpline | Chords
+RateByQuality = CubicHermiteSpline | Chords
 """Rate, or its logarithm, as a function of quality; `x` are the qualities of the points."""
 
 
@@ -89,7 +89,7 @@ class RateDistortionCurve:
         points = tuple(point for point in self.points if point.distortion <= distortion)
         return RateDistortionCurve(points, self.name, self.metric)
 
-    def by_quality(self, interpolation: Interpolation = "pchip") -> Spline | None:
+    def by_quality(self, interpolation: Interpolation = "pchip") -> RateByQuality | None:
         """Bits per token as a function of quality, −10·log₁₀ distortion (maths §8).
 
         Points without a positive distortion have no quality and are left out; None where fewer
@@ -107,7 +107,7 @@ class RateDistortionCurve:
         spline = PchipInterpolator if interpolation == "pchip" else Akima1DInterpolator
         return spline(quality[rising], rate[rising])
 
-    def log_rate_by_quality(self, interpolation: Interpolation = "pchip") -> Spline | None:
+    def log_rate_by_quality(self, interpolation: Interpolation = "pchip") -> RateByQuality | None:
         """log₁₀ of bits per token by quality, which BD-rate averages; as `by_quality`.
 
         Points at rate 0 are left out, and the chord that leads to one.
@@ -196,7 +196,7 @@ def bd_bits(
     return mean_gap(one, other)
 
 
-def mean_gap(anchor: Spline, test: Spline) -> float | None:
+def mean_gap(anchor: RateByQuality, test: RateByQuality) -> float | None:
     """Mean of `test` − `anchor` over the quality that both have; None where they share none.
 
     Of `by_quality` it is BD-bits; of `log_rate_by_quality`, log₁₀(1 + BD-rate) (maths §8).
@@ -284,7 +284,7 @@ def crossings(
     return Crossings(points, float(relative.min()), float(relative.max()))
 
 
-def _meetings(one: Spline, other: Spline) -> list[float]:
+def _meetings(one: RateByQuality, other: RateByQuality) -> list[float]:
     match one, other:
         case Chords(), Chords():
             return crossing_qualities(one, other, NEGLIGIBLE)
@@ -305,7 +305,7 @@ def _with_rate(curve: RateDistortionCurve) -> RateDistortionCurve:
     return RateDistortionCurve(points, curve.name, curve.metric)
 
 
-def common_range(one: Spline, other: Spline) -> tuple[float, float]:
+def common_range(one: RateByQuality, other: RateByQuality) -> tuple[float, float]:
     """From the least to the greatest quality that both have; empty where they share none."""
     return max(one.x[0], other.x[0]), min(one.x[-1], other.x[-1])
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from mdlbench.curve import Interpolation, RateDistortionCurve, RatePoint, Spline
+from mdlbench.curve import Interpolation, RateByQuality, RateDistortionCurve, RatePoint
 from mdlbench.errors import RecordError
 from mdlbench.leaderboard import unique_labels
 from mdlbench.record import EvalRecord, ToleranceResult
@@ -73,11 +73,11 @@ class Contender:
         return [(member, result) for member, result in results if result.feasible]
 
 
-class Splines(NamedTuple):
+class ByQuality(NamedTuple):
     """Bits per token by quality, and their log₁₀; no such where too few points have a rate."""
 
-    rate: Spline
-    log_rate: Spline | None
+    rate: RateByQuality
+    log_rate: RateByQuality | None
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class ComparedCurve:
     contender: Contender
     vertices: RateDistortionCurve
     interpolation: Interpolation
-    resampled: list[Splines | None]
+    resampled: list[ByQuality | None]
 
     @classmethod
     def of(cls, contender: Contender, metric: Metric, basis: Basis) -> ComparedCurve:
-        resampled = [_splines(curve, basis) for curve in _resampled_curves(contender, metric)]
+        resampled = [_by_quality(curve, basis) for curve in _resampled_curves(contender, metric)]
         vertices = _vertices(contender.curve(metric), basis)
         return cls(contender, vertices, INTERPOLATION[basis], resampled)
 
@@ -117,10 +117,10 @@ def _vertices(curve: RateDistortionCurve, basis: Basis) -> RateDistortionCurve:
     return curve.pareto_front() if basis == "front" else curve.lower_hull()
 
 
-def _splines(curve: RateDistortionCurve, basis: Basis) -> Splines | None:
+def _by_quality(curve: RateDistortionCurve, basis: Basis) -> ByQuality | None:
     vertices, interpolation = _vertices(curve, basis), INTERPOLATION[basis]
     rate = vertices.by_quality(interpolation)
-    return None if rate is None else Splines(rate, vertices.log_rate_by_quality(interpolation))
+    return None if rate is None else ByQuality(rate, vertices.log_rate_by_quality(interpolation))
 
 
 def _resampled_curves(contender: Contender, metric: Metric) -> list[RateDistortionCurve]:

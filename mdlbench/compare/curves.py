@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from mdlbench.bootstrap import CONFIDENCE
-from mdlbench.compare.contender import ComparedCurve, Splines
+from mdlbench.compare.contender import ByQuality, ComparedCurve
 from mdlbench.curve import (
     LEAST_OVERLAP,
     LEAST_POINTS,
@@ -175,21 +175,23 @@ def _bd_rate(anchor: ComparedCurve, test: ComparedCurve) -> Estimate | None:
     return _estimate(value, 100.0 * (10.0**logs - 1.0))
 
 
-def _log_gap(anchor: Splines, test: Splines) -> float | None:
+def _log_gap(anchor: ByQuality, test: ByQuality) -> float | None:
     if anchor.log_rate is None or test.log_rate is None:
         return None
     return mean_gap(anchor.log_rate, test.log_rate)
 
 
 def _paired(
-    anchor: ComparedCurve, test: ComparedCurve, gap: Callable[[Splines, Splines], float | None]
+    anchor: ComparedCurve, test: ComparedCurve, gap: Callable[[ByQuality, ByQuality], float | None]
 ) -> Replicates:
     """A number of both curves in every resample; NaN where there is none."""
     values = [None if both is None else gap(*both) for both in _both(anchor, test)]
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _both(anchor: ComparedCurve, test: ComparedCurve) -> Iterator[tuple[Splines, Splines] | None]:
+def _both(
+    anchor: ComparedCurve, test: ComparedCurve
+) -> Iterator[tuple[ByQuality, ByQuality] | None]:
     if not anchor.resampled or not test.resampled:
         return
     for one, other in zip(anchor.resampled, test.resampled, strict=True):
@@ -233,7 +235,7 @@ def _band(anchor: ComparedCurve, test: ComparedCurve) -> Band | None:
 
 
 def _gaps(
-    anchor: Splines, test: Splines, quality: Float64[np.ndarray, " quality"]
+    anchor: ByQuality, test: ByQuality, quality: Float64[np.ndarray, " quality"]
 ) -> Float64[np.ndarray, " quality"]:
     """Difference of rates; NaN where either does not reach."""
     low, high = common_range(anchor.rate, test.rate)

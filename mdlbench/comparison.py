@@ -125,7 +125,7 @@ def refuse_other_data(one: EvalRecord, other: EvalRecord) -> None:
 
 
 def refuse_unpaired(anchor: EvalRecord, test: EvalRecord) -> None:
-    """Raises `RecordError` unless they are alike, in one place, on as many of the same documents."""
+    """Raises `RecordError` unless they are alike, in one place and on the same documents."""
     refuse_unlike(anchor, test)
     _refuse_difference(anchor, test, _placed)
     _refuse_difference(anchor, test, _data)

@@ -257,7 +257,7 @@ def test_data_may_differ_between_sites_alone():
     one = make_record("mine", site=LAYER, data_sha256="db" * 32)
     boards = build_all([one, make_record("yours")], HEADLINE)
     assert [board.site for board in boards] == ["layer 1", "pixels"]
-    with pytest.raises(RecordError, match="mine and yours .* their data_sha256 differs"):
+    with pytest.raises(RecordError, match=r"mine and yours .* their data_sha256 differs"):
         build_all([one, make_record("yours", site=LAYER)], HEADLINE)
 
 

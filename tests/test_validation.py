@@ -36,6 +36,7 @@ UNDERIVED = (
     "provenance",
     "details",
     "architecture",
+    "hook",
     "l0",
     "header_bits",
     "codebook_bits",
@@ -54,7 +55,7 @@ UNDERIVED = (
 )
 """Keys of what is measured, stated, or only bounded: no other number of a record follows from it,
 and only measuring again tells. `adaptive` and `enumerative` have the bounds of maths §3;
-`calibration` is stated by synthetic suites, not by this one, whose images would have to be read."""
+`calibration` is stated by synthetic suites, not by this one, whose images would have to be read; `hook` is what the SAE says it was trained on."""
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +318,7 @@ def test_a_release_s_name_may_have_parts(content, suite, tmp_path):
 SYNTHETIC = {
     ("n_tokens", "calibration"): (1, "1 calibration tokens are not the suite's 65536"),
     ("n_tokens", "test"): (16383, "16383 test tokens are not the suite's 16384"),
+    ("site", "hook"): ("pixels", "site.hook 'pixels' is not the suite's, 'synthetic'"),
     ("site", "text"): ("x", "site.text 'x' is not the suite's, None"),
     ("site", "dtype"): ("bfloat16", "site.dtype 'bfloat16' is not the suite's, 'float32'"),
     ("site", "model"): ("gpt2", "site.model 'gpt2' is not the suite's, None"),
@@ -378,6 +380,18 @@ def test_records_are_found_in_files_results_folders_and_folders_of_such(tmp_path
     assert all_record_paths([tmp_path]) == paths
     assert all_record_paths([tmp_path / "b", paths[0]]) == [paths[1], paths[0]]
     assert all_record_paths([tmp_path / "b" / "records"]) == [paths[1]]
+    assert all_record_paths([tmp_path, paths[0]]) == paths
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="empty: no records here"):
         all_record_paths([tmp_path, tmp_path / "empty"])
+
+
+def test_a_stray_record_hides_no_results_folder(tmp_path):
+    names = ("a/records/a.json", "stray.json", "b/records/b.json", "a/archive/old.json")
+    a, stray, b, old = (tmp_path / name for name in names)
+    for path in (a, stray, b, old):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert all_record_paths([tmp_path]) == [stray, a, b]
+    assert all_record_paths([tmp_path / "a"]) == [a]
+    assert all_record_paths([old.parent]) == [old]

@@ -90,7 +90,7 @@ def _of_tokens(record: EvalRecord, suite: Suite) -> Iterator[str]:
 
 
 def _stated_tokens(source: ImagesSource | SyntheticSource) -> dict[str, int]:
-    """Tokens of each split, every one a document; how many images there are only their file says."""
+    """Tokens of each split, all documents; how many images there are only their file says."""
     return {"test": source.n_test} if isinstance(source, ImagesSource) else dict(source.tokens)
 
 

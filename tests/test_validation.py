@@ -54,8 +54,12 @@ UNDERIVED = (
     "resamples",
 )
 """Keys of what is measured, stated, or only bounded: no other number of a record follows from it,
-and only measuring again tells. `adaptive` and `enumerative` have the bounds of maths §3;
-`calibration` is stated by synthetic suites, not by this one, whose images would have to be read; `hook` is what the SAE says it was trained on."""
+and only measuring again tells.
+
+`adaptive` and `enumerative` have the bounds of maths §3. `calibration` is stated by synthetic
+suites, not by this one, whose images would have to be read. The `hook` of the SAE is the one that
+it says it was trained on; the site's is the suite's.
+"""
 
 
 @pytest.fixture(scope="module")

@@ -458,7 +458,8 @@ def verify(
     """Measure records again and compare, within what their suite allows.
 
     One that agrees counts as reproduced: `reproductions/` beside its records says so, until the
-    record changes. Exit code 1 if one does not agree, or cannot be measured.
+    record changes. Of several repetitions the one furthest off is kept. Exit code 1 if one does not
+    agree, or cannot be measured.
     """
     from mdlbench import listing
     from mdlbench import verify as verification

@@ -114,14 +114,21 @@ def _difference(bits: float, replicates: Float64[np.ndarray, " replicate"]) -> D
 
 
 def refuse_unlike(one: EvalRecord, other: EvalRecord) -> None:
-    """Raises `RecordError` unless both measure the same thing on the same data."""
+    """Raises `RecordError` unless both are of one measurement, wherever in the suite."""
     _refuse_difference(one, other, _measured)
 
 
+def refuse_other_data(one: EvalRecord, other: EvalRecord) -> None:
+    """Raises `RecordError` unless they are alike, and measured on the same data."""
+    refuse_unlike(one, other)
+    _refuse_difference(one, other, _data)
+
+
 def refuse_unpaired(anchor: EvalRecord, test: EvalRecord) -> None:
-    """Raises `RecordError` unless they are alike, in one place and on as many documents."""
+    """Raises `RecordError` unless they are alike, in one place and on the same documents."""
     refuse_unlike(anchor, test)
     _refuse_difference(anchor, test, _placed)
+    _refuse_difference(anchor, test, _data)
 
 
 def _refuse_difference(
@@ -141,12 +148,15 @@ def _measured(record: EvalRecord) -> dict[str, str]:
         "suite": identity.suite,
         "suite_digest": identity.suite_digest,
         "protocol": str(identity.protocol),
-        "data_sha256": identity.data_sha256,
         "seed": str(identity.seed),
         "set of tolerances": ", ".join(
             f"{result.metric} {result.epsilon}" for result in record.tolerances
         ),
     }
+
+
+def _data(record: EvalRecord) -> dict[str, str]:
+    return {"data_sha256": record.identity.data_sha256}
 
 
 def _placed(record: EvalRecord) -> dict[str, str]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from mdlbench.bootstrap import CONFIDENCE
-from mdlbench.comparison import refuse_unlike
+from mdlbench.comparison import refuse_other_data, refuse_unlike
 from mdlbench.errors import RecordError, UsageError
 from mdlbench.record import EvalRecord, Point, ToleranceResult
 from mdlbench.suite import Headline, Metric
@@ -157,8 +157,17 @@ class _Standing(NamedTuple):
 def build_all(
     records: Iterable[EvalRecord], headline: Headline, every_tolerance: bool = True
 ) -> list[Leaderboard]:
-    """A board for each site of the records, by the sites' labels; raises as `build` does."""
+    """A board for each site of the records, by the sites' labels.
+
+    Only their data may differ between sites, nothing else of what `comparable` asks for.
+
+    Raises:
+        UsageError, RecordError: as `build` does.
+    """
     groups = by_site(records)
+    first, *others = (group[0] for group in groups.values())
+    for other in others:
+        refuse_unlike(first, other)
     several = len(groups) > 1
     return [
         build(group, headline, site if several else None, every_tolerance)
@@ -261,7 +270,7 @@ def comparable(records: Iterable[EvalRecord]) -> list[EvalRecord]:
         names = sorted({record.name for record in ordered if record.id == repeated[0]})
         raise RecordError(f"{', '.join(names)}: two records with the same id {repeated[0]}")
     for record in ordered[1:]:
-        refuse_unlike(ordered[0], record)
+        refuse_other_data(ordered[0], record)
     return ordered
 
 

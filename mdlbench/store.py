@@ -146,7 +146,9 @@ def record_paths(folder: Path) -> list[Path]:
 
 
 def all_record_paths(places: Iterable[Path]) -> list[Path]:
-    """Record files, and those of results folders, or of folders that hold such.
+    """Record files, and those of results folders and of folders that hold such, each once.
+
+    What a results folder keeps in its archive is left out.
 
     Raises:
         UsageError: a folder has none.
@@ -157,11 +159,11 @@ def all_record_paths(places: Iterable[Path]) -> list[Path]:
         if not found:
             raise UsageError(f"{place}: no records here; `mdlbench eval` writes them")
         paths += found
-    return paths
+    return list(dict.fromkeys(paths))
 
 
 def _paths_within(folder: Path) -> list[Path]:
-    return record_paths(folder) or sorted(folder.glob(f"*/{RECORDS}/*.json"))
+    return record_paths(folder) + sorted(folder.glob(f"*/{RECORDS}/*.json"))
 
 
 @contextmanager

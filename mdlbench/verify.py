@@ -45,7 +45,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verified:
-    """A record that was measured again within the suite's agreement; `kept` says so."""
+    """A record that was measured again within the suite's agreement, as the file `kept` says."""
 
     path: Path
     label: str

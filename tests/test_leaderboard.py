@@ -24,8 +24,8 @@ from records import (
 
 from mdlbench.bootstrap import percentile_interval
 from mdlbench.errors import RecordError, UsageError
-from mdlbench.leaderboard import build, comparable, rank, shared_ranks
-from mdlbench.suite import Headline
+from mdlbench.leaderboard import build, build_all, comparable, rank, shared_ranks
+from mdlbench.suite import Headline, Site
 
 
 def standings(records):
@@ -228,6 +228,37 @@ def test_records_of_another_measurement_are_refused_by_name(difference):
         RecordError, match=f"mine and yours cannot be compared: their {key} differs"
     ):
         build([make_record("mine"), make_record("yours", **difference)], HEADLINE)
+
+
+LAYER = Site(hook="layer 1")
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [{"suite": "toy"}, {"suite_digest": "ff" * 32}, {"protocol": 2}, {"seed": 1}],
+)
+def test_another_measurement_is_refused_at_another_site_too(difference):
+    (key,) = difference
+    one, other = make_record("mine", site=LAYER), make_record("yours", **difference)
+    message = f"mine and yours cannot be compared: their {key} differs"
+    with pytest.raises(RecordError, match=message):
+        build_all([one, other], HEADLINE)
+
+
+def test_a_stray_record_of_another_suite_is_named_as_such():
+    """Even where it has none of the headline's tolerances."""
+    results = [make_result(("fvu", 0.2), [1.0, 2.0])]
+    stray = make_record("stray", results=results, suite="toy", site=LAYER)
+    with pytest.raises(RecordError, match=r"their suite differs \(toy and mnist\)"):
+        build_all([make_record("mine"), stray], HEADLINE)
+
+
+def test_data_may_differ_between_sites_alone():
+    one = make_record("mine", site=LAYER, data_sha256="db" * 32)
+    boards = build_all([one, make_record("yours")], HEADLINE)
+    assert [board.site for board in boards] == ["layer 1", "pixels"]
+    with pytest.raises(RecordError, match=r"mine and yours .* their data_sha256 differs"):
+        build_all([one, make_record("yours", site=LAYER)], HEADLINE)
 
 
 def test_other_tolerances_are_refused():

@@ -118,7 +118,7 @@ def test_a_forged_number_that_validation_cannot_see_does_not_come_out_again(fold
     path = record_of(folder, "pca")
     content = json.loads(path.read_text())
     for point in content["points"]:
-        point["bits"]["adaptive"] *= 0.9
+        point["bits"]["adaptive"] /= 0.9
     path.write_text(sealed(content))
     claim = read_claim(path, load_suite(suite))
     (outcome,) = verify([claim])
@@ -234,6 +234,46 @@ def test_what_does_not_agree_is_not_kept(measured, tmp_path):
     with pytest.raises(RecordError, match=r"losses by 0\.5 \(0\.001\)"):
         write_reproduction(tmp_path, record, again, Agreement())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_repetition_furthest_off_is_kept_while_it_holds(measured, tmp_path):
+    record, allowed = read_records(measured)[0], Agreement(bits=1e-3, loss=1e-3)
+    point = record.points[1]
+    further = changed_point(record, mse=point.mse * (1 + 5e-4))
+    nearer = changed_point(record, heldout=point.bits.heldout * (1 + 1e-4))
+    path = reproduction_path(tmp_path, record)
+
+    def kept_after(again, record=record):
+        """Loss and rates apart, as kept, and what the repetition found."""
+        where, found = write_reproduction(tmp_path, record, again, allowed)
+        assert (where, standing(record, tmp_path)) == (path, "reproduced")
+        kept = read_reproduction(path)
+        return (kept.bits, kept.loss), (found.bits, found.loss)
+
+    exact = (0.0, 0.0)
+    far, near = ((d.bits, d.loss) for d in (deviation(record, a) for a in (further, nearer)))
+    assert kept_after(record) == (exact, exact)
+    assert kept_after(nearer) == (near, near)
+    assert kept_after(further) == (far, far)
+    before = path.read_bytes()
+    assert kept_after(nearer) == (far, near)
+    assert kept_after(record) == (far, exact)
+    with pytest.raises(RecordError, match="measured again, rates differ"):
+        write_reproduction(tmp_path, record, changed_point(record, mse=point.mse * 2), allowed)
+    assert path.read_bytes() == before
+    changed = changed_point(record, cosine=0.5)
+    assert changed.checksum != record.checksum
+    assert kept_after(changed, changed) == (exact, exact)
+    path.write_text("{")
+    assert kept_after(changed, changed) == (exact, exact)
+
+
+def test_a_deviation_is_a_share_of_what_is_allowed():
+    allowed = Agreement(bits=1e-3, loss=1e-2, positions=2)
+    assert Deviation(5e-4, 1e-3, 0).share(allowed) == pytest.approx(0.5)
+    assert Deviation(1e-4, 9e-3, 1).share(allowed) == pytest.approx(0.9)
+    assert Deviation(0.0, 0.0, 2).share(allowed) == 1.0
+    assert Deviation(0.0, 0.0, 0).share(Agreement(positions=0)) == 0.0
 
 
 def test_another_identity_is_not_compared(measured):

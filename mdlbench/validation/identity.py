@@ -13,7 +13,7 @@ from typing import Any
 from mdlbench.errors import UsageError
 from mdlbench.modes import mode_of
 from mdlbench.record import PROTOCOL, EvalRecord
-from mdlbench.suite import ImagesSource, LanguageSource, Suite, SyntheticSource
+from mdlbench.suite import ImagesSource, LanguageSource, Site, Source, Suite, SyntheticSource
 
 LONGEST_NAME = 200
 LONGEST_TEXT = 4000
@@ -26,7 +26,8 @@ ENCODED = ("png", "bits", "mse", "delta_ce")
 
 def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
     yield from _of_measurement(record, suite)
-    yield from _of_data(record, suite)
+    yield from _of_site(record, suite)
+    yield from _of_tokens(record, suite)
     yield from _of_names(record)
     yield from _of_provenance(record)
     yield from _texts(record.model_dump(mode="json"), "record")
@@ -54,7 +55,27 @@ def _of_measurement(record: EvalRecord, suite: Suite) -> Iterator[str]:
         yield f"limit {identity.limit} is less than 1"
 
 
-def _of_data(record: EvalRecord, suite: Suite) -> Iterator[str]:
+def _of_site(record: EvalRecord, suite: Suite) -> Iterator[str]:
+    for key, value in _fixed_site(suite.source).items():
+        found = getattr(record.site, key)
+        if found != value:
+            yield f"site.{key} {str(found)[:80]!r} is not the suite's, {value!r}"
+
+
+def _fixed_site(source: Source) -> dict[str, Any]:
+    """What a source says of the site; what it leaves to the SAE or the command line is absent."""
+    if not isinstance(source, LanguageSource):
+        return Site(hook=source.hook).model_dump()
+    fixed = {
+        "model": source.model.name,
+        "first_position": source.first_position,
+        "context": source.place.context,
+        "prepend_bos": source.place.prepend_bos,
+    }
+    return {key: value for key, value in fixed.items() if value is not None}
+
+
+def _of_tokens(record: EvalRecord, suite: Suite) -> Iterator[str]:
     tokens, source = record.n_tokens, suite.source
     if min(tokens.calibration, tokens.test) < 1:
         yield "no tokens were measured"
@@ -62,14 +83,15 @@ def _of_data(record: EvalRecord, suite: Suite) -> Iterator[str]:
         if tokens.calibration > source.tokens.calibration or tokens.test > source.tokens.test:
             yield "more tokens than the suite has"
         return
-    if record.site.hook != source.hook:
-        yield f"hook {record.site.hook[:80]!r} is not the suite's, {source.hook!r}"
-    if record.partial:
-        return
-    if isinstance(source, ImagesSource) and tokens.test != source.n_test:
-        yield f"{tokens.test} test tokens are not the suite's {source.n_test}"
-    if isinstance(source, SyntheticSource) and tokens.test != source.tokens.test:
-        yield f"{tokens.test} test tokens are not the suite's {source.tokens.test}"
+    for split, stated in _stated_tokens(source).items():
+        found, expected = getattr(tokens, split), min(stated, record.identity.limit or stated)
+        if found != expected:
+            yield f"{found} {split} tokens are not the suite's {expected}"
+
+
+def _stated_tokens(source: ImagesSource | SyntheticSource) -> dict[str, int]:
+    """Tokens of each split, all documents; how many images there are only their file says."""
+    return {"test": source.n_test} if isinstance(source, ImagesSource) else dict(source.tokens)
 
 
 def _of_names(record: EvalRecord) -> Iterator[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mdlbench import codelength
 from mdlbench.modes import MODES
 from mdlbench.record import Distortion, EvalRecord, Point
 from mdlbench.suite import Suite
@@ -22,6 +23,8 @@ SIGMAS = 6.0
 """Standard errors by which a mean of draws may be off."""
 FLUSHED_BITS = 128
 """Of a bitstream, at its end, beside that."""
+ADAPTIVE_HEADER = 3 * codelength.PARAMETER_BITS + 1
+"""Bits that `adaptive` sends at least, less one for the rounding of its sums (maths §3)."""
 
 
 def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
@@ -88,13 +91,23 @@ def _of_rates(record: EvalRecord, point: Point) -> Iterator[str]:
         yield "a rate is negative"
     if bits.heldout < bits.plugin * (1 - 1e-9):
         yield "bits.heldout is below plugin, the entropy of the same symbols"
+    yield from _of_other_codes(record, point)
+
+
+def _of_other_codes(record: EvalRecord, point: Point) -> Iterator[str]:
+    """Those that are not ranked; maths §3 says what none of them can be shorter than."""
+    bits, n_test = point.bits, record.n_tokens.test
+    if bits.adaptive < bits.plugin * (1 - 1e-9) + ADAPTIVE_HEADER / n_test:
+        yield "bits.adaptive is below plugin and its header"
+    if bits.enumerative < (bits.magnitude + 1) * (1 - 1e-9):
+        yield "bits.enumerative is below magnitude and one bit"
     if not _is_bound(bits.bound, point.l0, record.coder.d_latents):
         yield "bits.bound is not L0·(B + log₂ D) for a whole B"
     if bits.coded is not None and not math.isclose(
         bits.coded,
         bits.heldout,
         rel_tol=MOST_CODED_EXCESS,
-        abs_tol=0.01 + FLUSHED_BITS / record.n_tokens.test,
+        abs_tol=0.01 + FLUSHED_BITS / n_test,
     ):
         yield "bits.coded is not within 0.5% of heldout"
 

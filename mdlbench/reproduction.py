@@ -34,8 +34,9 @@ REPRODUCTIONS = "reproductions"
 """Subfolder of a results folder."""
 LEAST_RATE = 1.0
 """Bits per token; smaller rates are compared as if they were as large."""
-LEAST_LOSS = 1e-6
-"""Losses below it, in their own unit, are compared as if they were as large."""
+LEAST_LOSS = 1e-5
+"""Losses below it, in their own unit, are compared as if they were as large: so small a KL is of
+rounding errors."""
 HALF_ULP = 2.0**-10
 """Of a share in half precision: by how much two that are nearly equal may be rounded apart."""
 CODEBOOK_SLACK = 0.01

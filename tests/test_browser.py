@@ -31,6 +31,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+LEADERBOARDS = Path(__file__).parent.parent / "leaderboards"
 PHONE = {"width": 390, "height": 844}
 HEADLINE = Headline(metric="mse", epsilon=0.015)
 
@@ -85,7 +86,8 @@ def files(zoo, tmp_path_factory):
     }
     for name, page in pages.items():
         (folder / f"{name}.html").write_bytes(page)
-    return {name: (folder / f"{name}.html").as_uri() for name in pages}
+    uris = {name: (folder / f"{name}.html").as_uri() for name in pages}
+    return {**uris, "mnist": (LEADERBOARDS / "mnist" / "index.html").as_uri()}
 
 
 @pytest.fixture
@@ -391,6 +393,47 @@ def test_a_phone_needs_no_scrolling_sideways(open_page, name):
     )
     assert scrolled > 0
     assert page.locator("#rows .name").first.bounding_box()["x"] >= 0
+
+
+def test_a_link_within_the_page_changes_nothing_that_is_shown(open_page, zoo):
+    page = open_page("zoo")
+    page.locator("#tolerances label").nth(1).click()
+    page.locator("#rows .name").nth(2).click()
+    shown = page.locator("#ranking").inner_text()
+    page.click('nav a[href="#reading"]')
+    assert page.evaluate("location.hash") == "#reading"
+    assert page.locator("#ranking").inner_text() == shown
+    assert page.locator("#detail").is_visible()
+
+
+def test_an_address_of_another_site_is_not_filtered(open_page):
+    page = open_page("sites")
+    page.fill("#filter", "at")
+    page.locator("#architectures .chip").first.click()
+    page.evaluate("location.hash = '#site=1'")
+    page.locator("#rows .name", has_text="at-layer.2").wait_for()
+    assert page.locator('#architectures .chip[aria-pressed="true"]').count() == 0
+    assert page.locator("#count").inner_text() == "1 of 1 SAEs"
+
+
+@pytest.mark.parametrize("width", [1280, 1366, 1440])
+def test_the_whole_table_fits_a_laptop_with_a_scroll_bar(open_page, width):
+    page = open_page("mnist", {"width": width, "height": 900})
+    table = page.locator(".ranking table").evaluate(
+        "node => { node.style.width = 'auto'; return node.offsetWidth }"
+    )
+    assert table <= page.locator(".ranking").evaluate("node => node.clientWidth") - 15
+
+
+def test_the_whole_table_is_printed(open_page):
+    page = open_page("mnist", {"width": 1030, "height": 700})
+    page.emulate_media(media="print")
+    box = page.locator(".ranking").evaluate(
+        "node => [node.scrollWidth - node.clientWidth, node.scrollHeight - node.clientHeight]"
+    )
+    assert box == [0, 0]
+    assert not page.locator(".controls").is_visible()
+    assert page.locator("#rows tr").count() == 69
 
 
 def test_two_hundred_saes_are_interactive_within_two_seconds(open_page, record_property):

@@ -253,6 +253,19 @@ def test_pages_of_one_folder_and_of_several(zoo, tmp_path):
     assert (boards / "mnist" / "index.html").read_bytes() == page
 
 
+def test_a_page_is_the_same_from_inside_its_folder(zoo, tmp_path, monkeypatch):
+    boards = tmp_path / "leaderboards"
+    write_results(boards / "mnist", zoo[:3])
+    write_pages(boards)
+    page = (boards / "mnist" / "index.html").read_bytes()
+    monkeypatch.chdir(boards / "mnist")
+    write_pages(Path())
+    assert (boards / "mnist" / "index.html").read_bytes() == page
+    (boards / "index.html").unlink()
+    write_pages(Path())
+    assert b"../index.html" not in (boards / "mnist" / "index.html").read_bytes()
+
+
 def test_a_page_elsewhere_leaves_the_folder_alone(zoo, tmp_path):
     write_results(tmp_path / "in", zoo[:3])
     assert write_pages(tmp_path / "in", tmp_path / "out") == [tmp_path / "out" / "index.html"]

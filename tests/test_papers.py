@@ -30,13 +30,14 @@ def boards():
 def test_latex_has_a_line_for_each_sae_and_escaped_names(boards):
     (board,) = boards
     text = to_latex(boards)
-    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")].splitlines()[1:]
+    body = text[text.index(r"\endhead") : text.index(r"\bottomrule")].splitlines()[1:]
     assert len(body) == len(board.headline.rows)
     n_columns = text[text.index(r"\toprule") :].splitlines()[1].count("&")
     assert all(line.count("&") == n_columns and line.endswith(r"\\") for line in body)
     assert f"{board.headline.rows[0].bits:.2f}" in body[0]
-    assert text.count(r"\begin{table}") == 1
-    assert to_latex(boards, True).count(r"\begin{table}") == len(board.tables)
+    assert text.count(r"\begin{longtable}") == 1
+    assert text.startswith("% \\usepackage{booktabs,longtable}\n")
+    assert to_latex(boards, True).count(r"\begin{longtable}") == len(board.tables)
 
 
 def test_names_cannot_break_out_of_latex():

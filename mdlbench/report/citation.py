@@ -72,8 +72,9 @@ def methods(record: EvalRecord, suite: Suite) -> str:
 def _what(record: EvalRecord, suite: Suite) -> str:
     coder = record.coder
     partial = " The result is partial: not all documents were measured." if record.partial else ""
+    kind = "baseline" if record.is_baseline else "sparse autoencoder"
     return (
-        f"The sparse autoencoder {latex_text(record.name)} ({latex_text(coder.architecture)}, "
+        f"The {kind} {latex_text(record.name)} ({latex_text(coder.architecture)}, "
         f"{coder.d_latents:,} latents, activations of width {coder.d_in:,}) was scored with "
         rf"mdlbench~\cite{{mdlbench}} on the suite {latex_text(suite.name)} (digest "
         f"\\texttt{{{record.identity.suite_digest[:12]}}}, protocol {record.identity.protocol})."

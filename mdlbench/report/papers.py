@@ -8,13 +8,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mdlbench.leaderboard import Leaderboard, Table
-from mdlbench.report.tables import TITLE_LENGTH, limit_name, printable, readable_columns
+from mdlbench.report.tables import TITLE_LENGTH, limit_name, printable, short_columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LATEX = {
     "Δ": r"$\Delta$",
+    "±": r"$\pm$",
     "≤": r"$\leq$",
     "–": "--",
     "†": r"$^\dagger$",
@@ -23,19 +24,17 @@ LATEX = {
     "�": "?",
 }
 """Characters of our own tables that pdflatex lacks."""
+PACKAGES = r"% \usepackage{booktabs,longtable}"
 
 
 def to_latex(boards: Sequence[Leaderboard], every_tolerance: bool = False) -> str:
-    """A `table` environment for the headline of each board, or for every tolerance.
-
-    Needs `\\usepackage{booktabs}`. Names are escaped.
-    """
+    """A `longtable` for the headline of each board, or for every tolerance. Names are escaped."""
     tables = [
         _latex_table(board, table)
         for board in boards
         for table in (board.tables if every_tolerance else [board.headline])
     ]
-    return "\n".join(tables)
+    return "\n".join([PACKAGES, *tables])
 
 
 def to_parquet(boards: Sequence[Leaderboard]) -> bytes:
@@ -58,7 +57,7 @@ def latex_text(text: str) -> str:
 
 
 def _latex_table(board: Leaderboard, table: Table) -> str:
-    columns = readable_columns(table)
+    columns = short_columns()
     title = f"{printable(board.title, TITLE_LENGTH)}: bits per token at {limit_name(table)}"
     lines = [[latex_text(column.header) for column in columns]]
     lines += [[latex_text(column.cell(row)) for column in columns] for row in table.rows]
@@ -66,17 +65,16 @@ def _latex_table(board: Leaderboard, table: Table) -> str:
     layout = "".join("l" if column.justify == "left" else "r" for column in columns)
     return "\n".join(
         [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{latex_text(title)}.}}",
-            rf"\begin{{tabular}}{{{layout}}}",
+            r"{\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"\begin{{longtable}}{{{layout}}}",
+            rf"\caption{{{latex_text(title)}.}} \\",
             r"\toprule",
             header,
             r"\midrule",
+            r"\endhead",
             *body,
             r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
+            r"\end{longtable}}",
             "",
         ]
     )

@@ -115,7 +115,7 @@ def to_rich(table: Table, title: str) -> rich.table.Table:
         box=rich.box.SIMPLE_HEAD,
         padding=0,
     )
-    columns = _terminal_columns(table)
+    columns = short_columns(lambda row: printable(row.label))
     for column in columns:
         is_name = column.justify == "left"
         result.add_column(
@@ -218,10 +218,11 @@ def _infeasible_columns(table: Table) -> list[Column]:
     ]
 
 
-def _terminal_columns(table: Table) -> list[Column]:
+def short_columns(name: Callable[[Row], str] = lambda row: row.label) -> list[Column]:
+    """What fits beside each other on a terminal or a page of a paper."""
     return [
         Column("Rank", "right", _rank),
-        Column("SAE", "left", lambda row: printable(row.label)),
+        Column("SAE", "left", name),
         Column("D", "right", lambda row: str(row.d_latents)),
         Column("L0", "right", lambda row: _fixed(row.l0, 1)),
         Column("Bits/token", "right", _bits_and_half_width),

@@ -32,7 +32,7 @@ def write_pages(folder: Path, output: Path | None = None, pdf: bool = False) -> 
     inner, root = results_within(folder), output or folder
     whole = output is not None
     if _holds_results(folder) or not inner:
-        return [_publish(folder, root, (root.parent / PAGE).is_file(), whole, pdf)[0]]
+        return [_publish(folder, root, (root.resolve().parent / PAGE).is_file(), whole, pdf)[0]]
     pages = [_publish(suite, root / suite.name, True, whole, pdf) for suite in inner]
     boards = [(path.parent.name, found) for path, found in pages]
     write_atomically(root / PAGE, index_page(boards))

@@ -11,6 +11,20 @@ function readAddress() {
   return { site, table, metric: tables[table].metric, selected: found >= 0 ? id : null };
 }
 
+/** Whether the address says what is shown, rather than which part of the page to go to. */
+function isOfView() {
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  return !location.hash || ['sae', 'site', 'at'].some((key) => wanted.has(key));
+}
+
+function followAddress() {
+  if (!isOfView()) return;
+  const address = readAddress();
+  if (address.site !== state.site) showSite(address.site);
+  update(address);
+  if (state.selected) showDetail();
+}
+
 function siteOf(text) {
   const site = Number(text);
   return site in page.sites ? site : 0;
@@ -42,10 +56,7 @@ function start() {
   view(['selected', 'table', 'site'], writeAddress);
   byId('show-detail').addEventListener('click', showDetail);
   byId('clear').addEventListener('click', () => select(null));
-  addEventListener('hashchange', () => {
-    update(readAddress());
-    if (state.selected) showDetail();
-  });
+  addEventListener('hashchange', followAddress);
   document.documentElement.dataset.ready = 'true';
 }
 

@@ -2,6 +2,8 @@
 
 import io
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +32,7 @@ def boards():
 def test_latex_has_a_line_for_each_sae_and_escaped_names(boards):
     (board,) = boards
     text = to_latex(boards)
-    body = text[text.index(r"\endhead") : text.index(r"\bottomrule")].splitlines()[1:]
+    body = text[text.index(r"\endfoot") : text.index(r"\end{longtable}")].splitlines()[1:]
     assert len(body) == len(board.headline.rows)
     n_columns = text[text.index(r"\toprule") :].splitlines()[1].count("&")
     assert all(line.count("&") == n_columns and line.endswith(r"\\") for line in body)
@@ -130,3 +132,19 @@ def test_cite_and_formats_on_the_command_line(tmp_path):
     assert (refused.returncode, "-o FILE" in refused.stderr) == (2, True)
     both = mdlbench("leaderboard", folder, "--format", "csv", "--json")
     assert (both.returncode, "give one" in both.stderr) == (2, True)
+
+
+def test_a_baseline_is_called_one():
+    record = next(r for r in read_records(LEADERBOARDS / "mnist") if r.name == "pca")
+    assert methods(record, load_suite("mnist")).startswith("The baseline pca (pca, ")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_the_mnist_table_fits_an_article(tmp_path):
+    table = mdlbench("leaderboard", LEADERBOARDS / "mnist", "--format", "latex").stdout
+    head = r"\documentclass{article}\usepackage{booktabs,longtable}\begin{document}"
+    (tmp_path / "a.tex").write_text(f"{head}\n{table}\n\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=batchmode", "-halt-on-error", "a.tex"]
+    for _ in range(2):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert "Overfull" not in (tmp_path / "a.log").read_text(errors="replace")

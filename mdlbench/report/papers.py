@@ -72,8 +72,9 @@ def _latex_table(board: Leaderboard, table: Table) -> str:
             header,
             r"\midrule",
             r"\endhead",
-            *body,
             r"\bottomrule",
+            r"\endfoot",
+            *body,
             r"\end{longtable}}",
             "",
         ]

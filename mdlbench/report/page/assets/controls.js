@@ -23,8 +23,7 @@ function offerSites() {
 function showSite(site) {
   const table = headlineOf(page.sites[site]);
   const { metric } = page.sites[site].tables[table];
-  const none = { architectures: new Set(), quantisers: new Set(), standings: new Set(), selected: null };
-  update({ site, table, metric, ...none });
+  update({ site, table, metric, selected: null });
 }
 
 function offerTolerances() {

@@ -21,9 +21,7 @@ const state = {
   logLoss: true,
   logRate: false,
   text: '',
-  architectures: new Set(),
-  quantisers: new Set(),
-  standings: new Set(),
+  ...noKinds(),
   sort: { key: 'rank', descending: false },
   selected: null,
 };
@@ -34,12 +32,19 @@ function view(keys, render) {
   views.push({ keys, render });
 }
 
-function update(changes) {
+/** Another site starts without filters by kind: what they chose may not be there. */
+function update(wanted) {
+  const isMove = 'site' in wanted && wanted.site !== state.site;
+  const changes = isMove ? { ...noKinds(), ...wanted } : wanted;
   const changed = Object.keys(changes).filter((key) => state[key] !== changes[key]);
   Object.assign(state, changes);
   for (const { keys, render } of views) {
     if (keys.some((key) => changed.includes(key))) render();
   }
+}
+
+function noKinds() {
+  return { architectures: new Set(), quantisers: new Set(), standings: new Set() };
 }
 
 function renderAll() {

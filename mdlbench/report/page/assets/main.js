@@ -1,5 +1,13 @@
 // From the address to what is shown, and back.
 
+const ADDRESSED = ['site', 'sae', 'at'];
+
+/** Whether the hash says what to show, an empty one the default, or leads to a place on the page. */
+function isAddress() {
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  return !location.hash || ADDRESSED.some((name) => wanted.has(name));
+}
+
 function readAddress() {
   const wanted = new URLSearchParams(location.hash.slice(1));
   const id = wanted.get('sae');
@@ -9,20 +17,6 @@ function readAddress() {
   const at = tables.findIndex((table) => `${table.metric}:${table.epsilon}` === wanted.get('at'));
   const table = at >= 0 ? at : headlineOf(page.sites[site]);
   return { site, table, metric: tables[table].metric, selected: found >= 0 ? id : null };
-}
-
-/** Whether the address says what is shown, rather than which part of the page to go to. */
-function isOfView() {
-  const wanted = new URLSearchParams(location.hash.slice(1));
-  return !location.hash || ['sae', 'site', 'at'].some((key) => wanted.has(key));
-}
-
-function followAddress() {
-  if (!isOfView()) return;
-  const address = readAddress();
-  if (address.site !== state.site) showSite(address.site);
-  update(address);
-  if (state.selected) showDetail();
 }
 
 function siteOf(text) {
@@ -56,7 +50,11 @@ function start() {
   view(['selected', 'table', 'site'], writeAddress);
   byId('show-detail').addEventListener('click', showDetail);
   byId('clear').addEventListener('click', () => select(null));
-  addEventListener('hashchange', followAddress);
+  addEventListener('hashchange', () => {
+    if (!isAddress()) return;
+    update(readAddress());
+    if (state.selected) showDetail();
+  });
   document.documentElement.dataset.ready = 'true';
 }
 

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.special import spence
 
 DECIBEL = np.log(10.0) / 10.0
 """What the natural logarithm of the distortion falls by in a decibel of quality."""
@@ -68,8 +69,6 @@ class LogChords(Chords):
 
         For ∫ ln(1 + b·D/a)/D dD = −Li₂(−b·D/a), and −b·D/a = 1 − R/a.
         """
-        from scipy.special import spence
-
         d = self._within(low, high)
         a, _ = self._lines
         rates = self._rate_at(d)
@@ -77,16 +76,18 @@ class LogChords(Chords):
         return float((np.log(a) * _falls(d) + dilogarithms).sum() / DECIBEL / np.log(10.0))
 
 
-def crossing_qualities(one: Chords, other: Chords, negligible: float) -> list[float]:
+def crossing_qualities(
+    quality: Float64[np.ndarray, " n"], gap: Float64[np.ndarray, " n"], negligible: float
+) -> list[float]:
     """Where the difference of two, linear in D between any two vertices, changes its sign.
 
-    Where the two coincide for a while, it is where they part. Differences in bits per token of at
-    most `negligible` are none.
+    Where the two coincide for a while, it is where they part.
+
+    Args:
+        quality: of the vertices of both, increasing.
+        gap: the difference there, in bits per token.
+        negligible: bits per token that tell no two curves apart.
     """
-    low, high = max(one.x[0], other.x[0]), min(one.x[-1], other.x[-1])
-    vertices = np.union1d(one.x, other.x)
-    quality = np.union1d(vertices[(vertices > low) & (vertices < high)], [low, high])
-    gap = other(quality) - one(quality)
     apart = np.flatnonzero(np.abs(gap) > negligible)
     changes = np.flatnonzero(np.diff(np.sign(gap[apart])))
     return [_zero(quality, gap, int(apart[i]), int(apart[i + 1])) for i in changes]

@@ -175,8 +175,10 @@ def overlap(
 ) -> float:
     """Length of the two curves' common range of quality over that of their joint one, 0 to 1."""
     one, other = anchor.by_quality(interpolation), test.by_quality(interpolation)
-    if one is None or other is None:
-        return 0.0
+    return 0.0 if one is None or other is None else _overlap(one, other)
+
+
+def _overlap(one: RateByQuality, other: RateByQuality) -> float:
     low, high = common_range(one, other)
     joint = max(one.x[-1], other.x[-1]) - min(one.x[0], other.x[0])
     return max(float(high - low), 0.0) / float(joint)
@@ -191,7 +193,7 @@ def bd_bits(
     overlap below `LEAST_OVERLAP`.
     """
     one, other = anchor.by_quality(interpolation), test.by_quality(interpolation)
-    if one is None or other is None or overlap(anchor, test, interpolation) < LEAST_OVERLAP:
+    if one is None or other is None or _overlap(one, other) < LEAST_OVERLAP:
         return None
     return mean_gap(one, other)
 
@@ -232,9 +234,8 @@ def bd_rate(
 
 
 def _bd_rate_of_hulls(anchor: RateDistortionCurve, test: RateDistortionCurve) -> float | None:
-    anchor, test = _with_rate(anchor.lower_hull()), _with_rate(test.lower_hull())
     one, other = anchor.log_rate_by_quality("chords"), test.log_rate_by_quality("chords")
-    if one is None or other is None or overlap(anchor, test, "chords") < LEAST_OVERLAP:
+    if one is None or other is None or _overlap(one, other) < LEAST_OVERLAP:
         return None
     gap = mean_gap(one, other)
     return None if gap is None else 100.0 * (10.0**gap - 1.0)
@@ -271,26 +272,24 @@ def crossings(
     one, other = anchor.by_quality(interpolation), test.by_quality(interpolation)
     if one is None or other is None or not np.less(*common_range(one, other)):
         return None
-    low, high = common_range(one, other)
-    knots = np.union1d(one.x, other.x)
-    samples = np.union1d(
-        knots[(knots > low) & (knots < high)], np.linspace(low, high, RELATIVE_SAMPLES)
-    )
+    knots = _common_knots(one, other)
+    samples = np.union1d(knots, np.linspace(knots[0], knots[-1], RELATIVE_SAMPLES))
     rates = one(samples)
     relative = (other(samples) - rates)[rates > 0] / rates[rates > 0]
-    met = np.array(_meetings(one, other))
+    met = np.array(_meetings(one, other, knots))
     at = np.stack([one(met), 10.0 ** (-met / 10.0)], axis=1)
     points = tuple(Crossing(*point) for point in at.tolist())
     return Crossings(points, float(relative.min()), float(relative.max()))
 
 
-def _meetings(one: RateByQuality, other: RateByQuality) -> list[float]:
-    match one, other:
-        case Chords(), Chords():
-            return crossing_qualities(one, other, NEGLIGIBLE)
-        case CubicHermiteSpline(), CubicHermiteSpline():
-            return _sign_changes(_difference(one, other))
-    raise TypeError("a spline and chords do not meet anywhere that can be computed")
+def _meetings(
+    one: RateByQuality, other: RateByQuality, knots: Float64[np.ndarray, " knot"]
+) -> list[float]:
+    gap = other(knots) - one(knots)
+    if isinstance(one, Chords) or isinstance(other, Chords):
+        return crossing_qualities(knots, gap, NEGLIGIBLE)
+    slopes = other(knots, nu=1) - one(knots, nu=1)
+    return _sign_changes(CubicHermiteSpline(knots, gap, slopes))
 
 
 def _bends_up(one: RatePoint, middle: RatePoint, other: RatePoint) -> bool:
@@ -310,20 +309,18 @@ def common_range(one: RateByQuality, other: RateByQuality) -> tuple[float, float
     return max(one.x[0], other.x[0]), min(one.x[-1], other.x[-1])
 
 
-def _difference(anchor: CubicHermiteSpline, test: CubicHermiteSpline) -> CubicHermiteSpline:
-    """Rate of `test` minus rate of `anchor` as a function of quality, where both have one.
-
-    Exact: between the knots of both, either curve is one cubic, and so is their difference.
-    """
-    low, high = common_range(anchor, test)
-    knots = np.union1d(anchor.x, test.x)
-    knots = np.union1d(knots[(knots > low) & (knots < high)], [low, high])
-    slopes = test(knots, nu=1) - anchor(knots, nu=1)
-    return CubicHermiteSpline(knots, test(knots) - anchor(knots), slopes)
+def _common_knots(one: RateByQuality, other: RateByQuality) -> Float64[np.ndarray, " knot"]:
+    """Qualities of both curves' points within their common range, and its ends."""
+    low, high = common_range(one, other)
+    knots = np.union1d(one.x, other.x)
+    return np.union1d(knots[(knots > low) & (knots < high)], [low, high])
 
 
 def _sign_changes(difference: CubicHermiteSpline) -> list[float]:
-    """Where the difference has one sign before and the other after."""
+    """Where the difference has one sign before and the other after.
+
+    Exact: between the knots of both, either curve is one cubic, and so is their difference.
+    """
     roots = np.asarray(difference.roots(discontinuity=False, extrapolate=False))
     inner = roots[(roots > difference.x[0]) & (roots < difference.x[-1])]
     edges = np.unique([difference.x[0], *inner, difference.x[-1]])

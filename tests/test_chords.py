@@ -36,8 +36,12 @@ def hulls(draw):
     return rates, distortions
 
 
-def chords_of(curve):
-    return Chords(curve.rates, curve.distortions)
+def meetings(one, other):
+    """Qualities at which two cross."""
+    vertices = np.union1d(one.x, other.x)
+    low, high = max(one.x[0], other.x[0]), min(one.x[-1], other.x[-1])
+    quality = np.union1d([low, high], vertices[(vertices > low) & (vertices < high)])
+    return crossing_qualities(quality, other(quality) - one(quality), 1e-9)
 
 
 def inside(hull, shares):
@@ -65,7 +69,7 @@ def test_integrals_against_quadrature(hull, shares):
 def test_crossings_are_where_the_sign_of_the_difference_changes(one, other):
     one, other = Chords(*one), Chords(*other)
     low, high = max(one.x[0], other.x[0]), min(one.x[-1], other.x[-1])
-    found = crossing_qualities(one, other, 1e-9) if low < high else []
+    found = meetings(one, other) if low < high else []
     assert found == sorted(found)
     for quality in found:
         at = np.array([quality])
@@ -93,9 +97,9 @@ def test_hulls_that_touch_or_coincide_for_a_while_do_not_cross():
     steep = Chords(np.array([0.0, 10.0, 40.0]), np.array([0.4, 0.2, 0.1]))
     above = Chords(np.array([5.0, 10.0, 40.0, 90.0]), np.array([0.4, 0.2, 0.1, 0.05]))
     beyond = Chords(np.array([5.0, 10.0, 40.0]), np.array([0.4, 0.2, 0.05]))
-    assert crossing_qualities(steep, above, 1e-9) == []
-    assert crossing_qualities(steep, beyond, 1e-9) == [pytest.approx(-10 * np.log10(0.2))]
-    assert crossing_qualities(steep, steep, 1e-9) == []
+    assert meetings(steep, above) == []
+    assert meetings(steep, beyond) == [pytest.approx(-10 * np.log10(0.2))]
+    assert meetings(steep, steep) == []
 
 
 def test_rate_0_is_left_out_of_bd_rate_with_its_chord():

@@ -147,12 +147,11 @@ function addPlots() {
   const l0s = new Plot(byId('l0s'), 'Bits per token against L0');
   const plots = [curves, widths, l0s];
   explainReferences();
-  const filters = ['site', 'table', 'text', 'architectures', 'quantisers', 'standings'];
-  view([...filters, 'metric', 'logLoss', 'logRate'], () => {
+  view([...SHOWN_BY, 'metric', 'logLoss', 'logRate'], () => {
     curves.show(curvesChart());
     describe(byId('curves'), curves.chart);
   });
-  view(filters, () => {
+  view(SHOWN_BY, () => {
     widths.show(bitsChart('width: latents in the dictionary', (row) => row.sae.latents));
     l0s.show(bitsChart('L0: nonzero symbols per token', (row) => row.l0));
   });

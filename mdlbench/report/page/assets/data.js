@@ -25,6 +25,8 @@ const state = {
   sort: { key: 'rank', descending: false },
   selected: null,
 };
+// Parts of the state that decide which SAEs are shown, and at which tolerance.
+const SHOWN_BY = ['site', 'table', 'text', 'architectures', 'quantisers', 'standings'];
 const views = [];
 
 /** Have `render` called whenever one of these parts of the state changes. */

@@ -169,8 +169,7 @@ function sortBy(key) {
 
 function addTable() {
   view(['sort'], renderHeaders);
-  const filters = ['site', 'table', 'text', 'architectures', 'quantisers', 'standings'];
-  view(filters, renderTable);
-  view([...filters, 'sort'], renderOrder);
-  view([...filters, 'selected'], markSelected);
+  view(SHOWN_BY, renderTable);
+  view([...SHOWN_BY, 'sort'], renderOrder);
+  view([...SHOWN_BY, 'selected'], markSelected);
 }

@@ -33,10 +33,10 @@ import numpy as np
 import torch
 from clock import Clock
 
-from mdlbench import codelength
-from mdlbench.codelength import Codebook
-from mdlbench.latents import SparseLatents
-from mdlbench.tally import Tally
+from mdlbench.codes import codelength
+from mdlbench.codes.codelength import Codebook
+from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.tally import Tally
 
 N_TOKENS, D_IN, N_LATENTS, L0 = 65_536, 768, 24_576, 65
 OCTAVES, LARGEST_USUAL = 8, 2**7

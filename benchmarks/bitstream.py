@@ -15,10 +15,10 @@ import time
 
 import numpy as np
 
-from mdlbench import bitstream
-from mdlbench.codelength import Codebook
-from mdlbench.quantise import Symbols
-from mdlbench.tally import SymbolCounts
+from mdlbench.codes import bitstream
+from mdlbench.codes.codelength import Codebook
+from mdlbench.codes.symbols import Symbols
+from mdlbench.codes.tally import SymbolCounts
 
 
 def zipf(n_latents: int, l0: float, exponent: float = 1.0) -> np.ndarray:

@@ -20,9 +20,9 @@ import numpy as np
 from clock import Clock
 from playwright.sync_api import sync_playwright
 
-from mdlbench.record import EvalRecord, Identity, ToleranceResult
+from mdlbench.records.record import EvalRecord, Identity, ToleranceResult
+from mdlbench.records.store import REFERENCES, RecordStore, read_records
 from mdlbench.report.page import write_pages
-from mdlbench.store import REFERENCES, RecordStore, read_records
 
 BOARD = Path(__file__).parent.parent / "leaderboards" / "mnist"
 N_RECORDS, N_ON_PAGE, N_POINTS = 10_000, 200, 100

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from sae_bench.evals.mdl import main as saebench
 
-from mdlbench import codelength
-from mdlbench.latents import SparseLatents
-from mdlbench.quantise import Symbols, dequantise, quantise
-from mdlbench.tally import SymbolCounts
+from mdlbench.codes import codelength
+from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.symbols import Symbols, dequantise, quantise
+from mdlbench.codes.tally import SymbolCounts
 
 N_TOKENS, N_LATENTS, L0, STEP, REPEATS = 4096, 4096, 65, 0.25, 15
 Result = TypeVar("Result")

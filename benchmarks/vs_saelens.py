@@ -40,21 +40,21 @@ import torch
 from clock import Clock
 from safetensors.torch import save_file
 
-from mdlbench import measure
 from mdlbench.adapters.load import load_coder
 from mdlbench.adapters.protocol import SparseCoder
-from mdlbench.distortion import Reference
-from mdlbench.evaluation import Bench, evaluate_coder
-from mdlbench.measure import EncodedSplit
-from mdlbench.modes import MODES
-from mdlbench.quantise import PlainStep
-from mdlbench.record import CoderIdentity
+from mdlbench.codes.symbols import PlainStep
+from mdlbench.quantisers.modes import MODES
+from mdlbench.records.record import CoderIdentity
+from mdlbench.scoring import passes
+from mdlbench.scoring.evaluation import Bench, evaluate_coder
+from mdlbench.scoring.passes import EncodedSplit
+from mdlbench.scoring.spool import LatentSpool
 from mdlbench.sources.language import BLOCK_TOKENS, LanguageActivations
 from mdlbench.sources.losses import cross_entropies
 from mdlbench.sources.models import Entry, Hook, HookedModel
 from mdlbench.sources.text import Contexts
-from mdlbench.spool import LatentSpool
-from mdlbench.suite import Site, Steps, Suite
+from mdlbench.statistics.distortion import Reference
+from mdlbench.suite.suite import Site, Steps, Suite
 
 GPT2 = {"n_layers": 12, "d_model": 768, "n_heads": 12, "d_head": 64, "d_mlp": 3072}
 SMALL = {"n_layers": 4, "d_model": 128, "n_heads": 4, "d_head": 32, "d_mlp": 512}
@@ -232,8 +232,8 @@ def open_source(model: HookedModel, test: Contexts, hook: str = HOOK) -> Languag
 
 
 def encode(coder: SparseCoder, source: LanguageActivations, spool: LatentSpool) -> EncodedSplit:
-    scale = measure.quantiser_scale(coder, MODES["normalised"])
-    return measure.encode_split(coder, source, "test", spool, scale, finest_step())
+    scale = passes.quantiser_scale(coder, MODES["normalised"])
+    return passes.encode_split(coder, source, "test", spool, scale, finest_step())
 
 
 def finest_step() -> Steps:
@@ -242,7 +242,7 @@ def finest_step() -> Steps:
 
 def by_mdlbench(model: HookedModel, coder: SparseCoder, test: Contexts, hook: str = HOOK) -> Ours:
     source = open_source(model, test, hook)
-    reference = measure.reference(source)
+    reference = passes.reference(source)
     with LatentSpool(coder.spec.d_latents) as spool:
         return Ours(source, reference, encode(coder, source, spool))
 
@@ -382,7 +382,7 @@ def compare_operating_points(subjects: Subjects) -> None:
     layer = Hook.parse(HOOK).layer
     tokens = torch.from_numpy(subjects.test.tokens)
     residual = subjects.model.capture(tokens, [Hook.parse(HOOK)])[Hook.parse(HOOK)]
-    scale = measure.quantiser_scale(coder, MODES["normalised"])
+    scale = passes.quantiser_scale(coder, MODES["normalised"])
     clock = Clock()
     with LatentSpool(coder.spec.d_latents) as spool:
         encode(coder, source, spool)
@@ -391,7 +391,7 @@ def compare_operating_points(subjects: Subjects) -> None:
             clock.time("pass", lambda: subjects.transformer(residual, start_at_layer=layer))
             clock.time(
                 "point",
-                lambda step=step: measure.quantised_distortion(
+                lambda step=step: passes.quantised_distortion(
                     coder, source, spool, scale, [PlainStep(step)]
                 ),
             )
@@ -410,7 +410,7 @@ def compare_eight_saes(subjects: Subjects) -> None:
     passes.clear()
     source = clock.time("open", lambda: open_source(subjects.model, subjects.test))
     n_opening = len(passes)
-    clock.time("reference", lambda: measure.reference(source))
+    clock.time("reference", lambda: passes.reference(source))
     for seed in range(N_SAES):
         coder = load_coder(f"saelens:{write_sae(subjects.folder, x, N_LATENTS, seed)}")
         with LatentSpool(N_LATENTS) as spool:

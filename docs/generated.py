@@ -11,8 +11,8 @@ import typer.main
 from sphinx.application import Sphinx
 from typer.cli import get_docs_for_click
 
-from mdlbench import schema
-from mdlbench.cli import app as command_line
+from mdlbench.cli.main import app as command_line
+from mdlbench.records import schema
 
 
 def command_reference() -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mdlbench.run import evaluate
-    from mdlbench.suite import load_suite
+    from mdlbench.scoring.suite_run import evaluate
+    from mdlbench.suite.suite import load_suite
 
 __all__ = ["evaluate", "load_suite"]
 
-_HOMES = {"evaluate": "mdlbench.run", "load_suite": "mdlbench.suite"}
+_HOMES = {"evaluate": "mdlbench.scoring.suite_run", "load_suite": "mdlbench.suite.suite"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from mdlbench.errors import OutputError
 
+PACKAGE = Path(__file__).parent
+"""The folder that this package was imported from."""
+
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/mdlbench`; by default `~/.cache/mdlbench`."""

@@ -11,8 +11,7 @@ from records import (
     realistic_suite,
 )
 
-from mdlbench.profile import profile_ranks
-from mdlbench.record import EvalRecord, LatentProfile, Pictures, References
+from mdlbench.records.record import EvalRecord, LatentProfile, Pictures, References, profile_ranks
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\u2028&\u202e"
 PICTURE_BYTES = 8_000

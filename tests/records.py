@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mdlbench.record import (
+from mdlbench.records.record import (
     PROTOCOL,
     Bits,
     CoderFacts,
@@ -24,7 +24,7 @@ from mdlbench.record import (
     Tokens,
     ToleranceResult,
 )
-from mdlbench.suite import PIXELS, Headline, Metric, Site
+from mdlbench.suite.suite import PIXELS, Headline, Metric, Site
 
 HEADLINE = Headline(metric="mse", epsilon=0.015)
 SUITE_DIGEST = "d1" * 32

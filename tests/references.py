@@ -8,8 +8,8 @@ from math import comb, floor, log2
 import numpy as np
 from hypothesis import strategies as st
 
-from mdlbench.latents import SparseLatents
-from mdlbench.quantise import Symbols
+from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.symbols import Symbols
 
 
 @st.composite

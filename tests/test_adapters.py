@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import D_IN, tiny_suite, write_sae
 
-from mdlbench.adapters import linear
+from mdlbench.adapters import parts
 from mdlbench.adapters.check import check_coder
-from mdlbench.adapters.linear import Decoder
+from mdlbench.adapters.formats.python import coder_of
 from mdlbench.adapters.load import identify_coder, load_coder
+from mdlbench.adapters.parts import Decoder
 from mdlbench.adapters.protocol import CoderSpec, SparseCoder
-from mdlbench.adapters.python import coder_of
+from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.symbols import dequantise, quantise
 from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageError
-from mdlbench.latents import SparseLatents
-from mdlbench.quantise import dequantise, quantise
-from mdlbench.sources import Block, Split
 from mdlbench.sources.images import ImageSource
-from mdlbench.suite import suites_folder
+from mdlbench.sources.protocol import Block, Split
+from mdlbench.suite.suite import suites_folder
 
 D, WIDTH, K = 20, 64, 7
 ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated")
@@ -260,7 +260,7 @@ def test_weights_of_other_dtypes_are_computed_in_float32(
 def test_jumprelu_is_off_at_its_threshold() -> None:
     threshold = torch.tensor([0.5, 0.0, -1.0])
     a = torch.tensor([[0.5, 0.0, 0.0], [0.5000001, 1e-30, -0.5], [-1.0, -1.0, 2.0]])
-    found = linear.JumpReLU(threshold)(a)
+    found = parts.JumpReLU(threshold)(a)
     assert list(zip(found.token.tolist(), found.latent.tolist(), strict=True)) == [
         (1, 0),
         (1, 1),
@@ -282,7 +282,7 @@ def test_side_information_survives_a_sweep(tmp_path: Path) -> None:
 
 
 def test_a_zero_token_has_a_norm() -> None:
-    normalisation = linear.ConstantNorm()
+    normalisation = parts.ConstantNorm()
     x = torch.zeros(1, 4)
     normalised, side = normalisation.apply(x)
     assert torch.equal(normalised, x)
@@ -294,11 +294,11 @@ def test_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     x = activations(50)
     whole, side = coder.encode(x)
     decoded = coder.decode(whole, side)
-    monkeypatch.setattr(linear, "BLOCK_BYTES", 4 * WIDTH * 7)
-    parts, _ = coder.encode(x)
-    np.testing.assert_array_equal(parts.token, whole.token)
-    np.testing.assert_allclose(parts.to_dense(), whole.to_dense(), atol=1e-5)
-    torch.testing.assert_close(coder.decode(parts, side), decoded, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(parts, "BLOCK_BYTES", 4 * WIDTH * 7)
+    pieces, _ = coder.encode(x)
+    np.testing.assert_array_equal(pieces.token, whole.token)
+    np.testing.assert_allclose(pieces.to_dense(), whole.to_dense(), atol=1e-5)
+    torch.testing.assert_close(coder.decode(pieces, side), decoded, rtol=1e-4, atol=1e-5)
 
 
 @st.composite

@@ -18,14 +18,14 @@ from sae_lens.saes.sae import TrainStepInput
 from safetensors.torch import load_file, save_file
 from test_training import CONFIG, SparseSource
 
-from mdlbench.adapters.linear import TreeDecoder
 from mdlbench.adapters.load import load_coder
+from mdlbench.adapters.parts import TreeDecoder
+from mdlbench.codes.closed_forms import zipf_rates
+from mdlbench.codes.forest import Forest
+from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.symbols import quantise
 from mdlbench.errors import CheckpointError, TrainingError, UsageError
-from mdlbench.forest import Forest
-from mdlbench.latents import SparseLatents
-from mdlbench.quantise import quantise
-from mdlbench.sources import Block, Split
-from mdlbench.theory import zipf_rates
+from mdlbench.sources.protocol import Block, Split
 from mdlbench.training.architectures.auxiliary import auxiliary_loss, underused, zipf_density
 from mdlbench.training.architectures.choice import quotas
 from mdlbench.training.architectures.entropy import STRENGTH

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from mdlbench.boards.leaderboard import build_archive
 from mdlbench.errors import OutputError
-from mdlbench.leaderboard import build_archive
+from mdlbench.records.store import RecordStore, read_archive, read_records, read_references
 from mdlbench.report import write_report
-from mdlbench.store import RecordStore, read_archive, read_records, read_references
 from tests.records import HEADLINE, make_record, make_result, realistic_references
 from tests.test_cli import mdlbench
 from tests.tiny import write_tiny_suite

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import forests, symbols_of
 
-from mdlbench import bitstream
-from mdlbench.codelength import BetaPrior, Codebook
+from mdlbench.codes import bitstream
+from mdlbench.codes.codelength import BetaPrior, Codebook
+from mdlbench.codes.forest import Forest
+from mdlbench.codes.symbols import Symbols
+from mdlbench.codes.tally import SymbolCounts
+from mdlbench.codes.tree import TreeCodebook
 from mdlbench.errors import CoderError, OutputError, RecordError, UsageError
-from mdlbench.forest import Forest
-from mdlbench.quantise import Symbols
-from mdlbench.tally import SymbolCounts
-from mdlbench.treecode import TreeCodebook
 
 GOLDEN = Path(__file__).parent / "golden" / "bitstream-v1.mdlbits"
 METADATA = {"sae": "demo", "quantiser": "normalised", "suite_digest": "0" * 64}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mdlbench.bootstrap import Bootstrap, percentile_interval, upper_limit
+from mdlbench.statistics.bootstrap import Bootstrap, percentile_interval, upper_limit
 
 
 def test_the_same_arguments_draw_the_same_documents():

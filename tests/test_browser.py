@@ -16,10 +16,10 @@ from records import (
     realistic_suite,
 )
 
-from mdlbench.leaderboard import build
+from mdlbench.boards.leaderboard import build
 from mdlbench.report.page.write import index_page, suite_page
 from mdlbench.report.tables import printable
-from mdlbench.suite import Headline
+from mdlbench.suite.suite import Headline
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 ARGUMENTS = [

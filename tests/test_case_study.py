@@ -11,14 +11,12 @@ import pytest
 from records import make_point, make_record, make_result, realistic_suite
 from tiny import tiny_suite, write_sae
 
-from mdlbench import run
-from mdlbench.curve import overlap
+from mdlbench.curves.curve import overlap
 from mdlbench.errors import MdlbenchError
-from mdlbench.record import EvalRecord
-from mdlbench.reproduce import case_study, sweep_figures
-from mdlbench.reproduce.case_study import EPSILON, SWEEP, drawings, score, write_study
-from mdlbench.reproduce.feature_sheet import Sheet, effective_pixels, sheet
-from mdlbench.reproduce.sweep import (
+from mdlbench.papers import case_study, sweep_figures
+from mdlbench.papers.case_study import EPSILON, SWEEP, drawings, score, write_study
+from mdlbench.papers.feature_sheet import Sheet, effective_pixels, sheet
+from mdlbench.papers.sweep import (
     Study,
     gains,
     level,
@@ -29,7 +27,7 @@ from mdlbench.reproduce.sweep import (
     precision_at,
     sparsest,
 )
-from mdlbench.reproduce.sweep_report import (
+from mdlbench.papers.sweep_report import (
     answers,
     dead_at_minimum,
     features_grow,
@@ -38,8 +36,10 @@ from mdlbench.reproduce.sweep_report import (
     table,
     to_markdown,
 )
+from mdlbench.records.record import EvalRecord
+from mdlbench.records.store import read_records
+from mdlbench.scoring import suite_run
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.store import read_records
 
 BOARD = Path(__file__).parent.parent / "leaderboards" / "mnist"
 NOISE = 0.1 * np.random.default_rng(0).normal(size=100)
@@ -444,7 +444,7 @@ def test_an_sae_that_cannot_be_scored_stops_the_study(tiny, tmp_path):
 
 
 def test_sheet_against_dense_arrays(tiny):
-    coder, source = run.open_target(Opener(tiny, Setting()), "batchtopk-24-k2", None)
+    coder, source = suite_run.open_target(Opener(tiny, Setting()), "batchtopk-24-k2", None)
     found = sheet("bars", coder, source, 5)
     images = {
         split: np.concatenate([block.activations.numpy() for block in source.blocks(split)])

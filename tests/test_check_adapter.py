@@ -14,13 +14,13 @@ from tiny import D_IN, tiny_suite, write_sae
 
 from mdlbench.adapters.agreement import doubts
 from mdlbench.adapters.check import Check, check_coder, check_origin
+from mdlbench.adapters.formats.saelens.build import build
+from mdlbench.adapters.formats.saelens.config import parse_config
 from mdlbench.adapters.load import load_coder
 from mdlbench.adapters.protocol import Origin, SparseCoder
-from mdlbench.adapters.saelens_build import build
-from mdlbench.adapters.saelens_config import parse_config
-from mdlbench.sources import ActivationSource
 from mdlbench.sources.images import ImageSource
-from mdlbench.suite import PIXELS, Site
+from mdlbench.sources.protocol import ActivationSource
+from mdlbench.suite.suite import PIXELS, Site
 
 HOOK = "blocks.8.hook_resid_pre"
 CENTRED = {"center_writing_weights": True}

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from mdlbench import run as runs
 from mdlbench.adapters import checked
 from mdlbench.adapters.load import load_coder
 from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CoderError, OutputError
+from mdlbench.scoring import suite_run as runs
 from mdlbench.sources.open import Opener
 from tests.tiny import N_TEST, tiny_suite, write_sae
 

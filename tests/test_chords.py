@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad, trapezoid
 
-from mdlbench.chords import Chords, LogChords, crossing_qualities
-from mdlbench.curve import RateDistortionCurve, RatePoint, bd_bits, bd_rate, crossings
-from mdlbench.store import read_records
+from mdlbench.curves.chords import Chords, LogChords, crossing_qualities
+from mdlbench.curves.curve import RateDistortionCurve, RatePoint, bd_bits, bd_rate, crossings
+from mdlbench.records.store import read_records
 
 MNIST = Path(__file__).parent.parent / "leaderboards" / "mnist"
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdlbench.record import SCHEMA_VERSION
+from mdlbench.records.record import SCHEMA_VERSION
 from tests.tiny import N_TEST, write_sae, write_tiny_suite
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "mdlbench.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "mdlbench", *map(str, arguments)]
 
 
 def mdlbench(*arguments, cwd=None):
@@ -269,7 +269,7 @@ def test_an_unwritable_folder_is_found_out_before_the_work(suite, tmp_path):
 @pytest.mark.parametrize("arguments", [["--help"], ["ls", "suites"], ["ls", "adapters"]])
 def test_help_and_lists_do_not_load_torch(arguments):
     probe = (
-        "import sys, mdlbench.cli as c\n"
+        "import sys, mdlbench.cli.main as c\n"
         f"sys.argv = ['mdlbench', *{arguments!r}]\n"
         "try: c.main()\n"
         "except SystemExit: pass\n"

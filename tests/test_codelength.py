@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from references import dense_latents, entropy, exp_golomb, histogram, quantised, sparse, subset_bits
 from scipy.optimize import brute
 
-from mdlbench import codelength
-from mdlbench.codelength import Codebook, Rate
+from mdlbench.codes import codelength
+from mdlbench.codes.codelength import Codebook, Rate
+from mdlbench.codes.symbols import quantise
+from mdlbench.codes.tally import SymbolCounts, Tally
 from mdlbench.errors import CoderError
-from mdlbench.quantise import quantise
-from mdlbench.tally import SymbolCounts, Tally
 
 STEP = 1.0
 SEEDS = st.integers(0, 2**32 - 1)

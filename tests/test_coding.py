@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mdlbench.coding.channel import Reader, Writer, within
-from mdlbench.coding.counts import Binomial, Hypergeometric, code_counts
-from mdlbench.coding.magnitudes import code_integers
-from mdlbench.coding.support import code_support
+from mdlbench.codes.stream.channel import Reader, Writer, within
+from mdlbench.codes.stream.counts import Binomial, Hypergeometric, code_counts
+from mdlbench.codes.stream.magnitudes import code_integers
+from mdlbench.codes.stream.support import code_support
 
 
 def integers(*values):

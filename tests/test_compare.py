@@ -25,17 +25,17 @@ from scipy.integrate import trapezoid
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial import ConvexHull
 
-from mdlbench.compare.choice import choose, only_results_folder
-from mdlbench.compare.contender import Contender
-from mdlbench.compare.contest import compare, placings_at
+from mdlbench.boards.compare.choice import choose, only_results_folder
+from mdlbench.boards.compare.contender import Contender
+from mdlbench.boards.compare.contest import compare, placings_at
 from mdlbench.errors import RecordError, UsageError
+from mdlbench.records.store import RecordStore
 from mdlbench.report.compare.data import to_csv, to_json
 from mdlbench.report.compare.figure import comparison_figure
 from mdlbench.report.compare.terminal import print_comparison
 from mdlbench.report.compare.words import answer, curve_notes, to_markdown
 from mdlbench.report.style import png
-from mdlbench.store import RecordStore
-from mdlbench.suite import Site
+from mdlbench.suite.suite import Site
 
 N_DRAWS = 40
 DRAWS = np.random.default_rng(1)
@@ -608,7 +608,7 @@ def test_the_figure_of_families_is_linear_too_and_the_same_twice(contest, zoo):
 
 def mdlbench(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "mdlbench.cli", "compare", *map(str, arguments)],
+        [sys.executable, "-m", "mdlbench", "compare", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from records import make_record, make_result
 
-from mdlbench.comparison import Difference, differences, mean_difference, sign_change
+from mdlbench.boards.pairing import Difference, differences, mean_difference, sign_change
 from mdlbench.errors import RecordError
-from mdlbench.suite import Site
+from mdlbench.suite.suite import Site
 
 NOISE = np.random.default_rng(0).normal(size=200)
 

@@ -13,7 +13,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 from scipy.spatial import ConvexHull
 
-from mdlbench.curve import (
+from mdlbench.curves.curve import (
     METRIC_LABELS,
     RateDistortionCurve,
     RatePoint,

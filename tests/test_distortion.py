@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdlbench.distortion import (
+from mdlbench.statistics.distortion import (
     DistortionSums,
     ErrorSums,
     Reference,

@@ -23,7 +23,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from mdlbench.suite import load_suite, suites_folder
+from mdlbench.suite.suite import load_suite, suites_folder
 from tests.documentation import (
     LANGUAGES,
     PAGES,
@@ -117,7 +117,7 @@ class MySae:
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `mdlbench`, `python` and `pip` of this interpreter and this working tree."""
     folder = tmp_path_factory.mktemp("bin")
-    for name, module in {"mdlbench": "-m mdlbench.cli", "python": "", "pip": "-m pip"}.items():
+    for name, module in {"mdlbench": "-m mdlbench", "python": "", "pip": "-m pip"}.items():
         script = f'PYTHONPATH="$PYTHONPATH:{REPOSITORY}" exec {sys.executable} -P {module} "$@"'
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)

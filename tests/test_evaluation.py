@@ -14,19 +14,19 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from mdlbench import bitstream, evaluation
 from mdlbench.adapters.load import load_coder
-from mdlbench.bootstrap import Bootstrap, percentile_interval
-from mdlbench.evaluation import Bench, evaluate_coder
-from mdlbench.leaderboard import operating_point
-from mdlbench.profile import pictures_of, profile_ranks
-from mdlbench.record import CoderIdentity
-from mdlbench.run import evaluate
+from mdlbench.codes import bitstream
+from mdlbench.records.record import CoderIdentity, operating_point, profile_ranks
+from mdlbench.scoring import evaluation
+from mdlbench.scoring.evaluation import Bench, evaluate_coder
+from mdlbench.scoring.profile import pictures_of
+from mdlbench.scoring.suite_run import evaluate
 from mdlbench.sources import images
 from mdlbench.sources.images import ImageSource
 from mdlbench.sources.open import Opener
-from mdlbench.suite import PIXELS, Site
-from mdlbench.tolerance import step_at
+from mdlbench.statistics.bootstrap import Bootstrap, percentile_interval
+from mdlbench.statistics.tolerance import step_at
+from mdlbench.suite.suite import PIXELS, Site
 from tests.tiny import N_TEST, N_TRAIN, tiny_suite, write_sae
 
 

@@ -13,14 +13,14 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 from safetensors.torch import save
 
-from mdlbench import fetch as fetching
 from mdlbench.adapters.load import load_coder, origin_of
 from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CheckpointError, HubError
-from mdlbench.fetch import Got, Missed, fetch
 from mdlbench.files import cache_folder, sha256_of
 from mdlbench.hub import HubUnreachableError
-from mdlbench.suite import load_suite, suites_folder
+from mdlbench.scoring import fetch as fetching
+from mdlbench.scoring.fetch import Got, Missed, fetch
+from mdlbench.suite.suite import load_suite, suites_folder
 from tests.surrogate_hub import as_json, serving, write_repository
 from tests.test_hub import DISCARD, fake, set_endpoint
 from tests.test_packaged import FILE, SHA256, index, write_wheel

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import entropy, forests, symbols_of
 
-from mdlbench import forest as forest_module
+from mdlbench.codes import forest as forest_module
+from mdlbench.codes.forest import Forest, joint_count_bits, learn_forest
+from mdlbench.codes.tally import SymbolCounts
 from mdlbench.errors import CoderError
-from mdlbench.forest import Forest, joint_count_bits, learn_forest
-from mdlbench.tally import SymbolCounts
 
 
 def depth_of(parents: list[int], latent: int) -> int:

@@ -14,11 +14,11 @@ from tiny import D_IN, tiny_suite
 from typer.testing import CliRunner
 
 from mdlbench import hub
-from mdlbench.adapters import linear
+from mdlbench.adapters import parts
 from mdlbench.adapters.check import check_coder
 from mdlbench.adapters.load import identify_coder, load_coder, origin_of
 from mdlbench.adapters.protocol import Origin, SparseCoder
-from mdlbench.cli import app
+from mdlbench.cli.main import app
 from mdlbench.errors import CheckpointError, HubError, UsageError
 from mdlbench.sources.images import ImageSource
 
@@ -390,7 +390,7 @@ def test_sparsify_against_float64(
 
 
 def test_an_empty_run_has_no_largest_of_a_group() -> None:
-    found = linear.GroupMax(2)(torch.zeros(0, 6))
+    found = parts.GroupMax(2)(torch.zeros(0, 6))
     assert (len(found.token), len(found.latent), len(found.value)) == (0, 0, 0)
 
 

@@ -13,9 +13,9 @@ import torch
 import yaml
 from huggingface_hub import constants
 
+from mdlbench.adapters.formats.saelens.releases import find_release
 from mdlbench.adapters.load import load_coder, origin_of
-from mdlbench.adapters.saelens_releases import find_release
-from mdlbench.suite import load_suite, suites_folder
+from mdlbench.suite.suite import load_suite, suites_folder
 from tests.surrogate_hub import N_HEADS, WIDTH, environment
 
 SUITES = ("gpt2-l8", "gpt2-res-jb")
@@ -29,7 +29,7 @@ def mdlbench(folder, *arguments, **variables):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     here = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-m", "mdlbench.cli", *map(str, arguments)],
+        [sys.executable, "-m", "mdlbench", *map(str, arguments)],
         env=clean | environment(folder) | here | variables,
         capture_output=True,
         text=True,

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from mdlbench.errors import SuiteError
 from mdlbench.sources.images import Classifier, ImageSource
-from mdlbench.suite import load_suite
+from mdlbench.suite.suite import load_suite
 from tests.tiny import D_IN, N_TEST, N_TRAIN, bars, tiny_suite, write_tiny_suite
 
 

@@ -11,16 +11,9 @@ from mdlbench.errors import HubError, SourceError, UsageError
 from mdlbench.sources import language, losses
 from mdlbench.sources.language import LanguageActivations, Wiring
 from mdlbench.sources.losses import clean_predictions, spliced_losses
-from mdlbench.sources.models import (
-    Entry,
-    Head,
-    Hook,
-    HookedModel,
-    load_model,
-    weights_digest,
-)
+from mdlbench.sources.models import Entry, Head, Hook, HookedModel, load_model, weights_digest
 from mdlbench.sources.text import Contexts
-from mdlbench.suite import HubModel, Site
+from mdlbench.suite.suite import HubModel, Site
 from tests.tiny_language import (
     ARCHITECTURES,
     CONTEXT,

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mdlbench.codes.latents import SparseLatents, concatenate
 from mdlbench.errors import CoderError
-from mdlbench.latents import SparseLatents, concatenate
 
 DENSE = hnp.arrays(
     np.float32,

@@ -22,10 +22,10 @@ from records import (
     realistic_suite,
 )
 
-from mdlbench.bootstrap import percentile_interval
+from mdlbench.boards.leaderboard import build, build_all, comparable, rank, shared_ranks
 from mdlbench.errors import RecordError, UsageError
-from mdlbench.leaderboard import build, build_all, comparable, rank, shared_ranks
-from mdlbench.suite import Headline, Site
+from mdlbench.statistics.bootstrap import percentile_interval
+from mdlbench.suite.suite import Headline, Site
 
 
 def standings(records):

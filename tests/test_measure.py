@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from mdlbench import measure
 from mdlbench.adapters import checked
 from mdlbench.adapters.load import load_coder
-from mdlbench.distortion import DistortionSums, ErrorSums
-from mdlbench.evaluation import Bench, encoded, search_limit, spliced
-from mdlbench.modes import MODES
+from mdlbench.quantisers.modes import MODES
+from mdlbench.scoring import passes
+from mdlbench.scoring.evaluation import Bench, encoded, search_limit, spliced
 from mdlbench.sources.images import ImageSource
 from mdlbench.sources.open import Opener
-from mdlbench.suite import PIXELS, Site, Steps
+from mdlbench.statistics.distortion import DistortionSums, ErrorSums
+from mdlbench.suite.suite import PIXELS, Site, Steps
 from tests.tiny import tiny_suite, write_sae
 
 
@@ -111,20 +111,20 @@ def test_a_metric_reads_the_same_from_errors_and_distortions(bench, sweep):
 
 def test_relative_steps(bench, coder):
     steps = Steps(finest=0.25, octaves=3, unit="latent_rms")
-    scale = measure.quantiser_scale(coder, MODES["normalised"])
+    scale = passes.quantiser_scale(coder, MODES["normalised"])
     x = next(bench.source.blocks("calibration")).activations
     latents, _ = checked.encode(coder, x)
     values = latents.scaled(scale).to_dense().astype(np.float64)
     rms = float(f"{np.sqrt((values[values != 0] ** 2).mean()):.3g}")
-    found = measure.absolute_steps(steps, coder, bench.source, scale)
+    found = passes.absolute_steps(steps, coder, bench.source, scale)
     assert found == Steps(finest=0.25 * rms, octaves=3)
     assert found.grid == [0.25 * rms, 0.5 * rms, 1.0 * rms]
     absolute = Steps(finest=0.25, octaves=3)
-    assert measure.absolute_steps(absolute, coder, bench.source, scale) is absolute
+    assert passes.absolute_steps(absolute, coder, bench.source, scale) is absolute
 
 
 def test_the_reference_waits_until_it_is_asked_for(bench, monkeypatch, tmp_path):
-    monkeypatch.setattr(measure, "reference", lambda source: pytest.fail("two passes"))
+    monkeypatch.setattr(passes, "reference", lambda source: pytest.fail("two passes"))
     lazy = Bench.open(Opener(tiny_suite(tmp_path)), Site(hook=PIXELS))
     assert lazy.measurement() == bench.measurement()
     assert torch.equal(

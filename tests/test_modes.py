@@ -13,9 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float
 
-from mdlbench import bitstream, cli, measure
 from mdlbench.adapters.load import load_coder
-from mdlbench.allocation import (
+from mdlbench.cli import main
+from mdlbench.codes import bitstream
+from mdlbench.codes.codelength import Codebook
+from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.symbols import FittedQuantiser, PlainStep, Symbols, quantise
+from mdlbench.codes.tally import SymbolCounts
+from mdlbench.errors import RecordError, UsageError
+from mdlbench.quantisers.modes import (
+    MODES,
+    Calibration,
+    FlatCode,
+    decoded_values,
+    described,
+    mode_of,
+)
+from mdlbench.quantisers.per_feature import (
     DROPPED,
     HIGHEST,
     LOWEST,
@@ -23,20 +37,22 @@ from mdlbench.allocation import (
     allocate,
     measure_choices,
 )
-from mdlbench.codelength import Codebook
-from mdlbench.errors import RecordError, UsageError
-from mdlbench.evaluation import Bench, encode_test_split, encoded
-from mdlbench.latents import SparseLatents
-from mdlbench.modes import MODES, Calibration, FlatCode, decoded_values, described, mode_of
-from mdlbench.quantise import FittedQuantiser, PlainStep, Symbols, quantise
-from mdlbench.rdo import FRACTION, N_CENTROIDS, OFFSETS, Centroids, fit_centroids, fit_rate_aware
-from mdlbench.record import Identity
-from mdlbench.run import evaluate
-from mdlbench.selection import HIGH_RATE_SLOPE, Trial, curve_slope
+from mdlbench.quantisers.rdo import (
+    FRACTION,
+    N_CENTROIDS,
+    OFFSETS,
+    Centroids,
+    fit_centroids,
+    fit_rate_aware,
+)
+from mdlbench.quantisers.trial import HIGH_RATE_SLOPE, Trial, curve_slope
+from mdlbench.records.record import Identity
+from mdlbench.records.store import read_records
+from mdlbench.scoring import passes
+from mdlbench.scoring.evaluation import Bench, encode_test_split, encoded
+from mdlbench.scoring.suite_run import evaluate
 from mdlbench.sources.open import Opener
-from mdlbench.store import read_records
-from mdlbench.suite import PIXELS, Quantiser, Site
-from mdlbench.tally import SymbolCounts
+from mdlbench.suite.suite import PIXELS, Quantiser, Site
 from tests.records import make_identity, make_record
 from tests.tiny import tiny_suite, write_sae
 
@@ -327,7 +343,7 @@ def test_real_bytes_are_the_rate_and_decode_to_the_values(records, suite, sae, n
     with encoded(bench, coder) as run:
         data = encode_test_split(bench, run.sweep, audited[0].step)
         quantiser = run.sweep.quantiser_at(audited[0].step)
-        expected = quantiser.values(measure.all_symbols(run.sweep.test, quantiser))
+        expected = quantiser.values(passes.all_symbols(run.sweep.test, quantiser))
     decoded = bitstream.decode(data)
     assert decoded.metadata["quantiser"] == name
     assert decoded_values(decoded).value.tolist() == expected.value.tolist()
@@ -401,7 +417,7 @@ def test_unknown_modes_are_refused_with_the_nearest():
     with pytest.raises(UsageError, match="rdo"):
         mode_of("rdq")
     assert set(MODES) == {"normalised", "uniform", "per-feature", "rdo", "tree"}
-    assert set(MODES) == set(get_args(Quantiser)) == {mode.value for mode in cli.Mode}
+    assert set(MODES) == set(get_args(Quantiser)) == {mode.value for mode in main.Mode}
 
 
 def test_a_file_with_a_foreign_quantiser_is_refused():

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from references import entropy, sparse
 
-from mdlbench import codelength, theory
-from mdlbench.codelength import Codebook
-from mdlbench.quantise import dequantise, quantise
+from mdlbench.codes import closed_forms, codelength
+from mdlbench.codes.codelength import Codebook
+from mdlbench.codes.symbols import dequantise, quantise
+from mdlbench.codes.tally import SymbolCounts
 from mdlbench.sources.images import load_images
-from mdlbench.suite import suites_folder
-from mdlbench.tally import SymbolCounts
+from mdlbench.suite.suite import suites_folder
 
 N = 10**6
 
@@ -47,7 +47,7 @@ def plugin(*distributions: dict[int, float], n_tokens: int = N) -> float:
 
 def test_gpt2_illustration() -> None:
     """One-hot as printed is a product, 7·128·log₂ V; the paper's own bound is 7 + 128·log₂ V."""
-    found = theory.gpt2_illustration()
+    found = closed_forms.gpt2_illustration()
     assert found == pytest.approx(
         (1404.63, 949.63, 651.83, 647.49, 5376, 13992.87, 2005.98), abs=0.005
     )
@@ -55,7 +55,7 @@ def test_gpt2_illustration() -> None:
 
 def test_gpt2_support_code() -> None:
     firing = {1: 65 / 25000}
-    exact = theory.gpt2_illustration().firing_rates
+    exact = closed_forms.gpt2_illustration().firing_rates
     assert plugin(*[firing] * 25000, n_tokens=5000) == pytest.approx(exact, rel=1e-12)
 
 
@@ -82,8 +82,8 @@ def test_gpt2_enumerative_code_of_a_topk_sae() -> None:
 )
 def test_feature_splitting(p: float, rho: float, two: float, three: float, joint: float) -> None:
     rate = np.array([p])
-    overlap = theory.overlap(rate, rate, np.array([rho]))
-    exact = theory.splitting(rate, rate, overlap)
+    overlap = closed_forms.overlap(rate, rate, np.array([rho]))
+    exact = closed_forms.splitting(rate, rate, overlap)
     assert np.concatenate(exact) == pytest.approx([two, three, joint], abs=5e-7)
     q = float(overlap[0])
     assert plugin({1: p}, {1: p}) == pytest.approx(exact.two[0], rel=1e-12)
@@ -94,12 +94,12 @@ def test_feature_splitting(p: float, rho: float, two: float, three: float, joint
 def test_break_even_correlation_of_splitting() -> None:
     p = np.array([0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5])
     rho = [0.00172, 0.01715, 0.08432, 0.16263, 0.29453, 0.39559, 0.47298, 0.53315]
-    assert theory.break_even_correlation(p, p) == pytest.approx(rho, abs=5e-6)
+    assert closed_forms.break_even_correlation(p, p) == pytest.approx(rho, abs=5e-6)
 
 
 def test_sparse_features_split_at_a_lift_of_e() -> None:
     p = np.array([1e-2, 1e-3, 1e-4])
-    lift = theory.break_even_lift(p, p)
+    lift = closed_forms.break_even_lift(p, p)
     assert lift[-1] == pytest.approx(math.e, rel=1e-4)
     assert (np.diff(np.abs(lift - math.e)) < 0).all()
 
@@ -114,7 +114,7 @@ def test_sparse_features_split_at_a_lift_of_e() -> None:
 def test_hierarchy(p_a: float, b_given_a: float, flat: float, tree: float) -> None:
     """Bird within Animal. The tree's length is the joint entropy: H₂(p_A) + p_A·H₂(p_B/p_A)."""
     p_b = p_a * b_given_a
-    exact = theory.nested(np.array([[p_a], [p_b]]))
+    exact = closed_forms.nested(np.array([[p_a], [p_b]]))
     assert np.concatenate(exact) == pytest.approx([flat, tree, tree], abs=5e-7)
     assert plugin({1: p_b}, {1: p_a - p_b}) == pytest.approx(exact.flat[0], rel=1e-12)
     joint = codelength.plugin(latents_of({1: p_b, 2: p_a - p_b}))
@@ -133,7 +133,8 @@ def test_fixed_firing_rates(
 ) -> None:
     """Uniform rates are the worst index code at a given L0."""
     bits = [
-        theory.fixed_rates_bits(theory.zipf_rates(n_latents, l0, alpha)) for alpha in (0, 0.7, 1)
+        closed_forms.fixed_rates_bits(closed_forms.zipf_rates(n_latents, l0, alpha))
+        for alpha in (0, 0.7, 1)
     ]
     assert bits == pytest.approx([uniform, zipf_07, zipf_1], abs=0.005)
     assert bits == sorted(bits, reverse=True)
@@ -141,7 +142,7 @@ def test_fixed_firing_rates(
 
 def test_compositional_data() -> None:
     """2 colours × 2 shapes: the shorter code is not the factored one."""
-    exact = theory.compositional([2, 2])
+    exact = closed_forms.compositional([2, 2])
     assert exact == pytest.approx((3.2451, 4.0, 2.0), abs=5e-5)
     assert plugin(*[{1: 0.25}] * 4) == pytest.approx(exact.composed, rel=1e-12)
     assert plugin(*[{1: 0.5}] * 4) == pytest.approx(exact.factored, rel=1e-12)
@@ -157,7 +158,7 @@ def test_high_rate_gaussian(ratio: float) -> None:
     z = np.random.default_rng(0).normal(0, sigma, (10**6, 1)).astype(np.float32)
     symbols = quantise(sparse(z), step)
     bits = codelength.plugin(SymbolCounts.of(symbols)).total
-    exact = theory.fine_gaussian_bits(ratio)
+    exact = closed_forms.fine_gaussian_bits(ratio)
     assert exact == pytest.approx(2.0471 + log2(ratio), abs=5e-5)
     assert bits == pytest.approx(exact, abs=0.003)
     decoded = dequantise(symbols, step).to_dense()

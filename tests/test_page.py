@@ -19,17 +19,17 @@ from records import (
     realistic_suite,
 )
 
-from mdlbench import cli
+from mdlbench.boards.leaderboard import build, build_all
+from mdlbench.cli import main
 from mdlbench.errors import RecordError
-from mdlbench.leaderboard import build, build_all
-from mdlbench.profile import profile_ranks
+from mdlbench.records.record import profile_ranks
+from mdlbench.records.repetition import write_reproduction
+from mdlbench.records.store import RecordStore, results_folder
 from mdlbench.report.page import content, folders, write_pages
 from mdlbench.report.page.content import page_data
 from mdlbench.report.page.write import index_page, suite_page
 from mdlbench.report.page.zipf import zipf_fit
-from mdlbench.reproduction import write_reproduction
-from mdlbench.store import RecordStore, results_folder
-from mdlbench.suite import Agreement, load_suite
+from mdlbench.suite.suite import Agreement, load_suite
 
 MEGABYTE = 10**6
 
@@ -349,6 +349,6 @@ def test_a_folder_is_found_by_its_name(tmp_path, monkeypatch):
 def test_the_command_writes_a_page(zoo, tmp_path, monkeypatch, capsys):
     write_results(tmp_path / "results" / "mnist", zoo[:3])
     monkeypatch.chdir(tmp_path)
-    cli.app(["leaderboard", "mnist", "--html"], standalone_mode=False)
+    main.app(["leaderboard", "mnist", "--html"], standalone_mode=False)
     assert capsys.readouterr().out == "results/mnist/index.html\n"
     assert len(embedded((tmp_path / "results/mnist/index.html").read_bytes())["sites"]) == 1

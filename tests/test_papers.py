@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdlbench.leaderboard import build_all
+from mdlbench.boards.leaderboard import build_all
+from mdlbench.records.store import read_records
 from mdlbench.report import formatted, write_report
 from mdlbench.report.citation import bibtex, methods
-from mdlbench.report.papers import latex_text, to_latex, to_parquet
+from mdlbench.report.exports import latex_text, to_latex, to_parquet
 from mdlbench.report.tables import to_csv
-from mdlbench.store import read_records
-from mdlbench.suite import load_suite
+from mdlbench.suite.suite import load_suite
 from tests.records import HEADLINE, make_record, make_result, realistic_references, realistic_suite
 from tests.test_cli import mdlbench
 

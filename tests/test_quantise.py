@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.symbols import dequantise, half_steps, quantise, symbol_at
 from mdlbench.errors import CoderError, UsageError
-from mdlbench.latents import SparseLatents
-from mdlbench.quantise import dequantise, half_steps, quantise, symbol_at
 
 STEPS = st.sampled_from([0.03125, 0.25, 1.0, 3.0, 2.0**-9])
 VALUES = st.floats(-1e4, 1e4, width=32).filter(lambda a: a != 0)

@@ -22,9 +22,9 @@ from records import (
 )
 from rich.console import Console
 
-from mdlbench.curve import gaussian_rate_distortion
+from mdlbench.boards.leaderboard import build, to_json
+from mdlbench.curves.curve import gaussian_rate_distortion
 from mdlbench.errors import OutputError, RecordError, UsageError
-from mdlbench.leaderboard import build, to_json
 from mdlbench.report import print_boards, write_report
 from mdlbench.report.architectures import architectures_figure, families, has_several
 from mdlbench.report.features import feature_grid, write_feature_grid
@@ -37,7 +37,7 @@ from mdlbench.report.widths import (
     tolerances_figure,
     width_figure,
 )
-from mdlbench.suite import Headline
+from mdlbench.suite.suite import Headline
 
 LIMIT = (HEADLINE.metric, HEADLINE.epsilon)
 GATED = {"architecture": "gated"}

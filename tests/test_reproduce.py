@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from references import entropy
 
 from mdlbench.errors import UsageError
+from mdlbench.papers import EXPERIMENTS, feature_splitting, hierarchy, run_experiment
+from mdlbench.papers.outputs import markdown_table
+from mdlbench.papers.simulation import Documents, Estimate, code, tree_code
+from mdlbench.papers.wording import coverage
 from mdlbench.report.style import pdf
-from mdlbench.reproduce import EXPERIMENTS, feature_splitting, hierarchy, run_experiment
-from mdlbench.reproduce.outputs import markdown_table
-from mdlbench.reproduce.simulation import Documents, Estimate, code, tree_code
-from mdlbench.reproduce.wording import coverage
 
 SMALL = {
     "feature-splitting": {
@@ -60,7 +60,7 @@ def small(monkeypatch):
 def results(tmp_path_factory):
     """The folder in which one process ran small experiments, and what it printed."""
     folder = tmp_path_factory.mktemp("experiments")
-    script = ["import sys", "from mdlbench.cli import app"]
+    script = ["import sys", "from mdlbench.cli.main import app"]
     for name, constants in SMALL.items():
         script += [
             f"import {MODULES[name].__name__} as experiment",

@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 from surrogate_hub import write_repository
 from test_adapters import VARIANTS, WIDTH, D, activations, describe, reference, write_checkpoint
 
-from mdlbench.adapters import matching_pursuit
 from mdlbench.adapters.check import check_coder
-from mdlbench.adapters.linear import LinearCoder
+from mdlbench.adapters.formats.python import coder_of
+from mdlbench.adapters.formats.saelens import matching_pursuit
+from mdlbench.adapters.formats.saelens.build import build
+from mdlbench.adapters.formats.saelens.config import parse_config
 from mdlbench.adapters.load import expand_spec, load_coder, origin_of
+from mdlbench.adapters.parts import LinearCoder
 from mdlbench.adapters.protocol import CoderIdentity, Origin
-from mdlbench.adapters.python import coder_of
-from mdlbench.adapters.saelens_build import build
-from mdlbench.adapters.saelens_config import parse_config
 from mdlbench.errors import CheckpointError, CoderError, HubError, UsageError
 
 D_OUT = 13

@@ -18,7 +18,7 @@ from surrogate_hub import write_repository
 from test_adapters import WIDTH, D, activations, reference, write_checkpoint
 from test_hub import DISCARD, FakeHub, fake, set_endpoint
 
-from mdlbench.adapters import saelens_releases
+from mdlbench.adapters.formats.saelens import releases
 from mdlbench.adapters.load import expand_spec, identify_coder, load_coder, origin_of
 from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.errors import CheckpointError, HubError, MdlbenchError, UsageError
@@ -229,11 +229,11 @@ def test_what_decides_numbers_is_part_of_the_identity(cache: Path) -> None:
 def test_converted_weights_are_told_apart(cache: Path) -> None:
     config = load_coder(HOOK_Z).spec
     tensors = affine()
-    parsed = saelens_releases.releases()["gpt2-small-hook-z-kk"].published("blocks.8.hook_z")
-    digest = saelens_releases.digest_converted(parsed.converted_config(), tensors)
+    parsed = releases.releases()["gpt2-small-hook-z-kk"].published("blocks.8.hook_z")
+    digest = releases.digest_converted(parsed.converted_config(), tensors)
     assert digest == config.weights_sha256
     tensors["b_enc"][3] += 1e-6
-    assert digest != saelens_releases.digest_converted(parsed.converted_config(), tensors)
+    assert digest != releases.digest_converted(parsed.converted_config(), tensors)
 
 
 def test_origins(cache: Path) -> None:
@@ -473,7 +473,7 @@ class Trap:
 def test_the_directory_is_saelens_own() -> None:
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-    theirs, ours = get_pretrained_saes_directory(), saelens_releases.releases()
+    theirs, ours = get_pretrained_saes_directory(), releases.releases()
     assert list(ours) == list(theirs)
     for name, release in ours.items():
         known = theirs[name]
@@ -483,19 +483,19 @@ def test_the_directory_is_saelens_own() -> None:
             str(id): path for id, path in known.saes_map.items()
         }
         factors = {
-            str(id): saelens_releases.Published(release, str(id)).norm_scaling_factor
+            str(id): releases.Published(release, str(id)).norm_scaling_factor
             for id in known.norm_scaling_factor
         }
         assert factors == {str(id): f for id, f in known.norm_scaling_factor.items()}
 
 
 def test_a_directory_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saelens_releases, "DIRECTORY_FILE", "absent.yaml")
-    saelens_releases.releases.cache_clear()
+    monkeypatch.setattr(releases, "DIRECTORY_FILE", "absent.yaml")
+    releases.releases.cache_clear()
     with pytest.raises(MdlbenchError, match=r"absent\.yaml: SAELens' directory of releases"):
-        saelens_releases.releases()
+        releases.releases()
     monkeypatch.undo()
-    saelens_releases.releases.cache_clear()
+    releases.releases.cache_clear()
 
 
 def test_a_release_in_saelens_layout_needs_neither_saelens_nor_a_network(written: Path) -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from mdlbench.leaderboard import build_all
+from mdlbench.boards.leaderboard import build_all
+from mdlbench.records.checks import problems_of_file
+from mdlbench.records.repetition import REPRODUCTIONS, reproduction_path, standing
+from mdlbench.records.store import read_records, read_references, record_paths
 from mdlbench.report.page import write_pages
 from mdlbench.report.tables import to_csv, to_markdown
-from mdlbench.reproduction import REPRODUCTIONS, reproduction_path, standing
-from mdlbench.store import read_records, read_references, record_paths
-from mdlbench.suite import load_suite
-from mdlbench.validation import problems_of_file
+from mdlbench.suite.suite import load_suite
 
 BOARDS = sorted(path for path in (Path(__file__).parent.parent / "leaderboards").glob("*/"))
 

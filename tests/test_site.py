@@ -10,7 +10,7 @@ import sys
 import pytest
 from bs4 import BeautifulSoup
 
-from mdlbench.schema import record_schema, suite_schema
+from mdlbench.records.schema import record_schema, suite_schema
 from tests.documentation import REPOSITORY
 
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
@@ -66,7 +66,7 @@ def test_the_commands_are_those_of_the_command_line(pages):
     text = pages["command-line.html"].get_text()
     for command in ("eval", "ls", "fetch", "check-adapter", "leaderboard", "train", "decode"):
         help_text = subprocess.run(
-            [sys.executable, "-m", "mdlbench.cli", command, "--help"],
+            [sys.executable, "-m", "mdlbench", command, "--help"],
             cwd=REPOSITORY,
             capture_output=True,
             text=True,

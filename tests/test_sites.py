@@ -11,21 +11,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mdlbench import measure
-from mdlbench import run as runs
+from mdlbench.adapters.formats.saelens.config import parse_config
 from mdlbench.adapters.protocol import Origin
-from mdlbench.adapters.saelens_config import parse_config
+from mdlbench.boards.leaderboard import build_all
 from mdlbench.errors import CheckpointError, SpoolError, UsageError
-from mdlbench.evaluation import Bench
-from mdlbench.leaderboard import build_all
+from mdlbench.records.store import read_records, read_references
 from mdlbench.report import write_report
-from mdlbench.run import Failed, Scored, Target, evaluate, run, targets
-from mdlbench.sites import UNSAID, site_of
+from mdlbench.scoring import passes
+from mdlbench.scoring import suite_run as runs
+from mdlbench.scoring.evaluation import Bench
+from mdlbench.scoring.sites import UNSAID, site_of
+from mdlbench.scoring.suite_run import Failed, Scored, Target, evaluate, run, targets
 from mdlbench.sources import open as opening
 from mdlbench.sources.language import LanguageActivations
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.store import read_records, read_references
-from mdlbench.suite import PIXELS, Place, Site
+from mdlbench.suite.suite import PIXELS, Place, Site
 from tests.tiny import tiny_suite
 from tests.tiny_language import hooked_model, hooked_transformer, language_suite, write_saelens
 
@@ -266,7 +266,7 @@ def test_what_is_finished_costs_no_pass(results, monkeypatch):
         raise AssertionError("a pass over the activations, though every record is there")
 
     monkeypatch.setattr(LanguageActivations, "_run_prefix", refuse)
-    monkeypatch.setattr(measure, "reference", refuse)
+    monkeypatch.setattr(passes, "reference", refuse)
     monkeypatch.setattr(runs, "load_coder", refuse)
     before = {p: p.stat().st_mtime_ns for p in results.folder.rglob("*") if p.is_file()}
     again = scored(results.suite, results.folder)

@@ -14,17 +14,17 @@ import pytest
 
 from mdlbench.adapters.load import load_coder
 from mdlbench.adapters.protocol import Origin
-from mdlbench.record import parse_record
-from mdlbench.sites import site_of
+from mdlbench.records.record import parse_record
+from mdlbench.scoring.sites import site_of
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.suite import load_suite
+from mdlbench.suite.suite import load_suite
 
 SUITE = "smollm2-l15"
 SAE = "batchtopk-1024-k48"
 
 
 def test_a_few_contexts_end_to_end(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mdlbench.cli", "eval", "--suite", SUITE, "--sae", SAE]
+    command = [sys.executable, "-m", "mdlbench", "eval", "--suite", SUITE, "--sae", SAE]
     options = ["--text", "python-docs", "--limit", "3", "--json", "-o", str(tmp_path / "results")]
     done = subprocess.run(
         [*command, *options],

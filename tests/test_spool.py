@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import SpoolError
-from mdlbench.latents import SparseLatents
-from mdlbench.spool import LatentSpool
+from mdlbench.scoring.spool import LatentSpool
 
 
 @settings(max_examples=30, deadline=None)

@@ -15,13 +15,13 @@ from pydantic import ValidationError
 import mdlbench
 from mdlbench.adapters.load import load_coder
 from mdlbench.errors import SuiteError, UsageError
-from mdlbench.fetch import items
+from mdlbench.records.store import read_records
+from mdlbench.scoring.fetch import items
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.sources.synthetic import SyntheticActivations, directions, draw, outcomes
-from mdlbench.store import read_records
-from mdlbench.suite import PairOfFeatures, ParentAndChild, Site, SyntheticSource, load_suite
+from mdlbench.suite.suite import PairOfFeatures, ParentAndChild, Site, SyntheticSource, load_suite
 from mdlbench.training.config import TrainingConfig
-from mdlbench.training.known import (
+from mdlbench.training.makers.known import (
     KNOWN,
     absorbed,
     expected_bits,

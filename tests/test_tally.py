@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from references import dense_latents, histogram, quantised, sparse
 
-from mdlbench import tally
+from mdlbench.codes import tally
+from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.symbols import quantise
+from mdlbench.codes.tally import SymbolCounts, Tally
 from mdlbench.errors import CoderError, UsageError
-from mdlbench.latents import SparseLatents
-from mdlbench.quantise import quantise
-from mdlbench.tally import SymbolCounts, Tally
 
 OCTAVES = 5
 FINEST = 0.25

@@ -11,7 +11,7 @@ import pytest
 from mdlbench.errors import HubError, SuiteError, UsageError
 from mdlbench.sources.open import LEAST_DOCUMENTS, TEST_SHARE, Opener, Setting
 from mdlbench.sources.text import natural_spacing, pack, read
-from mdlbench.suite import FileText, HubText, PythonDocs, Site
+from mdlbench.suite.suite import FileText, HubText, PythonDocs, Site
 from tests.tiny_language import Characters, language_suite
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "wikitext-2"

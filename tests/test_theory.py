@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdlbench import theory
+from mdlbench.codes import closed_forms
 from mdlbench.errors import UsageError
 
 rates = st.floats(0.01, 0.99)
@@ -37,7 +37,7 @@ def possible_overlap(p_a: float, p_b: float, share: float) -> float:
 @given(rates, rates, shares)
 def test_splitting_against_sums_over_outcomes(p_a, p_b, share):
     q = possible_overlap(p_a, p_b, share)
-    found = theory.splitting(*one(p_a, p_b, q))
+    found = closed_forms.splitting(*one(p_a, p_b, q))
     latents = [q, p_a - q, p_b - q]
     assert found.two[0] == pytest.approx(bits(p_a, 1 - p_a) + bits(p_b, 1 - p_b), rel=1e-9)
     assert found.three[0] == pytest.approx(sum(bits(p, 1 - p) for p in latents), rel=1e-9)
@@ -49,7 +49,7 @@ def test_splitting_against_sums_over_outcomes(p_a, p_b, share):
 
 @given(rates, rates)
 def test_two_latents_of_independent_features_reach_the_joint_entropy(p_a, p_b):
-    found = theory.splitting(*one(p_a, p_b, p_a * p_b))
+    found = closed_forms.splitting(*one(p_a, p_b, p_a * p_b))
     assert found.two == pytest.approx(found.joint, rel=1e-9)
     assert found.three[0] > found.two[0]
 
@@ -57,42 +57,42 @@ def test_two_latents_of_independent_features_reach_the_joint_entropy(p_a, p_b):
 @given(rates, rates)
 def test_break_even_is_where_both_codes_are_equally_long(p_a, p_b):
     a, b = one(p_a, p_b)
-    q = theory.break_even_overlap(a, b)
-    least, most = theory.overlap_bounds(a, b)
+    q = closed_forms.break_even_overlap(a, b)
+    least, most = closed_forms.overlap_bounds(a, b)
     if np.isnan(q[0]):
-        assert theory.splitting(a, b, most).gain[0] <= 1e-12
+        assert closed_forms.splitting(a, b, most).gain[0] <= 1e-12
         assert max(p_a, p_b) >= (1 + min(p_a, p_b)) / 2 - 1e-9
         return
     assert p_a * p_b < q[0] <= most[0]
-    assert theory.splitting(a, b, q).gain == pytest.approx(0, abs=1e-12)
-    assert (theory.splitting(a, b, q + 0.5 * (most - q)).gain > -1e-12).all()
+    assert closed_forms.splitting(a, b, q).gain == pytest.approx(0, abs=1e-12)
+    assert (closed_forms.splitting(a, b, q + 0.5 * (most - q)).gain > -1e-12).all()
     for share in (0.0, 0.3, 0.9):
-        assert (theory.splitting(a, b, least + share * (q - least)).gain < 1e-12).all()
+        assert (closed_forms.splitting(a, b, least + share * (q - least)).gain < 1e-12).all()
 
 
 def test_three_latents_never_pay_for_a_rare_and_a_frequent_feature():
-    assert np.isnan(theory.break_even_correlation(*one(0.1, 0.9))).all()
+    assert np.isnan(closed_forms.break_even_correlation(*one(0.1, 0.9))).all()
 
 
 def test_the_lift_of_unequal_sparse_features_tends_to_e_too():
-    assert theory.break_even_lift(*one(1e-5, 4e-5)) == pytest.approx(math.e, rel=1e-4)
+    assert closed_forms.break_even_lift(*one(1e-5, 4e-5)) == pytest.approx(math.e, rel=1e-4)
 
 
 @given(rates, rates, shares)
 def test_overlap_and_correlation_are_inverses(p_a, p_b, share):
     q = possible_overlap(p_a, p_b, share)
-    rho = theory.correlation(*one(p_a, p_b, q))
-    assert theory.overlap(*one(p_a, p_b), np.clip(rho, -1, 1)) == pytest.approx(q, abs=1e-9)
+    rho = closed_forms.correlation(*one(p_a, p_b, q))
+    assert closed_forms.overlap(*one(p_a, p_b), np.clip(rho, -1, 1)) == pytest.approx(q, abs=1e-9)
 
 
 def test_impossible_overlaps_are_masked():
     p = np.array([0.1, 0.1, 0.5, 0.5])
-    q = theory.overlap(p, p, np.array([-0.5, 1.0, -1.0, 1.0]))
+    q = closed_forms.overlap(p, p, np.array([-0.5, 1.0, -1.0, 1.0]))
     assert q == pytest.approx([np.nan, 0.1, 0.0, 0.5], nan_ok=True)
     assert all(
-        np.isnan(x).tolist() == [True, False, False, False] for x in theory.splitting(p, p, q)
+        np.isnan(x).tolist() == [True, False, False, False] for x in closed_forms.splitting(p, p, q)
     )
-    assert np.isnan(theory.splitting(*one(0.1, 0.2, 0.15)).two).all()
+    assert np.isnan(closed_forms.splitting(*one(0.1, 0.2, 0.15)).two).all()
 
 
 @pytest.mark.parametrize(
@@ -106,14 +106,14 @@ def test_impossible_overlaps_are_masked():
 )
 def test_what_is_no_probability_is_an_error(p_a, p_b, rho, message):
     with pytest.raises(UsageError, match=message):
-        theory.overlap(*one(p_a, p_b, rho))
+        closed_forms.overlap(*one(p_a, p_b, rho))
 
 
 def test_a_plane_of_rates_broadcasts():
     p = np.linspace(0.1, 0.9, 5)
-    plane = theory.break_even_overlap(p[None], p[:, None])
+    plane = closed_forms.break_even_overlap(p[None], p[:, None])
     assert plane.shape == (5, 5)
-    assert np.diag(plane) == pytest.approx(theory.break_even_overlap(p, p), rel=1e-9)
+    assert np.diag(plane) == pytest.approx(closed_forms.break_even_overlap(p, p), rel=1e-9)
     assert np.allclose(plane, plane.T, equal_nan=True)
 
 
@@ -123,7 +123,7 @@ def test_a_plane_of_rates_broadcasts():
 @given(rates, st.lists(shares, max_size=3))
 def test_a_tree_reaches_the_joint_entropy_and_a_flat_code_does_not_beat_it(root, given_above):
     chain = np.cumprod([root, *given_above])
-    found = theory.nested(chain[:, None])
+    found = closed_forms.nested(chain[:, None])
     alone = [*(-np.diff(chain)), chain[-1]]
     assert found.flat[0] == pytest.approx(sum(bits(p, 1 - p) for p in alone), rel=1e-9)
     assert found.joint[0] == pytest.approx(bits(1 - root, *alone), rel=1e-9)
@@ -133,8 +133,8 @@ def test_a_tree_reaches_the_joint_entropy_and_a_flat_code_does_not_beat_it(root,
 
 def test_the_gain_of_a_sparse_tree():
     p_a, b_given_a = np.array([1e-3]), 0.3
-    gain = theory.nested(np.stack([p_a, p_a * b_given_a])).gain
-    assert theory.sparse_gain(p_a, b_given_a) == pytest.approx(gain, rel=2e-3)
+    gain = closed_forms.nested(np.stack([p_a, p_a * b_given_a])).gain
+    assert closed_forms.sparse_gain(p_a, b_given_a) == pytest.approx(gain, rel=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_the_gain_of_a_sparse_tree():
 )
 def test_impossible_chains(chain, message):
     with pytest.raises(UsageError, match=message):
-        theory.nested(np.array(chain)[:, None])
+        closed_forms.nested(np.array(chain)[:, None])
 
 
 # fixed firing rates, compositional data
@@ -150,7 +150,7 @@ def test_impossible_chains(chain, message):
 
 @given(st.integers(1, 200), st.floats(0, 1), st.floats(0, 3))
 def test_zipf_rates(n_latents, share, alpha):
-    found = theory.zipf_rates(n_latents, share * n_latents, alpha)
+    found = closed_forms.zipf_rates(n_latents, share * n_latents, alpha)
     assert len(found) == n_latents
     assert found.sum() == pytest.approx(share * n_latents, abs=1e-9)
     assert found.max() <= 1
@@ -164,7 +164,7 @@ def test_zipf_rates(n_latents, share, alpha):
 @given(st.integers(2, 100), st.floats(0.01, 0.99), st.floats(0.1, 3))
 def test_uniform_rates_make_the_longest_index(n_latents, share, alpha):
     uniform, zipf = (
-        theory.fixed_rates_bits(theory.zipf_rates(n_latents, share * n_latents, a))
+        closed_forms.fixed_rates_bits(closed_forms.zipf_rates(n_latents, share * n_latents, a))
         for a in (0.0, alpha)
     )
     assert zipf <= uniform + 1e-9
@@ -172,16 +172,16 @@ def test_uniform_rates_make_the_longest_index(n_latents, share, alpha):
 
 def test_more_active_latents_than_there_are():
     with pytest.raises(UsageError, match="10 latents cannot have an L0 of 11"):
-        theory.zipf_rates(10, 11, 0.7)
+        closed_forms.zipf_rates(10, 11, 0.7)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4))
 def test_composed_latents_are_never_longer_than_factored_ones(values):
-    found = theory.compositional(values)
+    found = closed_forms.compositional(values)
     assert found.joint <= found.composed + 1e-9
     assert found.composed <= found.factored + 1e-9
 
 
 def test_an_attribute_without_a_value():
     with pytest.raises(UsageError, match="needs a value"):
-        theory.compositional([2, 0])
+        closed_forms.compositional([2, 0])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdlbench.tolerance import STEPS_PER_OCTAVE, coarsest_within, step_at
+from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, coarsest_within, step_at
 
 FINEST = 0.03125
 OCTAVES = 8

@@ -23,16 +23,16 @@ from typer.testing import CliRunner
 
 from mdlbench.adapters.load import origin_of
 from mdlbench.adapters.protocol import Origin
-from mdlbench.cli import app
+from mdlbench.cli.main import app
 from mdlbench.errors import CheckpointError, OutputError, SuiteError, TrainingError, UsageError
 from mdlbench.files import write_atomically
-from mdlbench.sources import Block, Split
 from mdlbench.sources.images import Classifier, load_images
 from mdlbench.sources.open import Opener
-from mdlbench.suite import Site, load_suite, suites_folder
-from mdlbench.training.classifier import accuracy
+from mdlbench.sources.protocol import Block, Split
+from mdlbench.suite.suite import Site, load_suite, suites_folder
 from mdlbench.training.config import TrainingConfig, build_sae
 from mdlbench.training.folder import RunFolder, read_log
+from mdlbench.training.makers.classifier import accuracy
 from mdlbench.training.trainer import _Run, initialise_from_data, train
 from mdlbench.training.zoo import load_recipe, parse_options, train_zoo
 from tests.tiny import write_tiny_suite

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import dense_latents, exp_golomb, forests, histogram, quantised, symbols_of
 
-from mdlbench import codelength
-from mdlbench.codelength import Codebook, Rate, binary_entropy, fit_beta_prior
+from mdlbench.codes import codelength
+from mdlbench.codes.codelength import Codebook, Rate, binary_entropy, fit_beta_prior
+from mdlbench.codes.forest import Forest
+from mdlbench.codes.tally import SymbolCounts
+from mdlbench.codes.tree import ContextCounts, TreeCodebook, plugin
 from mdlbench.errors import CoderError
-from mdlbench.forest import Forest
-from mdlbench.tally import SymbolCounts
-from mdlbench.treecode import ContextCounts, TreeCodebook, plugin
 
 SEEDS = st.integers(0, 2**32 - 1)
 Matrix = np.ndarray

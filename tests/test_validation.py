@@ -14,12 +14,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mdlbench.boards.leaderboard import build
 from mdlbench.errors import UsageError
-from mdlbench.leaderboard import build
-from mdlbench.record import CHECKSUM, Identity, checksum_of, parse_record
-from mdlbench.run import evaluate
-from mdlbench.store import all_record_paths, read_records, record_paths
-from mdlbench.validation import problems_of_file, seal
+from mdlbench.records.checks import problems_of_file, seal
+from mdlbench.records.record import CHECKSUM, Identity, checksum_of, parse_record
+from mdlbench.records.store import all_record_paths, read_records, record_paths
+from mdlbench.scoring.suite_run import evaluate
 from tests.tiny import tiny_suite, write_sae
 
 BOARDS = sorted(path for path in (Path(__file__).parent.parent / "leaderboards").glob("*/"))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mdlbench.errors import RecordError
-from mdlbench.record import parse_record
-from mdlbench.reproduction import (
+from mdlbench.records.record import parse_record
+from mdlbench.records.repetition import (
     Deviation,
     deviation,
     read_reproduction,
@@ -20,10 +20,10 @@ from mdlbench.reproduction import (
     standing,
     write_reproduction,
 )
-from mdlbench.store import read_record, read_records, record_paths
-from mdlbench.suite import Agreement, load_suite
-from mdlbench.tolerance import position_of, step_at
-from mdlbench.verify import Claim, Unverified, Verified, read_claim, verify
+from mdlbench.records.store import read_record, read_records, record_paths
+from mdlbench.scoring.repeat import Claim, Unverified, Verified, read_claim, verify
+from mdlbench.statistics.tolerance import position_of, step_at
+from mdlbench.suite.suite import Agreement, load_suite
 from tests.records import make_record
 from tests.test_cli import mdlbench
 from tests.test_validation import sealed

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
 
-from mdlbench.adapters import baselines, checked
+from mdlbench.adapters import checked
 from mdlbench.adapters.agreement import described, doubts, is_of_language_model
+from mdlbench.adapters.formats import baseline
+from mdlbench.adapters.formats.python import sample
 from mdlbench.adapters.protocol import CoderSpec, SparseCoder
-from mdlbench.adapters.python import sample
+from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import CoderError
-from mdlbench.latents import SparseLatents
-from mdlbench.sources import ActivationSource
-from mdlbench.suite import Site
+from mdlbench.sources.protocol import ActivationSource
+from mdlbench.suite.suite import Site
 
 SAMPLE_TOKENS = 2048
 ALONE_TOKENS = 64
@@ -96,7 +97,7 @@ def check_coder(coder: SparseCoder, source: ActivationSource | None = None) -> l
 
 def check_origin(spec: CoderSpec, site: Site | None) -> list[Check]:
     """Whether a language model's SAE is given what it was trained on; nothing for others."""
-    if spec.adapter == baselines.ADAPTER or not is_of_language_model(spec.origin, site):
+    if spec.adapter == baseline.ADAPTER or not is_of_language_model(spec.origin, site):
         return []
     found = doubts(spec.origin, site)
     message = "; ".join(filter(None, [described(spec.origin), *found]))

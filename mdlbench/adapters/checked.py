@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Float32
 
 from mdlbench.adapters.protocol import SparseCoder
+from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import CoderError, MdlbenchError
-from mdlbench.latents import SparseLatents
 
 
 def encode(

@@ -26,9 +26,9 @@ from mdlbench.adapters.protocol import (
     expanded,
 )
 from mdlbench.adapters.registry import BUILT_IN, AdapterEntry, adapters, find_adapter
+from mdlbench.codes.forest import Forest
 from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageError, did_you_mean
-from mdlbench.forest import Forest
-from mdlbench.sources import ActivationSource
+from mdlbench.sources.protocol import ActivationSource
 
 Answer = TypeVar("Answer")
 

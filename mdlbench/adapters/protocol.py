@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int32
 
+from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import UsageError, did_you_mean
-from mdlbench.latents import SparseLatents
-from mdlbench.sources import ActivationSource
+from mdlbench.sources.protocol import ActivationSource
 
 
 @dataclass(frozen=True)

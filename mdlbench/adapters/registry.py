@@ -34,39 +34,39 @@ class AdapterEntry:
 BUILT_IN = (
     AdapterEntry(
         "saelens",
-        "mdlbench.adapters.saelens:SAELensAdapter",
+        "mdlbench.adapters.formats.saelens.adapter:SAELensAdapter",
         "saelens:FOLDER, saelens:RELEASE/ID — cfg.json and sae_weights.safetensors as SAELens "
         "saves them, or whatever it fetches by that name; RELEASE/* are all of a release",
     ),
     AdapterEntry(
         "openai",
-        "mdlbench.adapters.openai:OpenAIAdapter",
+        "mdlbench.adapters.formats.openai:OpenAIAdapter",
         "openai:PATH.pt — a state dict of OpenAI's sparse_autoencoder",
     ),
     AdapterEntry(
         "dictionary_learning",
-        "mdlbench.adapters.dictionary_learning:DictionaryLearningAdapter",
+        "mdlbench.adapters.formats.dictionary_learning:DictionaryLearningAdapter",
         "dictionary_learning:FOLDER — config.json and ae.pt as dictionary_learning saves them",
     ),
     AdapterEntry(
         "sparsify",
-        "mdlbench.adapters.sparsify:SparsifyAdapter",
+        "mdlbench.adapters.formats.sparsify:SparsifyAdapter",
         "sparsify:FOLDER — cfg.json and sae.safetensors as sparsify saves them",
     ),
     AdapterEntry(
         "gemma_scope",
-        "mdlbench.adapters.gemma_scope:GemmaScopeAdapter",
+        "mdlbench.adapters.formats.gemma_scope:GemmaScopeAdapter",
         "gemma_scope:FOLDER — params.npz of Gemma Scope",
     ),
     AdapterEntry(
         "baseline",
-        "mdlbench.adapters.baselines:BaselineAdapter",
+        "mdlbench.adapters.formats.baseline:BaselineAdapter",
         "baseline:pca, baseline:kmeans?k=N, baseline:dense?bits=N, baseline:mean — fitted on the "
         "calibration split",
     ),
     AdapterEntry(
         "python",
-        "mdlbench.adapters.python:PythonAdapter",
+        "mdlbench.adapters.formats.python:PythonAdapter",
         "python:PACKAGE.MODULE:ATTRIBUTE — any object, class or factory with encode and decode",
     ),
 )

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mdlbench.boards.leaderboard import Leaderboard, build_all, build_archive, by_site
 from mdlbench.errors import RecordError
 from mdlbench.files import write_atomically
-from mdlbench.leaderboard import Leaderboard, build_all, build_archive, by_site
-from mdlbench.record import EvalRecord, References, SiteReferences
+from mdlbench.records.record import EvalRecord, References, SiteReferences
 from mdlbench.report import style
 from mdlbench.report.tables import archive_markdown, to_csv, to_markdown, to_rich
 
@@ -73,7 +73,7 @@ def formatted(boards: Sequence[Leaderboard], name: str, every_tolerance: bool = 
 
     LaTeX is of the headlines alone unless asked for every tolerance; the others have all.
     """
-    from mdlbench.report.papers import to_latex, to_parquet
+    from mdlbench.report.exports import to_latex, to_parquet
 
     formats: dict[str, Callable[[], bytes]] = {
         "latex": lambda: to_latex(boards, every_tolerance).encode(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mdlbench.leaderboard import Leaderboard, Row, Table
-from mdlbench.record import BASELINE, METRICS, with_quantiser
+from mdlbench.boards.leaderboard import Leaderboard, Row, Table
+from mdlbench.records.record import BASELINE, METRICS, with_quantiser
 from mdlbench.report.style import ALERT, CATEGORIES, FAINT, INK, house_style
 from mdlbench.report.tables import TITLE_LENGTH, limit_name, printable
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from mdlbench.leaderboard import operating_point
-from mdlbench.record import EvalRecord, ToleranceResult
-from mdlbench.report.papers import latex_text
+from mdlbench.records.record import EvalRecord, ToleranceResult, operating_point
+from mdlbench.report.exports import latex_text
 from mdlbench.report.tables import METRIC_NAMES, METRIC_UNITS
-from mdlbench.suite import Metric, Quantiser, Suite
-from mdlbench.tolerance import STEPS_PER_OCTAVE
+from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE
+from mdlbench.suite.suite import Metric, Quantiser, Suite
 
 YEAR = 2026
 

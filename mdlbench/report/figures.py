@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from mdlbench.curve import METRIC_LABELS, gaussian_rate_distortion
-from mdlbench.leaderboard import Leaderboard, Table, operating_point
-from mdlbench.record import EvalRecord, SiteReferences
+from mdlbench.boards.leaderboard import Leaderboard, Table
+from mdlbench.curves.curve import METRIC_LABELS, gaussian_rate_distortion
+from mdlbench.records.record import EvalRecord, SiteReferences, operating_point
 from mdlbench.report.style import (
     FAINT,
     INK,
@@ -22,7 +22,7 @@ from mdlbench.report.style import (
     width_colours,
 )
 from mdlbench.report.tables import METRIC_NAMES, TITLE_LENGTH, printable
-from mdlbench.suite import Metric, Quantiser
+from mdlbench.suite.suite import Metric, Quantiser
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from mdlbench.leaderboard import Leaderboard, Row, Table
-from mdlbench.suite import Metric
+from mdlbench.boards.leaderboard import Leaderboard, Row, Table
+from mdlbench.suite.suite import Metric
 
 if TYPE_CHECKING:
     import rich.table

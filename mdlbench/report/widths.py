@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64
 
-from mdlbench.leaderboard import Leaderboard, Row, Table
-from mdlbench.record import BASELINE
+from mdlbench.boards.leaderboard import Leaderboard, Row, Table
+from mdlbench.records.record import BASELINE
 from mdlbench.report.style import (
     ALERT,
     CATEGORIES,

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mdlbench.errors import SuiteError, UsageError
-from mdlbench.sources import Block, SpliceLoss, Split
-from mdlbench.suite import PIXELS, ImagesSource, Site, Suite
+from mdlbench.sources.protocol import Block, SpliceLoss, Split
+from mdlbench.suite.suite import PIXELS, ImagesSource, Site, Suite
 
 BLOCK_IMAGES = 4096
 N_CLASSES = 10

@@ -17,17 +17,12 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 
 from mdlbench.errors import SourceError, UsageError
-from mdlbench.sources import Block, SpliceLoss, Split
-from mdlbench.sources.blocks import BlockFile
-from mdlbench.sources.losses import (
-    Clean,
-    clean_predictions,
-    cross_entropies,
-    spliced_losses,
-)
+from mdlbench.sources.losses import Clean, clean_predictions, cross_entropies, spliced_losses
 from mdlbench.sources.models import Activation, Entry, Hook, LanguageModel
+from mdlbench.sources.protocol import Block, SpliceLoss, Split
+from mdlbench.sources.spooled import BlockFile
 from mdlbench.sources.text import Contexts
-from mdlbench.suite import Site
+from mdlbench.suite.suite import Site
 
 BLOCK_TOKENS = 4096
 SPLITS: tuple[Split, ...] = ("calibration", "test")

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 
-from mdlbench.sources import SpliceLoss
 from mdlbench.sources.models import Head
+from mdlbench.sources.protocol import SpliceLoss
 
 CHUNK_BYTES = 1 << 25
 """No matrix of logits is larger than this."""

@@ -20,7 +20,7 @@ from mdlbench.errors import HubError, SourceError, UsageError, did_you_mean
 from mdlbench.hub import explained, is_hub_error
 from mdlbench.sources.packaged import ensure
 from mdlbench.sources.text import Tokenizer
-from mdlbench.suite import HubModel, Model, PackagedModel, Scalar
+from mdlbench.suite.suite import HubModel, Model, PackagedModel, Scalar
 
 Residual = Float[torch.Tensor, "document position d_model"]
 Activation = Float[torch.Tensor, "document position d_hook"]

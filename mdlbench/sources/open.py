@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from mdlbench.errors import HubError, UsageError, did_you_mean
-from mdlbench.sources import ActivationSource, Split
 from mdlbench.sources.images import ImageSource
 from mdlbench.sources.language import LanguageActivations
 from mdlbench.sources.models import LanguageModel, load_model
+from mdlbench.sources.protocol import ActivationSource, Split
 from mdlbench.sources.synthetic import SyntheticActivations
 from mdlbench.sources.text import Contexts, MissingTextError, Tokenizer, pack, read
-from mdlbench.suite import (
+from mdlbench.suite.suite import (
     FileText,
     ImagesSource,
     LanguageSource,

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from mdlbench.sources import Block, SpliceLoss, Split
-from mdlbench.suite import (
+from mdlbench.sources.protocol import Block, SpliceLoss, Split
+from mdlbench.suite.suite import (
     SYNTHETIC,
     Features,
     LoneFeature,

@@ -15,8 +15,8 @@ from sae_lens.saes.sae import SAEMetadata
 
 import mdlbench.training.architectures  # noqa: F401  (registers them)
 from mdlbench.errors import CoderError, UsageError, did_you_mean, first_problem
-from mdlbench.sources import ActivationSource
-from mdlbench.suite import Site
+from mdlbench.sources.protocol import ActivationSource
+from mdlbench.suite.suite import Site
 from mdlbench.training.architectures.selection import ChosenPerBatch
 
 Keep = Literal["best", "last"]

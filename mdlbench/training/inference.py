@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from sae_lens import SAE, TrainingSAE
 
-from mdlbench.sources import ActivationSource
+from mdlbench.sources.protocol import ActivationSource
 
 Weights = dict[str, torch.Tensor]
 

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from sae_lens import TrainingSAE
 
 from mdlbench.errors import TrainingError, UsageError
-from mdlbench.sources import ActivationSource
+from mdlbench.sources.protocol import ActivationSource
 from mdlbench.training.config import TrainingConfig, build_sae, build_trainer
 from mdlbench.training.folder import Epoch, RunFolder
 from mdlbench.training.inference import (

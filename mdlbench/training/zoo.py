@@ -15,10 +15,10 @@ import yaml
 
 from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import SuiteError, UsageError, did_you_mean
-from mdlbench.sites import site_of
-from mdlbench.sources import ActivationSource
+from mdlbench.scoring.sites import site_of
 from mdlbench.sources.open import Opener
-from mdlbench.suite import Suite
+from mdlbench.sources.protocol import ActivationSource
+from mdlbench.suite.suite import Suite
 from mdlbench.training.config import TrainingConfig
 from mdlbench.training.trainer import train
 

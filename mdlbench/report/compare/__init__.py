@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mdlbench.compare.contest import Contest
+from mdlbench.boards.compare.contest import Contest
 from mdlbench.files import write_atomically
 
 

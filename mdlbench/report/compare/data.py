@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from mdlbench.bootstrap import CONFIDENCE
-from mdlbench.compare.contender import ComparedCurve
-from mdlbench.compare.contest import AtEpsilon, Contest, Placing
-from mdlbench.compare.curves import CurveComparison, Estimate
+from mdlbench.boards.compare.contender import ComparedCurve
+from mdlbench.boards.compare.contest import AtEpsilon, Contest, Placing
+from mdlbench.boards.compare.curves import CurveComparison, Estimate
+from mdlbench.statistics.bootstrap import CONFIDENCE
 
 CSV_COLUMNS = ("anchor", "test", "quantity", "distortion", "value", "low", "high", "note")
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from mdlbench.compare.contender import ComparedCurve, Contender
-from mdlbench.compare.contest import Contest
-from mdlbench.compare.curves import Band, CurveComparison
-from mdlbench.curve import LEAST_POINTS, METRIC_LABELS
+from mdlbench.boards.compare.contender import ComparedCurve, Contender
+from mdlbench.boards.compare.contest import Contest
+from mdlbench.boards.compare.curves import Band, CurveComparison
+from mdlbench.curves.curve import LEAST_POINTS, METRIC_LABELS
 from mdlbench.report.style import CATEGORIES, FAINT, INK, house_style, plain_log_scale
 from mdlbench.report.tables import TITLE_LENGTH, printable
 

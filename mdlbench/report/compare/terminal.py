@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mdlbench.compare.contest import Contest, Placing
+from mdlbench.boards.compare.contest import Contest, Placing
 from mdlbench.report.compare.words import answer, curve_notes, curve_rows, title_of
 from mdlbench.report.tables import ABSENT, METRIC_NAMES, TITLE_LENGTH, printable
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mdlbench.bootstrap import CONFIDENCE
-from mdlbench.compare.contest import AtEpsilon, Contest, Placing
-from mdlbench.compare.curves import CurveComparison, Estimate, percent_below
+from mdlbench.boards.compare.contest import AtEpsilon, Contest, Placing
+from mdlbench.boards.compare.curves import CurveComparison, Estimate, percent_below
 from mdlbench.report.tables import (
     ABSENT,
     METRIC_NAMES,
@@ -15,6 +14,7 @@ from mdlbench.report.tables import (
     printable,
     tolerance_name,
 )
+from mdlbench.statistics.bootstrap import CONFIDENCE
 
 
 def to_markdown(contest: Contest) -> str:

@@ -10,9 +10,9 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 from pydantic import BaseModel, JsonValue
 
-from mdlbench.curve import gaussian_rate_distortion
-from mdlbench.leaderboard import Leaderboard, Row, Table, build_all, by_site, unique_labels
-from mdlbench.record import (
+from mdlbench.boards.leaderboard import Leaderboard, Row, Table, build_all, by_site, unique_labels
+from mdlbench.curves.curve import gaussian_rate_distortion
+from mdlbench.records.record import (
     METRICS,
     EvalRecord,
     LatentProfile,
@@ -21,12 +21,12 @@ from mdlbench.record import (
     References,
     SiteReferences,
 )
+from mdlbench.records.repetition import Standing
+from mdlbench.records.store import RECORDS, file_name
 from mdlbench.report import references_of
 from mdlbench.report.page.zipf import zipf_fit
 from mdlbench.report.tables import TITLE_LENGTH, printable
-from mdlbench.reproduction import Standing
-from mdlbench.store import RECORDS, file_name
-from mdlbench.suite import LanguageSource, Suite, shipped_suite
+from mdlbench.suite.suite import LanguageSource, Suite, shipped_suite
 
 DIGITS = 6
 """Significant digits of a number in a plot."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mdlbench.boards.leaderboard import Leaderboard, build_all, build_archive
 from mdlbench.files import write_atomically
-from mdlbench.leaderboard import Leaderboard, build_all, build_archive
+from mdlbench.records.repetition import standings
+from mdlbench.records.store import RECORDS, REFERENCES, read_archive, read_records, read_references
 from mdlbench.report import write_report
 from mdlbench.report.page.write import PAGE, index_page, suite_page
-from mdlbench.reproduction import standings
-from mdlbench.store import RECORDS, REFERENCES, read_archive, read_records, read_references
 
 TABLES = ("table.csv", "table.md", "archive.csv")
 

@@ -13,11 +13,11 @@ from urllib.parse import quote
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from mdlbench.leaderboard import Leaderboard, Row, Table
-from mdlbench.record import EvalRecord, References
+from mdlbench.boards.leaderboard import Leaderboard, Row, Table
+from mdlbench.records.record import EvalRecord, References
+from mdlbench.records.repetition import Standing
 from mdlbench.report.page.content import PageData, page_data, title_of
 from mdlbench.report.tables import ABSENT, TITLE_LENGTH, limit_name, printable
-from mdlbench.reproduction import Standing
 
 PAGE = "index.html"
 SCRIPTS = (

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mdlbench.record import LatentProfile
+from mdlbench.records.record import LatentProfile
 
 LEAST_RANKS = 3
 """Of live latents that a line is fitted to; two points lie on one anyway."""

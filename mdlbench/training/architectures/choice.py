@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from typing_extensions import override
 
-from mdlbench.theory import zipf_rates
+from mdlbench.codes.closed_forms import zipf_rates
 from mdlbench.training.architectures.selection import SelectionConfig, SelectionTrainingSAE
 
 LATENTS_AT_ONCE = 128

@@ -20,7 +20,7 @@ from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEConfig, SAEMetadata
 from typing_extensions import override
 
-from mdlbench.forest import ROOT, Forest
+from mdlbench.codes.forest import ROOT, Forest
 from mdlbench.training.architectures.choice import largest
 from mdlbench.training.architectures.selection import (
     Metadata,

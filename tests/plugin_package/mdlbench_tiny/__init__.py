@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mdlbench.adapters import CoderSpec, Request
-from mdlbench.latents import SparseLatents
+from mdlbench.codes.latents import SparseLatents
 
 
 class ScaledAdapter:

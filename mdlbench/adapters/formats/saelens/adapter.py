@@ -1,0 +1,171 @@
+"""SAEs as SAELens saves them, in a folder, or as it fetches them from the hub by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from mdlbench.adapters.checkpoint import PICKLES, digest_files, load_json, load_safetensors
+from mdlbench.adapters.formats.saelens.build import build
+from mdlbench.adapters.formats.saelens.config import SAELensConfig, parse_config
+from mdlbench.adapters.formats.saelens.releases import (
+    PATTERN,
+    Published,
+    digest_converted,
+    find_release,
+)
+from mdlbench.adapters.parts import LinearCoder
+from mdlbench.adapters.places import HUB, parts, place
+from mdlbench.adapters.protocol import CoderIdentity, Origin, Request
+from mdlbench.errors import CheckpointError
+
+CONFIG_FILE = "cfg.json"
+WEIGHTS_FILE = "sae_weights.safetensors"
+ADAPTER = "saelens"
+VERSION = "1"
+"""Of this reader: it changes when the same files come to mean other numbers."""
+
+
+class SAELensAdapter:
+    """`saelens:FOLDER`, or `saelens:RELEASE/ID`; a folder of that name comes first.
+
+    FOLDER may be `hf://OWNER/REPO/PATH`.
+    """
+
+    def identify(self, request: Request) -> CoderIdentity:
+        return _checkpoint(request).identity
+
+    def origin(self, request: Request) -> Origin:
+        return _checkpoint(request).config.origin
+
+    def expand(self, request: Request) -> list[str]:
+        """The SAEs of a release whose IDs match a pattern, in the release's order."""
+        name, _, pattern = request.argument.partition("/")
+        if not PATTERN & set(pattern) or _is_folder(request):
+            return [request.argument]
+        return [f"{name}/{id}" for id in find_release(name, request.path).matching(pattern)]
+
+    def load(self, request: Request) -> LinearCoder:
+        found = _checkpoint(request)
+        return build(found.config, found.tensors, found.identity, found.where, request.device)
+
+
+class Checkpoint(Protocol):
+    """An SAE that has been found; each part is read when it is asked for.
+
+    Attributes:
+        where: names it in errors.
+    """
+
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def identity(self) -> CoderIdentity: ...
+
+    @property
+    def config(self) -> SAELensConfig: ...
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class NamedFolder:
+    """A folder in SAELens' layout that the request names, on this machine or on the hub."""
+
+    request: Request
+
+    @property
+    def where(self) -> str:
+        return str(self._file(WEIGHTS_FILE))
+
+    @property
+    def identity(self) -> CoderIdentity:
+        digest = digest_files(self._file(CONFIG_FILE), self._file(WEIGHTS_FILE))
+        return CoderIdentity(parts(self.request)[-1], ADAPTER, VERSION, {}, digest)
+
+    @cached_property
+    def config(self) -> SAELensConfig:
+        file = self._file(CONFIG_FILE)
+        return parse_config(load_json(file), str(file))
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        return load_safetensors(self._file(WEIGHTS_FILE))
+
+    def _file(self, name: str) -> Path:
+        path = self.request.path
+        if path.is_file():
+            reason = "a pickle can run code and is not read" if path.suffix in PICKLES else "a file"
+            raise CheckpointError(
+                f"{path}: {reason}; saelens reads a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+            )
+        return place(self.request, name)[0]
+
+
+@dataclass(frozen=True)
+class HubFolder:
+    """A release's SAE in SAELens' layout."""
+
+    sae: Published
+
+    @property
+    def where(self) -> str:
+        return f"{self.sae.name}: {WEIGHTS_FILE}"
+
+    @property
+    def identity(self) -> CoderIdentity:
+        digest = digest_files(self.sae.file(CONFIG_FILE), self.sae.file(WEIGHTS_FILE))
+        return self.sae.identity(ADAPTER, VERSION, digest)
+
+    @cached_property
+    def config(self) -> SAELensConfig:
+        return self.sae.parse(load_json(self.sae.file(CONFIG_FILE)))
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        return load_safetensors(self.sae.file(WEIGHTS_FILE))
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A release's SAE in another layout, as SAELens' loader for it gives it."""
+
+    sae: Published
+
+    @property
+    def where(self) -> str:
+        return self.sae.name
+
+    @property
+    def identity(self) -> CoderIdentity:
+        digest = digest_converted(self.config, self.tensors)
+        return self.sae.identity(ADAPTER, VERSION, digest)
+
+    @cached_property
+    def config(self) -> SAELensConfig:
+        return self.sae.converted_config()
+
+    @cached_property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        return self.sae.converted_tensors()
+
+
+def _checkpoint(request: Request) -> Checkpoint:
+    request.reject_unknown_options()
+    name, _, id = request.argument.partition("/")
+    if not name or name in (".", "..", "~") or _is_folder(request):
+        return NamedFolder(request)
+    sae = find_release(name, request.path).published(id)
+    return Converted(sae) if sae.release.converter else HubFolder(sae)
+
+
+def _is_folder(request: Request) -> bool:
+    """Whether it names a folder, on this machine or on the hub, rather than a release."""
+    return request.argument.startswith(HUB) or request.path.exists()

@@ -1,0 +1,209 @@
+"""What SAELens' `cfg.json` says, whichever version wrote it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from mdlbench.adapters.parts import ConstantNorm, LayerNorm, Normalisation, Unnormalised
+from mdlbench.adapters.protocol import Origin
+from mdlbench.errors import CheckpointError, did_you_mean, first_problem
+
+AFFINE = ("W_enc", "b_enc", "W_dec", "b_dec")
+TENSORS: dict[str, tuple[str, ...]] = {
+    "standard": AFFINE,
+    "topk": AFFINE,
+    "abstopk": AFFINE,
+    "jumprelu": (*AFFINE, "threshold"),
+    "gated": ("W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag"),
+    "matching_pursuit": ("W_dec", "b_dec"),
+    "tree": (*AFFINE, "threshold"),
+    "group_sparse": (*AFFINE, "threshold"),
+    "transcoder": AFFINE,
+    "skip_transcoder": (*AFFINE, "W_skip"),
+    "jumprelu_transcoder": (*AFFINE, "threshold"),
+    "jumprelu_skip_transcoder": (*AFFINE, "threshold", "W_skip"),
+}
+UNSUPPORTED = {"temporal": "its latents depend on other tokens"}
+NORMALISATIONS: dict[str, type[Normalisation]] = {
+    "none": Unnormalised,
+    "layer_norm": LayerNorm,
+    "constant_norm_rescale": ConstantNorm,
+}
+SCALED = "expected_average_only_in"
+"""Trained on activations times one factor, which a release's SAEs have folded in when loaded."""
+UNFOLDED = {
+    SCALED: "the scaling factor of its release has not been folded in; load it as "
+    "saelens:RELEASE/ID, or save it again after SAELens' fold_activation_norm_scaling_factor",
+    "covariance_whitening": "the whitening of its activations has not been folded in",
+}
+RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
+"""Keys of configs older than SAELens 6.0."""
+METADATA = (
+    "model_name",
+    "hook_name",
+    "hook_name_out",
+    "hook_head_index",
+    "model_from_pretrained_kwargs",
+    "prepend_bos",
+    "context_size",
+    "dataset_path",
+    "sae_lens_training_version",
+)
+"""Keys that SAELens 6.0 moved under `metadata`."""
+
+
+class SAELensMetadata(BaseModel, extra="allow"):
+    """What of the metadata is read; the rest is only shown."""
+
+    model_name: str | None = None
+    hook_name: str | None = None
+    hook_name_out: str | None = None
+    context_size: int | None = None
+    prepend_bos: bool | None = None
+    model_from_pretrained_kwargs: dict[str, Any] | None = None
+    training_architecture: str | None = None
+    training_architecture_details: dict[str, Any] | None = None
+
+
+class SAELensConfig(BaseModel):
+    """What of `cfg.json` decides the computation."""
+
+    architecture: str
+    d_in: Annotated[int, Field(gt=0)]
+    d_sae: Annotated[int, Field(gt=0)]
+    d_out: Annotated[int, Field(gt=0)] | None = None
+    dtype: str = "float32"
+    apply_b_dec_to_input: bool | None = None
+    normalize_activations: str = "none"
+    norm_scaling_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """The factor of `expected_average_only_in`; no config has it, a release may."""
+    k: Annotated[int, Field(gt=0)] | None = None
+    rescale_acts_by_decoder_norm: bool = False
+    residual_threshold: float = 1e-2
+    max_iterations: Annotated[int, Field(gt=0)] | None = None
+    stop_on_duplicate_support: bool = True
+    group_size: Annotated[int, Field(gt=0)] = 1
+    finetuning_scaling_factor: Literal[False] = False
+    activation_fn: Literal["relu", "topk"] = "relu"
+    activation_fn_kwargs: dict[str, Any] = {}
+    metadata: SAELensMetadata = SAELensMetadata()
+
+    @property
+    def is_transcoder(self) -> bool:
+        return self.architecture.endswith("transcoder")
+
+    @property
+    def width_out(self) -> int:
+        """Width of what is reconstructed."""
+        return self.d_out or self.d_in if self.is_transcoder else self.d_in
+
+    @property
+    def origin(self) -> Origin:
+        """What is known of its activations; a transcoder's unsaid output is "", an SAE's None."""
+        metadata = self.metadata
+        return Origin(
+            model=metadata.model_name,
+            hook=metadata.hook_name,
+            hook_out=(metadata.hook_name_out or "") if self.is_transcoder else None,
+            context=metadata.context_size,
+            prepend_bos=metadata.prepend_bos,
+            model_options=plain(metadata.model_from_pretrained_kwargs or {}),
+        )
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The tensors that the architecture has."""
+        special = {
+            "W_enc": (self.d_in, self.d_sae),
+            "W_dec": (self.d_sae, self.width_out),
+            "b_dec": (self.width_out,),
+            "W_skip": (self.width_out, self.d_in),
+        }
+        if self.architecture == "group_sparse":
+            special["threshold"] = (self.d_sae // self.group_size,)
+        return {name: special.get(name, (self.d_sae,)) for name in TENSORS[self.architecture]}
+
+
+def parse_config(
+    content: dict[str, Any], where: str, norm_scaling_factor: float | None = None
+) -> SAELensConfig:
+    """`cfg.json` of any SAELens version.
+
+    Args:
+        content: the object in it.
+        where: names it in errors.
+        norm_scaling_factor: that of the release, for SAEs trained on scaled activations.
+
+    Raises:
+        CheckpointError: what it describes cannot be computed.
+    """
+    try:
+        config = SAELensConfig.model_validate(_modernised(content))
+    except ValidationError as error:
+        raise CheckpointError(f"{where}: {first_problem(error)}") from error
+    if config.normalize_activations == SCALED and norm_scaling_factor is not None:
+        scaled = {"normalize_activations": "none", "norm_scaling_factor": norm_scaling_factor}
+        config = config.model_copy(update=scaled)
+    _look_up(config.architecture, TENSORS, UNSUPPORTED, f"{where}: architecture")
+    _look_up(
+        config.normalize_activations, NORMALISATIONS, UNFOLDED, f"{where}: normalize_activations"
+    )
+    if config.d_sae % config.group_size:
+        raise CheckpointError(
+            f"{where}: group_size {config.group_size} does not divide d_sae={config.d_sae}"
+        )
+    if config.is_transcoder and config.apply_b_dec_to_input:
+        raise CheckpointError(
+            f"{where}: apply_b_dec_to_input: b_dec is of a transcoder's output, not of its input"
+        )
+    if config.architecture not in ("topk", "abstopk"):
+        return config.model_copy(update={"k": None})
+    if not 0 < (config.k or 0) <= config.d_sae:
+        raise CheckpointError(f"{where}: k must be from 1 to d_sae={config.d_sae}, not {config.k}")
+    return config
+
+
+def plain(facts: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Those that can be shown and stored: text, and numbers that JSON has."""
+    return {
+        key: value
+        for key, value in facts.items()
+        if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    }
+
+
+def overridden(content: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with what its release says instead, wherever that config keeps it."""
+    changed = {**content, **overrides}
+    if isinstance(content.get("metadata"), dict):
+        moved = {key: value for key, value in overrides.items() if key in METADATA}
+        changed["metadata"] = {**content["metadata"], **moved}
+    return changed
+
+
+def _modernised(content: dict[str, Any]) -> dict[str, Any]:
+    """A config as SAELens 6 would write it; newer ones pass unchanged."""
+    config = {RENAMED.get(key, key): value for key, value in content.items() if value is not None}
+    config.pop("norm_scaling_factor", None)
+    config.setdefault("architecture", "standard")
+    if config.get("activation_fn") == "topk":
+        kwargs = config.get("activation_fn_kwargs")
+        k = kwargs.get("k") if isinstance(kwargs, dict) else None
+        config |= {"architecture": "topk", "k": config.get("k") if k is None else k}
+    if isinstance(normalised := config.get("normalize_activations"), bool):
+        config["normalize_activations"] = SCALED if normalised else "none"
+    config.setdefault("metadata", {key: config[key] for key in METADATA if key in config})
+    return config
+
+
+def _look_up(
+    value: str, supported: Mapping[str, object], refused: Mapping[str, str], where: str
+) -> None:
+    if value in supported:
+        return
+    if value in refused:
+        raise CheckpointError(f"{where}: {value!r} is not supported yet: {refused[value]}")
+    raise CheckpointError(f"{where}: unknown {value!r}. {did_you_mean(value, supported)}")

@@ -1,0 +1,145 @@
+"""What is compared: one SAE, or a family of SAEs that answers with the best of its members."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from mdlbench.boards.leaderboard import unique_labels
+from mdlbench.curves.curve import Interpolation, RateByQuality, RateDistortionCurve, RatePoint
+from mdlbench.errors import RecordError
+from mdlbench.records.record import EvalRecord, ToleranceResult
+from mdlbench.suite.suite import Metric
+
+Basis = Literal["front", "hull"]
+"""Of a comparison: Pareto fronts, or lower hulls of linear rate and distortion (maths §8)."""
+INTERPOLATION: dict[Basis, Interpolation] = {"front": "pchip", "hull": "chords"}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One SAE or several.
+
+    Attributes:
+        name: on a board; of a family "all ARCHITECTURE", with its quantiser as on a board.
+        members: one record for each SAE, at least one.
+        is_family: named as a family, even if it has one member.
+    """
+
+    name: str
+    members: tuple[EvalRecord, ...]
+    is_family: bool = False
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Of the members' records."""
+        return frozenset(member.id for member in self.members)
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """What to call each member, by record id: no two alike."""
+        if not self.is_family:
+            return {member.id: self.name for member in self.members}
+        return unique_labels(self.members)
+
+    def curve(self, metric: Metric) -> RateDistortionCurve:
+        """All operating points of all members."""
+        points = [point for member in self.members for point in member.curve(metric).points]
+        return RateDistortionCurve.of(points, self.name, metric)
+
+    def member_at(self, point: RatePoint) -> EvalRecord:
+        """The member whose operating point this is."""
+        for member in self.members:
+            for own in member.points:
+                if (own.step, own.bits.total) == (point.step, point.rate):
+                    return member
+        raise RecordError(f"{self.name}: no operating point at step {point.step:g}")
+
+    def best_at(self, metric: Metric, epsilon: float) -> tuple[EvalRecord, ToleranceResult] | None:
+        """The member of fewest bits within ε, and its result; None where none is."""
+        found = [(m, r) for m, r in self.results_at(metric, epsilon) if r.bits is not None]
+        return min(found, key=lambda pair: (pair[1].bits, pair[0].label), default=None)
+
+    def results_at(
+        self, metric: Metric, epsilon: float
+    ) -> list[tuple[EvalRecord, ToleranceResult]]:
+        """The feasible results of the members."""
+        results = [(member, member.at(metric, epsilon)) for member in self.members]
+        return [(member, result) for member, result in results if result.feasible]
+
+
+class ByQuality(NamedTuple):
+    """Bits per token by quality, and their log₁₀; no such where too few points have a rate."""
+
+    rate: RateByQuality
+    log_rate: RateByQuality | None
+
+
+@dataclass(frozen=True)
+class ComparedCurve:
+    """A contender's curve as it is compared.
+
+    Attributes:
+        vertices: the points of its front, or the vertices of its hull, by rising rate.
+        interpolation: between them.
+        resampled: the same of every bootstrap resample, front or hull selected anew; None where
+            too few points are left. Empty where a record has no resamples.
+    """
+
+    contender: Contender
+    vertices: RateDistortionCurve
+    interpolation: Interpolation
+    resampled: list[ByQuality | None]
+
+    @classmethod
+    def of(cls, contender: Contender, metric: Metric, basis: Basis) -> ComparedCurve:
+        resampled = [_by_quality(curve, basis) for curve in _resampled_curves(contender, metric)]
+        vertices = _vertices(contender.curve(metric), basis)
+        return cls(contender, vertices, INTERPOLATION[basis], resampled)
+
+    @property
+    def n_points(self) -> int:
+        """Vertices that have a quality."""
+        return int((self.vertices.distortions > 0).sum())
+
+
+def basis_of(contenders: Iterable[Contender]) -> Basis:
+    """Hulls for all as soon as one is a family, so that nobody alone may share time."""
+    return "hull" if any(contender.is_family for contender in contenders) else "front"
+
+
+def _vertices(curve: RateDistortionCurve, basis: Basis) -> RateDistortionCurve:
+    return curve.pareto_front() if basis == "front" else curve.lower_hull()
+
+
+def _by_quality(curve: RateDistortionCurve, basis: Basis) -> ByQuality | None:
+    vertices, interpolation = _vertices(curve, basis), INTERPOLATION[basis]
+    rate = vertices.by_quality(interpolation)
+    return None if rate is None else ByQuality(rate, vertices.log_rate_by_quality(interpolation))
+
+
+def _resampled_curves(contender: Contender, metric: Metric) -> list[RateDistortionCurve]:
+    """The contender's curve in every resample; none where a point lacks resamples."""
+    points = [point for member in contender.members for point in member.points]
+    if not points or any(point.resamples is None for point in points):
+        return []
+    draws = [
+        np.stack([point.resampled_bits(), point.resampled(metric)], axis=-1) for point in points
+    ]
+    if len({len(draw) for draw in draws}) > 1:
+        raise RecordError(f"{contender.name}: its points have unequal numbers of resamples")
+    facts = [(point.step, point.l0) for point in points]
+    by_draw: Float64[np.ndarray, "replicate point 2"] = np.stack(draws, axis=1)
+    return [
+        RateDistortionCurve.of(
+            (RatePoint(r, d, *fact) for (r, d), fact in zip(draw, facts, strict=True)),
+            contender.name,
+            metric,
+        )
+        for draw in by_draw.tolist()
+    ]

@@ -1,0 +1,148 @@
+"""What the command line shows, as rows of plain values."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdlbench.adapters import registry
+from mdlbench.suite.suite import load_suite, suite_names
+
+if TYPE_CHECKING:
+    from mdlbench.adapters.check import Check
+    from mdlbench.codes.bitstream import Decoded
+    from mdlbench.scoring.repeat import Unverified, Verified
+
+Row = dict[str, Any]
+
+
+def suites() -> list[Row]:
+    """The shipped suites."""
+    loaded = [load_suite(name) for name in suite_names()]
+    return [
+        {"suite": s.name, "title": s.title, "SAEs": len(s.saes), "digest": s.digest[:12]}
+        for s in loaded
+    ]
+
+
+def adapters() -> list[Row]:
+    """Built-in adapters and those of installed packages; none of them is imported."""
+    return [
+        {"adapter": entry.name, "package": entry.distribution, "what": entry.description}
+        for entry in registry.adapters()
+    ]
+
+
+def records(folder: Path) -> list[Row]:
+    """The records under a folder, by path."""
+    from mdlbench.errors import RecordError
+    from mdlbench.records.store import read_record
+
+    rows: list[Row] = []
+    for path in sorted(folder.glob("**/records/*.json")):
+        try:
+            record = read_record(path)
+        except RecordError as error:
+            nothing = {"suite": "", "SAE": "", "quantiser": ""}
+            rows.append({"file": str(path), **nothing, "state": str(error)})
+            continue
+        state = "partial" if record.partial else record.status
+        rows.append(
+            {
+                "file": str(path),
+                "suite": record.identity.suite,
+                "SAE": record.name,
+                "quantiser": ", ".join({point.quantiser: "" for point in record.points}),
+                "state": state,
+            }
+        )
+    return rows
+
+
+def stream_facts(decoded: Decoded) -> Row:
+    """What a decoded bitstream holds, and what it costs."""
+    symbols, sizes = decoded.symbols, decoded.sizes
+    return {
+        **{str(key): value for key, value in decoded.metadata.items()},
+        "step": decoded.step,
+        "tokens": symbols.n_tokens,
+        "latents": symbols.n_latents,
+        "nonzeros": len(symbols.symbol),
+        "header bytes": sizes.header_bytes,
+        "of which codebook": sizes.codebook_bytes,
+        "of which forest": sizes.tree_bytes,
+        "payload bytes": sizes.payload_bytes,
+        "bits per token (payload)": 8 * sizes.payload_bytes / max(symbols.n_tokens, 1),
+        "checksum": "matches",
+    }
+
+
+def symbols_npz(decoded: Decoded) -> bytes:
+    """Symbols as an `.npz` of arrays token, latent, symbol and value.
+
+    Values are latents as the quantiser scales them: times decoder norms but for `uniform`.
+    """
+    import numpy as np
+
+    from mdlbench.quantisers.modes import decoded_values
+
+    symbols, values = decoded.symbols, decoded_values(decoded)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        token=symbols.token,
+        latent=symbols.latent,
+        symbol=symbols.symbol,
+        value=values.value,
+    )
+    return buffer.getvalue()
+
+
+def check_rows(checks: Sequence[Check]) -> list[Row]:
+    words = {True: "ok", False: "FAILED", "warning": "warning"}
+    return [{"check": c.name, "": words[c.passed], "found": c.message} for c in checks]
+
+
+def verification_row(outcome: Verified | Unverified) -> Row:
+    """How measuring a record again went."""
+    from mdlbench.scoring.repeat import Verified
+
+    row: Row = {"record": str(outcome.path), "SAE": outcome.label}
+    if isinstance(outcome, Verified):
+        return {**row, **outcome.deviation._asdict(), "reproduction": str(outcome.kept)}
+    return {**row, "error": str(outcome.error)}
+
+
+def verification_line(row: Row) -> str:
+    if "error" in row:
+        return f"{row['SAE']}: not reproduced: {row['error']}"
+    return (
+        f"{row['SAE']}: reproduced; rates within {row['bits']:.1e}, losses within "
+        f"{row['loss']:.1e}, accepted steps within {row['positions']} of 0.05 octave"
+    )
+
+
+def print_pairs(facts: Row) -> None:
+    """A mapping, one line each."""
+    width = max(len(key) for key in facts)
+    for key, value in facts.items():
+        print(f"{key:<{width}}  {value}")
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Rows as a plain table; names in them are not read as markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        print("none")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row.values()))
+    Console().print(table)

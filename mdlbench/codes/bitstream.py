@@ -1,0 +1,550 @@
+"""Latents of a whole split as a real file, and back: the audit of `heldout` (maths §3, `coded`).
+
+A file is self-contained. In order, integers little-endian:
+
+    magic      8 bytes   89 "MDLBITS"
+    version    uint32    2; 1 had no trees
+    lengths    uint32 summary, uint32 codebook, uint64 payload, in bytes
+    digest     32 bytes  SHA-256 of the whole file but for these bytes
+    summary    JSON: sizes, step, the quantiser's integers if there are any, the codebook's
+               hyperparameters, the symbols' digest, metadata
+    codebook   calibration counts: integer columns as byte planes, under LZMA; then, where supports
+               are coded by the tree code, its edges and their joint counts, likewise
+    payload    32-bit words of the range coder (`mdlbench.coding`)
+
+The payload holds the nonzeros latent by latent, tokens in a fixed scattered order: a burst of
+firings would otherwise need the far tails of the count models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import lzma
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Int32, Int64
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from mdlbench.codes.codelength import BetaPrior, Codebook
+from mdlbench.codes.forest import ROOT, Forest
+from mdlbench.codes.stream.channel import Channel, Reader, Writer
+from mdlbench.codes.stream.forest import code_forest
+from mdlbench.codes.stream.magnitudes import code_magnitudes
+from mdlbench.codes.symbols import HALF_STEP_LIMIT, Symbols
+from mdlbench.codes.tally import SymbolCounts
+from mdlbench.codes.tree import TreeCodebook
+from mdlbench.errors import CoderError, RecordError, UsageError, first_problem
+from mdlbench.files import write_atomically
+
+VERSION = 2
+MAGIC = b"\x89MDLBITS"
+
+MAX_TOKENS = 2**31 - 1
+MAX_LATENTS = 2**21
+MAX_CALIBRATION_TOKENS = 2**36
+MAX_LEVELS = 2**12
+"""Of a forest; each takes the reader some time, however few latents it has."""
+
+FREE_NONZEROS, NONZEROS_PER_BYTE = 2**23, 2**9
+FREE_PAIRS, PAIRS_PER_BYTE = 2**20, 2**6
+"""A part of a file may stand for so many items, and so many more for each of its bytes: more than
+data needs, and few enough that a hostile file cannot ask for all of the memory."""
+
+_PREFIX = struct.Struct("<8sIIIQ")
+_FIXED_BYTES = _PREFIX.size + hashlib.sha256().digest_size
+_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 2**23, "pb": 0}]
+_PAIR = np.dtype([("latent", "<i4"), ("symbol", "<i4"), ("count", "<i8")])
+_EDGE = np.dtype([("child", "<i4"), ("parent", "<i4"), ("joint", "<i8")])
+_GOLDEN = 0.6180339887498949
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class TreeSummary(BaseModel):
+    """What a file says of its forest: where a latent has a parent, it is coded given the parent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    n_edges: Annotated[int, Field(ge=1, le=MAX_LATENTS)]
+    n_bytes: Annotated[int, Field(ge=0)]
+    """Bytes of the edges, at the end of the codebook."""
+    parent_off: tuple[Positive, Positive]
+    parent_on: tuple[Positive, Positive]
+    """Priors of the firing probabilities in either context."""
+
+
+Integer = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+
+
+class Quantiser(BaseModel):
+    """What, beside the step, says which values the symbols stand for (`mdlbench.modes`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    mode: Annotated[str, Field(pattern="^[a-z-]{1,20}$")]
+    columns: dict[str, Annotated[list[Integer], Field(max_length=MAX_LATENTS)]]
+    """Integers by name, as the mode's quantiser wrote them."""
+
+
+class Summary(BaseModel):
+    """What a file says of itself, readable without decoding it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    n_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+    n_latents: Annotated[int, Field(ge=0, le=MAX_LATENTS)]
+    n_nonzeros: Annotated[int, Field(ge=0)]
+    step: Positive
+    """Quantiser step: value = symbol · step, but for what `quantiser` says."""
+    calibration_tokens: Annotated[int, Field(ge=0, le=MAX_CALIBRATION_TOKENS)]
+    calibration_pairs: Annotated[int, Field(ge=0)]
+    """Distinct (latent, symbol) pairs that the codebook was fitted on."""
+    prior: tuple[Positive, Positive]
+    strength: Positive
+    tree: TreeSummary | None = None
+    """None where all latents are coded independently."""
+    symbols_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    quantiser: Quantiser | None = None
+    """Absent where a value is its symbol times the step."""
+    metadata: dict[str, JsonValue]
+    """What the writer wants known: SAE, quantiser, suite, digests."""
+
+
+class Sizes(NamedTuple):
+    """Bytes of a file's parts. The header is all that is not payload.
+
+    It includes the codebook and, beside it, the tree: edges and their joint counts.
+    """
+
+    header_bytes: int
+    codebook_bytes: int
+    payload_bytes: int
+    tree_bytes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """A file's symbols, and what it says of them.
+
+    Attributes:
+        symbols: as they were encoded.
+        codebook: the one that `symbols` were coded with.
+        step: quantiser step, value = symbol · step where there is no `quantiser`.
+        quantiser: what says other values, as given to `encode`.
+        metadata: as given to `encode`.
+        sizes: bytes of the file's parts.
+    """
+
+    symbols: Symbols
+    codebook: Codebook | TreeCodebook
+    step: float
+    quantiser: Quantiser | None
+    metadata: dict[str, JsonValue]
+    sizes: Sizes
+
+
+def encode(
+    symbols: Symbols,
+    codebook: Codebook | TreeCodebook,
+    *,
+    step: float,
+    metadata: Mapping[str, JsonValue],
+    quantiser: Quantiser | None = None,
+) -> bytes:
+    """The file that says these symbols under a codebook, flat or with a tree.
+
+    Raises:
+        CoderError: the codebook cannot code the symbols, or they are not sorted, or not nonzero;
+            or a forest is too deep.
+        UsageError: the step, the metadata or the size are not what a file can hold.
+    """
+    book = _as_tree(codebook)
+    codebook = book.flat
+    _check_encodable(symbols, codebook)
+    _check_depth(book.forest)
+    writer = Writer()
+    _code_latents(writer, book, symbols.n_tokens, symbols.nnz, _by_latent(symbols))
+    payload = writer.payload()
+    edges = _pack_edges(book)
+    packed = _pack_counts(codebook.counts) + edges
+    try:
+        summary = Summary(
+            n_tokens=symbols.n_tokens,
+            n_latents=symbols.n_latents,
+            n_nonzeros=symbols.nnz,
+            step=step,
+            calibration_tokens=codebook.counts.n_tokens,
+            calibration_pairs=len(codebook.counts.count),
+            prior=(codebook.prior.a, codebook.prior.b),
+            strength=codebook.strength,
+            tree=_tree_summary(book, len(edges)),
+            symbols_sha256=_symbols_sha256(symbols),
+            quantiser=quantiser,
+            metadata=dict(metadata),
+        )
+        _check_limits(summary, len(packed), len(payload))
+    except (ValidationError, RecordError) as error:
+        raise UsageError(f"bitstream: cannot be written: {_reason(error)}") from error
+    absent = {"quantiser"} if quantiser is None else None
+    return _join(_Parts(summary.model_dump_json(exclude=absent).encode(), packed, payload))
+
+
+def decode(data: bytes) -> Decoded:
+    """The symbols of a file, from the file alone.
+
+    Raises:
+        RecordError: the file is foreign, newer, truncated, corrupt or inconsistent.
+    """
+    parts = _split(data)
+    summary = _summary(parts)
+    packed, edges = _split_codebook(parts.codebook, summary)
+    counts = _unpack_counts(packed, summary)
+    codebook = Codebook.build(counts, BetaPrior(*summary.prior), summary.strength)
+    book = _unpack_tree(edges, codebook, summary.tree)
+    nothing = _ByLatent.unknown()
+    try:
+        by_latent = _code_latents(
+            Reader(parts.payload), book, summary.n_tokens, summary.n_nonzeros, nothing
+        )
+    except (AssertionError, ValueError) as error:
+        raise RecordError(f"bitstream: the payload does not decode: {error}") from error
+    symbols = by_latent.by_token(summary.n_tokens, summary.n_latents)
+    if _symbols_sha256(symbols) != summary.symbols_sha256:
+        raise RecordError(
+            "bitstream: the decoded symbols are not those that were encoded: the file was written "
+            "by incompatible arithmetic, or it was tampered with"
+        )
+    used = book if book.forest.n_edges else codebook
+    return Decoded(
+        symbols,
+        used,
+        summary.step,
+        summary.quantiser,
+        summary.metadata,
+        _sizes(parts, summary),
+    )
+
+
+def sizes(data: bytes) -> Sizes:
+    """Bytes of a file's parts, without decoding; raises `RecordError` as `decode` does."""
+    parts = _split(data)
+    return _sizes(parts, _summary(parts))
+
+
+def summarise(data: bytes) -> Summary:
+    """What a file says of itself, without decoding; raises `RecordError` as `decode` does."""
+    return _summary(_split(data))
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; raises `OutputError` where that fails."""
+    write_atomically(path, data)
+
+
+def read(path: Path) -> bytes:
+    """An intact file, to `decode`; raises `RecordError` naming it if it is missing or damaged."""
+    try:
+        data = path.read_bytes()
+        _split(data)
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error}") from error
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error
+    return data
+
+
+class _Parts(NamedTuple):
+    summary: bytes
+    codebook: bytes
+    payload: bytes
+
+
+def _join(parts: _Parts, version: int = VERSION) -> bytes:
+    prefix = _PREFIX.pack(MAGIC, version, *map(len, parts))
+    return prefix + hashlib.sha256(b"".join([prefix, *parts])).digest() + b"".join(parts)
+
+
+def _split(data: bytes) -> _Parts:
+    """The parts of an intact file of this version."""
+    if len(data) < _FIXED_BYTES or not data.startswith(MAGIC):
+        raise RecordError("bitstream: not a file of mdlbench, or one cut short")
+    _, version, *lengths = _PREFIX.unpack_from(data)
+    if not 1 <= version <= VERSION:
+        raise RecordError(
+            f"bitstream: format version {version}, but this mdlbench reads {VERSION}: upgrade it"
+        )
+    if len(data) != _FIXED_BYTES + sum(lengths):
+        raise RecordError(
+            f"bitstream: {len(data)} bytes instead of {_FIXED_BYTES + sum(lengths)}: truncated, "
+            "or something was appended"
+        )
+    bounds = np.cumsum([_FIXED_BYTES, *lengths]).tolist()
+    parts = _Parts(*(data[a:b] for a, b in itertools.pairwise(bounds)))
+    if _join(parts, version) != data:
+        raise RecordError("bitstream: corrupt: the checksum does not match")
+    return parts
+
+
+def _sizes(parts: _Parts, summary: Summary) -> Sizes:
+    header = _FIXED_BYTES + len(parts.summary) + len(parts.codebook)
+    packed, edges = _split_codebook(parts.codebook, summary)
+    return Sizes(header, len(packed), len(parts.payload), len(edges))
+
+
+def _split_codebook(codebook: bytes, summary: Summary) -> tuple[bytes, bytes]:
+    """Calibration counts and edges, each still packed."""
+    end = len(codebook) - (summary.tree.n_bytes if summary.tree else 0)
+    return codebook[:end], codebook[end:]
+
+
+def _summary(parts: _Parts) -> Summary:
+    try:
+        summary = Summary.model_validate_json(parts.summary)
+    except ValidationError as error:
+        raise RecordError(f"bitstream: summary: {_reason(error)}") from error
+    _check_limits(summary, len(parts.codebook), len(parts.payload))
+    return summary
+
+
+def _check_limits(summary: Summary, codebook_bytes: int, payload_bytes: int) -> None:
+    """Refuse sizes that contradict each other before anything is allocated for them."""
+    nonzeros = min(
+        summary.n_tokens * summary.n_latents, FREE_NONZEROS + NONZEROS_PER_BYTE * payload_bytes
+    )
+    pairs = FREE_PAIRS + PAIRS_PER_BYTE * codebook_bytes
+    if summary.n_nonzeros > nonzeros:
+        raise RecordError(f"bitstream: {summary.n_nonzeros} nonzeros, but at most {nonzeros} fit")
+    if summary.calibration_pairs > pairs:
+        raise RecordError(
+            f"bitstream: a codebook of {summary.calibration_pairs} pairs, but at most {pairs} fit"
+        )
+    if summary.tree and not (
+        summary.tree.n_bytes <= codebook_bytes and summary.tree.n_edges < summary.n_latents
+    ):
+        raise RecordError(f"bitstream: {summary.tree.n_edges} edges do not fit")
+    if payload_bytes % 4:
+        raise RecordError("bitstream: the payload is not in whole words")
+
+
+def _reason(error: ValidationError | RecordError) -> str:
+    if isinstance(error, RecordError):
+        return str(error).removeprefix("bitstream: ")
+    return first_problem(error, root="file")
+
+
+def _check_encodable(symbols: Symbols, codebook: Codebook) -> None:
+    if symbols.n_latents != codebook.counts.n_latents:
+        raise CoderError(
+            f"a codebook of {codebook.counts.n_latents} latents cannot code {symbols.n_latents}"
+        )
+    at = symbols.token.astype(np.int64) * symbols.n_latents + symbols.latent
+    inside = (
+        (symbols.token >= 0)
+        & (symbols.token < symbols.n_tokens)
+        & (symbols.latent >= 0)
+        & (symbols.latent < symbols.n_latents)
+        & (symbols.symbol != 0)
+    )
+    if not inside.all() or (np.diff(at) <= 0).any():
+        raise CoderError("symbols: must be nonzero, in range, and sorted by token, then latent")
+    codebook.pooled.tail_bits(symbols.symbol[codebook.pooled.of(symbols.symbol) == 0])
+
+
+def _as_tree(codebook: Codebook | TreeCodebook) -> TreeCodebook:
+    """The codebook itself, or a flat one as a tree code of roots."""
+    if isinstance(codebook, Codebook):
+        return TreeCodebook.without_edges(codebook)
+    return codebook
+
+
+def _symbols_sha256(symbols: Symbols) -> str:
+    digest = hashlib.sha256()
+    for column in (symbols.token, symbols.latent, symbols.symbol):
+        digest.update(column.astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class _ByLatent:
+    """Nonzeros in coding order: by latent, then by scattered token.
+
+    Attributes:
+        place: latent·N + scattered token of each.
+        symbol: of each.
+    """
+
+    place: Int64[np.ndarray, " nnz"]
+    symbol: Int32[np.ndarray, " nnz"]
+
+    @classmethod
+    def unknown(cls) -> _ByLatent:
+        """What a reader begins with."""
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32))
+
+    def by_token(self, n_tokens: int, n_latents: int) -> Symbols:
+        latent, scattered = np.divmod(self.place, max(n_tokens, 1))
+        token = scattered * pow(_multiplier(n_tokens), -1, max(n_tokens, 1)) % max(n_tokens, 1)
+        order = _stable_order(token, n_tokens)
+        return Symbols(
+            token[order].astype(np.int32),
+            latent[order].astype(np.int32),
+            self.symbol[order],
+            n_tokens,
+            n_latents,
+        )
+
+
+def _by_latent(symbols: Symbols) -> _ByLatent:
+    n = symbols.n_tokens
+    scattered = symbols.token * np.int64(_multiplier(n)) % max(n, 1)
+    order = _stable_order(scattered, n)
+    order = order[_stable_order(symbols.latent[order], symbols.n_latents)]
+    place = symbols.latent * np.int64(n) + scattered
+    return _ByLatent(place[order], symbols.symbol[order])
+
+
+def _stable_order(key: Int[np.ndarray, " nnz"], limit: int) -> Int64[np.ndarray, " nnz"]:
+    """What sorts keys below a limit; keys of at most 16 bits are radix-sorted."""
+    return np.argsort(key.astype(np.min_scalar_type(max(limit - 1, 0))), kind="stable")
+
+
+def _multiplier(n_tokens: int) -> int:
+    """Token t is coded as t·multiplier mod N: near N/φ, so that neighbours land far apart."""
+    multiplier = max(int(n_tokens * _GOLDEN), 1)
+    while math.gcd(multiplier, n_tokens) > 1:
+        multiplier += 1
+    return multiplier
+
+
+def _code_latents(
+    channel: Channel, book: TreeCodebook, n_tokens: int, n_nonzeros: int, known: _ByLatent
+) -> _ByLatent:
+    """Write what is known, or read what is not: counts and positions, then magnitudes."""
+    place = code_forest(channel, book, n_tokens, n_nonzeros, known.place)
+    if len(place) != n_nonzeros:
+        raise RecordError(f"bitstream: {len(place)} nonzeros instead of {n_nonzeros}")
+    latent = place // max(n_tokens, 1)
+    active = np.bincount(latent, minlength=len(book.forest.parents))
+    return _ByLatent(place, code_magnitudes(channel, book.flat, active, known.symbol))
+
+
+def _pack_counts(counts: SymbolCounts) -> bytes:
+    """Differences of latents and of symbols, and counts."""
+    pairs = np.empty(len(counts.count), dtype=_PAIR)
+    pairs["latent"] = np.diff(counts.latent, prepend=0)
+    pairs["symbol"] = np.diff(counts.symbol, prepend=0)
+    pairs["count"] = counts.count
+    return _pack(pairs)
+
+
+def _pack_edges(book: TreeCodebook) -> bytes:
+    """Children, differences between them, parents and joint counts; nothing for no edge."""
+    child = np.flatnonzero(book.forest.is_child)
+    if len(child) == 0:
+        return b""
+    edges = np.empty(len(child), dtype=_EDGE)
+    edges["child"] = np.diff(child, prepend=0)
+    edges["parent"] = book.forest.parents[child]
+    edges["joint"] = book.joint[child]
+    return _pack(edges)
+
+
+def _tree_summary(book: TreeCodebook, n_bytes: int) -> TreeSummary | None:
+    if not book.forest.n_edges:
+        return None
+    off, on = book.priors
+    return TreeSummary(
+        n_edges=book.forest.n_edges,
+        n_bytes=n_bytes,
+        parent_off=(off.a, off.b),
+        parent_on=(on.a, on.b),
+    )
+
+
+def _unpack_tree(packed: bytes, flat: Codebook, summary: TreeSummary | None) -> TreeCodebook:
+    if summary is None:
+        return TreeCodebook.without_edges(flat)
+    edges = _unpack(packed, _EDGE, summary.n_edges)
+    child = np.cumsum(edges["child"], dtype=np.int64)
+    n_latents = flat.counts.n_latents
+    if child[0] < 0 or child[-1] >= n_latents or (np.diff(child) <= 0).any():
+        raise RecordError("bitstream: codebook: children of a forest are not distinct latents")
+    parents, joint = np.full(n_latents, ROOT), np.zeros(n_latents, dtype=np.int64)
+    parents[child], joint[child] = edges["parent"], edges["joint"]
+    priors = BetaPrior(*summary.parent_off), BetaPrior(*summary.parent_on)
+    try:
+        forest = Forest.from_parents(parents)
+        _check_depth(forest)
+        return TreeCodebook.build(flat, forest, joint, priors)
+    except CoderError as error:
+        raise RecordError(f"bitstream: codebook: {error}") from error
+
+
+def _check_depth(forest: Forest) -> None:
+    if len(forest.levels) > MAX_LEVELS:
+        raise CoderError(
+            f"a forest of {len(forest.levels)} levels; a file holds at most {MAX_LEVELS}"
+        )
+
+
+def _pack(table: np.ndarray) -> bytes:
+    """Integer columns: all first bytes, then all second, …"""
+    planes = table.view(np.uint8).reshape(-1, table.itemsize).T
+    return lzma.compress(planes.tobytes(), format=lzma.FORMAT_RAW, filters=_LZMA)
+
+
+def _unpack(packed: bytes, dtype: np.dtype[np.void], n: int) -> np.ndarray:
+    planes = np.frombuffer(_decompress(packed, n * dtype.itemsize), dtype=np.uint8)
+    return planes.reshape(dtype.itemsize, n).T.reshape(-1).view(dtype)
+
+
+def _unpack_counts(packed: bytes, summary: Summary) -> SymbolCounts:
+    pairs = _unpack(packed, _PAIR, summary.calibration_pairs)
+    counts = SymbolCounts(
+        np.cumsum(pairs["latent"], dtype=np.int32),
+        np.cumsum(pairs["symbol"], dtype=np.int32),
+        pairs["count"].astype(np.int64),
+        summary.calibration_tokens,
+        summary.n_latents,
+    )
+    if not _are_counts(counts):
+        raise RecordError("bitstream: codebook: not the symbol counts of any data")
+    return counts
+
+
+def _decompress(packed: bytes, size: int) -> bytes:
+    decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_LZMA)
+    try:
+        raw = decompressor.decompress(packed, max_length=size + 1)
+    except lzma.LZMAError as error:
+        raise RecordError(f"bitstream: codebook: does not decompress: {error}") from error
+    if len(raw) != size:
+        raise RecordError("bitstream: codebook: not of the size that the summary states")
+    return raw
+
+
+def _are_counts(counts: SymbolCounts) -> bool:
+    """Whether latents, symbols and counts lie in their ranges and pairs are sorted and distinct."""
+    if len(counts.count) == 0:
+        return True
+    in_range = (
+        (counts.latent >= 0)
+        & (counts.latent < counts.n_latents)
+        & (counts.symbol != 0)
+        & (counts.symbol > -HALF_STEP_LIMIT)
+        & (counts.symbol < HALF_STEP_LIMIT)
+        & (counts.count > 0)
+        & (counts.count <= counts.n_tokens)
+    )
+    if not in_range.all():
+        return False
+    step = np.diff(counts.latent)
+    increasing = (step > 0) | ((step == 0) & (np.diff(counts.symbol) > 0))
+    return bool(increasing.all() and counts.active.max() <= counts.n_tokens)

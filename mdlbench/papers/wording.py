@@ -1,0 +1,65 @@
+"""Sentences for reports of simulations, each decided by its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import binom
+
+from mdlbench.papers.simulation import Comparison, Priced
+from mdlbench.statistics.bootstrap import CONFIDENCE
+
+NEGLIGIBLE = 0.1
+"""A bias of less than this share of half an interval moves few closed forms out of it."""
+
+
+def coverage(name: str, hits: Sequence[bool]) -> str:
+    """How many intervals contain the closed form, beside how many should."""
+    low, high = (int(n) for n in binom.interval(CONFIDENCE, len(hits), CONFIDENCE))
+    found = sum(hits)
+    verdict = "too few" if found < low else "too many" if found > high else "as many as should"
+    return (
+        f"{name}: {found} of {len(hits)} intervals contain the closed form, {verdict} (of so "
+        f"many exact 95% intervals of independent draws, {low} to {high} do, 95% of the time)."
+    )
+
+
+def learning_cost(codes: Sequence[Priced]) -> str:
+    """Whether biases could have decided the coverage.
+
+    `heldout` pays for its codebook, `plugin` gets it free: the closed form is to be expected
+    between the two.
+    """
+    gap = np.array([code.heldout.bits - code.plugin for code in codes])
+    half = np.array([(code.heldout.high - code.heldout.low) / 2 for code in codes])
+    share = float(np.median(gap / half))
+    verdict = "too little to matter here" if share < NEGLIGIBLE else "enough to lower the coverage"
+    return (
+        "What learning its codebook costs `heldout` and fitting the scored data saves `plugin` "
+        f"is together at most {gap.max():.1g} bits, in the median {share:.1%} of half an interval: "
+        f"{verdict}."
+    )
+
+
+def agreement(name: str, comparisons: Sequence[Comparison]) -> str:
+    """How the simulated verdicts compare with the exact ones."""
+    ties = [abs(c.exact_saving) for c in comparisons if c.simulated_sign == 0]
+    opposite = [abs(c.exact_saving) for c in comparisons if c.opposite]
+    same = len(comparisons) - len(ties) - len(opposite)
+    text = (
+        f"{name}: of {len(comparisons)} simulated verdicts, {same} equal the exact one, "
+        f"{len(opposite)} contradict it, and {len(ties)} cannot tell: the paired interval covers 0."
+    )
+    for margins, verb in ((ties, "cannot tell"), (opposite, "contradict")):
+        if margins:
+            text += f" The exact codes differ by at most {max(margins):.2g} bits where they {verb}."
+    return text
+
+
+def report_text(title: str, introduction: str, findings: Mapping[str, Sequence[str]]) -> str:
+    """A report in Markdown: findings as one list under each heading."""
+    parts = [f"# {title}", introduction]
+    for heading, sentences in findings.items():
+        parts += [f"## {heading}", "\n".join(f"- {sentence}" for sentence in sentences)]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,187 @@
+"""The quantiser `rdo`: rate-aware rounding with a dead zone, and centroids (maths §2).
+
+A latent of value a whose nearest symbol is v takes whichever of 0, v and the next one towards 0 has
+the least (a − value)² + λ·bits. λ is a share of the slope of the curve of plain steps at Δ, or 0:
+whichever costs least where errors of latents add up. Bits are those of a codebook fitted on symbols
+so decided; values are centroids. All that is an encoder's choice: a decoder knows the centroids
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int32, Int64
+
+from mdlbench.codes.codelength import Codebook
+from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.symbols import Symbols, dequantise, half_steps, quantise, symbol_at
+from mdlbench.codes.tally import SymbolCounts
+from mdlbench.errors import UsageError
+from mdlbench.quantisers.per_feature import measure_choices
+from mdlbench.quantisers.trial import Trial, reconstruction
+
+ROUNDS = 2
+"""Times that symbols are decided, and prices and centroids fitted on them."""
+
+N_CENTROIDS = 4
+"""Symbols ±1 … ±4 have centroids; those beyond are rare or narrow, and stay whole steps."""
+
+FRACTION = 64
+"""Centroids are sent as offsets from whole steps in 64ths of a step, …"""
+OFFSET_BITS = 8
+"""… in so many bits each, …"""
+OFFSETS = (1 - FRACTION, 127)
+"""… within these, so that a symbol keeps its sign."""
+
+SHARES = 1.0, 0.5, 0.25
+"""Of the slope at which latents would be decided if their errors were independent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Centroids:
+    """Values sign(v)·(|v| + offset/64)·step of the symbols v; all that a decoder needs.
+
+    Attributes:
+        step: Δ.
+        offset: of |v| = 1 … 4; beyond, there is none.
+    """
+
+    step: float
+    offset: Int64[np.ndarray, " centroid"]
+
+    @classmethod
+    def whole_steps(cls, step: float) -> Self:
+        return cls(step, np.zeros(N_CENTROIDS, dtype=np.int64))
+
+    @classmethod
+    def of_columns(cls, step: float, columns: Mapping[str, list[int]], n_latents: int) -> Self:
+        """The centroids that `columns` say; raises `UsageError` where they say none."""
+        offset = np.array(columns.get("offset", ()), dtype=np.int64)
+        if set(columns) != {"offset"} or len(offset) != N_CENTROIDS:
+            raise UsageError(f"rdo: not the offsets of {N_CENTROIDS} centroids")
+        if (offset < OFFSETS[0]).any() or (offset > OFFSETS[1]).any():
+            raise UsageError(f"rdo: an offset is not from {OFFSETS[0]} to {OFFSETS[1]}")
+        return cls(step, offset)
+
+    @property
+    def header_bits(self) -> float:
+        return float(OFFSET_BITS * len(self.offset))
+
+    @property
+    def columns(self) -> Mapping[str, list[int]]:
+        return {"offset": self.offset.tolist()}
+
+    def values(self, symbols: Symbols) -> SparseLatents:
+        value = self.of(symbols.symbol).astype(np.float32)
+        return SparseLatents(
+            symbols.token, symbols.latent, value, symbols.n_tokens, symbols.n_latents
+        )
+
+    def of(self, symbol: Int32[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        """The value of each symbol; exactly 0 for 0."""
+        shift = np.concatenate([[0.0], self.offset / FRACTION, [0.0]]) * self.step
+        shifts = shift[np.minimum(np.abs(symbol), N_CENTROIDS + 1)]
+        values: Float64[np.ndarray, " n"] = symbol * self.step + np.sign(symbol) * shifts
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class RateAware:
+    """Rate-aware rounding at one step.
+
+    Attributes:
+        centroids: what symbols stand for.
+        prices: the codebook by which symbols are decided.
+        slope: λ, squared error that a bit is worth; 0 rounds to the nearest.
+    """
+
+    centroids: Centroids
+    prices: Codebook
+    slope: float
+
+    @property
+    def step(self) -> float:
+        return self.centroids.step
+
+    @property
+    def header_bits(self) -> float:
+        return self.centroids.header_bits
+
+    @property
+    def columns(self) -> Mapping[str, list[int]]:
+        return self.centroids.columns
+
+    def values(self, symbols: Symbols) -> SparseLatents:
+        return self.centroids.values(symbols)
+
+    def symbols(self, latents: SparseLatents) -> Symbols:
+        nearest = symbol_at(half_steps(latents.value, self.step), 0)
+        best = np.zeros_like(nearest)
+        least = self.cost(latents, best)
+        for candidate in (nearest, nearest - np.sign(nearest)):
+            cost = self.cost(latents, candidate)
+            best = np.where(cost < least, candidate, best)
+            least = np.minimum(cost, least)
+        on = best != 0
+        return Symbols(
+            latents.token[on], latents.latent[on], best[on], latents.n_tokens, latents.n_latents
+        )
+
+    def cost(
+        self, latents: SparseLatents, symbol: Int32[np.ndarray, " nnz"]
+    ) -> Float64[np.ndarray, " nnz"]:
+        """Squared error + λ·bits of each latent as that symbol; bits above those of zero."""
+        error = latents.value - self.centroids.of(symbol)
+        return np.asarray(error**2 + self.slope * self.prices.excess_bits(latents.latent, symbol))
+
+
+def fit_rate_aware(trial: Trial, step: float) -> RateAware:
+    """Rate-aware rounding of calibration tokens at Δ, as much of it as pays (maths §2)."""
+    choices = measure_choices(trial.runs, trial.n_latents, step, trial.finest, range(-1, 2))
+    slope = choices.slope(step)
+    whole = Centroids.whole_steps(step)
+    prices = Codebook.fit(SymbolCounts.of(quantise(trial.sample, step)))
+    rounded = RateAware(whole, prices, slope=0.0)
+    decided = [_fitted(trial, replace(rounded, slope=slope * share)) for share in SHARES]
+    return trial.best(step, [rounded, *decided])
+
+
+def _fitted(trial: Trial, quantiser: RateAware) -> RateAware:
+    """Prices and centroids, each fitted on what the other decides."""
+    for _ in range(ROUNDS):
+        symbols = quantiser.symbols(trial.sample)
+        centroids = fit_centroids(trial.sample, symbols, trial.directions, quantiser.step)
+        prices = Codebook.fit(SymbolCounts.of(symbols))
+        quantiser = replace(quantiser, centroids=centroids, prices=prices)
+    return quantiser
+
+
+def fit_centroids(
+    latents: SparseLatents,
+    symbols: Symbols,
+    directions: Float32[np.ndarray, "latent d_out"],
+    step: float,
+) -> Centroids:
+    """The offsets whose reconstruction is nearest to that of the latents themselves.
+
+    Least squares in the space of the activations, where the errors of latents that are on together
+    add up: a latent left out is partly made up for by others that point the same way. A symbol seen
+    once counts as much as the prior, which is no offset.
+    """
+    missing = reconstruction(latents, latents.value, directions)
+    missing -= reconstruction(symbols, dequantise(symbols, step).value, directions)
+    magnitude, sign = np.abs(symbols.symbol), np.sign(symbols.symbol)
+    parts = [
+        reconstruction(symbols, np.where(magnitude == v, sign, 0), directions)
+        for v in range(1, N_CENTROIDS + 1)
+    ]
+    gram = np.array([[(a * b).sum(dtype=np.float64) for b in parts] for a in parts])
+    target = np.array([(part * missing).sum(dtype=np.float64) for part in parts])
+    unit = np.square(directions).sum(axis=1, dtype=np.float64).max(initial=0.0) or 1.0
+    shift = np.linalg.solve(gram + unit * np.eye(N_CENTROIDS), target)
+    offset = np.clip(np.rint(shift / step * FRACTION), *OFFSETS)
+    return Centroids(step, offset.astype(np.int64))

@@ -1,0 +1,160 @@
+"""Whether a record is of the suite that it names, as that suite is now, and names what it may."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import re
+from collections.abc import Iterator
+from pathlib import PureWindowsPath
+from typing import Any
+
+from mdlbench.errors import UsageError
+from mdlbench.quantisers.modes import mode_of
+from mdlbench.records.record import PROTOCOL, EvalRecord
+from mdlbench.suite.suite import ImagesSource, LanguageSource, Site, Source, Suite, SyntheticSource
+
+LONGEST_NAME = 200
+LONGEST_TEXT = 4000
+"""Characters of any other text, but for encoded data."""
+SHA256 = re.compile(r"[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40,64}")
+ENCODED = ("png", "bits", "mse", "delta_ce")
+"""Keys whose texts are base64, and may be long."""
+
+
+def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
+    yield from _of_measurement(record, suite)
+    yield from _of_site(record, suite)
+    yield from _of_tokens(record, suite)
+    yield from _of_names(record)
+    yield from _of_provenance(record)
+    yield from _texts(record.model_dump(mode="json"), "record")
+
+
+def _of_measurement(record: EvalRecord, suite: Suite) -> Iterator[str]:
+    identity = record.identity
+    if record.id != identity.id:
+        yield "the id is not that of the identity"
+    expected = {
+        "suite": suite.name,
+        "suite_digest": suite.digest,
+        "protocol": PROTOCOL,
+        "seed": suite.seed,
+    }
+    for key, value in expected.items():
+        found = getattr(identity, key)
+        if found != value:
+            yield f"{key} {str(found)[:12]} is not the current one, {str(value)[:12]}"
+    if identity.quantiser == suite.quantiser:
+        yield f"quantiser {suite.quantiser} is the suite's own, and must not be named"
+    if record.partial != (identity.limit is not None):
+        yield f"partial is {record.partial}, but limit {identity.limit}"
+    if identity.limit is not None and identity.limit < 1:
+        yield f"limit {identity.limit} is less than 1"
+
+
+def _of_site(record: EvalRecord, suite: Suite) -> Iterator[str]:
+    for key, value in _fixed_site(suite.source).items():
+        found = getattr(record.site, key)
+        if found != value:
+            yield f"site.{key} {str(found)[:80]!r} is not the suite's, {value!r}"
+
+
+def _fixed_site(source: Source) -> dict[str, Any]:
+    """What a source says of the site; what it leaves to the SAE or the command line is absent."""
+    if not isinstance(source, LanguageSource):
+        return Site(hook=source.hook).model_dump()
+    fixed = {
+        "model": source.model.name,
+        "first_position": source.first_position,
+        "context": source.place.context,
+        "prepend_bos": source.place.prepend_bos,
+    }
+    return {key: value for key, value in fixed.items() if value is not None}
+
+
+def _of_tokens(record: EvalRecord, suite: Suite) -> Iterator[str]:
+    tokens, source = record.n_tokens, suite.source
+    if min(tokens.calibration, tokens.test) < 1:
+        yield "no tokens were measured"
+    if isinstance(source, LanguageSource):
+        if tokens.calibration > source.tokens.calibration or tokens.test > source.tokens.test:
+            yield "more tokens than the suite has"
+        return
+    for split, stated in _stated_tokens(source).items():
+        found, expected = getattr(tokens, split), min(stated, record.identity.limit or stated)
+        if found != expected:
+            yield f"{found} {split} tokens are not the suite's {expected}"
+
+
+def _stated_tokens(source: ImagesSource | SyntheticSource) -> dict[str, int]:
+    """Tokens of each split, all documents; how many images there are only their file says."""
+    return {"test": source.n_test} if isinstance(source, ImagesSource) else dict(source.tokens)
+
+
+def _of_names(record: EvalRecord) -> Iterator[str]:
+    coder = record.identity.coder
+    for key, digest in (
+        ("weights_sha256", coder.weights_sha256),
+        ("data_sha256", record.identity.data_sha256),
+    ):
+        if not SHA256.fullmatch(digest):
+            yield f"{key} is not a SHA-256"
+    names = {"name": coder.name, "adapter": coder.adapter}
+    names |= {"architecture": record.coder.architecture, "hook": record.site.hook}
+    for key, name in names.items():
+        if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+            yield f"{key} is empty, longer than {LONGEST_NAME} characters, or not printable"
+        elif _is_path(name):
+            yield f"{key} {name[:80]!r} is a path"
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name leads out of a folder; a release's name may have parts."""
+    path = PureWindowsPath(name)
+    return bool(path.anchor) or ".." in path.parts or "\\" in name or name.startswith("~")
+
+
+def _of_provenance(record: EvalRecord) -> Iterator[str]:
+    provenance, environment = record.provenance, record.environment
+    try:
+        datetime.date.fromisoformat(provenance.date[:10])
+    except ValueError:
+        yield f"provenance.date {provenance.date[:40]!r} is not a date"
+    if provenance.commit is not None and not COMMIT.fullmatch(provenance.commit):
+        yield "provenance.commit is not a commit"
+    if environment.threads < 1 or environment.seconds < 0:
+        yield "environment: less than one thread, or negative seconds"
+    try:
+        mode_of(record.identity.quantiser or "normalised")
+    except UsageError as error:
+        yield str(error)
+
+
+def _texts(value: Any, key: str) -> Iterator[str]:
+    """Texts that are too long or not printable, anywhere in a record."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _texts(name, f"a key of {key}")
+            yield from _texts(part, name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part, key)
+    elif isinstance(value, str) and not _is_plain(value, key):
+        yield f"{key[:40]}: longer than {LONGEST_TEXT} characters, or not printable"
+
+
+def _is_plain(text: str, key: str) -> bool:
+    return (key in ENCODED and _is_base64(text)) or (
+        len(text) <= LONGEST_TEXT and text.isprintable()
+    )
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return True

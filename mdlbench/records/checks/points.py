@@ -1,0 +1,205 @@
+"""Whether a record's operating points are consistent, each in itself and with the others."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from mdlbench.codes import codelength
+from mdlbench.quantisers.modes import MODES
+from mdlbench.records.checks.approx import is_interval_of, same
+from mdlbench.records.record import Distortion, EvalRecord, Point
+from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, position_of, step_at
+from mdlbench.suite.suite import Suite
+
+MOST_CODED_EXCESS = 0.005
+"""Of `heldout`: how far a real bitstream may be from it (maths §3)."""
+SIGMAS = 6.0
+"""Standard errors by which a mean of draws may be off."""
+FLUSHED_BITS = 128
+"""Of a bitstream, at its end, beside that."""
+ADAPTIVE_HEADER = 3 * codelength.PARAMETER_BITS + 1
+"""Bits that `adaptive` sends at least, less one for the rounding of its sums (maths §3)."""
+
+
+def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
+    if not record.points:
+        yield "no operating points"
+        return
+    yield from _of_grid(record, suite)
+    for point in record.points:
+        for problem in _of_point(record, suite, point):
+            yield f"point at step {point.step:g}: {problem}"
+    for loss in (record.floor, *record.points):
+        yield from _of_range(loss)
+    yield from _of_losses([record.floor, *record.points])
+    yield from _of_order(record.points)
+
+
+def positions(record: EvalRecord) -> list[int | None]:
+    """Where each point lies on the grid finest·2^(p/20); None where it does not."""
+    finest = record.points[0].step
+    return [_position(point.step, finest) for point in record.points]
+
+
+def _position(step: float, finest: float) -> int | None:
+    position = position_of(finest, step)
+    return position if same(step_at(finest, position), step) else None
+
+
+def _of_grid(record: EvalRecord, suite: Suite) -> Iterator[str]:
+    finest = record.points[0].step
+    if suite.steps.unit == "absolute" and finest != suite.steps.finest:
+        yield f"the finest step {finest:g} is not the suite's, {suite.steps.finest:g}"
+    found = positions(record)
+    known = [position for position in found if position is not None]
+    if len(known) < len(found) or not all(a < b for a, b in itertools.pairwise(known)):
+        yield "steps are not distinct ones of the grid, from the finest to the coarsest"
+    dyadic = range(0, suite.steps.octaves * STEPS_PER_OCTAVE, STEPS_PER_OCTAVE)
+    if any(position not in range(dyadic[-1] + 1) for position in known):
+        yield "a step is beyond the suite's grid"
+    accepted = {result.step for result in record.tolerances}
+    beside = [p for p in record.points if _position(p.step, finest) not in dyadic]
+    if not set(dyadic) <= set(known) or any(point.step not in accepted for point in beside):
+        yield "points are not the dyadic steps and those accepted at a tolerance"
+
+
+def _of_point(record: EvalRecord, suite: Suite, point: Point) -> Iterator[str]:
+    if point.quantiser != (record.identity.quantiser or suite.quantiser):
+        yield f"quantiser {point.quantiser!r} is not the record's"
+    if point.top_k is not None:
+        yield "top_k is not used"
+    yield from _of_rates(record, point)
+    if not (0 <= point.l0 <= record.coder.d_latents and (point.header_bits or 0) >= 0):
+        yield "l0 or header_bits is out of range"
+    yield from _of_resamples(suite, point)
+
+
+def _of_rates(record: EvalRecord, point: Point) -> Iterator[str]:
+    bits = point.bits
+    if not same(bits.plugin, bits.support + bits.magnitude):
+        yield "bits.plugin is not support + magnitude"
+    if not same(bits.total, bits.heldout + bits.side):
+        yield "bits.total is not heldout + side"
+    rates = (bits.support, bits.magnitude, bits.heldout, bits.adaptive, bits.enumerative, bits.side)
+    if min(rates) < 0:
+        yield "a rate is negative"
+    if bits.heldout < bits.plugin * (1 - 1e-9):
+        yield "bits.heldout is below plugin, the entropy of the same symbols"
+    yield from _of_other_codes(record, point)
+
+
+def _of_other_codes(record: EvalRecord, point: Point) -> Iterator[str]:
+    """Those that are not ranked; maths §3 says what none of them can be shorter than."""
+    bits, n_test = point.bits, record.n_tokens.test
+    if bits.adaptive < bits.plugin * (1 - 1e-9) + ADAPTIVE_HEADER / n_test:
+        yield "bits.adaptive is below plugin and its header"
+    if bits.enumerative < (bits.magnitude + 1) * (1 - 1e-9):
+        yield "bits.enumerative is below magnitude and one bit"
+    if not _is_bound(bits.bound, point.l0, record.coder.d_latents):
+        yield "bits.bound is not L0·(B + log₂ D) for a whole B"
+    if bits.coded is not None and not math.isclose(
+        bits.coded,
+        bits.heldout,
+        rel_tol=MOST_CODED_EXCESS,
+        abs_tol=0.01 + FLUSHED_BITS / n_test,
+    ):
+        yield "bits.coded is not within 0.5% of heldout"
+
+
+def _is_bound(bound: float, l0: float, n_latents: int) -> bool:
+    if not l0 > 0 or not n_latents:
+        return bound == 0
+    precision = bound / l0 - math.log2(n_latents)
+    return -1e-6 < precision < 64 and abs(precision - round(precision)) < 1e-6
+
+
+def _of_resamples(suite: Suite, point: Point) -> Iterator[str]:
+    drawn = point.resamples
+    if drawn is None:
+        yield "no bootstrap resamples"
+        return
+    texts = (drawn.bits, drawn.mse, drawn.delta_ce)
+    for text in texts:
+        shares = _half_floats(text)
+        if shares is None or len(shares) != suite.replicates or not np.isfinite(shares).all():
+            yield f"resamples are not {suite.replicates} finite numbers"
+            return
+    if not all(_is_centred(shares) for shares in map(_half_floats, texts)):
+        yield "resamples do not lie around the point"
+    if not is_interval_of(point.bits.heldout_ci, point.resampled_bits() - point.bits.side):
+        yield "bits.heldout_ci is not that of the resamples"
+    if not is_interval_of(point.mse_ci, point.resampled("mse")):
+        yield "mse_ci is not that of the resamples"
+    if not is_interval_of(point.delta_ce_ci, point.resampled("delta_ce")):
+        yield "delta_ce_ci is not that of the resamples"
+
+
+def _is_centred(shares: np.ndarray | None) -> bool:
+    """Whether draws lie around what they are draws of, as means of resamples do.
+
+    Their mean has a standard error of their spread over √n; half precision adds a little.
+    """
+    if shares is None or not len(shares):
+        return False
+    values = shares.astype(np.float64)
+    spread = float(values.std())
+    return abs(float(values.mean())) <= SIGMAS * spread / math.sqrt(len(values)) + 1e-6
+
+
+def _half_floats(text: str) -> np.ndarray | None:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return np.frombuffer(data, dtype="<f2") if len(data) % 2 == 0 else None
+
+
+def _of_range(loss: Distortion) -> Iterator[str]:
+    if not (loss.mse >= 0 and loss.fvu >= 0 and loss.ce >= 0):
+        yield "a loss is negative"
+    if not (abs(loss.cosine) <= 1 + 1e-5 and loss.kl >= -1e-5):
+        yield "cosine or kl is out of range"
+
+
+def _of_losses(losses: list[Distortion]) -> Iterator[str]:
+    """The clean and the ablated loss and the variance are one number each for all points."""
+    largest = max(losses, key=lambda loss: loss.mse)
+    if not all(_is_share(loss, largest) for loss in losses):
+        yield "fvu is not mse over one variance at every point"
+    clean = losses[0].ce - losses[0].delta_ce
+    if not all(same(clean, loss.ce - loss.delta_ce) for loss in losses):
+        yield "ce − delta_ce is not one clean loss at every point"
+    if not _have_one_ablated_loss(losses):
+        yield "ce_recovered is not 1 − delta_ce / (ablated − clean loss) at every point"
+
+
+def _is_share(loss: Distortion, largest: Distortion) -> bool:
+    expected = loss.mse / largest.mse * largest.fvu if largest.mse > 0 else 0.0
+    return math.isclose(loss.fvu, expected, rel_tol=1e-9)
+
+
+def _have_one_ablated_loss(losses: list[Distortion]) -> bool:
+    recovered = [loss.ce_recovered for loss in losses]
+    if None in recovered:
+        return set(recovered) == {None}
+    pairs = [(loss.delta_ce, 1 - (loss.ce_recovered or 0.0)) for loss in losses]
+    delta, lost = max(pairs, key=lambda pair: abs(pair[0]))
+    if delta == 0:
+        return all(share == 0 for _, share in pairs)
+    return all(
+        math.isclose(share, d / delta * lost, rel_tol=1e-6, abs_tol=1e-12) for d, share in pairs
+    )
+
+
+def _of_order(points: list[Point]) -> Iterator[str]:
+    """A coarser step of the same rounding leaves fewer latents on."""
+    if points[0].quantiser not in MODES or points[0].quantiser in ("per-feature", "rdo"):
+        return
+    if any(b.l0 > a.l0 * (1 + 1e-9) for a, b in itertools.pairwise(points)):
+        yield "L0 rises from a step to a coarser one"

@@ -1,0 +1,526 @@
+"""The result of scoring one SAE on one suite: schema, identity, canonical JSON.
+
+One record is one JSON file. Floats are unrounded; a value that was not measured is absent, never
+NaN. The names of the keys are a contract with everyone who reads records.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
+from mdlbench.suite.suite import Headline, Metric, Quantiser, Site
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mdlbench.curves.curve import RateDistortionCurve
+
+SCHEMA_VERSION: Literal[3] = 3
+PROTOCOL = 1
+"""Version of the measurement itself: quantisers, codes and metrics. Numbers of different
+protocols are never compared."""
+
+BASELINE = "baseline"
+"""The adapter of coders that are fitted rather than trained: PCA, k-means, dense, mean."""
+CHECKSUM = "checksum"
+"""Key of a record file that seals all others, so that no number changes unnoticed."""
+
+_SEAL = re.compile(r'^ "checksum": "[0-9a-f]{64}",\n', re.MULTILINE)
+"""The checksum's line in a file as `to_json` writes it."""
+
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Interval = tuple[Finite, Finite]
+Versioned = TypeVar("Versioned", bound=BaseModel)
+
+
+def _finite(facts: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    json.dumps(facts, allow_nan=False)
+    return facts
+
+
+Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+"""Whatever JSON can hold; no NaN."""
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class CoderIdentity(Part):
+    """Which SAE, as far as it decides numbers."""
+
+    name: str
+    adapter: str
+    version: str
+    arguments: Facts
+    weights_sha256: str
+
+
+class Identity(Part):
+    """All that decides a record's numbers; computed before the run, compared by equality."""
+
+    suite: str
+    suite_digest: str
+    protocol: int
+    coder: CoderIdentity
+    data_sha256: str
+    seed: int
+    limit: int | None = None
+    quantiser: Quantiser | None = None
+    """Where it is not the suite's own."""
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the canonical JSON of the identity, without a quantiser that it lacks."""
+        absent = {"quantiser"} if self.quantiser is None else None
+        content = self.model_dump(mode="json", exclude=absent)
+        return hashlib.sha256(_canonical(content).encode()).hexdigest()
+
+
+class Tokens(Part):
+    calibration: int
+    test: int
+
+
+class CoderFacts(Part):
+    """What the SAE is and does before quantisation."""
+
+    d_in: int
+    d_out: int
+    d_latents: int
+    architecture: str
+    hook: str
+    l0: Finite
+    """Mean active latents per test token."""
+    dead_fraction: Finite
+    """Share of latents active on no token of either split."""
+    decoder_weight_bits: int | None = None
+    """Coarsest bits per decoder weight that still keep the headline tolerance; where the SAE does
+    not meet that one, the first tolerance that it meets."""
+    decoder_bits: Finite | None = None
+    """(live rows · d + d) · decoder_weight_bits (maths §3)."""
+    codebook_bits: Finite | None = None
+    """Real size of the codebook in the audited bitstream's header, and `header_bits` there."""
+    break_even_tokens: Finite | None = None
+    """Tokens after which the latents sent have cost as much as decoder and codebook."""
+    details: Facts = {}
+
+
+class Distortion(Part):
+    """Losses of a reconstruction (maths §5); CE and KL in nats per token."""
+
+    mse: Finite
+    fvu: Finite
+    cosine: Finite
+    ce: Finite
+    delta_ce: Finite
+    ce_recovered: Finite | None = None
+    kl: Finite
+
+
+class Bits(Part):
+    """Rates in bits per token (maths §3)."""
+
+    plugin: Finite
+    support: Finite
+    """Part of `plugin` that says which latents are active."""
+    magnitude: Finite
+    """Part of `plugin` that says how active they are."""
+    heldout: Finite
+    heldout_ci: Interval
+    adaptive: Finite
+    enumerative: Finite
+    bound: Finite
+    side: Finite
+    total: Finite
+    """heldout + side: the headline."""
+    coded: Finite | None = None
+    """Payload of a real bitstream that was decoded and compared symbol by symbol."""
+
+
+class Resamples(Part):
+    """A point's rate and losses when test documents are drawn anew (maths §7).
+
+    Base64 of little-endian float16, one value a draw: by which share of the point's `bits.heldout`,
+    `mse` and, for ΔCE, `ce` the draw lies above it. The draws are the same for every SAE of a
+    suite, so that differences of curves are paired.
+    """
+
+    bits: str
+    mse: str
+    delta_ce: str
+
+    @classmethod
+    def of(
+        cls,
+        point: Mapping[str, float],
+        bits: Float64[np.ndarray, " replicate"],
+        mse: Float64[np.ndarray, " replicate"],
+        delta_ce: Float64[np.ndarray, " replicate"],
+    ) -> Resamples:
+        """From the draws' values and the point's `bits`, `mse`, `ce` and `delta_ce`."""
+        return cls(
+            bits=_shares(bits - point["bits"], point["bits"]),
+            mse=_shares(mse - point["mse"], point["mse"]),
+            delta_ce=_shares(delta_ce - point["delta_ce"], point["ce"]),
+        )
+
+
+class Point(Distortion):
+    """One operating point: a quantiser at one step."""
+
+    quantiser: str
+    step: Finite
+    top_k: int | None = None
+    l0: Finite
+    """Mean nonzero symbols per test token."""
+    header_bits: Finite | None = None
+    """Bits, sent once, that a decoder must be told beside codebook and step; not in `bits`."""
+    bits: Bits
+    mse_ci: Interval
+    delta_ce_ci: Interval
+    resamples: Resamples | None = None
+
+    def resampled_bits(self) -> Float64[np.ndarray, " replicate"]:
+        """Total bits per token in every draw; raises `RecordError` where the record has none."""
+        return self.bits.total + self.bits.heldout * self.drawn_shares("bits")
+
+    def resampled(self, metric: Metric) -> Float64[np.ndarray, " replicate"]:
+        """A loss in every draw; raises `RecordError` where the record has none."""
+        if metric == "delta_ce":
+            return self.delta_ce + self.ce * self.drawn_shares("delta_ce")
+        return float(getattr(self, metric)) * (1.0 + self.drawn_shares("mse"))
+
+    def drawn_shares(
+        self, name: Literal["bits", "mse", "delta_ce"]
+    ) -> Float64[np.ndarray, " replicate"]:
+        """As `Resamples` holds them; raises `RecordError` where the record has none."""
+        if self.resamples is None:
+            raise RecordError(f"the point at step {self.step:g} has no bootstrap resamples")
+        data = base64.b64decode(getattr(self.resamples, name), validate=True)
+        return np.frombuffer(data, dtype="<f2").astype(np.float64)
+
+
+def _shares(deviations: Float64[np.ndarray, " replicate"], of: float) -> str:
+    shares = deviations / of if of else np.zeros_like(deviations)
+    return base64.b64encode(shares.astype("<f2").tobytes()).decode()
+
+
+class ToleranceResult(Part):
+    """The coarsest step within one tolerance, or the fact that there is none (maths §6)."""
+
+    metric: Metric
+    epsilon: Finite
+    feasible: bool
+    step: Finite | None = None
+    bits: Finite | None = None
+    """`bits.total` of the point at `step`."""
+    bits_ci: Interval | None = None
+    l0: Finite | None = None
+    ranked: bool = False
+    non_monotone: bool = False
+    """A coarser step of the dyadic grid passes although a finer one fails."""
+    at_coarsest: bool = False
+    """Even the coarsest step of the grid passes, so the rate shown is not the smallest."""
+    replicates: list[Finite] = []
+    """Bootstrap replicates of `bits`, in single precision; the same resampled documents for every
+    SAE of a suite, so that differences are paired."""
+
+
+class Pictures(Part):
+    """Decoder rows of the latents that cost most bits, where activations are images."""
+
+    latents: list[int]
+    """In the order of the tiles: left to right, then down."""
+    png: str
+    """Base64 of a PNG; each tile has its own scale, red positive, blue negative, white zero."""
+
+
+class LatentProfile(Part):
+    """How bits and firing are spread over latents, at the audited step, on test tokens.
+
+    Latents are sorted by firing rate for the one and by bits for the other, descending. Of many
+    latents both are given at some `ranks` only, spaced evenly in their logarithm.
+    """
+
+    step: Finite
+    ranks: list[int]
+    """From 1 to D: all of them, or some of many."""
+    firing_rates: list[Finite]
+    """Share of tokens on which the latent of that rank has a nonzero symbol."""
+    bits: list[Finite]
+    """Bits per token of the latent of that rank: its part of `heldout`."""
+    cumulative_bits: list[Finite]
+    """Bits per token of all latents up to that rank."""
+    pictures: Pictures | None = None
+
+
+MOST_RANKS = 64
+"""Of more latents, a record has some."""
+
+
+def profile_ranks(n_latents: int) -> Int64[np.ndarray, " rank"]:
+    """All ranks 1 to D; of more than `MOST_RANKS`, some, evenly spaced in their logarithm."""
+    if n_latents <= MOST_RANKS:
+        return np.arange(1, n_latents + 1)
+    spaced = np.geomspace(1, n_latents, MOST_RANKS)
+    return np.unique(np.rint(spaced).astype(np.int64))
+
+
+class Environment(Part):
+    """Where it ran; not part of the identity."""
+
+    device: str
+    dtype: str
+    """In which SAEs compute; the model's is the site's."""
+    threads: int
+    seconds: Finite
+    versions: dict[str, str]
+
+
+class Provenance(Part):
+    """Which code ran, and when; dirty if code or suites differed from that commit."""
+
+    commit: str | None = None
+    dirty: bool | None = None
+    date: str
+
+
+class EvalRecord(Part):
+    """One SAE scored on one suite."""
+
+    schema_version: Literal[3] = SCHEMA_VERSION
+    id: str
+    identity: Identity
+    site: Site
+    n_tokens: Tokens
+    coder: CoderFacts
+    floor: Distortion
+    """Losses of the unquantised reconstruction."""
+    points: list[Point]
+    tolerances: list[ToleranceResult]
+    latents: LatentProfile | None = None
+    """Absent where the SAE has no latents."""
+    partial: bool
+    environment: Environment
+    provenance: Provenance
+    status: Literal["complete"] = "complete"
+
+    @property
+    def name(self) -> str:
+        return self.identity.coder.name
+
+    @property
+    def label(self) -> str:
+        """The SAE's name, and its quantiser where that is not the suite's own."""
+        return with_quantiser(self.name, self.identity.quantiser)
+
+    @property
+    def family(self) -> str:
+        """Its architecture, and its quantiser where that is not the suite's own."""
+        return with_quantiser(self.coder.architecture, self.identity.quantiser)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the coder was fitted rather than trained."""
+        return self.identity.coder.adapter == BASELINE
+
+    @property
+    def measurement(self) -> Measurement:
+        return Measurement(**{key: getattr(self.identity, key) for key in Measurement.model_fields})
+
+    def curve(self, metric: Metric = "mse") -> RateDistortionCurve:
+        """Total rate against one distortion, over all operating points; raises `UsageError`."""
+        if metric not in METRICS:
+            raise UsageError(f"no curve of {metric!r}. {did_you_mean(metric, METRICS)}")
+        from mdlbench.curves.curve import RateDistortionCurve, RatePoint
+
+        points = [
+            RatePoint(p.bits.total, float(getattr(p, metric)), p.step, p.l0) for p in self.points
+        ]
+        return RateDistortionCurve.of(points, name=self.label, metric=metric)
+
+    def at(self, metric: Metric, epsilon: float) -> ToleranceResult:
+        """The result at one tolerance; raises `RecordError` if the suite did not ask for it."""
+        for result in self.tolerances:
+            if result.metric == metric and result.epsilon == epsilon:
+                return result
+        known = ", ".join(f"{r.metric} {r.epsilon:g}" for r in self.tolerances)
+        raise RecordError(f"{self.name}: no tolerance {metric} {epsilon:g}. Known: {known}.")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per operating point; its bits are columns `bits_plugin`, `bits_heldout`, …"""
+        import pandas as pd
+
+        rows = []
+        for point in self.points:
+            row = point.model_dump()
+            bits = row.pop("bits")
+            rows.append({"name": self.name, **row, **{f"bits_{k}": v for k, v in bits.items()}})
+        return pd.DataFrame(rows)
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no NaN, sealed by its `checksum`, a newline at the end."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        return canonical_lines(content | {CHECKSUM: checksum_of(content)})
+
+    @property
+    def checksum(self) -> str:
+        """As its file has it."""
+        return checksum_of(self.model_dump(mode="json", exclude_none=True))
+
+
+def operating_point(record: EvalRecord, result: ToleranceResult) -> Point | None:
+    """The record's point at the step that a tolerance accepted, if there is one."""
+    for point in record.points:
+        if point.step == result.step and point.top_k is None:
+            return point
+    return None
+
+
+def with_quantiser(name: str, quantiser: str | None) -> str:
+    """A name as boards have it: "NAME [QUANTISER]" where that is not the suite's own."""
+    return name if quantiser is None else f"{name} [{quantiser}]"
+
+
+def shortened(value: object) -> str:
+    """A digest by its start; any other value whole."""
+    text = str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
+
+
+def checksum_of(content: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of a record file's content, without its own `checksum`."""
+    return hashlib.sha256(_canonical(_unsealed(content)).encode()).hexdigest()
+
+
+def _unsealed(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key != CHECKSUM}
+
+
+class Measurement(Part):
+    """What results must agree in to stand in one folder."""
+
+    suite: str
+    suite_digest: str
+    protocol: int
+    limit: int | None = None
+
+    def describe(self) -> str:
+        limited = "" if self.limit is None else f" limited to {self.limit} documents"
+        digest = self.suite_digest[:12]
+        return f"suite {self.suite} (digest {digest}, protocol {self.protocol}){limited}"
+
+
+class SiteReferences(Part):
+    """What the curves at one site are drawn against; computed once from its data."""
+
+    site: Site
+    data_sha256: str
+    d: int
+    eigenvalues: list[Finite]
+    """Of the covariance of the test activations, descending: the Gaussian reference (maths §8)."""
+    dense: list[tuple[int, Finite]]
+    """(n, MSE) when every dimension is sent as n fixed-length bits over its calibration range."""
+
+
+class References(Measurement):
+    """What a results folder holds results of, and what their curves are drawn against."""
+
+    schema_version: int = SCHEMA_VERSION
+    headline: Headline
+    sites: list[SiteReferences]
+
+    def of_data(self, data_sha256: str) -> SiteReferences | None:
+        """Those computed from some data, if there are any."""
+        return next((site for site in self.sites if site.data_sha256 == data_sha256), None)
+
+    @property
+    def measurement(self) -> Measurement:
+        return Measurement(**{key: getattr(self, key) for key in Measurement.model_fields})
+
+    def to_json(self) -> str:
+        content = self.model_dump(mode="json", exclude_none=True)
+        return json.dumps(content, sort_keys=True, allow_nan=False) + "\n"
+
+
+def canonical_lines(content: dict[str, Any]) -> str:
+    """JSON with sorted keys, a line for each, no NaN, and a newline at the end."""
+    return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def parse_record(text: str, where: Path | str) -> EvalRecord:
+    """A record from its JSON text.
+
+    Raises:
+        RecordError: not a record, of a newer schema, or its id is not that of its identity.
+    """
+    try:
+        record = EvalRecord.model_validate_json(_SEAL.sub("", text, count=1))
+    except ValidationError:
+        record = _model(EvalRecord, _unsealed(_content(text, where)), where)
+    if record.id != record.identity.id:
+        raise RecordError(f"{where}: the id is not that of the record's identity")
+    return record
+
+
+def parse_references(text: str, where: Path | str) -> References:
+    """References from their JSON text; raises `RecordError` as `parse_record` does."""
+    return parse_versioned(References, text, where)
+
+
+def parse_versioned(model: type[Versioned], text: str, where: Path | str) -> Versioned:
+    """A file of this schema's version from its JSON text; raises `RecordError`."""
+    return _model(model, _content(text, where), where)
+
+
+def _content(text: str, where: Path | str) -> dict[str, Any]:
+    """The object in a file of this schema's version; raises `RecordError`."""
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{where}: not JSON: {error}") from error
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise RecordError(f"{where}: not written by mdlbench: it has no schema_version")
+    version = content["schema_version"]
+    if type(version) is not int or version < 1:
+        raise RecordError(f"{where}: schema_version {version!r} is not one of mdlbench's")
+    if version > SCHEMA_VERSION:
+        raise RecordError(
+            f"{where}: schema_version {version} is newer than this mdlbench reads "
+            f"({SCHEMA_VERSION}); upgrade mdlbench"
+        )
+    if version < SCHEMA_VERSION:
+        raise RecordError(
+            f"{where}: schema_version {version} is of a development version of mdlbench; "
+            "score the SAE again"
+        )
+    return content
+
+
+def _model(model: type[Versioned], content: dict[str, Any], where: Path | str) -> Versioned:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise RecordError(f"{where}: {first_problem(error)}") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _canonical(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

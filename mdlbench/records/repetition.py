@@ -1,0 +1,279 @@
+"""What became of a record when it was measured again: *reproduced*, or only *submitted*."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from mdlbench.errors import RecordError
+from mdlbench.files import write_atomically
+from mdlbench.records.record import (
+    SCHEMA_VERSION,
+    Distortion,
+    Environment,
+    EvalRecord,
+    Finite,
+    Part,
+    Pictures,
+    Point,
+    Provenance,
+    canonical_lines,
+    parse_versioned,
+)
+from mdlbench.records.store import file_name
+from mdlbench.statistics.tolerance import position_of
+from mdlbench.suite.suite import Agreement, shipped_suite
+
+Standing = Literal["reproduced", "submitted"]
+
+REPRODUCTIONS = "reproductions"
+"""Subfolder of a results folder."""
+LEAST_RATE = 1.0
+"""Bits per token; smaller rates are compared as if they were as large."""
+LEAST_LOSS = 1e-5
+"""Losses below it, in their own unit, are compared as if they were as large: so small a KL is of
+rounding errors."""
+HALF_ULP = 2.0**-10
+"""Of a share in half precision: by how much two that are nearly equal may be rounded apart."""
+CODEBOOK_SLACK = 0.01
+"""Of a codebook's size, which jumps by whole bytes."""
+
+RATES = ("plugin", "support", "magnitude", "heldout", "adaptive", "enumerative", "bound", "side")
+LOSSES = ("mse", "fvu", "cosine", "ce", "kl")
+FACTS = ("d_in", "d_out", "d_latents", "architecture", "hook", "details")
+
+
+class Deviation(NamedTuple):
+    """How far a repeated measurement lies from the first, at worst.
+
+    Attributes:
+        bits: relative difference of rates at a step, of L0, and of what is said of latents.
+        loss: relative difference of losses at a step; of ΔCE, to CE.
+        positions: steps of 0.05 octave between the steps accepted at a tolerance, or bits between
+            the decoder's precisions.
+    """
+
+    bits: float
+    loss: float
+    positions: int
+
+    def within(self, agreement: Agreement) -> bool:
+        return (
+            self.bits <= agreement.bits
+            and self.loss <= agreement.loss
+            and self.positions <= agreement.positions
+        )
+
+    def share(self, agreement: Agreement) -> float:
+        """Of what is allowed, how much it takes up at worst; at most 1 where it is within."""
+        return max(
+            self.bits / agreement.bits,
+            self.loss / agreement.loss,
+            self.positions / max(agreement.positions, 1),
+        )
+
+
+class Reproduction(Part):
+    """That a record was measured again and agreed; void as soon as the record changes."""
+
+    schema_version: int = SCHEMA_VERSION
+    record_id: str
+    record_checksum: str
+    bits: Finite
+    """As in `Deviation`, like the next two."""
+    loss: Finite
+    positions: int
+    agreement: Agreement
+    """What the suite allowed."""
+    environment: Environment
+    """Of the repeated measurement."""
+    provenance: Provenance
+
+    @property
+    def deviation(self) -> Deviation:
+        return Deviation(self.bits, self.loss, self.positions)
+
+    def holds(self, record: EvalRecord, agreement: Agreement) -> bool:
+        """Whether it is of the record as it is now, and within what is allowed."""
+        current = (self.record_id, self.record_checksum) == (record.id, record.checksum)
+        return current and self.deviation.within(agreement)
+
+
+def deviation(first: EvalRecord, again: EvalRecord) -> Deviation:
+    """The largest differences between two measurements of one identity.
+
+    All operating points of the first are compared, so `again` must have been measured at their
+    steps, too.
+
+    Raises:
+        RecordError: they are not of one identity, do not meet the same tolerances, or differ in
+            what is not a measured number.
+    """
+    _refuse_other(first, again)
+    points = {point.step: point for point in again.points}
+    missing = [point.step for point in first.points if point.step not in points]
+    if missing:
+        raise RecordError(f"{first.label}: was not measured again at step {missing[0]:g}")
+    pairs = [(point, points[point.step]) for point in first.points]
+    return Deviation(
+        bits=max([*(_rates_apart(*pair) for pair in pairs), _latents_apart(first, again)]),
+        loss=max(_losses_apart(*pair) for pair in [*pairs, (first.floor, again.floor)]),
+        positions=_positions_apart(first, again),
+    )
+
+
+def _refuse_other(first: EvalRecord, again: EvalRecord) -> None:
+    if first.identity != again.identity:
+        raise RecordError(f"{first.label}: measured again, it is another SAE or suite")
+    for name in FACTS:
+        if getattr(first.coder, name) != getattr(again.coder, name):
+            raise RecordError(f"{first.label}: measured again, its {name} is another")
+    if (first.site, first.n_tokens) != (again.site, again.n_tokens):
+        raise RecordError(f"{first.label}: measured again, its site or tokens are others")
+    if _pictures(first) != _pictures(again):
+        raise RecordError(f"{first.label}: measured again, its features look different")
+
+
+def _pictures(record: EvalRecord) -> Pictures | None:
+    return None if record.latents is None else record.latents.pictures
+
+
+def _rates_apart(one: Point, other: Point) -> float:
+    pairs = [(getattr(one.bits, code), getattr(other.bits, code)) for code in RATES]
+    pairs += [(one.l0, other.l0), (one.header_bits or 0.0, other.header_bits or 0.0)]
+    if one.bits.coded is not None and other.bits.coded is not None:
+        pairs.append((one.bits.coded, other.bits.coded))
+    return max(
+        max(_relative(*pair, LEAST_RATE) for pair in pairs), _draws_apart(one, other, "bits")
+    )
+
+
+def _losses_apart(one: Distortion, other: Distortion) -> float:
+    apart = [_relative(getattr(one, loss), getattr(other, loss), LEAST_LOSS) for loss in LOSSES]
+    apart.append(abs(one.delta_ce - other.delta_ce) / max(one.ce, other.ce, LEAST_LOSS))
+    apart.append(abs((one.ce_recovered or 0.0) - (other.ce_recovered or 0.0)))
+    if isinstance(one, Point) and isinstance(other, Point):
+        apart += [_draws_apart(one, other, "mse"), _draws_apart(one, other, "delta_ce")]
+    return max(apart)
+
+
+def _draws_apart(one: Point, other: Point, name: Literal["bits", "mse", "delta_ce"]) -> float:
+    """Largest difference of two points' bootstrap draws, but for their rounding."""
+    a, b = one.drawn_shares(name), other.drawn_shares(name)
+    if len(a) != len(b):
+        raise RecordError(f"at step {one.step:g}: {len(a)} draws, measured again {len(b)}")
+    rounded = HALF_ULP * np.maximum(np.abs(a), np.abs(b)) + 1e-7
+    return float(np.maximum(np.abs(a - b) - rounded, 0.0).max(initial=0.0))
+
+
+def _latents_apart(first: EvalRecord, again: EvalRecord) -> float:
+    """Of L0, dead latents, the codebook and the profile."""
+    one, other = first.coder, again.coder
+    apart = [
+        _relative(one.l0, other.l0, LEAST_RATE),
+        abs(one.dead_fraction - other.dead_fraction),
+        max(_relative(one.codebook_bits or 0, other.codebook_bits or 0, 1.0) - CODEBOOK_SLACK, 0.0),
+    ]
+    profiles = first.latents, again.latents
+    if profiles[0] is not None and profiles[1] is not None:
+        for name in ("firing_rates", "bits", "cumulative_bits"):
+            a, b = (np.array(getattr(profile, name)) for profile in profiles)
+            apart.append(float(np.abs(a - b).max() / max(np.abs(a).max(), LEAST_LOSS)))
+    return max(apart)
+
+
+def _relative(a: float, b: float, least: float) -> float:
+    return abs(a - b) / max(abs(a), abs(b), least)
+
+
+def _positions_apart(first: EvalRecord, again: EvalRecord) -> int:
+    apart = [abs((first.coder.decoder_weight_bits or 0) - (again.coder.decoder_weight_bits or 0))]
+    for one, other in zip(first.tolerances, again.tolerances, strict=True):
+        if one.feasible != other.feasible:
+            raise RecordError(
+                f"{first.label}: measured again, it is "
+                f"{'feasible' if other.feasible else 'infeasible'} at {one.metric} {one.epsilon:g}"
+            )
+        if one.step is not None and other.step is not None:
+            apart.append(abs(position_of(one.step, other.step)))
+    return max(apart)
+
+
+def write_reproduction(
+    folder: Path, record: EvalRecord, again: EvalRecord, suite: Agreement
+) -> tuple[Path, Deviation]:
+    """Keep that `again` agrees with `record`, in a results folder.
+
+    A reproduction that still holds there is replaced only by one further off, as a share of what
+    the suite allows: what another machine showed outlasts a repetition on the record's own.
+
+    Returns:
+        The reproduction's file, and how far the two are apart.
+
+    Raises:
+        RecordError: it does not agree.
+        OutputError: the folder cannot be written.
+    """
+    found = deviation(record, again)
+    if not found.within(suite):
+        raise RecordError(
+            f"{record.label}: measured again, rates differ by {found.bits:.2g} (allowed "
+            f"{suite.bits:g}), losses by {found.loss:.2g} ({suite.loss:g}), accepted steps by "
+            f"{found.positions} of 0.05 octave ({suite.positions})"
+        )
+    reproduction = Reproduction(
+        record_id=record.id,
+        record_checksum=record.checksum,
+        **found._asdict(),
+        agreement=suite,
+        environment=again.environment,
+        provenance=again.provenance,
+    )
+    path = reproduction_path(folder, record)
+    kept = _kept(path, record, suite)
+    if kept is None or kept.deviation.share(suite) < found.share(suite):
+        write_atomically(path, canonical_lines(reproduction.model_dump(mode="json")).encode())
+    return path, found
+
+
+def _kept(path: Path, record: EvalRecord, suite: Agreement) -> Reproduction | None:
+    """The reproduction that still holds; one that cannot be read does not."""
+    with suppress(RecordError):
+        found = read_reproduction(path)
+        return found if found.holds(record, suite) else None
+    return None
+
+
+def reproduction_path(folder: Path, record: EvalRecord) -> Path:
+    return folder / REPRODUCTIONS / file_name(record.identity)
+
+
+def read_reproduction(path: Path) -> Reproduction:
+    """Raises `RecordError` if it is missing or not a reproduction."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read: {error}") from error
+    return parse_versioned(Reproduction, text, path)
+
+
+def standing(record: EvalRecord, folder: Path) -> Standing:
+    """Whether a results folder has a reproduction of exactly this record, as it is now.
+
+    Of a shipped suite it must be within what that suite allows today.
+    """
+    path = reproduction_path(folder, record)
+    if not path.is_file():
+        return "submitted"
+    found, suite = read_reproduction(path), shipped_suite(record.identity.suite)
+    allowed = found.agreement if suite is None else suite.agreement
+    return "reproduced" if found.holds(record, allowed) else "submitted"
+
+
+def standings(records: Iterable[EvalRecord], folder: Path) -> dict[str, Standing]:
+    """The standing of each record, by id."""
+    return {record.id: standing(record, folder) for record in records}

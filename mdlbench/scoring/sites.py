@@ -1,0 +1,95 @@
+"""Where each SAE is scored: what the suite fixes, what the SAE's own config says, settled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mdlbench.adapters.protocol import Origin
+from mdlbench.errors import CheckpointError, UsageError
+from mdlbench.sources.models import Hook, same_model
+from mdlbench.sources.open import Opener
+from mdlbench.suite.suite import LanguageSource, Place, Scalar, Site
+
+UNSAID = Place()
+"""Nothing said of where an SAE is scored."""
+
+
+def site_of(opener: Opener, origin: Origin, place: Place = UNSAID, name: str = "SAE") -> Site:
+    """The site at which an SAE is scored.
+
+    What the suite fixes comes first, then what its entry for the SAE says (`place`), then the
+    SAE's own config. Hook points and models are not up to anyone: there all must agree. Options
+    that are off are left out, so that sites which are the same are equal.
+
+    Raises:
+        CheckpointError: the SAE is for another hook point or model than the suite's.
+        UsageError: nobody says what the hook, the context or the BOS rule is, or what a transcoder
+            reconstructs.
+    """
+    config = opener.suite.source
+    if not isinstance(config, LanguageSource):
+        return Site(hook=config.hook)
+    _refuse_other_model(config, origin, name)
+    sources = (config.place, place, origin)
+    hook = _agreed("hook", [_canonical(s.hook, name) for s in sources], name)
+    if hook is None:
+        raise _unsaid(name, "hook")
+    hook_out = _agreed("hook_out", [_canonical(s.hook_out, name) for s in sources], name)
+    if hook_out is None and origin.hook_out is not None:
+        raise _unsaid(name, "hook_out")
+    return Site(
+        hook=hook,
+        hook_out=None if hook_out == hook else hook_out,
+        model=config.model.name,
+        model_options=_switched_on(_first(sources, "model_options") or {}),
+        dtype=opener.setting.dtype,
+        text=opener.text(config).name,
+        context=_said(sources, "context", name),
+        prepend_bos=_said(sources, "prepend_bos", name),
+        first_position=config.first_position,
+    )
+
+
+def _refuse_other_model(config: LanguageSource, origin: Origin, name: str) -> None:
+    wanted, found = config.model.name, origin.model
+    if found is None or same_model(found, wanted):
+        return
+    raise CheckpointError(f"{name}: was trained on model {found!r}, but the suite's is {wanted!r}")
+
+
+def _canonical(hook: str | None, name: str) -> str | None:
+    try:
+        return Hook.parse(hook).name if hook else None
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+def _agreed(what: str, values: list[str | None], name: str) -> str | None:
+    said = [value for value in values if value is not None]
+    if len(set(said)) > 1:
+        raise CheckpointError(f"{name}: its {what} is {said[-1]!r}, but the suite's is {said[0]!r}")
+    return said[0] if said else None
+
+
+def _switched_on(options: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Options that are not off; 1 and true are the same."""
+    return {name: True if value == 1 else value for name, value in options.items() if value}
+
+
+def _said(sources: tuple[Place | Origin, ...], what: str, name: str) -> Any:
+    value = _first(sources, what)
+    if value is None:
+        raise _unsaid(name, what)
+    return value
+
+
+def _first(sources: tuple[Place | Origin, ...], what: str) -> Any:
+    return next((value for s in sources if (value := getattr(s, what)) is not None), None)
+
+
+def _unsaid(name: str, what: str) -> UsageError:
+    return UsageError(
+        f"{name}: neither its config nor the suite says its {what}; write `place: {{{what}: …}}` "
+        "into the suite"
+    )

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.suite.suite import load_suite
+from mdlbench.suite.load import load_suite
 from mdlbench.training.config import TrainingConfig
 from mdlbench.training.trainer import train
 from mdlbench.training.zoo import training_source

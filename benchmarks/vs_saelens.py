@@ -11,7 +11,7 @@ tokens, and all of torch's threads; loading is timed on neither.
 variance. It runs at the batch size at which it is fastest here. In place of its `ActivationsStore`,
 which tokenises a dataset, stands a class that hands out the contexts.
 
-mdlbench runs its own path: `LanguageActivations`, `measure.reference`, `measure.encode_split`.
+mdlbench runs its own path: `Language`, `measure.reference`, `measure.encode_split`.
 Where the two define a figure differently, the figure is also computed from mdlbench's losses of
 single tokens under SAELens' definition. The run fails if any of these is off by more than 1e-4.
 
@@ -49,12 +49,13 @@ from mdlbench.scoring import passes
 from mdlbench.scoring.evaluation import Bench, evaluate_coder
 from mdlbench.scoring.passes import EncodedSplit
 from mdlbench.scoring.spool import LatentSpool
-from mdlbench.sources.language import BLOCK_TOKENS, LanguageActivations
+from mdlbench.sources.language import BLOCK_TOKENS, Language
 from mdlbench.sources.losses import cross_entropies
-from mdlbench.sources.models import Entry, Hook, HookedModel
+from mdlbench.sources.models import Hook, HookedModel, HookEntry
 from mdlbench.sources.text import Contexts
 from mdlbench.statistics.distortion import Reference
-from mdlbench.suite.suite import Site, Steps, Suite
+from mdlbench.suite.site import Site
+from mdlbench.suite.suite import Steps, Suite
 
 GPT2 = {"n_layers": 12, "d_model": 768, "n_heads": 12, "d_head": 64, "d_mlp": 3072}
 SMALL = {"n_layers": 4, "d_model": 128, "n_heads": 4, "d_head": 32, "d_mlp": 512}
@@ -210,7 +211,7 @@ def load_in_saelens(folder: Path) -> Any:
 class Ours:
     """An evaluation by mdlbench, as far as SAELens goes."""
 
-    source: LanguageActivations
+    source: Language
     reference: Reference
     encoded: EncodedSplit
 
@@ -226,12 +227,12 @@ class Ours:
         }
 
 
-def open_source(model: HookedModel, test: Contexts, hook: str = HOOK) -> LanguageActivations:
+def open_source(model: HookedModel, test: Contexts, hook: str = HOOK) -> Language:
     splits = {"calibration": Contexts(*(array[:1] for array in test)), "test": test}
-    return LanguageActivations(model, splits, Site(hook=hook))
+    return Language(model, splits, Site(hook=hook))
 
 
-def encode(coder: SparseCoder, source: LanguageActivations, spool: LatentSpool) -> EncodedSplit:
+def encode(coder: SparseCoder, source: Language, spool: LatentSpool) -> EncodedSplit:
     scale = passes.quantiser_scale(coder, MODES["normalised"])
     return passes.encode_split(coder, source, "test", spool, scale, finest_step())
 
@@ -280,7 +281,7 @@ def blank_ce(model: HookedModel, hook: str, test: Contexts) -> float:
     blank = torch.zeros(*test.tokens.shape, model.d_model)
     followed = measured(model, test)
     followed[:, -1] = False
-    hidden = model.suffix(blank, Entry(Hook.parse(hook).layer))[torch.from_numpy(followed)]
+    hidden = model.suffix(blank, HookEntry(Hook.parse(hook).layer))[torch.from_numpy(followed)]
     labels = torch.from_numpy(test.labels[followed])
     return float(cross_entropies(model.head, hidden, labels, torch.arange(len(labels))).mean())
 
@@ -459,7 +460,7 @@ def evaluate_whole(
         "calibration": random_contexts(n_calibration // CONTEXT, seed=2),
         "test": random_contexts(n_test // CONTEXT, seed=1),
     }
-    source = LanguageActivations(model, splits, Site(hook=hook))
+    source = Language(model, splits, Site(hook=hook))
     bench = Bench(suite(hook), source, None)
     bench.references()
     coder = load_coder(f"saelens:{sae}", source=source)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mdlbench.scoring.suite_run import evaluate
-    from mdlbench.suite.suite import load_suite
+    from mdlbench.suite.load import load_suite
 
 __all__ = ["evaluate", "load_suite"]
 
-_HOMES = {"evaluate": "mdlbench.scoring.suite_run", "load_suite": "mdlbench.suite.suite"}
+_HOMES = {"evaluate": "mdlbench.scoring.suite_run", "load_suite": "mdlbench.suite.load"}
 
 
 def __getattr__(name: str) -> Any:

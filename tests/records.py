@@ -16,15 +16,18 @@ from mdlbench.records.record import (
     Environment,
     EvalRecord,
     Identity,
-    Point,
+    OperatingPoint,
     Provenance,
     References,
     Resamples,
     SiteReferences,
-    Tokens,
+    TokenCounts,
     ToleranceResult,
 )
-from mdlbench.suite.suite import PIXELS, Headline, Metric, Site
+from mdlbench.suite.base import Metric
+from mdlbench.suite.site import Site
+from mdlbench.suite.sources import PIXELS
+from mdlbench.suite.suite import Headline
 
 HEADLINE = Headline(metric="mse", epsilon=0.015)
 SUITE_DIGEST = "d1" * 32
@@ -65,8 +68,10 @@ def make_distortion(mse: float, delta_ce: float = 0.02) -> Distortion:
     )
 
 
-def make_point(step: float, bits: float, mse: float, l0: float, delta_ce: float = 0.02) -> Point:
-    return Point(
+def make_point(
+    step: float, bits: float, mse: float, l0: float, delta_ce: float = 0.02
+) -> OperatingPoint:
+    return OperatingPoint(
         quantiser="normalised",
         step=step,
         l0=l0,
@@ -90,11 +95,11 @@ def make_point(step: float, bits: float, mse: float, l0: float, delta_ce: float 
 
 
 def with_resamples(
-    point: Point,
+    point: OperatingPoint,
     bits: Sequence[float] | np.ndarray,
     mse: Sequence[float] | np.ndarray,
     delta_ce: Sequence[float] | np.ndarray,
-) -> Point:
+) -> OperatingPoint:
     """The point with these deviations of every draw, as shares of its bits, MSE and CE."""
     at = {"bits": point.bits.heldout, "mse": point.mse, "ce": point.ce, "delta_ce": point.delta_ce}
     resamples = Resamples.of(
@@ -131,7 +136,7 @@ def make_record(
     replicates: Sequence[float] | None = (100.0, 101.0),
     *,
     results: Sequence[ToleranceResult] | None = None,
-    points: Sequence[Point] | None = None,
+    points: Sequence[OperatingPoint] | None = None,
     floor: Distortion | None = None,
     coder: Mapping[str, Any] = {},
     partial: bool = False,
@@ -161,7 +166,7 @@ def make_record(
         id=who.id,
         identity=who,
         site=site,
-        n_tokens=Tokens(calibration=60_000, test=10_000),
+        n_tokens=TokenCounts(calibration=60_000, test=10_000),
         coder=CoderFacts(**{**facts, **coder}),
         floor=floor or make_distortion(0.012),
         points=list(points),

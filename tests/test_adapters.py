@@ -20,9 +20,9 @@ from mdlbench.adapters.protocol import CoderSpec, SparseCoder
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.symbols import dequantise, quantise
 from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageError
-from mdlbench.sources.images import ImageSource
+from mdlbench.sources.images import Images
 from mdlbench.sources.protocol import Block, Split
-from mdlbench.suite.suite import suites_folder
+from mdlbench.suite.load import suites_folder
 
 D, WIDTH, K = 20, 64, 7
 ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated")
@@ -551,15 +551,15 @@ def test_activations_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
-    return ImageSource(tiny_suite(tmp_path_factory.mktemp("tiny")))
+def source(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    return Images(tiny_suite(tmp_path_factory.mktemp("tiny")))
 
 
-def split(source: ImageSource, name: Split) -> torch.Tensor:
+def split(source: Images, name: Split) -> torch.Tensor:
     return torch.cat([block.activations for block in source.blocks(name)])
 
 
-def test_pca_against_float64(source: ImageSource) -> None:
+def test_pca_against_float64(source: Images) -> None:
     coder = load_coder("baseline:pca", source=source)
     calibration = split(source, "calibration").double().numpy()
     test = split(source, "test")
@@ -578,7 +578,7 @@ def test_pca_against_float64(source: ImageSource) -> None:
     np.testing.assert_allclose(coder.decode(latents, side).numpy(), test.numpy(), atol=1e-5)
 
 
-def test_kmeans_takes_the_nearest_centroid(source: ImageSource) -> None:
+def test_kmeans_takes_the_nearest_centroid(source: Images) -> None:
     coder = load_coder("baseline:kmeans?k=8", source=source)
     test = split(source, "test").double().numpy()
     centroids = coder.decoder_rows().astype(np.float64)
@@ -594,7 +594,7 @@ def test_kmeans_takes_the_nearest_centroid(source: ImageSource) -> None:
     assert coder.spec.promised_l0 == 1
 
 
-def test_kmeans_symbols_survive_steps_below_twice_the_norm(source: ImageSource) -> None:
+def test_kmeans_symbols_survive_steps_below_twice_the_norm(source: Images) -> None:
     coder = load_coder("baseline:kmeans?k=8", source=source)
     latents, _ = coder.encode(split(source, "test"))
     norms = coder.spec.decoder_norms
@@ -607,7 +607,7 @@ def test_kmeans_symbols_survive_steps_below_twice_the_norm(source: ImageSource) 
     np.testing.assert_allclose(fine.value, 1, atol=1 / 64 / norms.min())
 
 
-def test_dense_is_the_activations_themselves(source: ImageSource) -> None:
+def test_dense_is_the_activations_themselves(source: Images) -> None:
     coder = load_coder("baseline:dense", source=source)
     test = split(source, "test")
     latents, side = coder.encode(test)
@@ -618,7 +618,7 @@ def test_dense_is_the_activations_themselves(source: ImageSource) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8])
-def test_dense_of_some_bits_has_that_many_levels(source: ImageSource, bits: int) -> None:
+def test_dense_of_some_bits_has_that_many_levels(source: Images, bits: int) -> None:
     coder = load_coder(f"baseline:dense?bits={bits}", source=source)
     latents, _ = coder.encode(split(source, "calibration"))
     levels = np.unique(latents.to_dense())
@@ -629,7 +629,7 @@ def test_dense_of_some_bits_has_that_many_levels(source: ImageSource, bits: int)
     assert np.abs(error).max() <= step / 2 + 1e-6
 
 
-def test_mean_has_no_latents(source: ImageSource) -> None:
+def test_mean_has_no_latents(source: Images) -> None:
     coder = load_coder("baseline:mean", source=source)
     latents, side = coder.encode(split(source, "test"))
     mean = split(source, "calibration").double().mean(dim=0)
@@ -640,7 +640,7 @@ def test_mean_has_no_latents(source: ImageSource) -> None:
     assert coder.with_decoder_precision(8) is not None
 
 
-class Unread(ImageSource):
+class Unread(Images):
     """Its calibration split must not be read."""
 
     def blocks(self, split: Split) -> Iterator[Block]:
@@ -652,7 +652,7 @@ BASELINES = ["pca", "kmeans?k=8", "dense", "dense?bits=4", "mean"]
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_are_known_before_they_are_fitted(
-    source: ImageSource, name: str, tmp_path: Path
+    source: Images, name: str, tmp_path: Path
 ) -> None:
     unread = Unread(tiny_suite(tmp_path / "tiny"))
     identity = identify_coder(f"baseline:{name}", source=unread)
@@ -663,18 +663,18 @@ def test_baselines_are_known_before_they_are_fitted(
     assert all(check.passed for check in check_coder(coder, source))
 
 
-def test_baselines_of_other_data_or_arguments_differ(source: ImageSource, tmp_path: Path) -> None:
+def test_baselines_of_other_data_or_arguments_differ(source: Images, tmp_path: Path) -> None:
     digests = {
         identify_coder(f"baseline:{name}", source=source).weights_sha256 for name in BASELINES
     }
-    fewer = ImageSource(tiny_suite(tmp_path / "tiny"), limit=50)
+    fewer = Images(tiny_suite(tmp_path / "tiny"), limit=50)
     digests.add(identify_coder("baseline:pca", source=fewer).weights_sha256)
     assert len(digests) == len(BASELINES) + 1
     default = identify_coder("baseline:kmeans", source=source)
     assert default.arguments == {"baseline": "kmeans", "k": 1024}
 
 
-def test_baselines_that_cannot_be_fitted(source: ImageSource) -> None:
+def test_baselines_that_cannot_be_fitted(source: Images) -> None:
     with pytest.raises(UsageError, match=r"unknown baseline 'pcaa'.*Did you mean 'pca'"):
         load_coder("baseline:pcaa", source=source)
     with pytest.raises(UsageError, match="fitted to activations: name a suite"):
@@ -782,7 +782,7 @@ def test_a_numpy_object(found: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_torch_module(dtype: torch.dtype, source: ImageSource) -> None:
+def test_a_torch_module(dtype: torch.dtype, source: Images) -> None:
     sae = TorchSAE().to(dtype)
     sae.d_in = D
     coder, x = coder_of(sae), activations()
@@ -800,7 +800,7 @@ def test_a_torch_module(dtype: torch.dtype, source: ImageSource) -> None:
     assert all(check.passed for check in check_coder(coder))
 
 
-def test_the_width_is_the_sources_if_the_object_does_not_say(source: ImageSource) -> None:
+def test_the_width_is_the_sources_if_the_object_does_not_say(source: Images) -> None:
     class Unsized:
         def encode(self, x: torch.Tensor) -> torch.Tensor:
             return x.relu()
@@ -894,7 +894,7 @@ def test_objects_are_told_apart_by_what_their_code_does() -> None:
     assert digests == [coder_of(kind()).spec.weights_sha256 for kind in (NumpySAE, Sharper, Louder)]
 
 
-def test_an_object_of_another_width_is_refused(source: ImageSource, tmp_path: Path) -> None:
+def test_an_object_of_another_width_is_refused(source: Images, tmp_path: Path) -> None:
     rows = TorchSAE()
     rows.W_dec = torch.zeros(WIDTH, D)
     coder = load_coder(str(write_checkpoint(tmp_path / "sae")))
@@ -925,7 +925,7 @@ def test_an_object_is_named_by_module_and_attribute(
         load_coder("python:my_failing_module:SAE")
 
 
-def failures(coder: SparseCoder, source: ImageSource | None = None) -> dict[str, str]:
+def failures(coder: SparseCoder, source: Images | None = None) -> dict[str, str]:
     return {
         check.name: check.message for check in check_coder(coder, source) if check.passed is False
     }
@@ -1032,7 +1032,7 @@ def test_side_information_must_be_charged(tmp_path: Path) -> None:
     assert (none.passed, none.message) == (True, "0 numbers and 0 bits per token")
 
 
-def test_checks_on_real_activations_tell_more(source: ImageSource, tmp_path: Path) -> None:
+def test_checks_on_real_activations_tell_more(source: Images, tmp_path: Path) -> None:
     write_sae(tmp_path / "sae")
     file = tmp_path / "sae" / "cfg.json"
     config = json.loads(file.read_text())

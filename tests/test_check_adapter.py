@@ -18,9 +18,10 @@ from mdlbench.adapters.formats.saelens.build import build
 from mdlbench.adapters.formats.saelens.config import parse_config
 from mdlbench.adapters.load import load_coder
 from mdlbench.adapters.protocol import Origin, SparseCoder
-from mdlbench.sources.images import ImageSource
+from mdlbench.sources.images import Images
 from mdlbench.sources.protocol import ActivationSource
-from mdlbench.suite.suite import PIXELS, Site
+from mdlbench.suite.site import Site
+from mdlbench.suite.sources import PIXELS
 
 HOOK = "blocks.8.hook_resid_pre"
 CENTRED = {"center_writing_weights": True}
@@ -29,8 +30,8 @@ KNOWN = Origin("gpt2-small", HOOK, None, 128, True, CENTRED)
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
-    return ImageSource(tiny_suite(tmp_path_factory.mktemp("tiny")))
+def source(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    return Images(tiny_suite(tmp_path_factory.mktemp("tiny")))
 
 
 def checks(coder: SparseCoder, source: ActivationSource | None = None) -> dict[str, Check]:
@@ -126,13 +127,13 @@ def test_a_silent_config_on_a_language_suite(
     assert check_origin(replace(spec, adapter="baseline"), SITE) == []
 
 
-def test_images_have_no_contexts(source: ImageSource, tmp_path: Path) -> None:
+def test_images_have_no_contexts(source: Images, tmp_path: Path) -> None:
     assert "trained on" not in checks(load_coder(str(write_sae(tmp_path / "sae"))), source)
 
 
 @pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (8.0, "warning"), (0.1, "warning")])
 def test_a_scale_that_was_not_undone(
-    source: ImageSource, tmp_path: Path, factor: float, passed: bool | str
+    source: Images, tmp_path: Path, factor: float, passed: bool | str
 ) -> None:
     folder = write_sae(tmp_path / "sae")
     weights = load_file(folder / "sae_weights.safetensors")
@@ -150,7 +151,7 @@ def test_a_scale_that_was_not_undone(
     assert best == pytest.approx(factor, rel=0.4)
 
 
-def test_a_constant_has_no_scale(source: ImageSource) -> None:
+def test_a_constant_has_no_scale(source: Images) -> None:
     class Nothing:
         d_in = D_IN
 
@@ -165,7 +166,7 @@ def test_a_constant_has_no_scale(source: ImageSource) -> None:
 
 @pytest.mark.parametrize(("stretch", "passed"), [(1.0, True), (3.0, "warning"), (0.3, "warning")])
 def test_a_folded_scale_fits_its_activations(
-    source: ImageSource, tmp_path: Path, stretch: float, passed: bool | str
+    source: Images, tmp_path: Path, stretch: float, passed: bool | str
 ) -> None:
     x = torch.cat([block.activations for block in source.blocks("test")])
     norm = float(x.norm(dim=1).mean())
@@ -189,7 +190,7 @@ def test_a_folded_scale_fits_its_activations(
     assert "input norm" not in checks(load_coder(str(tmp_path / "other")), source)
 
 
-def test_the_l0_that_a_release_tells(source: ImageSource, tmp_path: Path) -> None:
+def test_the_l0_that_a_release_tells(source: Images, tmp_path: Path) -> None:
     folder = write_sae(tmp_path / "sae")
     configure(folder, metadata={"average_l0": 300.0})
     found = checks(load_coder(str(folder)), source)["L0"]
@@ -213,7 +214,7 @@ def write_constant(folder: Path, n_active: int, **config: Any) -> Path:
 
 @pytest.mark.parametrize(("n_active", "passed"), [(10, True), (9, True), (8, "warning")])
 def test_a_topk_sae_has_nearly_k_active(
-    source: ImageSource, tmp_path: Path, n_active: int, passed: bool | str
+    source: Images, tmp_path: Path, n_active: int, passed: bool | str
 ) -> None:
     coder = load_coder(str(write_constant(tmp_path / "sae", n_active, architecture="topk", k=10)))
     found = f"L0 is {n_active}.0 on average, {n_active} at most"
@@ -224,7 +225,7 @@ def test_a_topk_sae_has_nearly_k_active(
 
 @pytest.mark.parametrize(("n_active", "passed"), [(20, True), (5, True), (4, "warning")])
 def test_a_batch_topk_sae_may_have_half_or_twice_k(
-    source: ImageSource, tmp_path: Path, n_active: int, passed: bool | str
+    source: Images, tmp_path: Path, n_active: int, passed: bool | str
 ) -> None:
     metadata = {"training_architecture_details": {"k": 10}}
     coder = load_coder(str(write_constant(tmp_path / "sae", n_active, metadata=metadata)))

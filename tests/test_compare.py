@@ -35,7 +35,7 @@ from mdlbench.report.compare.figure import comparison_figure
 from mdlbench.report.compare.terminal import print_comparison
 from mdlbench.report.compare.words import answer, curve_notes, to_markdown
 from mdlbench.report.style import png
-from mdlbench.suite.suite import Site
+from mdlbench.suite.site import Site
 
 N_DRAWS = 40
 DRAWS = np.random.default_rng(1)

@@ -8,7 +8,7 @@ from records import make_record, make_result
 
 from mdlbench.boards.pairing import Difference, differences, mean_difference, sign_change
 from mdlbench.errors import RecordError
-from mdlbench.suite.suite import Site
+from mdlbench.suite.site import Site
 
 NOISE = np.random.default_rng(0).normal(size=200)
 

@@ -23,7 +23,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from mdlbench.suite.suite import load_suite, suites_folder
+from mdlbench.suite.load import load_suite, suites_folder
 from tests.documentation import (
     LANGUAGES,
     PAGES,

@@ -22,11 +22,12 @@ from mdlbench.scoring.evaluation import Bench, evaluate_coder
 from mdlbench.scoring.profile import pictures_of
 from mdlbench.scoring.suite_run import evaluate
 from mdlbench.sources import images
-from mdlbench.sources.images import ImageSource
+from mdlbench.sources.images import Images
 from mdlbench.sources.open import Opener
 from mdlbench.statistics.bootstrap import Bootstrap, percentile_interval
 from mdlbench.statistics.tolerance import step_at
-from mdlbench.suite.suite import PIXELS, Site
+from mdlbench.suite.site import Site
+from mdlbench.suite.sources import PIXELS
 from tests.tiny import N_TEST, N_TRAIN, tiny_suite, write_sae
 
 
@@ -53,7 +54,7 @@ class Oracle:
     """The measurement written out densely: float64 latents, one token at a time where it helps."""
 
     def __init__(self, suite, sae):
-        source = ImageSource(suite)
+        source = Images(suite)
         self.x, self.labels, self.source = {}, source._labels["test"], source
         for split in ("calibration", "test"):
             blocks = [block.activations.numpy() for block in source.blocks(split)]

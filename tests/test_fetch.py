@@ -20,7 +20,7 @@ from mdlbench.files import cache_folder, sha256_of
 from mdlbench.hub import HubUnreachableError
 from mdlbench.scoring import fetch as fetching
 from mdlbench.scoring.fetch import Got, Missed, fetch
-from mdlbench.suite.suite import load_suite, suites_folder
+from mdlbench.suite.load import load_suite, suites_folder
 from tests.surrogate_hub import as_json, serving, write_repository
 from tests.test_hub import DISCARD, fake, set_endpoint
 from tests.test_packaged import FILE, SHA256, index, write_wheel

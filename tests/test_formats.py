@@ -20,7 +20,7 @@ from mdlbench.adapters.load import identify_coder, load_coder, origin_of
 from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.cli.main import app
 from mdlbench.errors import CheckpointError, HubError, UsageError
-from mdlbench.sources.images import ImageSource
+from mdlbench.sources.images import Images
 
 D, WIDTH, K = 12, 40, 5
 Tensors = dict[str, torch.Tensor]
@@ -507,7 +507,7 @@ def test_gemma_scope_against_saelens(
 
 
 def test_the_l0_of_the_path_is_compared(tmp_path: Path) -> None:
-    source = ImageSource(tiny_suite(tmp_path / "tiny"))
+    source = Images(tiny_suite(tmp_path / "tiny"))
     write_gemma(tmp_path / "layer_1" / "width_16k" / "average_l0_400", D_IN, D_IN)
     coder = load_coder(f"gemma_scope:{tmp_path}/layer_1/width_16k/average_l0_400")
     row = next(check for check in check_coder(coder, source) if check.name == "L0")

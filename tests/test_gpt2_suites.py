@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from mdlbench.adapters.formats.saelens.releases import find_release
 from mdlbench.adapters.load import load_coder, origin_of
-from mdlbench.suite.suite import load_suite, suites_folder
+from mdlbench.suite.load import load_suite, suites_folder
 from tests.surrogate_hub import N_HEADS, WIDTH, environment
 
 SUITES = ("gpt2-l8", "gpt2-res-jb")

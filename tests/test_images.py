@@ -6,14 +6,14 @@ import torch
 from safetensors.torch import save_file
 
 from mdlbench.errors import SuiteError
-from mdlbench.sources.images import Classifier, ImageSource
-from mdlbench.suite.suite import load_suite
+from mdlbench.sources.images import Classifier, Images
+from mdlbench.suite.load import load_suite
 from tests.tiny import D_IN, N_TEST, N_TRAIN, bars, tiny_suite, write_tiny_suite
 
 
 @pytest.fixture(scope="module")
 def mnist():
-    return ImageSource(load_suite("mnist"))
+    return Images(load_suite("mnist"))
 
 
 def pixels(source, split):
@@ -41,7 +41,7 @@ def test_the_shipped_classifier_is_good(mnist):
 
 
 def test_splits_and_blocks_are_the_same_every_time(tmp_path):
-    source = ImageSource(tiny_suite(tmp_path))
+    source = Images(tiny_suite(tmp_path))
     images, _ = bars(N_TRAIN + N_TEST, seed=7)
     expected = images.reshape(-1, D_IN).astype(np.float32) / np.float32(255)
     for _ in range(2):
@@ -52,7 +52,7 @@ def test_splits_and_blocks_are_the_same_every_time(tmp_path):
 
 
 def test_splicing_the_activation_itself_costs_nothing(tmp_path):
-    source = ImageSource(tiny_suite(tmp_path))
+    source = Images(tiny_suite(tmp_path))
     for block in source.blocks("test"):
         loss = source.splice(block, block.activations)
         assert np.allclose(loss.ce, source.clean_ce(block), atol=1e-12)
@@ -64,7 +64,7 @@ def test_splicing_the_activation_itself_costs_nothing(tmp_path):
 
 def test_a_limit_takes_the_first_documents_of_each_split(tmp_path):
     suite = tiny_suite(tmp_path)
-    whole, part = ImageSource(suite), ImageSource(suite, limit=30)
+    whole, part = Images(suite), Images(suite, limit=30)
     assert part.n_tokens == {"calibration": 30, "test": 30}
     assert np.array_equal(pixels(part, "test"), pixels(whole, "test")[:30])
     assert part.data_sha256 == whole.data_sha256
@@ -82,7 +82,7 @@ def test_damaged_files_are_named(tmp_path, file, content, message):
     folder = write_tiny_suite(tmp_path)
     (folder / file).write_bytes(content)
     with pytest.raises(SuiteError, match=message) as raised:
-        ImageSource(load_suite(folder))
+        Images(load_suite(folder))
     assert file in str(raised.value)
 
 
@@ -93,14 +93,14 @@ def test_a_label_without_a_class_is_named(tmp_path):
     with lzma.open(folder / "labels.npy.xz", "wb") as file:
         np.save(file, labels)
     with pytest.raises(SuiteError, match=r"labels\.npy\.xz: label 10, expected 0 to 9"):
-        ImageSource(load_suite(folder))
+        Images(load_suite(folder))
 
 
 def test_a_classifier_of_other_images_is_named(tmp_path):
     folder = write_tiny_suite(tmp_path)
     save_file(Classifier(D_IN + 1).state_dict(), folder / "classifier.safetensors")
     with pytest.raises(SuiteError, match=r"reads 65 pixels, but .*images\.npy\.xz holds .* of 64"):
-        ImageSource(load_suite(folder))
+        Images(load_suite(folder))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -131,7 +131,7 @@ def test_truncated_images_are_named(tmp_path):
     whole = (folder / "images.npy.xz").read_bytes()
     (folder / "images.npy.xz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SuiteError, match=r"images\.npy\.xz"):
-        ImageSource(load_suite(folder))
+        Images(load_suite(folder))
 
 
 def test_pickled_arrays_are_refused(tmp_path):
@@ -139,4 +139,4 @@ def test_pickled_arrays_are_refused(tmp_path):
     with lzma.open(folder / "labels.npy.xz", "wb") as file:
         np.save(file, np.array([object()]), allow_pickle=True)
     with pytest.raises(SuiteError, match=r"labels\.npy\.xz"):
-        ImageSource(load_suite(folder))
+        Images(load_suite(folder))

@@ -9,11 +9,12 @@ from safetensors import SafetensorError
 
 from mdlbench.errors import HubError, SourceError, UsageError
 from mdlbench.sources import language, losses
-from mdlbench.sources.language import LanguageActivations, Wiring
+from mdlbench.sources.language import Language, Wiring
 from mdlbench.sources.losses import clean_predictions, spliced_losses
-from mdlbench.sources.models import Entry, Head, Hook, HookedModel, load_model, weights_digest
+from mdlbench.sources.models import Head, Hook, HookedModel, HookEntry, load_model, weights_digest
 from mdlbench.sources.text import Contexts
-from mdlbench.suite.suite import HubModel, Site
+from mdlbench.suite.site import Site
+from mdlbench.suite.sources import HubModel
 from tests.tiny_language import (
     ARCHITECTURES,
     CONTEXT,
@@ -65,7 +66,7 @@ def hook(kind, layer=LAYER):
 
 def opened(model, kind="resid_pre", layer=LAYER, **site):
     place = Site(hook=hook(kind, layer), first_position=FIRST, **site)
-    return LanguageActivations(model, SPLITS, place)
+    return Language(model, SPLITS, place)
 
 
 def mask(split="test"):
@@ -177,7 +178,7 @@ def test_excluded_tokens_are_no_tokens_of_a_block(pairs):
 
 def test_first_position_alone_is_excluded_by_default(pairs):
     site = Site(hook=hook("resid_pre"))
-    source = LanguageActivations(pairs["gpt2"][0], SPLITS, site)
+    source = Language(pairs["gpt2"][0], SPLITS, site)
     ordinary = ~np.isin(SPLITS["test"].tokens, SPECIAL)
     assert source.n_tokens["test"] == ordinary[:, 1:].sum()
 
@@ -370,7 +371,7 @@ def test_foreign_tokens_are_refused(pairs):
     foreign[1, 2] = VOCABULARY
     splits = SPLITS | {"calibration": Contexts(foreign, SPLITS["calibration"].labels)}
     with pytest.raises(UsageError, match="tokenizer does not match: token 40 of a vocabulary of"):
-        LanguageActivations(pairs["gpt2"][0], splits, Site(hook=hook("resid_pre")))
+        Language(pairs["gpt2"][0], splits, Site(hook=hook("resid_pre")))
 
 
 def test_foreign_labels_are_refused(pairs):
@@ -378,13 +379,13 @@ def test_foreign_labels_are_refused(pairs):
     foreign[1, -1] = VOCABULARY
     splits = SPLITS | {"test": Contexts(SPLITS["test"].tokens, foreign)}
     with pytest.raises(UsageError, match="tokenizer does not match: token 40 of a vocabulary of"):
-        LanguageActivations(pairs["gpt2"][0], splits, Site(hook=hook("resid_pre")))
+        Language(pairs["gpt2"][0], splits, Site(hook=hook("resid_pre")))
 
 
 def test_a_mask_that_leaves_nothing_is_refused(pairs):
     site = Site(hook=hook("resid_pre"), first_position=CONTEXT)
     with pytest.raises(UsageError, match=r"no token of the .* split is left to measure"):
-        LanguageActivations(pairs["gpt2"][0], SPLITS, site)
+        Language(pairs["gpt2"][0], SPLITS, site)
 
 
 def test_the_digest_covers_weights_tokens_labels_and_site(pairs):
@@ -398,8 +399,8 @@ def test_the_digest_covers_weights_tokens_labels_and_site(pairs):
         opened(hooked_model(hooked_transformer(seed=1))).data_sha256,
         opened(model, "resid_post").data_sha256,
         opened(model, text="other").data_sha256,
-        LanguageActivations(model, others, site).data_sha256,
-        LanguageActivations(model, SPLITS | {"test": SPLITS["calibration"]}, site).data_sha256,
+        Language(model, others, site).data_sha256,
+        Language(model, SPLITS | {"test": SPLITS["calibration"]}, site).data_sha256,
     }
     assert len(digests) == 6
     assert opened(model).data_sha256 == opened(model).data_sha256
@@ -436,9 +437,9 @@ def test_bfloat16_runs_and_is_near(pairs, family):
 
 def test_wiring_of_a_parallel_block():
     pre, attn, mlp = (Hook(1, kind) for kind in ("resid_pre", "attn_out", "mlp_out"))
-    assert Wiring.of(attn, is_parallel=True) == Wiring(Entry(2), (pre, mlp))
-    assert Wiring.of(mlp, is_parallel=True) == Wiring(Entry(2), (pre, attn))
-    assert Wiring.of(Hook(1, "z"), is_parallel=True) == Wiring(Entry(2), (pre, mlp))
+    assert Wiring.of(attn, is_parallel=True) == Wiring(HookEntry(2), (pre, mlp))
+    assert Wiring.of(mlp, is_parallel=True) == Wiring(HookEntry(2), (pre, attn))
+    assert Wiring.of(Hook(1, "z"), is_parallel=True) == Wiring(HookEntry(2), (pre, mlp))
 
 
 def test_models_that_do_not_add_up_to_their_pieces_are_refused():

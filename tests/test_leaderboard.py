@@ -25,7 +25,8 @@ from records import (
 from mdlbench.boards.leaderboard import build, build_all, comparable, rank, shared_ranks
 from mdlbench.errors import RecordError, UsageError
 from mdlbench.statistics.bootstrap import percentile_interval
-from mdlbench.suite.suite import Headline, Site
+from mdlbench.suite.site import Site
+from mdlbench.suite.suite import Headline
 
 
 def standings(records):

@@ -11,10 +11,12 @@ from mdlbench.adapters.load import load_coder
 from mdlbench.quantisers.modes import MODES
 from mdlbench.scoring import passes
 from mdlbench.scoring.evaluation import Bench, encoded, search_limit, spliced
-from mdlbench.sources.images import ImageSource
+from mdlbench.sources.images import Images
 from mdlbench.sources.open import Opener
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums
-from mdlbench.suite.suite import PIXELS, Site, Steps
+from mdlbench.suite.site import Site
+from mdlbench.suite.sources import PIXELS
+from mdlbench.suite.suite import Steps
 from tests.tiny import tiny_suite, write_sae
 
 
@@ -37,13 +39,13 @@ def sweep(bench, coder):
 @pytest.fixture
 def splices(monkeypatch):
     """The blocks that were spliced, as they are."""
-    calls, original = [], ImageSource.splice
+    calls, original = [], Images.splice
 
     def counted(self, block, reconstruction):
         calls.append(block.index)
         return original(self, block, reconstruction)
 
-    monkeypatch.setattr(ImageSource, "splice", counted)
+    monkeypatch.setattr(Images, "splice", counted)
     return calls
 
 
@@ -68,9 +70,9 @@ def test_errors_of_a_step_that_was_spliced_are_not_measured_again(sweep, splices
 
 
 def test_the_dyadic_steps_take_one_pass(sweep, splices, monkeypatch):
-    passes, original = [], ImageSource.blocks
+    passes, original = [], Images.blocks
     monkeypatch.setattr(
-        ImageSource, "blocks", lambda self, split: passes.append(split) or original(self, split)
+        Images, "blocks", lambda self, split: passes.append(split) or original(self, split)
     )
     for position in sweep.dyadic:
         sweep.errors(position)

@@ -52,7 +52,9 @@ from mdlbench.scoring import passes
 from mdlbench.scoring.evaluation import Bench, encode_test_split, encoded
 from mdlbench.scoring.suite_run import evaluate
 from mdlbench.sources.open import Opener
-from mdlbench.suite.suite import PIXELS, Quantiser, Site
+from mdlbench.suite.base import ModeName
+from mdlbench.suite.site import Site
+from mdlbench.suite.sources import PIXELS
 from tests.records import make_identity, make_record
 from tests.tiny import tiny_suite, write_sae
 
@@ -417,7 +419,7 @@ def test_unknown_modes_are_refused_with_the_nearest():
     with pytest.raises(UsageError, match="rdo"):
         mode_of("rdq")
     assert set(MODES) == {"normalised", "uniform", "per-feature", "rdo", "tree"}
-    assert set(MODES) == set(get_args(Quantiser)) == {mode.value for mode in main.Mode}
+    assert set(MODES) == set(get_args(ModeName)) == {mode.value for mode in main.Mode}
 
 
 def test_a_file_with_a_foreign_quantiser_is_refused():
@@ -432,10 +434,16 @@ def test_a_file_with_a_foreign_quantiser_is_refused():
     )
     codebook = FlatCode.fit(lambda: [symbols], calibration).codebook
     for quantiser, message in (
-        (bitstream.Quantiser(mode="nothing", columns={}), "no quantiser 'nothing'"),
-        (bitstream.Quantiser(mode="rdo", columns={"offset": [1, 2]}), "offsets of 4 centroids"),
-        (bitstream.Quantiser(mode="per-feature", columns={"level": [0]}), "level for each of 6"),
-        (bitstream.Quantiser(mode="normalised", columns={"x": [0]}), "plain step"),
+        (bitstream.QuantiserHeader(mode="nothing", columns={}), "no quantiser 'nothing'"),
+        (
+            bitstream.QuantiserHeader(mode="rdo", columns={"offset": [1, 2]}),
+            "offsets of 4 centroids",
+        ),
+        (
+            bitstream.QuantiserHeader(mode="per-feature", columns={"level": [0]}),
+            "level for each of 6",
+        ),
+        (bitstream.QuantiserHeader(mode="normalised", columns={"x": [0]}), "plain step"),
     ):
         data = bitstream.encode(symbols, codebook, step=1.0, metadata={}, quantiser=quantiser)
         with pytest.raises(RecordError, match=message):

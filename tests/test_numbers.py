@@ -14,7 +14,7 @@ from mdlbench.codes.codelength import Codebook
 from mdlbench.codes.symbols import dequantise, quantise
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.sources.images import load_images
-from mdlbench.suite.suite import suites_folder
+from mdlbench.suite.load import suites_folder
 
 N = 10**6
 

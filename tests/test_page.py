@@ -29,7 +29,8 @@ from mdlbench.report.page import content, folders, write_pages
 from mdlbench.report.page.content import page_data
 from mdlbench.report.page.write import index_page, suite_page
 from mdlbench.report.page.zipf import zipf_fit
-from mdlbench.suite.suite import Agreement, load_suite
+from mdlbench.suite.load import load_suite
+from mdlbench.suite.suite import Agreement
 
 MEGABYTE = 10**6
 

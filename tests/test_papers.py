@@ -17,7 +17,7 @@ from mdlbench.report import formatted, write_report
 from mdlbench.report.citation import bibtex, methods
 from mdlbench.report.exports import latex_text, to_latex, to_parquet
 from mdlbench.report.tables import to_csv
-from mdlbench.suite.suite import load_suite
+from mdlbench.suite.load import load_suite
 from tests.records import HEADLINE, make_record, make_result, realistic_references, realistic_suite
 from tests.test_cli import mdlbench
 

@@ -13,7 +13,7 @@ from mdlbench.adapters.load import check_spec, identify_coder, load_coder
 from mdlbench.adapters.protocol import CoderSpec, Request
 from mdlbench.adapters.registry import adapters, find_adapter
 from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageError
-from mdlbench.sources.images import ImageSource
+from mdlbench.sources.images import Images
 
 PLUGIN = Path(__file__).parent / "plugin_package"
 FORMATS = ["saelens", "openai", "dictionary_learning", "sparsify", "gemma_scope"]
@@ -212,7 +212,7 @@ def test_options_are_checked() -> None:
 
 
 def test_another_width_is_refused(tmp_path: Path) -> None:
-    source = ImageSource(tiny_suite(tmp_path / "tiny"))
+    source = Images(tiny_suite(tmp_path / "tiny"))
     write_sae(tmp_path / "wide", d_in=D_IN + 1)
     with pytest.raises(CheckpointError, match=rf"width {D_IN + 1}, .*'pixels' have width {D_IN}"):
         load_coder("wide", folder=tmp_path, source=source)

@@ -17,7 +17,7 @@ from references import entropy
 from mdlbench.errors import UsageError
 from mdlbench.papers import EXPERIMENTS, feature_splitting, hierarchy, run_experiment
 from mdlbench.papers.outputs import markdown_table
-from mdlbench.papers.simulation import Documents, Estimate, code, tree_code
+from mdlbench.papers.simulation import Documents, SimulatedMean, code, tree_code
 from mdlbench.papers.wording import coverage
 from mdlbench.report.style import pdf
 
@@ -197,7 +197,7 @@ def test_what_cannot_be_drawn_is_an_error():
 def test_an_estimate_is_of_tokens():
     documents = Documents.cut(40, 5, 100, seed=0)
     assert documents.n_tokens == 200
-    estimate = Estimate.of(np.full(40, 10.0), documents)
+    estimate = SimulatedMean.of(np.full(40, 10.0), documents)
     assert (estimate.bits, estimate.low, estimate.high) == (2.0, 2.0, 2.0)
     assert estimate.contains(2.0)
     assert not estimate.contains(2.1)

@@ -9,7 +9,7 @@ from records import make_record
 
 from mdlbench.records.record import parse_record
 from mdlbench.records.schema import record_schema, suite_schema, tables
-from mdlbench.suite.suite import suite_names, suites_folder
+from mdlbench.suite.load import suite_names, suites_folder
 
 RECORD = Draft202012Validator(record_schema())
 SUITE = Draft202012Validator(suite_schema())

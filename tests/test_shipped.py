@@ -11,7 +11,7 @@ from mdlbench.records.repetition import REPRODUCTIONS, reproduction_path, standi
 from mdlbench.records.store import read_records, read_references, record_paths
 from mdlbench.report.page import write_pages
 from mdlbench.report.tables import to_csv, to_markdown
-from mdlbench.suite.suite import load_suite
+from mdlbench.suite.load import load_suite
 
 BOARDS = sorted(path for path in (Path(__file__).parent.parent / "leaderboards").glob("*/"))
 

@@ -23,9 +23,10 @@ from mdlbench.scoring.evaluation import Bench
 from mdlbench.scoring.sites import UNSAID, site_of
 from mdlbench.scoring.suite_run import Failed, Scored, Target, evaluate, run, targets
 from mdlbench.sources import open as opening
-from mdlbench.sources.language import LanguageActivations
+from mdlbench.sources.language import Language
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.suite.suite import PIXELS, Place, Site
+from mdlbench.suite.site import Place, Site
+from mdlbench.suite.sources import PIXELS
 from tests.tiny import tiny_suite
 from tests.tiny_language import hooked_model, hooked_transformer, language_suite, write_saelens
 
@@ -265,7 +266,7 @@ def test_what_is_finished_costs_no_pass(results, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a pass over the activations, though every record is there")
 
-    monkeypatch.setattr(LanguageActivations, "_run_prefix", refuse)
+    monkeypatch.setattr(Language, "_run_prefix", refuse)
     monkeypatch.setattr(passes, "reference", refuse)
     monkeypatch.setattr(runs, "load_coder", refuse)
     before = {p: p.stat().st_mtime_ns for p in results.folder.rglob("*") if p.is_file()}
@@ -330,13 +331,13 @@ def test_a_hook_that_the_model_lacks_stops_no_other_sae(loaded, tmp_path):
 
 
 def test_activations_that_are_not_finite_stop_no_other_site(loaded, monkeypatch, tmp_path):
-    finite = LanguageActivations._require_finite
+    finite = Language._require_finite
 
     def poisoned(self, values, what, split, index):
         bad = self.hook == MLP and split == "calibration"
         finite(self, values * (np.nan if bad else 1), what, split, index)
 
-    monkeypatch.setattr(LanguageActivations, "_require_finite", poisoned)
+    monkeypatch.setattr(Language, "_require_finite", poisoned)
     suite = language_suite(tmp_path / "suite", saes=[SAES[1], SAES[3], SAES[2]])
     pca, mean_mlp, mean_pre = scored(suite, tmp_path / "out")
     for failed in (pca, mean_mlp):

@@ -17,7 +17,7 @@ from mdlbench.adapters.protocol import Origin
 from mdlbench.records.record import parse_record
 from mdlbench.scoring.sites import site_of
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.suite.suite import load_suite
+from mdlbench.suite.load import load_suite
 
 SUITE = "smollm2-l15"
 SAE = "batchtopk-1024-k48"

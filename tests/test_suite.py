@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from mdlbench.errors import SuiteError, UsageError
-from mdlbench.suite.suite import load_suite, suite_names
+from mdlbench.suite.load import load_suite, suite_names
 from tests.tiny import write_tiny_suite
 from tests.tiny_language import language_suite
 

@@ -18,8 +18,10 @@ from mdlbench.errors import SuiteError, UsageError
 from mdlbench.records.store import read_records
 from mdlbench.scoring.fetch import items
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.sources.synthetic import SyntheticActivations, directions, draw, outcomes
-from mdlbench.suite.suite import PairOfFeatures, ParentAndChild, Site, SyntheticSource, load_suite
+from mdlbench.sources.synthetic import Synthetic, directions, draw, outcomes
+from mdlbench.suite.load import load_suite
+from mdlbench.suite.site import Site
+from mdlbench.suite.sources import PairOfFeatures, ParentAndChild, SyntheticConfig
 from mdlbench.training.config import TrainingConfig
 from mdlbench.training.makers.known import (
     KNOWN,
@@ -53,7 +55,7 @@ SMALL = {
 
 
 def config(**changes):
-    return SyntheticSource.model_validate(SMALL | changes)
+    return SyntheticConfig.model_validate(SMALL | changes)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def toy():
 
 @pytest.fixture(scope="module")
 def source():
-    return SyntheticActivations(config())
+    return Synthetic(config())
 
 
 def activations(source, split):
@@ -88,9 +90,9 @@ def test_the_toy_suite_is_the_same_everywhere(toy):
 
 
 def test_everything_that_decides_the_data_is_in_its_digest(source):
-    assert SyntheticActivations(config()).data_sha256 == source.data_sha256
+    assert Synthetic(config()).data_sha256 == source.data_sha256
     for changes in ({"seed": 1}, {"noise": 0.02}, {"spread": 0.0}, {"sharpness": 4.0}, {"d": 13}):
-        assert SyntheticActivations(config(**changes)).data_sha256 != source.data_sha256
+        assert Synthetic(config(**changes)).data_sha256 != source.data_sha256
 
 
 def test_features_fire_as_often_and_as_often_together_as_stated():
@@ -146,7 +148,7 @@ def test_blocks_are_whole_and_the_same_every_time(source):
 
 
 def test_a_limit_keeps_the_first_tokens(source):
-    part = SyntheticActivations(config(), limit=30)
+    part = Synthetic(config(), limit=30)
     assert part.n_documents == part.n_tokens == {"calibration": 30, "test": 30}
     assert np.array_equal(activations(part, "test"), activations(source, "test")[:30])
 

@@ -11,7 +11,8 @@ import pytest
 from mdlbench.errors import HubError, SuiteError, UsageError
 from mdlbench.sources.open import LEAST_DOCUMENTS, TEST_SHARE, Opener, Setting
 from mdlbench.sources.text import natural_spacing, pack, read
-from mdlbench.suite.suite import FileText, HubText, PythonDocs, Site
+from mdlbench.suite.site import Site
+from mdlbench.suite.sources import FileText, HubText, PythonDocs
 from tests.tiny_language import Characters, language_suite
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "wikitext-2"
@@ -321,7 +322,7 @@ def chosen_text(suite, **setting):
 
 def test_the_first_text_that_can_be_had_is_taken(offline, tmp_path):
     suite, told = language_suite(tmp_path), []
-    opener = Opener(suite, report=told.append)
+    opener = Opener(suite, on_stage=told.append)
     assert opener.text(suite.source).name == "own"
     assert "wikitext cannot be had" in told[0]
     assert chosen_text(suite, text="docs") == "docs"
@@ -330,7 +331,7 @@ def test_the_first_text_that_can_be_had_is_taken(offline, tmp_path):
 def test_a_file_that_is_missing_is_passed_over(offline, tmp_path):
     suite, told = language_suite(tmp_path), []
     (tmp_path / "own.txt").unlink()
-    assert Opener(suite, report=told.append).text(suite.source).name == "docs"
+    assert Opener(suite, on_stage=told.append).text(suite.source).name == "docs"
     assert [line.partition(" ")[0] for line in told] == ["wikitext", "own"]
     assert "own.txt: no such text" in told[1]
     assert chosen_text(suite, text="own") == "own"

@@ -29,7 +29,8 @@ from mdlbench.files import write_atomically
 from mdlbench.sources.images import Classifier, load_images
 from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import Block, Split
-from mdlbench.suite.suite import Site, load_suite, suites_folder
+from mdlbench.suite.load import load_suite, suites_folder
+from mdlbench.suite.site import Site
 from mdlbench.training.config import TrainingConfig, build_sae
 from mdlbench.training.folder import RunFolder, read_log
 from mdlbench.training.makers.classifier import accuracy

@@ -23,7 +23,8 @@ from mdlbench.records.repetition import (
 from mdlbench.records.store import read_record, read_records, record_paths
 from mdlbench.scoring.repeat import Claim, Unverified, Verified, read_claim, verify
 from mdlbench.statistics.tolerance import position_of, step_at
-from mdlbench.suite.suite import Agreement, load_suite
+from mdlbench.suite.load import load_suite
+from mdlbench.suite.suite import Agreement
 from tests.records import make_record
 from tests.test_cli import mdlbench
 from tests.test_validation import sealed

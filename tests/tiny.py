@@ -13,7 +13,8 @@ import yaml
 from safetensors.torch import save_file
 
 from mdlbench.sources.images import Classifier
-from mdlbench.suite.suite import Suite, load_suite
+from mdlbench.suite.load import load_suite
+from mdlbench.suite.suite import Suite
 
 SIDE = 8
 N_TRAIN, N_TEST = 600, 200

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from mdlbench.sources.models import BlocksModel, HookedModel
 from mdlbench.sources.text import Contexts
-from mdlbench.suite.suite import Suite, load_suite
+from mdlbench.suite.load import load_suite
+from mdlbench.suite.suite import Suite
 
 VOCABULARY, D_MODEL, D_MLP, N_HEADS, D_HEAD, N_LAYERS, CONTEXT = 40, 16, 24, 2, 6, 3, 12
 SPECIAL = (0, 7)

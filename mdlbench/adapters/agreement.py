@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mdlbench.adapters.protocol import Origin
-from mdlbench.suite.suite import Site
+from mdlbench.suite.site import Site
 
 
 def is_of_language_model(origin: Origin, site: Site | None) -> bool:

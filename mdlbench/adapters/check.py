@@ -18,7 +18,7 @@ from mdlbench.adapters.protocol import CoderSpec, SparseCoder
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import CoderError
 from mdlbench.sources.protocol import ActivationSource
-from mdlbench.suite.suite import Site
+from mdlbench.suite.site import Site
 
 SAMPLE_TOKENS = 2048
 ALONE_TOKENS = 64
@@ -55,7 +55,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TriedCoder:
     """One run of a coder on some activations.
 
     Attributes:
@@ -104,7 +104,7 @@ def check_origin(spec: CoderSpec, site: Site | None) -> list[Check]:
     return [Check("trained on", "warning" if found else True, message)]
 
 
-def check_side(trial: Trial) -> Check:
+def check_side(trial: TriedCoder) -> Check:
     """What is charged for that which the decoder is handed beside the latents; never nothing."""
     columns, bits = trial.side.shape[1], trial.spec.side_bits
     message = f"{columns} numbers and {bits:g} bits per token"
@@ -114,7 +114,7 @@ def check_side(trial: Trial) -> Check:
     return Check("side information", True, message)
 
 
-def check_shapes(trial: Trial) -> Check:
+def check_shapes(trial: TriedCoder) -> Check:
     """What `checked` has let through, for the reader."""
     latents = trial.latents
     return Check(
@@ -125,13 +125,13 @@ def check_shapes(trial: Trial) -> Check:
     )
 
 
-def check_finite(trial: Trial) -> Check:
+def check_finite(trial: TriedCoder) -> Check:
     finite = bool(trial.reconstruction.isfinite().all())
     message = "all values are finite" if finite else "reconstruction: NaN or infinite"
     return Check("finite", finite, message)
 
 
-def check_deterministic(trial: Trial) -> Check:
+def check_deterministic(trial: TriedCoder) -> Check:
     again, _ = checked.encode(trial.coder, trial.x)
     same = (
         np.array_equal(again.token, trial.latents.token)
@@ -142,7 +142,7 @@ def check_deterministic(trial: Trial) -> Check:
     return Check("deterministic", same, f"encoding twice {said}")
 
 
-def check_independent(trial: Trial) -> Check:
+def check_independent(trial: TriedCoder) -> Check:
     """Each of some tokens encoded alone, in reverse order, against the whole run."""
     n = min(ALONE_TOKENS, len(trial.x))
     together = trial.latents.rows(0, n).to_dense()
@@ -165,7 +165,7 @@ def check_independent(trial: Trial) -> Check:
     )
 
 
-def check_l0(trial: Trial) -> Check:
+def check_l0(trial: TriedCoder) -> Check:
     active = np.bincount(trial.latents.token, minlength=len(trial.x))
     mean, most, promised = float(active.mean()), int(active.max()), trial.spec.promised_l0
     found = f"L0 is {mean:.1f} on average, {most} at most"
@@ -182,7 +182,7 @@ def check_l0(trial: Trial) -> Check:
     return Check("L0", True, found if expected is None else f"{found}; trained to {expected:g}")
 
 
-def check_bias(trial: Trial) -> Check:
+def check_bias(trial: TriedCoder) -> Check:
     """decode(0) is one vector, whatever the token."""
     nothing = _nothing(trial, DECODE_TOKENS)
     side = np.repeat(trial.side[:1], nothing.n_tokens, axis=0)
@@ -193,7 +193,7 @@ def check_bias(trial: Trial) -> Check:
     return Check("decode(0)", same, message if same else "no latents decode to differing vectors")
 
 
-def check_decoder(trial: Trial) -> Check:
+def check_decoder(trial: TriedCoder) -> Check:
     """decode(z) − decode(0) against z times the decoder rows, in float64."""
     run = trial.latents.rows(0, min(DECODE_TOKENS, len(trial.x)))
     side = trial.side[: run.n_tokens]
@@ -217,7 +217,7 @@ def check_decoder(trial: Trial) -> Check:
     return Check("decoder", False, f"decode differs from the weighted sum of its rows: {error:.0e}")
 
 
-def check_norms(trial: Trial) -> Check:
+def check_norms(trial: TriedCoder) -> Check:
     rows = checked.decoder_rows(trial.coder).astype(np.float64)
     norms = np.sqrt((rows**2).sum(axis=1))
     fits = np.allclose(norms, trial.spec.decoder_norms, rtol=TOLERANCE, atol=1e-12)
@@ -230,7 +230,7 @@ def check_norms(trial: Trial) -> Check:
     return Check("decoder norms", True, message)
 
 
-CHECKS: tuple[Callable[[Trial], Check], ...] = (
+CHECKS: tuple[Callable[[TriedCoder], Check], ...] = (
     check_shapes,
     check_side,
     check_finite,
@@ -243,7 +243,7 @@ CHECKS: tuple[Callable[[Trial], Check], ...] = (
 )
 
 
-def check_dead(trial: Trial) -> Check:
+def check_dead(trial: TriedCoder) -> Check:
     d_latents = trial.spec.d_latents
     dead = d_latents - len(np.unique(trial.latents.latent))
     share = dead / d_latents if d_latents else 0.0
@@ -251,7 +251,7 @@ def check_dead(trial: Trial) -> Check:
     return Check("dead latents", True if share <= DEAD_SHARE else "warning", message)
 
 
-def check_reconstruction(trial: Trial, target: Float64[torch.Tensor, "token d_out"]) -> Check:
+def check_reconstruction(trial: TriedCoder, target: Float64[torch.Tensor, "token d_out"]) -> Check:
     error = (target - trial.reconstruction.double()).square().sum()
     fvu = float(error / (target - target.mean(dim=0)).square().sum())
     message = f"fraction of variance unexplained is {fvu:.4f}"
@@ -264,7 +264,7 @@ def check_reconstruction(trial: Trial, target: Float64[torch.Tensor, "token d_ou
     return Check("reconstruction", True, message)
 
 
-def check_scale(trial: Trial, target: Float64[torch.Tensor, "token d_out"]) -> Check:
+def check_scale(trial: TriedCoder, target: Float64[torch.Tensor, "token d_out"]) -> Check:
     """The factor a that minimises ‖y − a·ŷ‖², both centred: far from 1, a scale is missing."""
     centred = trial.reconstruction.double()
     centred = centred - centred.mean(dim=0)
@@ -282,7 +282,7 @@ def check_scale(trial: Trial, target: Float64[torch.Tensor, "token d_out"]) -> C
     )
 
 
-def check_input_norm(trial: Trial) -> list[Check]:
+def check_input_norm(trial: TriedCoder) -> list[Check]:
     """Of an SAE trained on activations times s, so that their norm was √d on average."""
     s = trial.spec.details.get("norm_scaling_factor")
     if not isinstance(s, float):
@@ -296,7 +296,7 @@ def check_input_norm(trial: Trial) -> list[Check]:
     return [Check("input norm", "warning", f"{message} {expected:.3g}: {where}")]
 
 
-def _checks_of_data(trial: Trial) -> list[Check]:
+def _checks_of_data(trial: TriedCoder) -> list[Check]:
     if trial.target is None:
         return []
     target = trial.target.double()
@@ -308,17 +308,17 @@ def _checks_of_data(trial: Trial) -> list[Check]:
     ]
 
 
-def _try(coder: SparseCoder, source: ActivationSource | None) -> Trial:
+def _try(coder: SparseCoder, source: ActivationSource | None) -> TriedCoder:
     x = sample(coder.spec.d_in, source, SAMPLE_TOKENS)
     target = None
     if source is not None:
         target = next(source.blocks("test")).activations[:SAMPLE_TOKENS].float()
     latents, side = checked.encode(coder, x)
     reconstruction = checked.decode(coder, latents, side, x.device)
-    return Trial(coder, x, target, latents, side, reconstruction)
+    return TriedCoder(coder, x, target, latents, side, reconstruction)
 
 
-def _nothing(trial: Trial, n_tokens: int) -> SparseLatents:
+def _nothing(trial: TriedCoder, n_tokens: int) -> SparseLatents:
     index, value = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
     return SparseLatents(index, index, value, n_tokens, trial.spec.d_latents)
 

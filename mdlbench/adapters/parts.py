@@ -106,7 +106,7 @@ class Gated:
 
 
 @dataclass(frozen=True)
-class Identity:
+class Unrectified:
     """The pre-activations themselves: an orthonormal transform."""
 
     def __call__(self, a: Float32[torch.Tensor, "token latent"]) -> Nonzeros:

@@ -13,9 +13,10 @@ from jaxtyping import Bool, Float64
 
 from mdlbench.boards.pairing import refuse_other_data, refuse_unlike
 from mdlbench.errors import RecordError, UsageError
-from mdlbench.records.record import EvalRecord, Point, ToleranceResult, operating_point
+from mdlbench.records.record import EvalRecord, OperatingPoint, ToleranceResult, operating_point
 from mdlbench.statistics.bootstrap import CONFIDENCE
-from mdlbench.suite.suite import Headline, Metric
+from mdlbench.suite.base import Metric
+from mdlbench.suite.suite import Headline
 
 Status = Literal["ranked", "unranked", "partial", "infeasible"]
 Replicates = Float64[np.ndarray, "sae replicate"]
@@ -425,7 +426,7 @@ def _row(entry: _Entry, standing: _Standing) -> Row:
     )
 
 
-def _at_step(point: Point | None) -> dict[str, Any]:
+def _at_step(point: OperatingPoint | None) -> dict[str, Any]:
     losses = ("mse", "fvu", "delta_ce")
     codes = ("plugin", "heldout", "side", "adaptive", "enumerative", "bound", "coded")
     if point is None:

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from mdlbench.errors import RecordError
 from mdlbench.records.record import EvalRecord, ToleranceResult, shortened
 from mdlbench.statistics.bootstrap import percentile_interval
-from mdlbench.suite.suite import Metric
+from mdlbench.suite.base import Metric
 
 
 class Difference(NamedTuple):

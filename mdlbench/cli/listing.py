@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdlbench.adapters import registry
-from mdlbench.suite.suite import load_suite, suite_names
+from mdlbench.suite.load import load_suite, suite_names
 
 if TYPE_CHECKING:
     from mdlbench.adapters.check import Check

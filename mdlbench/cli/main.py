@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mdlbench.boards.leaderboard import Leaderboard
     from mdlbench.scoring.suite_run import Failed, Scored
     from mdlbench.sources.open import Opener, Setting
-    from mdlbench.suite.suite import Quantiser
+    from mdlbench.suite.base import ModeName
 
 app = typer.Typer(
     help="Score sparse autoencoders by description length: bits per token at a given loss.",
@@ -173,7 +173,7 @@ def eval_suite(
     from mdlbench.report import print_boards, write_report
     from mdlbench.scoring.suite_run import run, targets
     from mdlbench.sources.open import Opener
-    from mdlbench.suite.suite import load_suite
+    from mdlbench.suite.load import load_suite
 
     chosen = load_suite(suite)
     wanted = targets(chosen, sae or [], adapter)
@@ -236,7 +236,7 @@ def fetch_suite(
     What cannot be had is reported (exit code 1) and stops nothing else.
     """
     from mdlbench.scoring.fetch import Missed, fetch, shown_on
-    from mdlbench.suite.suite import load_suite
+    from mdlbench.suite.load import load_suite
 
     chosen = load_suite(suite)
     n_missed = 0
@@ -271,7 +271,7 @@ def check_adapter(
     from mdlbench.cli import listing
     from mdlbench.scoring.suite_run import open_target
     from mdlbench.sources.open import Opener
-    from mdlbench.suite.suite import load_suite
+    from mdlbench.suite.load import load_suite
 
     if suite:
         opener = Opener(load_suite(suite), _setting(device, limit=None, text=text))
@@ -395,7 +395,7 @@ def cite(
     from mdlbench.records.checks import suite_of
     from mdlbench.records.store import all_record_paths, read_record
     from mdlbench.report.citation import bibtex, methods
-    from mdlbench.suite.suite import load_suite
+    from mdlbench.suite.load import load_suite
 
     chosen = load_suite(suite) if suite else None
     for path in all_record_paths(records or []):
@@ -418,7 +418,7 @@ def validate(
     from mdlbench.records.checks import problems_of_file
     from mdlbench.records.store import all_record_paths
     from mdlbench.report.tables import printable
-    from mdlbench.suite.suite import load_suite
+    from mdlbench.suite.load import load_suite
 
     chosen = load_suite(suite) if suite else None
     found = {path: problems_of_file(path, chosen) for path in all_record_paths(records)}
@@ -465,7 +465,7 @@ def verify(
     from mdlbench.cli.progress import stages
     from mdlbench.records.store import all_record_paths
     from mdlbench.scoring import repeat as verification
-    from mdlbench.suite.suite import load_suite
+    from mdlbench.suite.load import load_suite
 
     paths = all_record_paths(records)
     if sae is not None and len(paths) > 1:
@@ -632,7 +632,7 @@ def train(
     Run either again after an interruption: it goes on from its last checkpoint.
     """
     from mdlbench.sources.open import Opener, Setting
-    from mdlbench.suite.suite import load_suite
+    from mdlbench.suite.load import load_suite
 
     own = {
         "k": k,
@@ -741,7 +741,7 @@ def encode(
     from mdlbench.codes import bitstream
     from mdlbench.scoring.suite_run import encode_target, targets
     from mdlbench.sources.open import Opener
-    from mdlbench.suite.suite import load_suite
+    from mdlbench.suite.load import load_suite
 
     chosen = load_suite(suite)
     opener = Opener(chosen, _setting(device, limit, text, dtype))
@@ -799,7 +799,7 @@ def _setting(
     return Setting(_torch_device(device), limit, text, dtype.value)
 
 
-def _value(mode: Mode | None) -> Quantiser | None:
+def _value(mode: Mode | None) -> ModeName | None:
     return None if mode is None else mode.value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mdlbench.scoring.suite_run import Failed, Scored
+from mdlbench.stages import OnStage
 
 
 class SuiteProgress:
@@ -50,7 +51,7 @@ def suite_progress(total: int, quiet: bool) -> Iterator[SuiteProgress]:
 
 
 @contextmanager
-def stages(quiet: bool) -> Iterator[Callable[[str], None]]:
+def stages(quiet: bool) -> Iterator[OnStage]:
     """A function that shows the name of the stage a command has come to, on a line of its own."""
     with _console(quiet).status("") as status:
         yield lambda name: status.update(escape(name))

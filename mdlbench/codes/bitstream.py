@@ -83,7 +83,7 @@ class TreeSummary(BaseModel):
 Integer = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
-class Quantiser(BaseModel):
+class QuantiserHeader(BaseModel):
     """What, beside the step, says which values the symbols stand for (`mdlbench.modes`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -111,7 +111,7 @@ class Summary(BaseModel):
     tree: TreeSummary | None = None
     """None where all latents are coded independently."""
     symbols_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    quantiser: Quantiser | None = None
+    quantiser: QuantiserHeader | None = None
     """Absent where a value is its symbol times the step."""
     metadata: dict[str, JsonValue]
     """What the writer wants known: SAE, quantiser, suite, digests."""
@@ -145,7 +145,7 @@ class Decoded:
     symbols: Symbols
     codebook: Codebook | TreeCodebook
     step: float
-    quantiser: Quantiser | None
+    quantiser: QuantiserHeader | None
     metadata: dict[str, JsonValue]
     sizes: Sizes
 
@@ -156,7 +156,7 @@ def encode(
     *,
     step: float,
     metadata: Mapping[str, JsonValue],
-    quantiser: Quantiser | None = None,
+    quantiser: QuantiserHeader | None = None,
 ) -> bytes:
     """The file that says these symbols under a codebook, flat or with a tree.
 

@@ -24,7 +24,7 @@ ROOT = -1
 TABLE_CELLS = 2**22
 """Pairs of latents counted at once while a forest is learned; bounds its memory."""
 
-Runs = Callable[[], Iterable[Symbols]]
+SymbolRuns = Callable[[], Iterable[Symbols]]
 """Gives the same runs of symbols whenever it is called, such as those of a spool."""
 
 
@@ -190,7 +190,7 @@ class _Edges(NamedTuple):
     gain: Float64[np.ndarray, " edge"]
 
 
-def learn_forest(runs: Runs, counts: SymbolCounts) -> Forest:
+def learn_forest(runs: SymbolRuns, counts: SymbolCounts) -> Forest:
     """The forest that saves most on calibration tokens, by their own frequencies (maths §3).
 
     An edge saves N times the mutual information of its two supports, whichever is the parent, so
@@ -226,7 +226,7 @@ def _row_blocks(n_latents: int) -> Iterator[tuple[int, int]]:
 
 
 def _co_occurrences(
-    runs: Runs, n_latents: int, start: int, stop: int
+    runs: SymbolRuns, n_latents: int, start: int, stop: int
 ) -> Int32[np.ndarray, "row latent"]:
     """Tokens on which latents `start:stop` are on together with each latent from `start` on."""
     table = np.zeros((stop - start, n_latents - start), dtype=np.int32)

@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 
 from mdlbench.codes import codelength
 from mdlbench.codes.codelength import BetaPrior, Codebook, Rate, binary_entropy, fit_beta_prior
-from mdlbench.codes.forest import Forest, Runs, joint_count_bits, learn_forest
+from mdlbench.codes.forest import Forest, SymbolRuns, joint_count_bits, learn_forest
 from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.errors import CoderError
@@ -89,7 +89,9 @@ class TreeCodebook:
     firing_probability: Float64[np.ndarray, "2 latent"]
 
     @classmethod
-    def fit(cls, flat: Codebook, runs: Runs, parents: np.ndarray | None = None) -> TreeCodebook:
+    def fit(
+        cls, flat: Codebook, runs: SymbolRuns, parents: np.ndarray | None = None
+    ) -> TreeCodebook:
         """The tree code of the tokens that `flat` was fitted on.
 
         It never costs those tokens more than `flat` does, header included: edges that do not save

@@ -1,6 +1,6 @@
 """The seeds' experiments: figures, a table, and a report whose every sentence the numbers decide.
 
-Each experiment is a module with `reproduce(folder, report)`, imported when it is run.
+Each experiment is a module with `reproduce(folder, on_stage)`, imported when it is run.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from mdlbench.errors import OutputError, UsageError, did_you_mean
+from mdlbench.stages import OnStage
 
 EXPERIMENTS: dict[str, str] = {
     "mnist-case-study": "description length against width and sparsity of MNIST SAEs",
@@ -22,8 +23,8 @@ _MODULES = {"mnist-case-study": "case_study"}
 """Where a module is not called after its experiment."""
 
 
-def run_experiment(name: str, folder: Path, report: Callable[[str], None]) -> list[Path]:
-    """Run one experiment; `report` is told the name of each stage.
+def run_experiment(name: str, folder: Path, on_stage: OnStage) -> list[Path]:
+    """Run one experiment; `on_stage` is told the name of each stage.
 
     Returns:
         The files written, all of them under `folder`.
@@ -39,5 +40,5 @@ def run_experiment(name: str, folder: Path, report: Callable[[str], None]) -> li
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made: {error}") from error
     module = import_module(f"{__name__}.{_MODULES.get(name, name.replace('-', '_'))}")
-    written: list[Path] = module.reproduce(folder, report)
+    written: list[Path] = module.reproduce(folder, on_stage)
     return written

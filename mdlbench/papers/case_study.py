@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,10 @@ from mdlbench.papers.sweep import Level, Regime, Study
 from mdlbench.records.record import EvalRecord
 from mdlbench.scoring import suite_run
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.suite.suite import Quantiser, Suite, load_suite
+from mdlbench.stages import OnStage
+from mdlbench.suite.base import ModeName
+from mdlbench.suite.load import load_suite
+from mdlbench.suite.suite import Suite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,12 +26,12 @@ EPSILON = 0.0150
 """The paper's tolerance on the test MSE after quantisation."""
 SWEEP = "batchtopk-"
 """What the keys of the sweep's SAEs begin with."""
-MODES: tuple[Quantiser, ...] = ("normalised", "per-feature", "rdo", "tree")
+MODES: tuple[ModeName, ...] = ("normalised", "per-feature", "rdo", "tree")
 """Operating modes of the quantiser; the first is what the others are compared with."""
 FEATURES_SHOWN = 24
 
 
-def reproduce(folder: Path, report: Callable[[str], None]) -> list[Path]:
+def reproduce(folder: Path, on_stage: OnStage) -> list[Path]:
     """Score the sweep, then write figures, table and report from the records alone.
 
     Finished SAEs are not scored again; each mode has its own results folder, `folder/MODE`.
@@ -42,27 +45,25 @@ def reproduce(folder: Path, report: Callable[[str], None]) -> list[Path]:
     """
     suite = load_suite("mnist")
     modes: dict[str, list[EvalRecord]] = {
-        mode: score(suite, mode, folder / mode, report) for mode in MODES
+        mode: score(suite, mode, folder / mode, on_stage) for mode in MODES
     }
     study = Study.of(modes, EPSILON)
-    report("features")
+    on_stage("features")
     sheets = feature_sheets(Opener(suite, Setting()), study.at)
-    report("figures")
+    on_stage("figures")
     return write_study(folder, study, sheets)
 
 
-def score(
-    suite: Suite, mode: Quantiser, folder: Path, report: Callable[[str], None]
-) -> list[EvalRecord]:
+def score(suite: Suite, mode: ModeName, folder: Path, on_stage: OnStage) -> list[EvalRecord]:
     """Records of all SAEs of the sweep in one mode, kept in `folder`.
 
     Raises:
         MdlbenchError: one of them cannot be scored; the message names all of those.
     """
     keys = [key for key in suite.keys if key.startswith(SWEEP)]
-    opener = Opener(suite, Setting(), report)
+    opener = Opener(suite, Setting(), on_stage)
     outcomes = list(
-        suite_run.run(opener, suite_run.targets(suite, keys, None), folder, report, mode)
+        suite_run.run(opener, suite_run.targets(suite, keys, None), folder, on_stage, mode)
     )
     failed = [outcome.message for outcome in outcomes if isinstance(outcome, suite_run.Failed)]
     if failed:

@@ -6,7 +6,7 @@ The seed's phase diagram and the lift-e law (maths §9), exactly and by simulati
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 from pathlib import Path
@@ -21,6 +21,7 @@ from mdlbench.papers.outputs import write_outputs
 from mdlbench.papers.simulation import Booleans, Comparison, Documents, code
 from mdlbench.papers.wording import agreement, coverage, learning_cost, report_text
 from mdlbench.report.style import ALERT, CATEGORIES, INK, house_style
+from mdlbench.stages import OnStage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +97,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Point:
+class SplittingPoint:
     """A simulated pair: its code of two latents against that of three."""
 
     pair: Pair
@@ -118,12 +119,12 @@ class Point:
         }
 
 
-def reproduce(folder: Path, report: Callable[[str], None]) -> list[Path]:
+def reproduce(folder: Path, on_stage: OnStage) -> list[Path]:
     """Simulate, draw and report into `folder`; returns the files."""
     import pandas as pd
 
-    points = simulate(list(pairs()), report)
-    report("figures")
+    points = simulate(list(pairs()), on_stage)
+    on_stage("figures")
     figures = {"phase-diagram": phase_diagram(points), "break-even": break_even(points)}
     table = pd.DataFrame([point.row for point in points])
     return write_outputs(folder, figures, table, written_report(points))
@@ -145,24 +146,24 @@ def _possible(panel: str, p_a: float, p_b: float, rho: float) -> Iterator[Pair]:
         yield Pair(panel, p_a, p_b, q)
 
 
-def simulate(chosen: Sequence[Pair], report: Callable[[str], None]) -> list[Point]:
+def simulate(chosen: Sequence[Pair], on_stage: OnStage) -> list[SplittingPoint]:
     """Every pair, each with a calibration and a test draw of its own."""
     dense = Documents.cut(DOCUMENTS, DENSE_TOKENS, REPLICATES, SEED)
     sparse = Documents.cut(DOCUMENTS, SPARSE_TOKENS, REPLICATES, SEED)
     points = []
     for i, pair in enumerate(chosen):
-        report(f"pair {i + 1} of {len(chosen)}")
+        on_stage(f"pair {i + 1} of {len(chosen)}")
         documents = sparse if pair.panel == LIFT else dense
         points.append(compare(pair, documents, np.random.default_rng([SEED, i])))
     return points
 
 
-def compare(pair: Pair, documents: Documents, generator: np.random.Generator) -> Point:
+def compare(pair: Pair, documents: Documents, generator: np.random.Generator) -> SplittingPoint:
     """Both codes of one test draw, with codebooks of one calibration draw of the same length."""
     calibration, test = (pair.draw(documents.n_tokens, generator) for _ in range(2))
     two = code(calibration, test, documents)
     three = code(split(calibration), split(test), documents)
-    return Point(pair, Comparison.of(pair.exact, (two, three), documents))
+    return SplittingPoint(pair, Comparison.of(pair.exact, (two, three), documents))
 
 
 def split(on: Bool[np.ndarray, "token 2"]) -> Bool[np.ndarray, "token 3"]:
@@ -171,7 +172,7 @@ def split(on: Bool[np.ndarray, "token 2"]) -> Bool[np.ndarray, "token 3"]:
     return np.stack([a & b, a & ~b, b & ~a], axis=1)
 
 
-def phase_diagram(points: Sequence[Point]) -> Figure:
+def phase_diagram(points: Sequence[SplittingPoint]) -> Figure:
     """Which code is shorter: over (p, ρ) for equal rates, over both rates at one ρ."""
     from matplotlib.figure import Figure
 
@@ -191,7 +192,7 @@ def phase_diagram(points: Sequence[Point]) -> Figure:
     return figure
 
 
-def break_even(points: Sequence[Point]) -> Figure:
+def break_even(points: Sequence[SplittingPoint]) -> Figure:
     """The lift at break-even, which tends to e, and the correlation at break-even."""
     from matplotlib.figure import Figure
 
@@ -204,11 +205,11 @@ def break_even(points: Sequence[Point]) -> Figure:
     return figure
 
 
-def _of(panel: str, points: Sequence[Point]) -> list[Point]:
+def _of(panel: str, points: Sequence[SplittingPoint]) -> list[SplittingPoint]:
     return [point for point in points if point.pair.panel == panel]
 
 
-def _lift_panel(ax: Axes, points: Sequence[Point]) -> None:
+def _lift_panel(ax: Axes, points: Sequence[SplittingPoint]) -> None:
     from matplotlib.ticker import StrMethodFormatter
 
     p, lift = np.geomspace(1e-4, 0.5, 300), np.linspace(1.0, 5.0, 301)
@@ -295,7 +296,7 @@ def _legend(figure: Figure, codes: Sequence[Comparison]) -> None:
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4)
 
 
-def written_report(points: Sequence[Point]) -> str:
+def written_report(points: Sequence[SplittingPoint]) -> str:
     """What holds and what does not, as Markdown."""
     codes = [point.codes for point in points]
     return report_text(

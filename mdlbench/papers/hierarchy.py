@@ -6,7 +6,7 @@ animal is on. Exactly (maths §9) and by simulation; and one level deeper.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,6 +21,7 @@ from mdlbench.papers.outputs import write_outputs
 from mdlbench.papers.simulation import Booleans, Comparison, Documents, code, tree_code
 from mdlbench.papers.wording import agreement, coverage, learning_cost, report_text
 from mdlbench.report.style import CATEGORIES, INK, house_style
+from mdlbench.stages import OnStage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +81,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Point:
+class HierarchyPoint:
     """A simulated chain: its flat code against its tree code."""
 
     chain: Chain
@@ -102,12 +103,12 @@ class Point:
         }
 
 
-def reproduce(folder: Path, report: Callable[[str], None]) -> list[Path]:
+def reproduce(folder: Path, on_stage: OnStage) -> list[Path]:
     """Simulate, draw and report into `folder`; returns the files."""
     import pandas as pd
 
-    points = simulate(list(chains()), report)
-    report("figures")
+    points = simulate(list(chains()), on_stage)
+    on_stage("figures")
     figures = {"bits": bits_figure(points), "gain": gain_figure(points)}
     table = pd.DataFrame([point.row for point in points])
     return write_outputs(folder, figures, table, written_report(points))
@@ -121,23 +122,23 @@ def chains() -> Iterator[Chain]:
         yield Chain(DEEP_RATE, share, depth=3)
 
 
-def simulate(chosen: Sequence[Chain], report: Callable[[str], None]) -> list[Point]:
+def simulate(chosen: Sequence[Chain], on_stage: OnStage) -> list[HierarchyPoint]:
     """Every chain, each with a calibration and a test draw of its own."""
     documents = Documents.cut(DOCUMENTS, TOKENS, REPLICATES, SEED)
     points = []
     for i, chain in enumerate(chosen):
-        report(f"chain {i + 1} of {len(chosen)}")
+        on_stage(f"chain {i + 1} of {len(chosen)}")
         points.append(compare(chain, documents, np.random.default_rng([SEED, i])))
     return points
 
 
-def compare(chain: Chain, documents: Documents, generator: np.random.Generator) -> Point:
+def compare(chain: Chain, documents: Documents, generator: np.random.Generator) -> HierarchyPoint:
     """Both codes of one test draw, with codebooks of one calibration draw of the same length."""
     calibration, test = (chain.draw(documents.n_tokens, generator) for _ in range(2))
     flat = code(alone(calibration), alone(test), documents)
     parents = np.arange(-1, chain.depth - 1)
     tree = tree_code(calibration, test, documents, parents)
-    return Point(chain, Comparison.of(chain.exact, (flat, tree), documents))
+    return HierarchyPoint(chain, Comparison.of(chain.exact, (flat, tree), documents))
 
 
 def alone(on: Booleans) -> Booleans:
@@ -147,7 +148,7 @@ def alone(on: Booleans) -> Booleans:
     return without
 
 
-def bits_figure(points: Sequence[Point]) -> Figure:
+def bits_figure(points: Sequence[HierarchyPoint]) -> Figure:
     """Bits against P(B|A): flat, tree and joint entropy for several P(A), and a chain of three."""
     from matplotlib.figure import Figure
 
@@ -165,7 +166,7 @@ def bits_figure(points: Sequence[Point]) -> Figure:
     return figure
 
 
-def _bits_panel(ax: Axes, like: Chain, points: Sequence[Point]) -> None:
+def _bits_panel(ax: Axes, like: Chain, points: Sequence[HierarchyPoint]) -> None:
     share = np.linspace(0.0, 1.0, 201)
     exact = closed_forms.nested(like.root * share ** np.arange(like.depth)[:, None])
     ax.plot(share, exact.flat, color=FLAT, label="flat, exact")
@@ -189,7 +190,7 @@ def _bits_panel(ax: Axes, like: Chain, points: Sequence[Point]) -> None:
         )
 
 
-def gain_figure(points: Sequence[Point]) -> Figure:
+def gain_figure(points: Sequence[HierarchyPoint]) -> Figure:
     """What the tree saves: over P(A) and P(B|A), and against P(A) for two shares of birds."""
     from matplotlib.figure import Figure
 
@@ -226,7 +227,7 @@ def _gain_map(ax: Axes) -> None:
     ax.clabel(lines, fontsize=8, fmt="{:g}".format, manual=[(x, 0.55) for x in middle])
 
 
-def _gain_line(ax: Axes, share: float, colour: str, points: Sequence[Point]) -> None:
+def _gain_line(ax: Axes, share: float, colour: str, points: Sequence[HierarchyPoint]) -> None:
     root = np.geomspace(0.01, 1.0, 200)
     gain = closed_forms.nested(np.stack([root, root * share])).gain
     ax.plot(root, gain, color=colour, label=f"exact, P(B|A) = {share:g}")
@@ -246,7 +247,7 @@ def _gain_line(ax: Axes, share: float, colour: str, points: Sequence[Point]) -> 
     )
 
 
-def _dots(ax: Axes, points: Sequence[Point]) -> None:
+def _dots(ax: Axes, points: Sequence[HierarchyPoint]) -> None:
     """Simulated verdicts."""
     for sign, colour, marker in ((1, TREE, "o"), (0, "white", "D"), (-1, FLAT, "s")):
         places = [p.chain for p in points if p.codes.simulated_sign == sign]
@@ -264,7 +265,7 @@ def _dots(ax: Axes, points: Sequence[Point]) -> None:
             )
 
 
-def written_report(points: Sequence[Point]) -> str:
+def written_report(points: Sequence[HierarchyPoint]) -> str:
     """What holds and what does not, as Markdown."""
     codes = [point.codes for point in points]
     pairs, deep = ([p for p in points if p.chain.depth == depth] for depth in (2, 3))

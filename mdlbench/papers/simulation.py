@@ -65,7 +65,7 @@ class Coded:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SimulatedMean:
     """Bits per token of a simulated code, or of the difference between two.
 
     Attributes:
@@ -78,7 +78,7 @@ class Estimate:
     high: float
 
     @classmethod
-    def of(cls, heldout: Float64[np.ndarray, " document"], documents: Documents) -> Estimate:
+    def of(cls, heldout: Float64[np.ndarray, " document"], documents: Documents) -> SimulatedMean:
         low, high = documents.bootstrap.interval(heldout)
         return cls(float(heldout.sum()) / documents.n_tokens, low, high)
 
@@ -103,11 +103,11 @@ class Priced:
 
     exact: float
     plugin: float
-    heldout: Estimate
+    heldout: SimulatedMean
 
     @classmethod
     def of(cls, exact: float, coded: Coded, documents: Documents) -> Priced:
-        heldout = Estimate.of(coded.heldout, documents)
+        heldout = SimulatedMean.of(coded.heldout, documents)
         return cls(float(exact), coded.plugin / documents.n_tokens, heldout)
 
     @property
@@ -136,14 +136,14 @@ class Comparison:
 
     plain: Priced
     other: Priced
-    saved: Estimate
+    saved: SimulatedMean
 
     @classmethod
     def of(
         cls, exact: tuple[float, float], coded: tuple[Coded, Coded], documents: Documents
     ) -> Comparison:
         plain, other = (Priced.of(e, c, documents) for e, c in zip(exact, coded, strict=True))
-        return cls(plain, other, Estimate.of(coded[0].heldout - coded[1].heldout, documents))
+        return cls(plain, other, SimulatedMean.of(coded[0].heldout - coded[1].heldout, documents))
 
     @property
     def exact_saving(self) -> float:

@@ -20,7 +20,7 @@ from mdlbench.boards.leaderboard import Row, rank
 from mdlbench.boards.pairing import AtTolerance, Difference
 from mdlbench.curves.curve import Crossing, RateDistortionCurve, bd_bits, bd_rate, crossings
 from mdlbench.errors import MdlbenchError
-from mdlbench.records.record import EvalRecord, Point, operating_point
+from mdlbench.records.record import EvalRecord, OperatingPoint, operating_point
 
 T = TypeVar("T")
 METRIC: Literal["mse"] = "mse"
@@ -32,7 +32,7 @@ DEAD_SHARE = 0.01
 
 
 @dataclass(frozen=True)
-class Entry:
+class SweepEntry:
     """One SAE at the coarsest step that keeps ε.
 
     Attributes:
@@ -47,7 +47,7 @@ class Entry:
     bits: float
     bits_low: float
     bits_high: float
-    point: Point
+    point: OperatingPoint
 
     @property
     def name(self) -> str:
@@ -86,37 +86,37 @@ class Level:
     """
 
     epsilon: float
-    entries: tuple[Entry, ...]
+    entries: tuple[SweepEntry, ...]
     infeasible: tuple[EvalRecord, ...]
 
     @property
-    def pairs(self) -> list[Entry]:
+    def pairs(self) -> list[SweepEntry]:
         """Of each width the sparsity with the fewest bits: pairs of equal test MSE, by width."""
         return [group[0] for group in _by_width(self.entries, lambda entry: entry.width).values()]
 
     @property
-    def best(self) -> Entry:
+    def best(self) -> SweepEntry:
         """The ε-MDL-optimal SAE."""
         return min(self.entries, key=lambda entry: (entry.bits, entry.name))
 
     @property
-    def tied(self) -> list[Entry]:
+    def tied(self) -> list[SweepEntry]:
         """Those that share the first rank with `best`, itself among them."""
         return [entry for entry in self.entries if entry.rank == 1]
 
     @property
-    def narrow(self) -> list[Entry]:
+    def narrow(self) -> list[SweepEntry]:
         """SAEs as wide as `best` or narrower: where the seed's DL is linear in L0."""
         return [entry for entry in self.entries if entry.width <= self.best.width]
 
-    def regimes(self) -> dict[Regime, Entry]:
+    def regimes(self) -> dict[Regime, SweepEntry]:
         """The seed's four regimes as far as the sweep has them, A first.
 
         B is the minimum. A is the sparsest SAE of the largest width, if that is wider than B; D the
         densest of the smallest width, if that is narrower; C the other SAE narrower than B whose
         L0 is nearest to the geometric mean of B's and D's.
         """
-        best, found = self.best, dict[Regime, Entry]()
+        best, found = self.best, dict[Regime, SweepEntry]()
         wide = [e for e in self.entries if e.width == self.entries[-1].width > best.width]
         narrow = [e for e in self.entries if e.width < best.width]
         if wide:
@@ -165,7 +165,7 @@ class Minimum(NamedTuple):
             best one.
     """
 
-    entry: Entry
+    entry: SweepEntry
     narrowest: Difference | None
     widest: Difference | None
 
@@ -183,7 +183,7 @@ def minimum(at: Level) -> Minimum:
     return Minimum(best, *ends)
 
 
-def _above(best: Entry, entry: Entry, at: Level) -> Difference:
+def _above(best: SweepEntry, entry: SweepEntry, at: Level) -> Difference:
     found = pairing.differences(best.record, entry.record, METRIC)
     return next(one.difference for one in found if one.epsilon == at.epsilon)
 
@@ -197,7 +197,7 @@ class LinearFit(NamedTuple):
     n: int
 
 
-def linear_fit(entries: Sequence[Entry]) -> LinearFit | None:
+def linear_fit(entries: Sequence[SweepEntry]) -> LinearFit | None:
     """Bits per token against L0; None with fewer than three SAEs of different L0."""
     if len({entry.l0 for entry in entries}) < 3:
         return None
@@ -220,7 +220,7 @@ class Precision(NamedTuple):
     float_bits: float
 
 
-def precision(record: EvalRecord, point: Point) -> Precision:
+def precision(record: EvalRecord, point: OperatingPoint) -> Precision:
     """The effective precision at an operating point that has nonzero symbols."""
     float_bits = point.bits.bound / point.l0 - math.log2(record.coder.d_latents)
     return Precision(point.step, point.bits.magnitude / point.l0, float_bits)
@@ -351,11 +351,13 @@ def trained_k(record: EvalRecord) -> float | None:
     return float(k) if isinstance(k, int | float) else None
 
 
-def _entry(record: EvalRecord, row: Row) -> Entry:
+def _entry(record: EvalRecord, row: Row) -> SweepEntry:
     point = operating_point(record, record.at(row.metric, row.epsilon))
     if point is None or row.bits is None or row.bits_low is None or row.bits_high is None:
         raise MdlbenchError(f"{record.name}: no operating point at {row.metric} {row.epsilon:g}")
-    return Entry(record, trained_k(record), row.rank, row.bits, row.bits_low, row.bits_high, point)
+    return SweepEntry(
+        record, trained_k(record), row.rank, row.bits, row.bits_low, row.bits_high, point
+    )
 
 
 def _by_width(items: Iterable[T], width: Callable[[T], int]) -> dict[int, list[T]]:

@@ -12,11 +12,11 @@ from mdlbench.papers.feature_sheet import Sheet
 from mdlbench.papers.sweep import (
     DEAD_SHARE,
     METRIC,
-    Entry,
     Gain,
     Level,
     PairOfCurves,
     Regime,
+    SweepEntry,
     envelope,
     linear_fit,
     onset,
@@ -261,7 +261,7 @@ def _width_axis(ax: Axes, widths: Sequence[int]) -> None:
     ax.set_xlabel(WIDTH)
 
 
-def _split_bars(ax: Axes, pairs: Sequence[Entry]) -> None:
+def _split_bars(ax: Axes, pairs: Sequence[SweepEntry]) -> None:
     positions = np.array([entry.width for entry in pairs], dtype=np.float64)
     support = np.array([entry.point.bits.support for entry in pairs])
     magnitude = np.array([entry.point.bits.magnitude for entry in pairs])
@@ -281,7 +281,7 @@ def _split_bars(ax: Axes, pairs: Sequence[Entry]) -> None:
 
 def _pairs_line(
     ax: Axes,
-    pairs: Sequence[Entry],
+    pairs: Sequence[SweepEntry],
     label: str,
     colour: str = CATEGORIES[0],
     marker: str = MARKERS[0],
@@ -358,7 +358,7 @@ def _against_l0(ax: Axes, at: Level, widths: Sequence[int]) -> None:
     ax.legend(title="width", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def _feature_panel(ax: Axes, regime: Regime, entry: Entry, sheet: Sheet, tiles: Tiles) -> None:
+def _feature_panel(ax: Axes, regime: Regime, entry: SweepEntry, sheet: Sheet, tiles: Tiles) -> None:
     ax.imshow(tiles.mosaic(sheet.rows), cmap="RdBu_r", vmin=-1, vmax=1)
     for (x, y), share in zip(tiles.captions(), sheet.firing, strict=False):
         ax.text(x, y, f"{share:.1%}", fontsize=6, ha="center", va="bottom")

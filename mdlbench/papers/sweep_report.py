@@ -16,12 +16,12 @@ from mdlbench.papers.outputs import markdown_table
 from mdlbench.papers.sweep import (
     DEAD_SHARE,
     DEAD_SHARES,
-    Entry,
     Gain,
     Level,
     PairOfCurves,
     Regime,
     Study,
+    SweepEntry,
     linear_fit,
     minimum,
     onset,
@@ -311,7 +311,7 @@ def _described(record: EvalRecord, at: Level) -> dict[str, object]:
     }
 
 
-def _measured(entry: Entry) -> dict[str, object]:
+def _measured(entry: SweepEntry) -> dict[str, object]:
     point, found = entry.point, precision(entry.record, entry.point)
     return {
         "feasible": True,
@@ -408,7 +408,7 @@ def _section(title: str, found: Sequence[Finding]) -> Iterator[str]:
         yield "\n".join(f"- **{finding.claim}.** {finding.evidence}" for finding in found)
 
 
-def _end(end: Difference | None, entry: Entry, which: str) -> str:
+def _end(end: Difference | None, entry: SweepEntry, which: str) -> str:
     if end is None:
         return f"It is the {which} width that meets ε."
     return f"The {which} width that meets ε, {entry.width}, lies {_signed(end)} bits from it."
@@ -454,7 +454,7 @@ def _signed(difference: Difference) -> str:
     return f"{difference.bits:+.2f} ({difference.low:+.2f} to {difference.high:+.2f})"
 
 
-def _name(entry: Entry) -> str:
+def _name(entry: SweepEntry) -> str:
     return escape_markdown(entry.name)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float32, Float64, Int32, Int64
 
 from mdlbench.codes import bitstream, codelength, tree
 from mdlbench.codes.codelength import Codebook
-from mdlbench.codes.forest import Runs
+from mdlbench.codes.forest import SymbolRuns
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.symbols import FittedQuantiser, PlainStep, Reconstruction, Symbols
 from mdlbench.codes.tally import SymbolCounts
@@ -25,7 +25,7 @@ from mdlbench.errors import RecordError, UsageError, did_you_mean
 from mdlbench.quantisers.per_feature import Allocation, allocate
 from mdlbench.quantisers.rdo import Centroids, fit_rate_aware
 from mdlbench.quantisers.trial import Trial
-from mdlbench.suite.suite import Quantiser
+from mdlbench.suite.base import ModeName
 
 Documents = Int64[np.ndarray, " token"]
 
@@ -74,7 +74,7 @@ class FlatCode:
     codebook: Codebook
 
     @classmethod
-    def fit(cls, runs: Runs, calibration: Calibration) -> Self:
+    def fit(cls, runs: SymbolRuns, calibration: Calibration) -> Self:
         return cls(Codebook.fit(SymbolCounts.of_runs(runs(), calibration.n_latents)))
 
     def rates(self, runs: Iterable[tuple[Symbols, Documents]], n_documents: int) -> Rates:
@@ -94,7 +94,7 @@ class TreeCode:
     codebook: TreeCodebook
 
     @classmethod
-    def fit(cls, runs: Runs, calibration: Calibration) -> Self:
+    def fit(cls, runs: SymbolRuns, calibration: Calibration) -> Self:
         flat = FlatCode.fit(runs, calibration).codebook
         return cls(TreeCodebook.fit(flat, runs, calibration.parents))
 
@@ -194,10 +194,10 @@ class Mode:
         one_count: whether all dyadic steps follow from one count of half-steps (maths §4).
     """
 
-    name: Quantiser
+    name: ModeName
     quantiser: Callable[[Calibration, float], FittedQuantiser]
     reconstruction: Callable[[float, Mapping[str, list[int]], int], Reconstruction]
-    code: Callable[[Runs, Calibration], Code] = FlatCode.fit
+    code: Callable[[SymbolRuns, Calibration], Code] = FlatCode.fit
     normalised: bool = True
     one_count: bool = False
 
@@ -222,7 +222,7 @@ def _rate_aware(calibration: Calibration, step: float) -> FittedQuantiser:
     return fit_rate_aware(calibration.trial, step)
 
 
-MODES: dict[Quantiser, Mode] = {
+MODES: dict[ModeName, Mode] = {
     "normalised": Mode("normalised", _plain, _plain_reconstruction, one_count=True),
     "uniform": Mode("uniform", _plain, _plain_reconstruction, normalised=False, one_count=True),
     "per-feature": Mode("per-feature", _allocated, Allocation.of_columns),
@@ -239,10 +239,10 @@ def mode_of(name: str) -> Mode:
     raise UsageError(f"no quantiser {name!r}. {did_you_mean(name, MODES)}")
 
 
-def described(mode: Mode, quantiser: FittedQuantiser) -> bitstream.Quantiser | None:
+def described(mode: Mode, quantiser: FittedQuantiser) -> bitstream.QuantiserHeader | None:
     """What a file must say of a quantiser beside its step, if anything."""
     columns = dict(quantiser.columns)
-    return bitstream.Quantiser(mode=mode.name, columns=columns) if columns else None
+    return bitstream.QuantiserHeader(mode=mode.name, columns=columns) if columns else None
 
 
 def decoded_values(decoded: bitstream.Decoded) -> SparseLatents:

@@ -20,7 +20,7 @@ from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.symbols import Symbols, dequantise, half_steps, quantise, symbol_at
 from mdlbench.codes.tally import Tally
 from mdlbench.errors import UsageError
-from mdlbench.quantisers.trial import HIGH_RATE_SLOPE, Runs, Trial, curve_slope
+from mdlbench.quantisers.trial import HIGH_RATE_SLOPE, LatentRuns, Trial, curve_slope
 
 LOWEST, HIGHEST = -3, 4
 """Levels that a latent may take."""
@@ -119,7 +119,7 @@ def allocate(trial: Trial, step: float) -> Allocation:
 
 
 def measure_choices(
-    runs: Runs,
+    runs: LatentRuns,
     n_latents: int,
     step: float,
     finest: float,

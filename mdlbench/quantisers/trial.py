@@ -28,7 +28,7 @@ SAMPLE_TOKENS = 4096
 HIGH_RATE_SLOPE = math.log(2) / 6
 """−dD/dR in squared steps per bit, where D = Δ²/12 and R = h − log₂Δ."""
 
-Runs = Callable[[], Iterable[SparseLatents]]
+LatentRuns = Callable[[], Iterable[SparseLatents]]
 Candidate = TypeVar("Candidate", bound=FittedQuantiser)
 
 
@@ -57,7 +57,7 @@ class Trial:
         finest: the suite's finest step.
     """
 
-    runs: Runs
+    runs: LatentRuns
     directions: Float32[np.ndarray, "latent d_out"]
     finest: float
 

@@ -19,7 +19,9 @@ from jaxtyping import Float64, Int64
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
-from mdlbench.suite.suite import Headline, Metric, Quantiser, Site
+from mdlbench.suite.base import Metric, ModeName
+from mdlbench.suite.site import Site
+from mdlbench.suite.suite import Headline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +81,7 @@ class Identity(Part):
     data_sha256: str
     seed: int
     limit: int | None = None
-    quantiser: Quantiser | None = None
+    quantiser: ModeName | None = None
     """Where it is not the suite's own."""
 
     @property
@@ -90,7 +92,7 @@ class Identity(Part):
         return hashlib.sha256(_canonical(content).encode()).hexdigest()
 
 
-class Tokens(Part):
+class TokenCounts(Part):
     calibration: int
     test: int
 
@@ -179,7 +181,7 @@ class Resamples(Part):
         )
 
 
-class Point(Distortion):
+class OperatingPoint(Distortion):
     """One operating point: a quantiser at one step."""
 
     quantiser: str
@@ -306,11 +308,11 @@ class EvalRecord(Part):
     id: str
     identity: Identity
     site: Site
-    n_tokens: Tokens
+    n_tokens: TokenCounts
     coder: CoderFacts
     floor: Distortion
     """Losses of the unquantised reconstruction."""
-    points: list[Point]
+    points: list[OperatingPoint]
     tolerances: list[ToleranceResult]
     latents: LatentProfile | None = None
     """Absent where the SAE has no latents."""
@@ -383,7 +385,7 @@ class EvalRecord(Part):
         return checksum_of(self.model_dump(mode="json", exclude_none=True))
 
 
-def operating_point(record: EvalRecord, result: ToleranceResult) -> Point | None:
+def operating_point(record: EvalRecord, result: ToleranceResult) -> OperatingPoint | None:
     """The record's point at the step that a tolerance accepted, if there is one."""
     for point in record.points:
         if point.step == result.step and point.top_k is None:

@@ -17,16 +17,17 @@ from mdlbench.records.record import (
     Environment,
     EvalRecord,
     Finite,
+    OperatingPoint,
     Part,
     Pictures,
-    Point,
     Provenance,
     canonical_lines,
     parse_versioned,
 )
 from mdlbench.records.store import file_name
 from mdlbench.statistics.tolerance import position_of
-from mdlbench.suite.suite import Agreement, shipped_suite
+from mdlbench.suite.load import shipped_suite
+from mdlbench.suite.suite import Agreement
 
 Standing = Literal["reproduced", "submitted"]
 
@@ -142,7 +143,7 @@ def _pictures(record: EvalRecord) -> Pictures | None:
     return None if record.latents is None else record.latents.pictures
 
 
-def _rates_apart(one: Point, other: Point) -> float:
+def _rates_apart(one: OperatingPoint, other: OperatingPoint) -> float:
     pairs = [(getattr(one.bits, code), getattr(other.bits, code)) for code in RATES]
     pairs += [(one.l0, other.l0), (one.header_bits or 0.0, other.header_bits or 0.0)]
     if one.bits.coded is not None and other.bits.coded is not None:
@@ -156,12 +157,14 @@ def _losses_apart(one: Distortion, other: Distortion) -> float:
     apart = [_relative(getattr(one, loss), getattr(other, loss), LEAST_LOSS) for loss in LOSSES]
     apart.append(abs(one.delta_ce - other.delta_ce) / max(one.ce, other.ce, LEAST_LOSS))
     apart.append(abs((one.ce_recovered or 0.0) - (other.ce_recovered or 0.0)))
-    if isinstance(one, Point) and isinstance(other, Point):
+    if isinstance(one, OperatingPoint) and isinstance(other, OperatingPoint):
         apart += [_draws_apart(one, other, "mse"), _draws_apart(one, other, "delta_ce")]
     return max(apart)
 
 
-def _draws_apart(one: Point, other: Point, name: Literal["bits", "mse", "delta_ce"]) -> float:
+def _draws_apart(
+    one: OperatingPoint, other: OperatingPoint, name: Literal["bits", "mse", "delta_ce"]
+) -> float:
     """Largest difference of two points' bootstrap draws, but for their rounding."""
     a, b = one.drawn_shares(name), other.drawn_shares(name)
     if len(a) != len(b):

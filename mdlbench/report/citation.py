@@ -8,7 +8,8 @@ from mdlbench.records.record import EvalRecord, ToleranceResult, operating_point
 from mdlbench.report.exports import latex_text
 from mdlbench.report.tables import METRIC_NAMES, METRIC_UNITS
 from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE
-from mdlbench.suite.suite import Metric, Quantiser, Suite
+from mdlbench.suite.base import Metric, ModeName
+from mdlbench.suite.suite import Suite
 
 YEAR = 2026
 
@@ -17,7 +18,7 @@ METRICS_IN_UNITS: dict[Metric, str] = {
     "fvu": "FVU",
     "delta_ce": "ΔCE in nats",
 }
-QUANTISERS: dict[Quantiser, str] = {
+QUANTISERS: dict[ModeName, str] = {
     "normalised": "Each latent, times the norm of its decoder row, is rounded to the nearest "
     "multiple of a step that all latents share",
     "uniform": "Each latent is rounded to the nearest multiple of a step that all latents share",

@@ -22,7 +22,7 @@ from mdlbench.report.style import (
     width_colours,
 )
 from mdlbench.report.tables import METRIC_NAMES, TITLE_LENGTH, printable
-from mdlbench.suite.suite import Metric, Quantiser
+from mdlbench.suite.base import Metric, ModeName
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -35,7 +35,7 @@ BASELINE_STYLES: dict[str, dict[str, Any]] = {
     "kmeans": {"color": "#CC79A7", "linewidth": 1.2, "marker": "D", "markersize": 4},
     "dense": {"color": "#8a8a8a", "linewidth": 1.2, "marker": "s", "markersize": 3},
 }
-LINES: dict[Quantiser | None, Any] = {
+LINES: dict[ModeName | None, Any] = {
     None: "-",
     "normalised": "-",
     "uniform": (0, (6, 1)),
@@ -108,7 +108,7 @@ def _markers(records: Sequence[EvalRecord]) -> dict[str, str]:
     return markers(record.coder.architecture for record in records if not record.is_baseline)
 
 
-def _other_quantisers(records: Sequence[EvalRecord]) -> list[Quantiser]:
+def _other_quantisers(records: Sequence[EvalRecord]) -> list[ModeName]:
     """Those that are not the suite's own."""
     found = {record.identity.quantiser for record in records}
     return sorted(quantiser for quantiser in found if quantiser is not None)

@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mdlbench.boards.leaderboard import Leaderboard, Row, Table
-from mdlbench.suite.suite import Metric
+from mdlbench.suite.base import Metric
 
 if TYPE_CHECKING:
     import rich.table

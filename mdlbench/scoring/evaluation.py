@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,11 +29,11 @@ from mdlbench.records.record import (
     EvalRecord,
     Identity,
     Measurement,
+    OperatingPoint,
     Pictures,
-    Point,
     Resamples,
     SiteReferences,
-    Tokens,
+    TokenCounts,
     ToleranceResult,
 )
 from mdlbench.scoring import passes
@@ -42,10 +42,13 @@ from mdlbench.scoring.profile import latent_profile, pictures_of
 from mdlbench.scoring.spool import LatentSpool
 from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import ActivationSource
+from mdlbench.stages import OnStage, silent
 from mdlbench.statistics.bootstrap import Bootstrap, percentile_interval, upper_limit
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums, Reference
 from mdlbench.statistics.tolerance import ToleranceSearch, coarsest_within
-from mdlbench.suite.suite import Metric, Quantiser, Site, Suite
+from mdlbench.suite.base import Metric, ModeName
+from mdlbench.suite.site import Site
+from mdlbench.suite.suite import Suite
 
 USUAL_WEIGHT_BITS = 8
 """Where the search for a decoder's precision begins."""
@@ -55,9 +58,6 @@ LARGEST_WEIGHT_BITS = 17
 
 AUDITED_TOKENS = 1 << 15
 """Longer test splits are coded for real in parts of so many tokens, so that memory suffices."""
-
-Report = Callable[[str], None]
-"""Called with the name of each stage of an evaluation as it begins."""
 
 
 def spliced(metric: Metric) -> bool:
@@ -99,7 +99,7 @@ class Bench:
     mode: Mode
 
     @classmethod
-    def open(cls, opener: Opener, site: Site, quantiser: Quantiser | None = None) -> Bench:
+    def open(cls, opener: Opener, site: Site, quantiser: ModeName | None = None) -> Bench:
         """Load the suite's data; what takes passes over them waits until it is asked for.
 
         Without a quantiser, the mode is the suite's own; raises `UsageError` for an unknown one.
@@ -195,7 +195,7 @@ def evaluate_coder(
     bench: Bench,
     coder: SparseCoder,
     identity: Identity,
-    report: Report = lambda stage: None,
+    on_stage: OnStage = silent,
     steps: Sequence[float] = (),
 ) -> Evaluation:
     """Run one SAE through the whole measurement.
@@ -204,7 +204,7 @@ def evaluate_coder(
         bench: the suite, opened.
         coder: the SAE.
         identity: of the record.
-        report: called with the name of each stage.
+        on_stage: called with the name of each stage.
         steps: of the refined grid, to have operating points at, too.
 
     Raises:
@@ -212,7 +212,7 @@ def evaluate_coder(
             that a record cannot hold.
     """
     try:
-        return _evaluate(bench, coder, identity, report, steps)
+        return _evaluate(bench, coder, identity, on_stage, steps)
     except ValidationError as error:
         raise CoderError(f"{coder.spec.name}: {first_problem(error)}") from error
 
@@ -221,20 +221,20 @@ def _evaluate(
     bench: Bench,
     coder: SparseCoder,
     identity: Identity,
-    report: Report,
+    on_stage: OnStage,
     steps: Sequence[float],
 ) -> Evaluation:
     started = time.perf_counter()
-    report("encode")
+    on_stage("encode")
     with encoded(bench, coder) as run:
-        report("distortion")
+        on_stage("distortion")
         limits = [search_limit(bench, run.sweep, *limit) for limit in bench.suite.limits()]
-        report("rate")
+        on_stage("rate")
         run.sweep.price_grid(steps)
         results = [tolerance_result(bench, run.sweep, limit) for limit in limits]
-        report("bitstream")
+        on_stage("bitstream")
         audit = audit_bitstream(bench, run.sweep, limits)
-        report("decoder")
+        on_stage("decoder")
         facts = coder_facts(bench, run, limits, audit)
         points = [point(bench, run.sweep, position, audit) for position in run.sweep.priced()]
         rates = run.sweep.rates(audit.position)
@@ -245,7 +245,7 @@ def _evaluate(
         id=identity.id,
         identity=identity,
         site=bench.source.site,
-        n_tokens=Tokens(**bench.source.n_tokens),
+        n_tokens=TokenCounts(**bench.source.n_tokens),
         coder=facts,
         floor=Distortion.model_validate(run.test.floor.metrics(bench.reference)),
         points=points,
@@ -308,7 +308,7 @@ def tolerance_result(bench: Bench, sweep: Sweep, limit: Limit) -> ToleranceResul
     )
 
 
-def point(bench: Bench, sweep: Sweep, position: int, audit: Audit) -> Point:
+def point(bench: Bench, sweep: Sweep, position: int, audit: Audit) -> OperatingPoint:
     rates, sums = sweep.rates(position), sweep.distortion(position)
     losses = sums.metrics(bench.reference)
     drawn = {
@@ -316,7 +316,7 @@ def point(bench: Bench, sweep: Sweep, position: int, audit: Audit) -> Point:
         "mse": bench.bootstrap.means(bench.per_document(sums, "mse")),
         "delta_ce": bench.bootstrap.means(bench.per_document(sums, "delta_ce")),
     }
-    return Point(
+    return OperatingPoint(
         **losses,
         quantiser=bench.mode.name,
         step=sweep.step(position),

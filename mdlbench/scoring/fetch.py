@@ -27,7 +27,9 @@ from mdlbench.hub import HubUnreachableError, hub_file, hub_files
 from mdlbench.sources.models import official_name
 from mdlbench.sources.packaged import ensure, package_folder
 from mdlbench.sources.text import read
-from mdlbench.suite.suite import HubModel, HubText, LanguageSource, PackagedModel, Suite, SuiteEntry
+from mdlbench.stages import OnStage, silent
+from mdlbench.suite.sources import HubModel, HubText, LanguageConfig, PackagedModel
+from mdlbench.suite.suite import Suite, SuiteEntry
 
 MODEL_FILE = re.compile(r"[^/]+\.(json|txt|safetensors)|tokenizer\.model")
 """Files of a model's repository that `transformers` reads."""
@@ -36,8 +38,6 @@ OLD_WEIGHTS = re.compile(r"pytorch_model[^/]*\.bin")
 PREPARED = ".arrow"
 """Ending of the copy of a dataset that `datasets` makes from what it downloads."""
 SHA256, SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Missed:
         return f"{self.label}: {reason}{otherwise}"
 
 
-def fetch(suite: Suite, report: Report = lambda label: None) -> Iterator[Got | Missed]:
+def fetch(suite: Suite, on_stage: OnStage = silent) -> Iterator[Got | Missed]:
     """Get and check everything, item by item; one that cannot be had stops no other.
 
     Raises:
@@ -112,14 +112,14 @@ def fetch(suite: Suite, report: Report = lambda label: None) -> Iterator[Got | M
     """
     checksums = Checksums.of(suite)
     for item in items(suite):
-        report(item.label)
+        on_stage(item.label)
         try:
             yield _fetched(item, checksums)
         except MdlbenchError as error:
             yield Missed(item.label, error, item.instead)
 
 
-def shown_on(stream: TextIO, quiet: bool) -> Report:
+def shown_on(stream: TextIO, quiet: bool) -> OnStage:
     """Progress on a terminal: what is being got, and the download bars of the hub's libraries."""
     if stream.isatty() and not quiet:
         return lambda label: print(f"fetching {label}", file=stream)
@@ -133,7 +133,7 @@ def shown_on(stream: TextIO, quiet: bool) -> Report:
 
 def items(suite: Suite) -> Iterator[Item]:
     """What the suite needs beyond its own folder."""
-    if isinstance(suite.source, LanguageSource):
+    if isinstance(suite.source, LanguageConfig):
         yield _model(suite.source.model)
         texts = suite.source.texts
         local = [text.name for text in texts if not isinstance(text, HubText)]

@@ -14,17 +14,18 @@ from mdlbench.records.checks import problems_of_file, suite_of
 from mdlbench.records.record import EvalRecord, Identity
 from mdlbench.records.repetition import Deviation, write_reproduction
 from mdlbench.records.store import RECORDS, read_record
-from mdlbench.scoring.evaluation import Bench, Report, evaluate_coder
+from mdlbench.scoring.evaluation import Bench, evaluate_coder
 from mdlbench.scoring.suite_run import (
     Target,
     identity_of,
-    labelled,
     load_target,
     target_site,
     targets,
 )
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.suite.suite import LanguageSource, Suite
+from mdlbench.stages import OnStage, labelled, silent
+from mdlbench.suite.sources import LanguageConfig
+from mdlbench.suite.suite import Suite
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def verify(
     claims: Sequence[Claim],
     device: str = "cpu",
     text: str | None = None,
-    report: Report = lambda stage: None,
+    on_stage: OnStage = silent,
 ) -> Iterator[Verified | Unverified]:
     """Measure records again; what agrees is kept as a reproduction in its results folder.
 
@@ -94,13 +95,13 @@ def verify(
         claims: the records.
         device: where to compute.
         text: where a language suite's text is, if it is not one of the suite's by name.
-        report: called with the name of each stage.
+        on_stage: called with the name of each stage.
 
     Raises:
         OutputError: a reproduction cannot be written.
     """
     for _, group in groupby(sorted(claims, key=_bench_key), key=_bench_key):
-        yield from _verify_group(list(group), device, text, report)
+        yield from _verify_group(list(group), device, text, on_stage)
 
 
 def _bench_key(claim: Claim) -> tuple[str, ...]:
@@ -115,19 +116,19 @@ def _bench_key(claim: Claim) -> tuple[str, ...]:
 
 
 def _verify_group(
-    group: list[Claim], device: str, text: str | None, report: Report
+    group: list[Claim], device: str, text: str | None, on_stage: OnStage
 ) -> Iterator[Verified | Unverified]:
     """Records that one bench serves."""
     record, suite = group[0].record, group[0].suite
-    named = record.site.text if isinstance(suite.source, LanguageSource) else None
+    named = record.site.text if isinstance(suite.source, LanguageConfig) else None
     setting = Setting(device, record.identity.limit, text or named, record.site.dtype)
-    opener = Opener(suite, setting, report)
+    opener = Opener(suite, setting, on_stage)
     bench: Bench | None = None
     for claim in group:
         try:
             target = target_of(claim)
             bench = bench or _open(opener, claim, target)
-            again = _measure(bench, claim, target, labelled(report, claim.record.label))
+            again = _measure(bench, claim, target, labelled(on_stage, claim.record.label))
             kept, found = write_reproduction(claim.folder, claim.record, again, suite.agreement)
             yield Verified(claim.path, claim.record.label, found, kept)
         except OutputError:
@@ -178,7 +179,7 @@ def _open(opener: Opener, claim: Claim, target: Target) -> Bench:
     return bench
 
 
-def _measure(bench: Bench, claim: Claim, target: Target, report: Report) -> EvalRecord:
+def _measure(bench: Bench, claim: Claim, target: Target, on_stage: OnStage) -> EvalRecord:
     name, expected = claim.record.name, claim.record.identity
     found = identify_coder(
         target.spec, source=bench.source, folder=target.folder, adapter=target.adapter
@@ -188,7 +189,7 @@ def _measure(bench: Bench, claim: Claim, target: Target, report: Report) -> Eval
         raise RecordError(f"{name}: {_difference(identity, expected)}")
     steps = [point.step for point in claim.record.points]
     coder = load_target(bench.source, target)
-    return evaluate_coder(bench, coder, identity, report, steps).record
+    return evaluate_coder(bench, coder, identity, on_stage, steps).record
 
 
 def _difference(found: Identity, expected: Identity) -> str:

@@ -9,7 +9,8 @@ from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CheckpointError, UsageError
 from mdlbench.sources.models import Hook, same_model
 from mdlbench.sources.open import Opener
-from mdlbench.suite.suite import LanguageSource, Place, Scalar, Site
+from mdlbench.suite.site import Place, Scalar, Site
+from mdlbench.suite.sources import LanguageConfig
 
 UNSAID = Place()
 """Nothing said of where an SAE is scored."""
@@ -28,7 +29,7 @@ def site_of(opener: Opener, origin: Origin, place: Place = UNSAID, name: str = "
             reconstructs.
     """
     config = opener.suite.source
-    if not isinstance(config, LanguageSource):
+    if not isinstance(config, LanguageConfig):
         return Site(hook=config.hook)
     _refuse_other_model(config, origin, name)
     sources = (config.place, place, origin)
@@ -51,7 +52,7 @@ def site_of(opener: Opener, origin: Origin, place: Place = UNSAID, name: str = "
     )
 
 
-def _refuse_other_model(config: LanguageSource, origin: Origin, name: str) -> None:
+def _refuse_other_model(config: LanguageConfig, origin: Origin, name: str) -> None:
     wanted, found = config.model.name, origin.model
     if found is None or same_model(found, wanted):
         return

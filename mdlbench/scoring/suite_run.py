@@ -26,7 +26,6 @@ from mdlbench.records.store import REFERENCES, RecordStore, read_references
 from mdlbench.report.features import write_feature_grid
 from mdlbench.scoring.evaluation import (
     Bench,
-    Report,
     encode_test_split,
     encoded,
     evaluate_coder,
@@ -35,7 +34,11 @@ from mdlbench.scoring.evaluation import (
 from mdlbench.scoring.sites import UNSAID, site_of
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.sources.protocol import ActivationSource
-from mdlbench.suite.suite import Place, Quantiser, Site, Suite, SuiteEntry, load_suite
+from mdlbench.stages import OnStage, labelled, silent
+from mdlbench.suite.base import ModeName
+from mdlbench.suite.load import load_suite
+from mdlbench.suite.site import Place, Site
+from mdlbench.suite.suite import Suite, SuiteEntry
 
 FEATURES = "features"
 
@@ -123,7 +126,7 @@ def evaluate(
     device: str = "cpu",
     limit: int | None = None,
     text: str | None = None,
-    quantiser: Quantiser | None = None,
+    quantiser: ModeName | None = None,
 ) -> EvalRecord:
     """Score one SAE on a suite.
 
@@ -174,8 +177,8 @@ def run(
     opener: Opener,
     wanted: Sequence[Target],
     folder: Path,
-    report: Report = lambda stage: None,
-    quantiser: Quantiser | None = None,
+    on_stage: OnStage = silent,
+    quantiser: ModeName | None = None,
 ) -> Iterator[Scored | Failed]:
     """Score the targets, site by site, and keep their records under `folder`.
 
@@ -202,7 +205,7 @@ def run(
             continue
         by_site.setdefault(site.label, (site, []))[1].append(target)
     for site, group in sorted(by_site.values(), key=_model_options):
-        yield from _run_site(opener, site, group, store, report, quantiser)
+        yield from _run_site(opener, site, group, store, on_stage, quantiser)
 
 
 def _model_options(group: tuple[Site, list[Target]]) -> str:
@@ -214,8 +217,8 @@ def _run_site(
     site: Site,
     group: Sequence[Target],
     store: RecordStore,
-    report: Report,
-    quantiser: Quantiser | None,
+    on_stage: OnStage,
+    quantiser: ModeName | None,
 ) -> Iterator[Scored | Failed]:
     try:
         bench = _opened(opener, site, store, quantiser)
@@ -224,7 +227,7 @@ def _run_site(
         return
     for target in group:
         try:
-            yield _score(bench, target, store, labelled(report, target.label))
+            yield _score(bench, target, store, labelled(on_stage, target.label))
         except OutputError:
             raise
         except MdlbenchError as error:
@@ -233,7 +236,7 @@ def _run_site(
             yield Failed(target, CheckpointError(f"cannot be read: {error}"))
 
 
-def _opened(opener: Opener, site: Site, store: RecordStore, quantiser: Quantiser | None) -> Bench:
+def _opened(opener: Opener, site: Site, store: RecordStore, quantiser: ModeName | None) -> Bench:
     """A bench at a site, and its part of the folder.
 
     Raises:
@@ -292,13 +295,8 @@ def _claim(store: RecordStore, bench: Bench) -> None:
     write_atomically(path, claimed.to_json().encode())
 
 
-def labelled(report: Report, label: str) -> Report:
-    """The report with an SAE's name before each stage."""
-    return lambda stage: report(f"{label}: {stage}")
-
-
-def _score(bench: Bench, target: Target, store: RecordStore, report: Report) -> Scored:
-    report("load")
+def _score(bench: Bench, target: Target, store: RecordStore, on_stage: OnStage) -> Scored:
+    on_stage("load")
     found = identify_coder(
         target.spec, source=bench.source, folder=target.folder, adapter=target.adapter
     )
@@ -307,7 +305,7 @@ def _score(bench: Bench, target: Target, store: RecordStore, report: Report) -> 
     if finished is not None:
         return Scored(target, finished, reused=True)
     coder = load_target(bench.source, target)
-    record, latent_bits = evaluate_coder(bench, coder, identity, report)
+    record, latent_bits = evaluate_coder(bench, coder, identity, on_stage)
     store.save(record)
     if bench.source.image_shape is not None and coder.spec.d_latents:
         path = store.root / FEATURES / f"{store.path(identity).stem}.png"
@@ -334,7 +332,7 @@ def identity_of(bench: Bench, found: protocol.CoderIdentity, name: str | None) -
 
 
 def encode_target(
-    opener: Opener, target: Target, step: float | None, quantiser: Quantiser | None = None
+    opener: Opener, target: Target, step: float | None, quantiser: ModeName | None = None
 ) -> bytes:
     """A target's test split as a bitstream, at a step or at the suite's headline tolerance.
 

@@ -17,7 +17,9 @@ from torch import nn
 
 from mdlbench.errors import SuiteError, UsageError
 from mdlbench.sources.protocol import Block, SpliceLoss, Split
-from mdlbench.suite.suite import PIXELS, ImagesSource, Site, Suite
+from mdlbench.suite.site import Site
+from mdlbench.suite.sources import PIXELS, ImagesConfig
+from mdlbench.suite.suite import Suite
 
 BLOCK_IMAGES = 4096
 N_CLASSES = 10
@@ -49,12 +51,12 @@ class Classifier(nn.Module):
         return model.eval()
 
 
-class ImageSource:
+class Images:
     """The `ActivationSource` of an image suite: pixels divided by 255, flattened."""
 
     def __init__(self, suite: Suite, device: str = "cpu", limit: int | None = None) -> None:
         config = suite.source
-        if not isinstance(config, ImagesSource):
+        if not isinstance(config, ImagesConfig):
             raise UsageError(f"suite {suite.name!r} is not one of images")
         files = [suite.path(name) for name in (config.images, config.labels, config.classifier)]
         images, labels = load_images(files[0], files[1])

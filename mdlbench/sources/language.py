@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,16 +18,15 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from mdlbench.errors import SourceError, UsageError
 from mdlbench.sources.losses import Clean, clean_predictions, cross_entropies, spliced_losses
-from mdlbench.sources.models import Activation, Entry, Hook, LanguageModel
+from mdlbench.sources.models import Activation, Hook, HookEntry, LanguageModel
 from mdlbench.sources.protocol import Block, SpliceLoss, Split
 from mdlbench.sources.spooled import BlockFile
 from mdlbench.sources.text import Contexts
-from mdlbench.suite.suite import Site
+from mdlbench.stages import OnStage, silent
+from mdlbench.suite.site import Site
 
 BLOCK_TOKENS = 4096
 SPLITS: tuple[Split, ...] = ("calibration", "test")
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Wiring:
         base: hooks whose sum is the rest of the residual stream there.
     """
 
-    entry: Entry
+    entry: HookEntry
     base: tuple[Hook, ...]
 
     @classmethod
@@ -47,22 +46,22 @@ class Wiring:
         layer = hook.layer
         pre, mid = Hook(layer, "resid_pre"), Hook(layer, "resid_mid")
         if hook.kind == "resid_pre":
-            return cls(Entry(layer), ())
+            return cls(HookEntry(layer), ())
         if hook.kind == "resid_post":
-            return cls(Entry(layer + 1), ())
+            return cls(HookEntry(layer + 1), ())
         if is_parallel and hook.kind == "resid_mid":
             raise UsageError(f"{hook.name}: attention and MLP of this model are parallel")
         if is_parallel:
             other = "mlp_out" if hook.kind != "mlp_out" else "attn_out"
-            return cls(Entry(layer + 1), (pre, Hook(layer, other)))
+            return cls(HookEntry(layer + 1), (pre, Hook(layer, other)))
         if hook.kind == "resid_mid":
-            return cls(Entry(layer, "mlp"), ())
+            return cls(HookEntry(layer, "mlp"), ())
         if hook.kind == "mlp_out":
-            return cls(Entry(layer + 1), (mid,))
-        return cls(Entry(layer, "mlp"), (pre,))
+            return cls(HookEntry(layer + 1), (mid,))
+        return cls(HookEntry(layer, "mlp"), (pre,))
 
 
-class LanguageActivations:
+class Language:
     """The `ActivationSource` of a language suite at one site.
 
     A context is a document. Special tokens and positions before `site.first_position` are
@@ -72,7 +71,7 @@ class LanguageActivations:
         model: the language model.
         splits: the contexts of each split.
         site: where activations are taken.
-        report: told what is computed, where it takes long.
+        on_stage: told what is computed, where it takes long.
 
     Raises:
         UsageError: the model lacks the hook point, tokens are not of its vocabulary, or all of
@@ -84,9 +83,9 @@ class LanguageActivations:
         model: LanguageModel,
         splits: dict[Split, Contexts],
         site: Site,
-        report: Report = lambda stage: None,
+        on_stage: OnStage = silent,
     ) -> None:
-        self._model, self._splits, self._report = model, splits, report
+        self._model, self._splits, self._on_stage = model, splits, on_stage
         self.site = site
         self._read, self._replaced = Hook.parse(site.hook), Hook.parse(site.hook_out or site.hook)
         _refuse_missing_layer(model, self._read, self._replaced)
@@ -154,7 +153,7 @@ class LanguageActivations:
         file, rest = BlockFile(), BlockFile()
         n_blocks = math.ceil(self.n_documents[split] / self._block_documents)
         for index in range(n_blocks):
-            self._report(f"{split} activations at {self.hook}: block {index + 1} of {n_blocks}")
+            self._on_stage(f"{split} activations at {self.hook}: block {index + 1} of {n_blocks}")
             part = self._part(index)
             tokens = self._tensor(self._splits[split].tokens[part])
             mask = self._tensor(self._masks[split][part])

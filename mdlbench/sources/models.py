@@ -20,13 +20,14 @@ from mdlbench.errors import HubError, SourceError, UsageError, did_you_mean
 from mdlbench.hub import explained, is_hub_error
 from mdlbench.sources.packaged import ensure
 from mdlbench.sources.text import Tokenizer
-from mdlbench.suite.suite import HubModel, Model, PackagedModel, Scalar
+from mdlbench.suite.site import Scalar
+from mdlbench.suite.sources import HubModel, Model, PackagedModel
 
 Residual = Float[torch.Tensor, "document position d_model"]
 Activation = Float[torch.Tensor, "document position d_hook"]
 Heads = Float[torch.Tensor, "token d_heads"]
 Written = Float[torch.Tensor, "token d_model"]
-Tokens = Int64[torch.Tensor, "document position"]
+TokenIds = Int64[torch.Tensor, "document position"]
 Half = Literal["attention", "mlp"]
 
 KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z")
@@ -79,7 +80,7 @@ class Hook:
 
 
 @dataclass(frozen=True)
-class Entry:
+class HookEntry:
     """Where the residual stream is whole again after a hook point: a layer, or its MLP half."""
 
     layer: int
@@ -140,7 +141,7 @@ class LanguageModel(Protocol):
     sha256: str
     device: torch.device
 
-    def capture(self, tokens: Tokens, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
+    def capture(self, tokens: TokenIds, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
         """Activations at some hook points, from a pass that ends with the last of them."""
         ...
 
@@ -148,7 +149,7 @@ class LanguageModel(Protocol):
         """What the heads' outputs, side by side, add to the residual stream."""
         ...
 
-    def suffix(self, residual: Residual, entry: Entry) -> Residual:
+    def suffix(self, residual: Residual, entry: HookEntry) -> Residual:
         """The final hidden state, after the last normalisation."""
         ...
 
@@ -169,7 +170,7 @@ class HookedModel:
         _require_cuttable(self, model)
 
     @torch.no_grad()
-    def capture(self, tokens: Tokens, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
+    def capture(self, tokens: TokenIds, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
         found: dict[Hook, torch.Tensor] = {}
 
         def keep(hook: Hook) -> Callable[..., None]:
@@ -200,7 +201,7 @@ class HookedModel:
         return written.float()
 
     @torch.no_grad()
-    def suffix(self, residual: Residual, entry: Entry) -> Residual:
+    def suffix(self, residual: Residual, entry: HookEntry) -> Residual:
         layer, residual = entry.layer, residual.to(self._model.cfg.dtype)
         if entry.half == "mlp":
             block = self._model.blocks[layer]
@@ -236,7 +237,7 @@ class BlocksModel:
         _require_cuttable(self, lambda tokens: model(input_ids=tokens, use_cache=False).logits)
 
     @torch.no_grad()
-    def capture(self, tokens: Tokens, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
+    def capture(self, tokens: TokenIds, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
         found: dict[Hook, torch.Tensor] = {}
         n_blocks = max(hook.n_blocks for hook in hooks)
         handles = [self._keep(hook, n_blocks, found) for hook in hooks]
@@ -273,7 +274,7 @@ class BlocksModel:
         return written.float()
 
     @torch.no_grad()
-    def suffix(self, residual: Residual, entry: Entry) -> Residual:
+    def suffix(self, residual: Residual, entry: HookEntry) -> Residual:
         first, residual = entry.layer, residual.to(self._model.dtype)
         if entry.half == "mlp":
             layer = self._layers[first]
@@ -430,7 +431,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
 
 
 @torch.no_grad()
-def _require_cuttable(model: LanguageModel, whole: Callable[[Tokens], torch.Tensor]) -> None:
+def _require_cuttable(model: LanguageModel, whole: Callable[[TokenIds], torch.Tensor]) -> None:
     """Check that the pieces, at a layer in the middle, add up to the whole model.
 
     Raises:
@@ -451,11 +452,11 @@ def _require_cuttable(model: LanguageModel, whole: Callable[[Tokens], torch.Tens
     pairs = [
         (model.write_z(layer, found[z][0]), attn[0]),
         (pre + attn + mlp, post),
-        (model.suffix(pre, Entry(layer)), model.suffix(post, Entry(layer + 1))),
-        (model.head(model.suffix(post, Entry(layer + 1))[0]), logits),
+        (model.suffix(pre, HookEntry(layer)), model.suffix(post, HookEntry(layer + 1))),
+        (model.head(model.suffix(post, HookEntry(layer + 1))[0]), logits),
     ]
     if not model.is_parallel:
-        pairs.append((model.suffix(pre + attn, Entry(layer, "mlp")), pairs[2][1]))
+        pairs.append((model.suffix(pre + attn, HookEntry(layer, "mlp")), pairs[2][1]))
     limit = CUT_ERRORS.get(model.head.weight.dtype, 0.1)
     if not all((piece - part).norm() <= limit * part.norm() for piece, part in pairs):
         raise UsageError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,23 +12,16 @@ import numpy as np
 import torch
 
 from mdlbench.errors import HubError, UsageError, did_you_mean
-from mdlbench.sources.images import ImageSource
-from mdlbench.sources.language import LanguageActivations
+from mdlbench.sources.images import Images
+from mdlbench.sources.language import Language
 from mdlbench.sources.models import LanguageModel, load_model
 from mdlbench.sources.protocol import ActivationSource, Split
-from mdlbench.sources.synthetic import SyntheticActivations
+from mdlbench.sources.synthetic import Synthetic
 from mdlbench.sources.text import Contexts, MissingTextError, Tokenizer, pack, read
-from mdlbench.suite.suite import (
-    FileText,
-    ImagesSource,
-    LanguageSource,
-    Site,
-    Suite,
-    SyntheticSource,
-    Text,
-)
-
-Report = Callable[[str], None]
+from mdlbench.stages import OnStage, silent
+from mdlbench.suite.site import Site
+from mdlbench.suite.sources import FileText, ImagesConfig, LanguageConfig, SyntheticConfig, Text
+from mdlbench.suite.suite import Suite
 
 TEST_SHARE = 0.1
 """Of a text's contexts."""
@@ -72,10 +64,10 @@ class Opener:
     """
 
     def __init__(
-        self, suite: Suite, setting: Setting = Setting(), report: Report = lambda stage: None
+        self, suite: Suite, setting: Setting = Setting(), on_stage: OnStage = silent
     ) -> None:
         self.suite, self.setting = suite, setting
-        self._report = report
+        self._on_stage = on_stage
         self._text: Text | None = None
         self._model: tuple[Site, LanguageModel] | None = None
 
@@ -89,14 +81,14 @@ class Opener:
                 text does not suffice.
         """
         config, setting = self.suite.source, self.setting
-        if isinstance(config, ImagesSource):
-            return ImageSource(self.suite, setting.device, setting.limit)
-        if isinstance(config, SyntheticSource):
-            return SyntheticActivations(config, setting.device, setting.limit)
+        if isinstance(config, ImagesConfig):
+            return Images(self.suite, setting.device, setting.limit)
+        if isinstance(config, SyntheticConfig):
+            return Synthetic(config, setting.device, setting.limit)
         model = self._load_model(config, site)
         _refuse_long_contexts(model, site)
         splits = self._contexts(config, site, model.tokenizer)
-        return LanguageActivations(model, splits, site, self._report)
+        return Language(model, splits, site, self._on_stage)
 
     def choose_text(self) -> None:
         """Settle what text is measured on.
@@ -105,26 +97,26 @@ class Opener:
             HubError: none of the suite's texts can be had.
             UsageError: the text asked for is not there.
         """
-        if isinstance(self.suite.source, LanguageSource):
+        if isinstance(self.suite.source, LanguageConfig):
             self.text(self.suite.source)
 
-    def text(self, config: LanguageSource) -> Text:
+    def text(self, config: LanguageConfig) -> Text:
         """The text to measure on; the suite's first that can be had, unless one was asked for."""
         if self._text is None:
             self._text = self._chosen_text(config)
         return self._text
 
-    def _load_model(self, config: LanguageSource, site: Site) -> LanguageModel:
+    def _load_model(self, config: LanguageConfig, site: Site) -> LanguageModel:
         if self._model is not None and self._model[0].model_options == site.model_options:
             return self._model[1]
         self._model = None
-        self._report(f"loading {config.model.name}")
+        self._on_stage(f"loading {config.model.name}")
         dtype = getattr(torch, self.setting.dtype)
         model = load_model(config.model, site.model_options, self.setting.device, dtype)
         self._model = (site, model)
         return model
 
-    def _chosen_text(self, config: LanguageSource) -> Text:
+    def _chosen_text(self, config: LanguageConfig) -> Text:
         asked, named = self.setting.text, {text.name: text for text in config.texts}
         if asked is None:
             return self._first_text(config.texts)
@@ -149,11 +141,11 @@ class Opener:
                 reasons.append(f"{text.name} cannot be had: it is empty")
             else:
                 return text
-            self._report(reasons[-1])
+            self._on_stage(reasons[-1])
         raise HubError("; ".join(reasons))
 
     def _contexts(
-        self, config: LanguageSource, site: Site, tokenizer: Tokenizer
+        self, config: LanguageConfig, site: Site, tokenizer: Tokenizer
     ) -> dict[Split, Contexts]:
         """The contexts of each split, in an order drawn with the suite's seed.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 
-from mdlbench.suite.suite import Site
+from mdlbench.suite.site import Site
 
 Split = Literal["calibration", "test"]
 

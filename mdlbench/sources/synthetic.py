@@ -18,14 +18,8 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from mdlbench.sources.protocol import Block, SpliceLoss, Split
-from mdlbench.suite.suite import (
-    SYNTHETIC,
-    Features,
-    LoneFeature,
-    PairOfFeatures,
-    Site,
-    SyntheticSource,
-)
+from mdlbench.suite.site import Site
+from mdlbench.suite.sources import SYNTHETIC, Features, LoneFeature, PairOfFeatures, SyntheticConfig
 
 BLOCK_TOKENS = 4096
 THRESHOLD = 0.5
@@ -33,7 +27,7 @@ THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
-class Tokens:
+class SyntheticSplit:
     """A split: what fires, what is seen of it, and what comes next.
 
     Attributes:
@@ -47,7 +41,7 @@ class Tokens:
     labels: Int64[np.ndarray, " token"]
 
 
-def directions(config: SyntheticSource) -> Float64[np.ndarray, "feature d"]:
+def directions(config: SyntheticConfig) -> Float64[np.ndarray, "feature d"]:
     """The true dictionary: random orthonormal rows, by Gram and Schmidt's procedure, done twice."""
     rows = _generator(config, 0).standard_normal((config.n_features, config.d))
     for i, row in enumerate(rows):
@@ -57,7 +51,7 @@ def directions(config: SyntheticSource) -> Float64[np.ndarray, "feature d"]:
     return rows
 
 
-def draw(config: SyntheticSource, split: Split) -> Tokens:
+def draw(config: SyntheticConfig, split: Split) -> SyntheticSplit:
     """The whole of a split."""
     generator = _generator(config, {"calibration": 1, "test": 2}[split])
     n = getattr(config.tokens, split)
@@ -68,7 +62,7 @@ def draw(config: SyntheticSource, split: Split) -> Tokens:
     for column, on, direction in zip(contributions.T, fires.T, directions(config), strict=True):
         activations[on] += column[on, None] * direction
     labels = _labels(config, contributions, generator.random(n))
-    return Tokens(contributions, activations.astype(np.float32), labels)
+    return SyntheticSplit(contributions, activations.astype(np.float32), labels)
 
 
 def outcomes(group: Features) -> list[tuple[list[bool], float]]:
@@ -82,7 +76,7 @@ def outcomes(group: Features) -> list[tuple[list[bool], float]]:
     return [([True, False], group.probability - child), ([True, True], child)]
 
 
-def _generator(config: SyntheticSource, stream: int) -> np.random.Generator:
+def _generator(config: SyntheticConfig, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([config.seed, stream]))
 
 
@@ -97,7 +91,7 @@ def _fires(
 
 
 def _labels(
-    config: SyntheticSource,
+    config: SyntheticConfig,
     contributions: Float64[np.ndarray, "token feature"],
     uniform: Float64[np.ndarray, " token"],
 ) -> Int64[np.ndarray, " token"]:
@@ -108,7 +102,7 @@ def _labels(
     return np.asarray((cumulative < uniform[:, None] * cumulative[:, -1:]).sum(axis=1))
 
 
-class SyntheticActivations:
+class Synthetic:
     """The `ActivationSource` of a synthetic suite.
 
     The model that a reconstruction is spliced into reads features off the activation x: its logits
@@ -118,9 +112,9 @@ class SyntheticActivations:
     """
 
     def __init__(
-        self, config: SyntheticSource, device: str = "cpu", limit: int | None = None
+        self, config: SyntheticConfig, device: str = "cpu", limit: int | None = None
     ) -> None:
-        tokens: dict[Split, Tokens] = {
+        tokens: dict[Split, SyntheticSplit] = {
             "calibration": draw(config, "calibration"),
             "test": draw(config, "test"),
         }
@@ -172,7 +166,7 @@ class SyntheticActivations:
         return np.asarray(-log_probabilities.gather(1, labels[:, None])[:, 0].cpu())
 
 
-def _digest(config: SyntheticSource, tokens: dict[Split, Tokens]) -> str:
+def _digest(config: SyntheticConfig, tokens: dict[Split, SyntheticSplit]) -> str:
     """Of the activations, and of all that the read-out's loss depends on."""
     digest = hashlib.sha256(np.float64(config.sharpness).tobytes())
     digest.update(directions(config).astype("<f4").tobytes())

@@ -16,7 +16,7 @@ from sae_lens.saes.sae import SAEMetadata
 import mdlbench.training.architectures  # noqa: F401  (registers them)
 from mdlbench.errors import CoderError, UsageError, did_you_mean, first_problem
 from mdlbench.sources.protocol import ActivationSource
-from mdlbench.suite.suite import Site
+from mdlbench.suite.site import Site
 from mdlbench.training.architectures.selection import ChosenPerBatch
 
 Keep = Literal["best", "last"]

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from mdlbench.adapters.parts import Decoder, Encoder, Identity, LinearCoder, OneHot, Unnormalised
+from mdlbench.adapters.parts import Decoder, Encoder, LinearCoder, OneHot, Unnormalised, Unrectified
 from mdlbench.adapters.protocol import CoderIdentity, CoderSpec, Request, SparseCoder
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import CoderError, UsageError, did_you_mean
@@ -86,7 +86,7 @@ def fit_pca(
     rows = rows * np.sign(rows[np.arange(rank), np.abs(rows).argmax(axis=1)])[:, None]
     basis, bias = _tensor(rows, source), _tensor(mean, source)
     encoder = Encoder(
-        basis.T.contiguous(), torch.zeros(rank, device=source.device), bias, Identity()
+        basis.T.contiguous(), torch.zeros(rank, device=source.device), bias, Unrectified()
     )
     return _coder("pca", identity, encoder, Decoder(basis, bias), {"rank": rank}, None)
 
@@ -136,7 +136,7 @@ def fit_mean(
         total += block.activations.double().sum(dim=0)
     bias = (total / source.n_tokens["calibration"]).float()
     none = torch.zeros(source.d_in, 0, device=source.device)
-    encoder = Encoder(none, none[0], torch.zeros_like(bias), Identity())
+    encoder = Encoder(none, none[0], torch.zeros_like(bias), Unrectified())
     return _coder("mean", identity, encoder, Decoder(none.T, bias), {}, 0.0)
 
 

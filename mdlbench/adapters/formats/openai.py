@@ -28,12 +28,12 @@ from mdlbench.adapters.parts import (
     Activation,
     Decoder,
     Encoder,
-    Identity,
     JumpReLU,
     LayerNorm,
     LinearCoder,
     TopK,
     Unnormalised,
+    Unrectified,
     assemble,
 )
 from mdlbench.adapters.places import parts, place
@@ -185,7 +185,7 @@ def _activation(
 ) -> Activation:
     if state:
         return TopK(state.k, rectified=state.postact_fn == "ReLU")
-    return Identity() if name == "Identity" else JumpReLU(torch.zeros_like(latent_bias))
+    return Unrectified() if name == "Identity" else JumpReLU(torch.zeros_like(latent_bias))
 
 
 def _release(request: Request) -> re.Match[str] | None:

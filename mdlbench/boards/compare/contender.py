@@ -14,7 +14,7 @@ from mdlbench.boards.leaderboard import unique_labels
 from mdlbench.curves.curve import Interpolation, RateByQuality, RateDistortionCurve, RatePoint
 from mdlbench.errors import RecordError
 from mdlbench.records.record import EvalRecord, ToleranceResult
-from mdlbench.suite.suite import Metric
+from mdlbench.suite.base import Metric
 
 Basis = Literal["front", "hull"]
 """Of a comparison: Pareto fronts, or lower hulls of linear rate and distortion (maths §8)."""

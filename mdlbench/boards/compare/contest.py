@@ -16,7 +16,7 @@ from mdlbench.boards.pairing import Difference, refuse_unpaired
 from mdlbench.errors import RecordError, UsageError, did_you_mean
 from mdlbench.records.record import METRICS, EvalRecord, ToleranceResult
 from mdlbench.statistics.bootstrap import percentile_interval
-from mdlbench.suite.suite import Metric
+from mdlbench.suite.base import Metric
 
 
 @dataclass(frozen=True)

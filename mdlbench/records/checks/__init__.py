@@ -13,7 +13,8 @@ from pathlib import Path
 from mdlbench.errors import MdlbenchError, RecordError
 from mdlbench.records.checks import facts, identity, points, ranges, seal, tolerances
 from mdlbench.records.record import EvalRecord, parse_record
-from mdlbench.suite.suite import Suite, shipped_suite
+from mdlbench.suite.load import shipped_suite
+from mdlbench.suite.suite import Suite
 
 __all__ = ["named_suite", "problems_of", "problems_of_file", "suite_of"]
 

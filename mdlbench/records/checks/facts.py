@@ -16,8 +16,8 @@ from mdlbench.records.record import (
     CoderFacts,
     EvalRecord,
     LatentProfile,
+    OperatingPoint,
     Pictures,
-    Point,
     operating_point,
     profile_ranks,
 )
@@ -39,7 +39,7 @@ def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
         yield from _of_profile(record, record.latents, audited)
 
 
-def _audited(record: EvalRecord, suite: Suite) -> Point:
+def _audited(record: EvalRecord, suite: Suite) -> OperatingPoint:
     """The point at the headline's step, else at the first tolerance met, else the finest."""
     headline = (suite.headline.metric, suite.headline.epsilon)
     met = [result for result in record.tolerances if result.feasible]
@@ -48,7 +48,7 @@ def _audited(record: EvalRecord, suite: Suite) -> Point:
     return point or record.points[0]
 
 
-def _of_coder(record: EvalRecord, audited: Point) -> Iterator[str]:
+def _of_coder(record: EvalRecord, audited: OperatingPoint) -> Iterator[str]:
     coder = record.coder
     live = coder.d_latents * (1 - coder.dead_fraction)
     if abs(live - round(live)) > 1e-6:
@@ -72,7 +72,7 @@ def _is_decoder(coder: CoderFacts, live_rows: int) -> bool:
     return same(bits, coder.decoder_bits)
 
 
-def _breaks_even(record: EvalRecord, audited: Point) -> bool:
+def _breaks_even(record: EvalRecord, audited: OperatingPoint) -> bool:
     coder, rate = record.coder, audited.bits.total
     if coder.decoder_bits is None or coder.codebook_bits is None or not rate > 0:
         return coder.break_even_tokens is None
@@ -80,7 +80,9 @@ def _breaks_even(record: EvalRecord, audited: Point) -> bool:
     return coder.break_even_tokens is not None and same(coder.break_even_tokens, expected)
 
 
-def _of_profile(record: EvalRecord, profile: LatentProfile, audited: Point) -> Iterator[str]:
+def _of_profile(
+    record: EvalRecord, profile: LatentProfile, audited: OperatingPoint
+) -> Iterator[str]:
     columns = (profile.firing_rates, profile.bits, profile.cumulative_bits)
     ranks = profile_ranks(record.coder.d_latents).tolist()
     if profile.ranks != ranks or any(len(column) != len(ranks) for column in columns):

@@ -13,7 +13,9 @@ from typing import Any
 from mdlbench.errors import UsageError
 from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import PROTOCOL, EvalRecord
-from mdlbench.suite.suite import ImagesSource, LanguageSource, Site, Source, Suite, SyntheticSource
+from mdlbench.suite.site import Site
+from mdlbench.suite.sources import ImagesConfig, LanguageConfig, Source, SyntheticConfig
+from mdlbench.suite.suite import Suite
 
 LONGEST_NAME = 200
 LONGEST_TEXT = 4000
@@ -64,7 +66,7 @@ def _of_site(record: EvalRecord, suite: Suite) -> Iterator[str]:
 
 def _fixed_site(source: Source) -> dict[str, Any]:
     """What a source says of the site; what it leaves to the SAE or the command line is absent."""
-    if not isinstance(source, LanguageSource):
+    if not isinstance(source, LanguageConfig):
         return Site(hook=source.hook).model_dump()
     fixed = {
         "model": source.model.name,
@@ -79,7 +81,7 @@ def _of_tokens(record: EvalRecord, suite: Suite) -> Iterator[str]:
     tokens, source = record.n_tokens, suite.source
     if min(tokens.calibration, tokens.test) < 1:
         yield "no tokens were measured"
-    if isinstance(source, LanguageSource):
+    if isinstance(source, LanguageConfig):
         if tokens.calibration > source.tokens.calibration or tokens.test > source.tokens.test:
             yield "more tokens than the suite has"
         return
@@ -89,9 +91,9 @@ def _of_tokens(record: EvalRecord, suite: Suite) -> Iterator[str]:
             yield f"{found} {split} tokens are not the suite's {expected}"
 
 
-def _stated_tokens(source: ImagesSource | SyntheticSource) -> dict[str, int]:
+def _stated_tokens(source: ImagesConfig | SyntheticConfig) -> dict[str, int]:
     """Tokens of each split, all documents; how many images there are only their file says."""
-    return {"test": source.n_test} if isinstance(source, ImagesSource) else dict(source.tokens)
+    return {"test": source.n_test} if isinstance(source, ImagesConfig) else dict(source.tokens)
 
 
 def _of_names(record: EvalRecord) -> Iterator[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from mdlbench.codes import codelength
 from mdlbench.quantisers.modes import MODES
 from mdlbench.records.checks.approx import is_interval_of, same
-from mdlbench.records.record import Distortion, EvalRecord, Point
+from mdlbench.records.record import Distortion, EvalRecord, OperatingPoint
 from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, position_of, step_at
 from mdlbench.suite.suite import Suite
 
@@ -69,7 +69,7 @@ def _of_grid(record: EvalRecord, suite: Suite) -> Iterator[str]:
         yield "points are not the dyadic steps and those accepted at a tolerance"
 
 
-def _of_point(record: EvalRecord, suite: Suite, point: Point) -> Iterator[str]:
+def _of_point(record: EvalRecord, suite: Suite, point: OperatingPoint) -> Iterator[str]:
     if point.quantiser != (record.identity.quantiser or suite.quantiser):
         yield f"quantiser {point.quantiser!r} is not the record's"
     if point.top_k is not None:
@@ -80,7 +80,7 @@ def _of_point(record: EvalRecord, suite: Suite, point: Point) -> Iterator[str]:
     yield from _of_resamples(suite, point)
 
 
-def _of_rates(record: EvalRecord, point: Point) -> Iterator[str]:
+def _of_rates(record: EvalRecord, point: OperatingPoint) -> Iterator[str]:
     bits = point.bits
     if not same(bits.plugin, bits.support + bits.magnitude):
         yield "bits.plugin is not support + magnitude"
@@ -94,7 +94,7 @@ def _of_rates(record: EvalRecord, point: Point) -> Iterator[str]:
     yield from _of_other_codes(record, point)
 
 
-def _of_other_codes(record: EvalRecord, point: Point) -> Iterator[str]:
+def _of_other_codes(record: EvalRecord, point: OperatingPoint) -> Iterator[str]:
     """Those that are not ranked; maths §3 says what none of them can be shorter than."""
     bits, n_test = point.bits, record.n_tokens.test
     if bits.adaptive < bits.plugin * (1 - 1e-9) + ADAPTIVE_HEADER / n_test:
@@ -119,7 +119,7 @@ def _is_bound(bound: float, l0: float, n_latents: int) -> bool:
     return -1e-6 < precision < 64 and abs(precision - round(precision)) < 1e-6
 
 
-def _of_resamples(suite: Suite, point: Point) -> Iterator[str]:
+def _of_resamples(suite: Suite, point: OperatingPoint) -> Iterator[str]:
     drawn = point.resamples
     if drawn is None:
         yield "no bootstrap resamples"
@@ -197,7 +197,7 @@ def _have_one_ablated_loss(losses: list[Distortion]) -> bool:
     )
 
 
-def _of_order(points: list[Point]) -> Iterator[str]:
+def _of_order(points: list[OperatingPoint]) -> Iterator[str]:
     """A coarser step of the same rounding leaves fewer latents on."""
     if points[0].quantiser not in MODES or points[0].quantiser in ("per-feature", "rdo"):
         return

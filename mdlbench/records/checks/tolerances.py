@@ -9,7 +9,7 @@ import numpy as np
 
 from mdlbench.records.checks.approx import same, slack
 from mdlbench.records.checks.points import positions
-from mdlbench.records.record import EvalRecord, Point, ToleranceResult, operating_point
+from mdlbench.records.record import EvalRecord, OperatingPoint, ToleranceResult, operating_point
 from mdlbench.statistics.bootstrap import percentile_interval, upper_limit
 from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE
 from mdlbench.suite.suite import Suite
@@ -50,7 +50,7 @@ def _of_feasible(record: EvalRecord, result: ToleranceResult) -> Iterator[str]:
     yield from _of_step(record, result, point)
 
 
-def _of_replicates(result: ToleranceResult, point: Point) -> Iterator[str]:
+def _of_replicates(result: ToleranceResult, point: OperatingPoint) -> Iterator[str]:
     drawn = point.resampled_bits()
     if len(result.replicates) != len(drawn) or result.bits_ci is None:
         yield "replicates are not as many as the point's resamples"
@@ -67,7 +67,7 @@ def _of_replicates(result: ToleranceResult, point: Point) -> Iterator[str]:
         yield "bits_ci is not that of the replicates"
 
 
-def _of_step(record: EvalRecord, result: ToleranceResult, point: Point) -> Iterator[str]:
+def _of_step(record: EvalRecord, result: ToleranceResult, point: OperatingPoint) -> Iterator[str]:
     """The step passes, so do all finer dyadic ones, and the next coarser dyadic one fails."""
     dyadic = _dyadic(record)
     finer = [other for other in dyadic if other.step <= point.step]
@@ -81,7 +81,7 @@ def _of_step(record: EvalRecord, result: ToleranceResult, point: Point) -> Itera
     yield from _of_monotony(result, coarser[1:])
 
 
-def _of_monotony(result: ToleranceResult, coarser: list[Point]) -> Iterator[str]:
+def _of_monotony(result: ToleranceResult, coarser: list[OperatingPoint]) -> Iterator[str]:
     """`coarser` are the dyadic points beyond the first one that fails."""
     may = any(_may_pass(point, result) for point in coarser)
     must = not all(_may_fail(point, result) for point in coarser)
@@ -89,22 +89,22 @@ def _of_monotony(result: ToleranceResult, coarser: list[Point]) -> Iterator[str]
         yield "non_monotone does not agree with the points"
 
 
-def _dyadic(record: EvalRecord) -> list[Point]:
+def _dyadic(record: EvalRecord) -> list[OperatingPoint]:
     found = zip(positions(record), record.points, strict=True)
     return [point for position, point in found if (position or 0) % STEPS_PER_OCTAVE == 0]
 
 
-def _may_pass(point: Point, result: ToleranceResult) -> bool:
+def _may_pass(point: OperatingPoint, result: ToleranceResult) -> bool:
     limit, tolerance = _upper(point, result)
     return limit - tolerance <= result.epsilon
 
 
-def _may_fail(point: Point, result: ToleranceResult) -> bool:
+def _may_fail(point: OperatingPoint, result: ToleranceResult) -> bool:
     limit, tolerance = _upper(point, result)
     return limit + tolerance > result.epsilon
 
 
-def _upper(point: Point, result: ToleranceResult) -> tuple[float, float]:
+def _upper(point: OperatingPoint, result: ToleranceResult) -> tuple[float, float]:
     """Upper confidence limit of a point's loss (maths §6), and by how much rounding moves it."""
     drawn = point.resampled(result.metric)
     return upper_limit(drawn), slack(percentile_interval(drawn))

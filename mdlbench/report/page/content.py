@@ -16,8 +16,8 @@ from mdlbench.records.record import (
     METRICS,
     EvalRecord,
     LatentProfile,
+    OperatingPoint,
     Pictures,
-    Point,
     References,
     SiteReferences,
 )
@@ -26,7 +26,9 @@ from mdlbench.records.store import RECORDS, file_name
 from mdlbench.report import references_of
 from mdlbench.report.page.zipf import zipf_fit
 from mdlbench.report.tables import TITLE_LENGTH, printable
-from mdlbench.suite.suite import LanguageSource, Suite, shipped_suite
+from mdlbench.suite.load import shipped_suite
+from mdlbench.suite.sources import LanguageConfig
+from mdlbench.suite.suite import Suite
 
 DIGITS = 6
 """Significant digits of a number in a plot."""
@@ -161,7 +163,7 @@ def page_data(
     """
     boards = build_all(records, references.headline) if boards is None else boards
     first = boards[0]
-    suite = suite_of(first)
+    suite = current_suite(first)
     sites = [
         _site(board, group, references_of(group[0], references), suite, standings)
         for board, group in zip(boards, by_site(records).values(), strict=True)
@@ -177,7 +179,7 @@ def page_data(
     }
 
 
-def suite_of(board: Leaderboard) -> Suite | None:
+def current_suite(board: Leaderboard) -> Suite | None:
     """The shipped suite that the board is of; None where it is another, or has another digest."""
     suite = shipped_suite(board.suite)
     return None if suite is None or suite.digest != board.suite_digest else suite
@@ -185,7 +187,7 @@ def suite_of(board: Leaderboard) -> Suite | None:
 
 def title_of(board: Leaderboard) -> str:
     """The suite's title where it is a shipped one, else its name."""
-    suite = suite_of(board)
+    suite = current_suite(board)
     return printable(board.suite if suite is None else suite.title, TITLE_LENGTH)
 
 
@@ -262,7 +264,7 @@ def _accepted(row: Row, record: EvalRecord) -> int | None:
     return steps.index(row.step) if row.step in steps else None
 
 
-def by_step(points: Sequence[Point]) -> list[Point]:
+def by_step(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
     """Operating points from the finest step to the coarsest."""
     return sorted(points, key=lambda point: point.step)
 
@@ -290,7 +292,7 @@ def _sae(record: EvalRecord, label: str, suite: Suite | None, standing: Standing
     }
 
 
-def _points(points: Sequence[Point]) -> Columns:
+def _points(points: Sequence[OperatingPoint]) -> Columns:
     ordered = by_step(points)
     columns: Columns = {
         name: [rounded(getattr(point, name)) for point in ordered]
@@ -378,7 +380,7 @@ def _commands(record: EvalRecord, suite: Suite | None) -> list[str]:
 
 def _has_text(suite: Suite, name: str | None) -> bool:
     source = suite.source
-    return isinstance(source, LanguageSource) and name in [text.name for text in source.texts]
+    return isinstance(source, LanguageConfig) and name in [text.name for text in source.texts]
 
 
 def _references(references: SiteReferences) -> ReferenceData:

@@ -13,7 +13,8 @@ from torch import nn
 
 from mdlbench.files import write_atomically
 from mdlbench.sources.images import Classifier, load_images
-from mdlbench.suite.suite import ImagesSource, load_suite
+from mdlbench.suite.load import load_suite
+from mdlbench.suite.sources import ImagesConfig
 
 EPOCHS = 30
 BATCH_IMAGES = 256
@@ -73,7 +74,7 @@ def main(
     """Train the classifier on the calibration split, print its test accuracy, and save it."""
     loaded = load_suite(suite)
     source = loaded.source
-    if not isinstance(source, ImagesSource):
+    if not isinstance(source, ImagesConfig):
         raise typer.BadParameter(f"suite {suite!r} is not one of images")
     pixels, digits = load_images(loaded.path(source.images), loaded.path(source.labels))
     images = torch.from_numpy(pixels).float() / 255.0

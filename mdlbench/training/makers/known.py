@@ -25,13 +25,13 @@ from mdlbench.codes.closed_forms import entropy, fixed_rates_bits
 from mdlbench.errors import UsageError
 from mdlbench.files import write_atomically
 from mdlbench.sources.synthetic import directions, outcomes
-from mdlbench.suite.suite import (
+from mdlbench.suite.load import load_suite
+from mdlbench.suite.sources import (
     Features,
     LoneFeature,
     PairOfFeatures,
     ParentAndChild,
-    SyntheticSource,
-    load_suite,
+    SyntheticConfig,
 )
 
 DIAGONAL = 0.5**0.5
@@ -137,12 +137,12 @@ def support_bits(latents: list[Latent]) -> float:
     return fixed_rates_bits(np.array([latent.probability for latent in latents]))
 
 
-def expected_bits(config: SyntheticSource, choice: Choice) -> float:
+def expected_bits(config: SyntheticConfig, choice: Choice) -> float:
     """What a dictionary costs where every feature is on or off and no more (maths §9)."""
     return support_bits([latent for group in config.features for latent in choice(group)])
 
 
-def joint_bits(config: SyntheticSource) -> float:
+def joint_bits(config: SyntheticConfig) -> float:
     """The entropy of what fires: no code that tells it exactly needs less (maths §9)."""
     return sum(_group_bits(group) for group in config.features)
 
@@ -153,7 +153,7 @@ def _group_bits(group: Features) -> float:
     return float(entropy(np.array([*probabilities, nothing])[:, None])[0])
 
 
-def dictionary(config: SyntheticSource, choice: Choice) -> dict[str, torch.Tensor]:
+def dictionary(config: SyntheticConfig, choice: Choice) -> dict[str, torch.Tensor]:
     """The tensors of a JumpReLU SAE in float32, the same bytes on every machine.
 
     Raises:
@@ -177,14 +177,14 @@ def dictionary(config: SyntheticSource, choice: Choice) -> dict[str, torch.Tenso
 
 
 def _in_space(
-    config: SyntheticSource, groups: list[list[tuple[float, ...]]]
+    config: SyntheticConfig, groups: list[list[tuple[float, ...]]]
 ) -> Float64[np.ndarray, "latent d"]:
     """Vectors of each group, in coordinates of its features, as vectors of activations."""
     coordinates = block_diag(*(np.array(group) for group in groups))
     return np.asarray((coordinates[:, :, None] * directions(config)).sum(axis=1))
 
 
-def write_sae(config: SyntheticSource, name: str, folder: Path) -> None:
+def write_sae(config: SyntheticConfig, name: str, folder: Path) -> None:
     """One of `KNOWN` in SAELens' layout."""
     tensors = dictionary(config, KNOWN[name])
     settings = {
@@ -208,7 +208,7 @@ def main(
 ) -> None:
     """Write the known dictionaries of a suite's features, and print the rates to expect."""
     source = load_suite(suite).source
-    if not isinstance(source, SyntheticSource):
+    if not isinstance(source, SyntheticConfig):
         raise typer.BadParameter(f"suite {suite!r} is not synthetic")
     for name, choice in KNOWN.items():
         write_sae(source, name, output / name)

@@ -1,0 +1,83 @@
+"""Suites by name or path; a file that is not data, or does not fit, is refused."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from mdlbench.errors import SuiteError, UsageError, did_you_mean
+from mdlbench.files import PACKAGE
+from mdlbench.suite.suite import Suite
+
+SUITE_FILE = "suite.yaml"
+
+
+def suites_folder() -> Path:
+    """Where the shipped suites are: inside the wheel, or beside the package in a checkout."""
+    shipped = PACKAGE / "_suites"
+    return shipped if shipped.is_dir() else PACKAGE.parent / "suites"
+
+
+def suite_names() -> list[str]:
+    return sorted(path.parent.name for path in suites_folder().glob(f"*/{SUITE_FILE}"))
+
+
+@cache
+def shipped_suite(name: str) -> Suite | None:
+    """The shipped suite of a name that a record gives, which is never read as a path; else None."""
+    return load_suite(suites_folder() / name) if name in suite_names() else None
+
+
+def load_suite(name: str | Path) -> Suite:
+    """A shipped suite by name, or one of yours by the path of its folder or file.
+
+    Raises:
+        UsageError: no such suite; the message names the nearest one.
+        SuiteError: the file is not YAML data or does not fit the schema.
+    """
+    path = _suite_file(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{path}: cannot be read: {error}") from error
+    except yaml.constructor.ConstructorError as error:
+        raise SuiteError(
+            f"{path}: a suite is data only, and this file asks for code: {error.problem}"
+        ) from error
+    except yaml.YAMLError as error:
+        raise SuiteError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise SuiteError(f"{path}: a suite is a mapping of keys, not a {type(content).__name__}")
+    try:
+        suite = Suite.model_validate(content)
+    except ValidationError as error:
+        raise SuiteError(f"{path}: {_first_problems(error)}") from error
+    suite._folder = path.parent
+    return suite
+
+
+def _suite_file(name: str | Path) -> Path:
+    path = Path(name)
+    if path.is_dir() and (path / SUITE_FILE).is_file():
+        return path / SUITE_FILE
+    if path.is_file():
+        return path
+    shipped = suites_folder() / str(name) / SUITE_FILE
+    if str(name) in suite_names():
+        return shipped
+    raise UsageError(f"unknown suite {str(name)!r}. {did_you_mean(str(name), suite_names())}")
+
+
+def _first_problems(error: ValidationError, limit: int = 3) -> str:
+    problems = []
+    for item in error.errors()[:limit]:
+        where = ".".join(map(str, item["loc"])) or "suite"
+        message = item["msg"]
+        if item["type"] == "extra_forbidden":
+            known = Suite.model_fields if len(item["loc"]) == 1 else ()
+            message = "unknown key. " + (did_you_mean(str(item["loc"][-1]), known) if known else "")
+        problems.append(f"{where}: {message.strip()}")
+    return "; ".join(problems)

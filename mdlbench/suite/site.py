@@ -1,0 +1,55 @@
+"""Where activations are taken: as far as somebody says it, and settled."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mdlbench.suite.base import Strict
+
+Scalar = bool | int | float | str
+
+
+class Place(Strict):
+    """Where activations are taken and on which contexts; what is absent is the SAE's to say."""
+
+    hook: str | None = None
+    hook_out: str | None = None
+    """What is reconstructed, where that is another hook point: a transcoder's."""
+    context: Annotated[int, Field(ge=2)] | None = None
+    """Tokens of a context, BOS included."""
+    prepend_bos: bool | None = None
+    model_options: dict[str, Scalar] | None = None
+    """How TransformerLens loads the model, e.g. `center_writing_weights`."""
+
+
+class Site(Strict):
+    """One place where activations are taken, every question settled; SAEs are ranked within one.
+
+    What does not apply to images is absent for them.
+    """
+
+    hook: str
+    hook_out: str | None = None
+    model: str | None = None
+    model_options: dict[str, Scalar] = Field(default={})
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the model; SAEs compute in float32."""
+    text: str | None = None
+    context: int | None = None
+    prepend_bos: bool | None = None
+    first_position: int | None = None
+    """Positions before it, and special tokens, are excluded from splice, metrics and rate."""
+
+    @property
+    def label(self) -> str:
+        """In words, as much as tells the sites of a suite apart."""
+        parts = [self.hook if self.hook_out is None else f"{self.hook} → {self.hook_out}"]
+        if self.context is not None:
+            parts += [f"{self.context} tokens", "BOS" if self.prepend_bos else "no BOS"]
+        parts += [
+            name if value is True else f"{name}={value}"
+            for name, value in sorted(self.model_options.items())
+        ]
+        return ", ".join(parts)

@@ -46,7 +46,8 @@ from mdlbench.codes.symbols import PlainStep
 from mdlbench.quantisers.modes import MODES
 from mdlbench.records.record import CoderIdentity
 from mdlbench.scoring import passes
-from mdlbench.scoring.evaluation import Bench, evaluate_coder
+from mdlbench.scoring.bench import Bench
+from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.passes import EncodedSplit
 from mdlbench.scoring.spool import LatentSpool
 from mdlbench.sources.language import BLOCK_TOKENS, Language

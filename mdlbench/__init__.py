@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mdlbench.scoring.suite_run import evaluate
+    from mdlbench.scoring.single import evaluate
     from mdlbench.suite.load import load_suite
 
 __all__ = ["evaluate", "load_suite"]
 
-_HOMES = {"evaluate": "mdlbench.scoring.suite_run", "load_suite": "mdlbench.suite.load"}
+_HOMES = {"evaluate": "mdlbench.scoring.single", "load_suite": "mdlbench.suite.load"}
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ from mdlbench.papers.sweep_report import (
 )
 from mdlbench.records.record import EvalRecord
 from mdlbench.records.store import read_records
-from mdlbench.scoring import suite_run
+from mdlbench.scoring.targets import open_target
 from mdlbench.sources.open import Opener, Setting
 
 BOARD = Path(__file__).parent.parent / "leaderboards" / "mnist"
@@ -444,7 +444,7 @@ def test_an_sae_that_cannot_be_scored_stops_the_study(tiny, tmp_path):
 
 
 def test_sheet_against_dense_arrays(tiny):
-    coder, source = suite_run.open_target(Opener(tiny, Setting()), "batchtopk-24-k2", None)
+    coder, source = open_target(Opener(tiny, Setting()), "batchtopk-24-k2", None)
     found = sheet("bars", coder, source, 5)
     images = {
         split: np.concatenate([block.activations.numpy() for block in source.blocks(split)])

@@ -18,9 +18,10 @@ from mdlbench.adapters.load import load_coder
 from mdlbench.codes import bitstream
 from mdlbench.records.record import CoderIdentity, operating_point, profile_ranks
 from mdlbench.scoring import evaluation
-from mdlbench.scoring.evaluation import Bench, evaluate_coder
+from mdlbench.scoring.bench import Bench
+from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.profile import pictures_of
-from mdlbench.scoring.suite_run import evaluate
+from mdlbench.scoring.single import evaluate
 from mdlbench.sources import images
 from mdlbench.sources.images import Images
 from mdlbench.sources.open import Opener

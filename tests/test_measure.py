@@ -10,7 +10,9 @@ from mdlbench.adapters import checked
 from mdlbench.adapters.load import load_coder
 from mdlbench.quantisers.modes import MODES
 from mdlbench.scoring import passes
-from mdlbench.scoring.evaluation import Bench, encoded, search_limit, spliced
+from mdlbench.scoring.bench import Bench, spliced
+from mdlbench.scoring.encoded import encoded
+from mdlbench.scoring.search import search_limit
 from mdlbench.sources.images import Images
 from mdlbench.sources.open import Opener
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums

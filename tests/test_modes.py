@@ -49,8 +49,10 @@ from mdlbench.quantisers.trial import HIGH_RATE_SLOPE, Trial, curve_slope
 from mdlbench.records.record import Identity
 from mdlbench.records.store import read_records
 from mdlbench.scoring import passes
-from mdlbench.scoring.evaluation import Bench, encode_test_split, encoded
-from mdlbench.scoring.suite_run import evaluate
+from mdlbench.scoring.audit import encode_test_split
+from mdlbench.scoring.bench import Bench
+from mdlbench.scoring.encoded import encoded
+from mdlbench.scoring.single import evaluate
 from mdlbench.sources.open import Opener
 from mdlbench.suite.base import ModeName
 from mdlbench.suite.site import Site

@@ -19,9 +19,11 @@ from mdlbench.records.store import read_records, read_references
 from mdlbench.report import write_report
 from mdlbench.scoring import passes
 from mdlbench.scoring import suite_run as runs
-from mdlbench.scoring.evaluation import Bench
+from mdlbench.scoring.bench import Bench
+from mdlbench.scoring.single import evaluate
 from mdlbench.scoring.sites import UNSAID, site_of
-from mdlbench.scoring.suite_run import Failed, Scored, Target, evaluate, run, targets
+from mdlbench.scoring.suite_run import Failed, Scored, run
+from mdlbench.scoring.targets import Target, targets
 from mdlbench.sources import open as opening
 from mdlbench.sources.language import Language
 from mdlbench.sources.open import Opener, Setting

@@ -19,7 +19,7 @@ from mdlbench.errors import UsageError
 from mdlbench.records.checks import problems_of_file, seal
 from mdlbench.records.record import CHECKSUM, Identity, checksum_of, parse_record
 from mdlbench.records.store import all_record_paths, read_records, record_paths
-from mdlbench.scoring.suite_run import evaluate
+from mdlbench.scoring.single import evaluate
 from tests.tiny import tiny_suite, write_sae
 
 BOARDS = sorted(path for path in (Path(__file__).parent.parent / "leaderboards").glob("*/"))

@@ -171,7 +171,8 @@ def eval_suite(
     from mdlbench.cli.progress import suite_progress
     from mdlbench.records.store import read_archive, read_records, read_references, record_paths
     from mdlbench.report import print_boards, write_report
-    from mdlbench.scoring.suite_run import run, targets
+    from mdlbench.scoring.suite_run import run
+    from mdlbench.scoring.targets import targets
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
 
@@ -269,7 +270,7 @@ def check_adapter(
     from mdlbench.adapters.check import check_coder
     from mdlbench.adapters.load import load_coder
     from mdlbench.cli import listing
-    from mdlbench.scoring.suite_run import open_target
+    from mdlbench.scoring.targets import open_target
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
 
@@ -739,7 +740,8 @@ def encode(
     """
     from mdlbench.cli import listing
     from mdlbench.codes import bitstream
-    from mdlbench.scoring.suite_run import encode_target, targets
+    from mdlbench.scoring.single import encode_target
+    from mdlbench.scoring.targets import targets
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
 

@@ -5,7 +5,6 @@ Each experiment is a module with `reproduce(folder, on_stage)`, imported when it
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 

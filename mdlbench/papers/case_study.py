@@ -13,6 +13,7 @@ from mdlbench.papers.outputs import write_outputs
 from mdlbench.papers.sweep import Level, Regime, Study
 from mdlbench.records.record import EvalRecord
 from mdlbench.scoring import suite_run
+from mdlbench.scoring.targets import open_target, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.stages import OnStage
 from mdlbench.suite.base import ModeName
@@ -62,9 +63,7 @@ def score(suite: Suite, mode: ModeName, folder: Path, on_stage: OnStage) -> list
     """
     keys = [key for key in suite.keys if key.startswith(SWEEP)]
     opener = Opener(suite, Setting(), on_stage)
-    outcomes = list(
-        suite_run.run(opener, suite_run.targets(suite, keys, None), folder, on_stage, mode)
-    )
+    outcomes = list(suite_run.run(opener, targets(suite, keys, None), folder, on_stage, mode))
     failed = [outcome.message for outcome in outcomes if isinstance(outcome, suite_run.Failed)]
     if failed:
         raise MdlbenchError(f"{len(failed)} SAEs could not be scored: {'; '.join(failed)}")
@@ -75,7 +74,7 @@ def feature_sheets(opener: Opener, at: Level) -> dict[Regime, Sheet]:
     """The most used decoder rows of each regime's SAE."""
     sheets: dict[Regime, Sheet] = {}
     for regime, entry in at.regimes().items():
-        coder, source = suite_run.open_target(opener, entry.name, None)
+        coder, source = open_target(opener, entry.name, None)
         sheets[regime] = sheet(entry.name, coder, source, FEATURES_SHOWN)
     return sheets
 

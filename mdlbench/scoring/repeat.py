@@ -14,14 +14,10 @@ from mdlbench.records.checks import problems_of_file, suite_of
 from mdlbench.records.record import EvalRecord, Identity
 from mdlbench.records.repetition import Deviation, write_reproduction
 from mdlbench.records.store import RECORDS, read_record
-from mdlbench.scoring.evaluation import Bench, evaluate_coder
-from mdlbench.scoring.suite_run import (
-    Target,
-    identity_of,
-    load_target,
-    target_site,
-    targets,
-)
+from mdlbench.scoring.bench import Bench
+from mdlbench.scoring.evaluation import evaluate_coder
+from mdlbench.scoring.suite_run import identity_of
+from mdlbench.scoring.targets import Target, load_target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.stages import OnStage, labelled, silent
 from mdlbench.suite.sources import LanguageConfig

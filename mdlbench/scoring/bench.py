@@ -1,0 +1,104 @@
+"""A suite opened for measuring at one site, in one mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float64
+
+from mdlbench.errors import UsageError
+from mdlbench.quantisers.modes import Mode, mode_of
+from mdlbench.records.record import (
+    PROTOCOL,
+    CoderIdentity,
+    Identity,
+    Measurement,
+    SiteReferences,
+)
+from mdlbench.scoring import passes
+from mdlbench.sources.open import Opener
+from mdlbench.sources.protocol import ActivationSource
+from mdlbench.statistics.bootstrap import Bootstrap
+from mdlbench.statistics.distortion import DistortionSums, ErrorSums, Reference
+from mdlbench.suite.base import Metric, ModeName
+from mdlbench.suite.site import Site
+from mdlbench.suite.suite import Suite
+
+
+def spliced(metric: Metric) -> bool:
+    """Whether a metric is a loss of the model, which takes a splice to measure."""
+    return metric == "delta_ce"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A suite opened for measuring at one site, in one mode."""
+
+    suite: Suite
+    source: ActivationSource
+    limit: int | None
+    mode: Mode
+
+    @classmethod
+    def open(cls, opener: Opener, site: Site, quantiser: ModeName | None = None) -> Bench:
+        """Load the suite's data; what takes passes over them waits until it is asked for.
+
+        Without a quantiser, the mode is the suite's own; raises `UsageError` for an unknown one.
+        """
+        mode = mode_of(quantiser or opener.suite.quantiser)
+        return cls(opener.suite, opener.open(site), opener.setting.limit, mode)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What every SAE is compared with; raises `UsageError` where the tokens do not vary."""
+        reference = passes.reference(self.source)
+        if not reference.variation > 0:
+            raise UsageError(
+                f"suite {self.suite.name!r}: the {self.source.n_tokens['test']} test tokens do "
+                "not vary; take more with --limit"
+            )
+        return reference
+
+    @cached_property
+    def bootstrap(self) -> Bootstrap:
+        return Bootstrap(self.reference.tokens, self.suite.replicates, self.suite.seed)
+
+    def identity(self, coder: CoderIdentity) -> Identity:
+        return Identity(
+            suite=self.suite.name,
+            suite_digest=self.suite.digest,
+            protocol=PROTOCOL,
+            coder=coder,
+            data_sha256=self.source.data_sha256,
+            seed=self.suite.seed,
+            limit=self.limit,
+            quantiser=None if self.mode.name == self.suite.quantiser else self.mode.name,
+        )
+
+    def measurement(self) -> Measurement:
+        return Measurement(
+            suite=self.suite.name,
+            suite_digest=self.suite.digest,
+            protocol=PROTOCOL,
+            limit=self.limit,
+        )
+
+    def references(self) -> SiteReferences:
+        return SiteReferences(
+            site=self.source.site,
+            data_sha256=self.source.data_sha256,
+            d=self.source.d_out,
+            eigenvalues=self.reference.eigenvalues.tolist(),
+            dense=passes.fixed_length_mse(self.source),
+        )
+
+    def per_document(self, sums: ErrorSums, metric: Metric) -> Float64[np.ndarray, " document"]:
+        """The metric as a sum per document whose mean over tokens is the metric."""
+        if isinstance(sums, DistortionSums) and spliced(metric):
+            return sums.added_ce(self.reference)
+        if metric == "fvu":
+            share = self.reference.tokens.sum() / self.reference.variation
+            return np.asarray(sums.squared_error * share)
+        return sums.squared_error_per_dimension(self.reference)

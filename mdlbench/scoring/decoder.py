@@ -1,0 +1,77 @@
+"""The model part: how many bits a decoder needs, and what else an SAE is."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool
+
+from mdlbench.codes import codelength
+from mdlbench.records.record import (
+    CoderFacts,
+)
+from mdlbench.scoring.audit import Audit
+from mdlbench.scoring.bench import Bench, spliced
+from mdlbench.scoring.encoded import Encoded
+from mdlbench.scoring.search import Limit, headline_limit
+from mdlbench.scoring.sweep import Sweep
+from mdlbench.statistics.bootstrap import upper_limit
+
+USUAL_WEIGHT_BITS = 8
+"""Where the search for a decoder's precision begins."""
+
+
+LARGEST_WEIGHT_BITS = 17
+"""Where it ends: a weight that needs more is sent as the float32 it is."""
+
+
+def coder_facts(bench: Bench, run: Encoded, limits: list[Limit], audit: Audit) -> CoderFacts:
+    """What the SAE is, how it behaves before quantisation, and what its model part costs."""
+    spec, n_test = run.sweep.coder.spec, bench.source.n_tokens["test"]
+    alive: Bool[np.ndarray, " latent"] = run.calibration.fired | run.test.fired
+    weight_bits = decoder_weight_bits(bench, run.sweep, headline_limit(bench, limits))
+    model = None
+    if weight_bits is not None:
+        model = codelength.decoder_bits(int(alive.sum()), spec.d_out, weight_bits)
+    bits_per_token = run.sweep.rates(audit.position).heldout + spec.side_bits
+    return CoderFacts(
+        d_in=spec.d_in,
+        d_out=spec.d_out,
+        d_latents=spec.d_latents,
+        architecture=spec.architecture,
+        hook=spec.hook,
+        l0=run.test.n_active / n_test,
+        dead_fraction=float(1 - alive.mean()) if len(alive) else 0.0,
+        decoder_weight_bits=weight_bits,
+        decoder_bits=model,
+        codebook_bits=audit.codebook_bits,
+        break_even_tokens=(
+            codelength.break_even_tokens(model + audit.codebook_bits, bits_per_token)
+            if model is not None and bits_per_token > 0
+            else None
+        ),
+        details=spec.details,
+    )
+
+
+def decoder_weight_bits(bench: Bench, sweep: Sweep, limit: Limit | None) -> int | None:
+    """The coarsest bits per decoder weight at which the SAE's step still meets the tolerance.
+
+    Found bit by bit from the usual precision on. None where no tolerance is met or the decoder has
+    no weights to round.
+    """
+    if limit is None or limit.search.position is None or not sweep.has_weights:
+        return None
+    position = limit.search.position
+
+    def kept_with(bits: int) -> bool:
+        sums = sweep.at_precision(position, bits, spliced(limit.metric))
+        distortion = upper_limit(bench.bootstrap.means(bench.per_document(sums, limit.metric)))
+        return distortion <= limit.epsilon
+
+    if not kept_with(USUAL_WEIGHT_BITS):
+        finer = range(USUAL_WEIGHT_BITS + 1, LARGEST_WEIGHT_BITS + 1)
+        return next((bits for bits in finer if kept_with(bits)), 32)
+    bits = USUAL_WEIGHT_BITS
+    while bits > 2 and kept_with(bits - 1):
+        bits -= 1
+    return bits

@@ -1,0 +1,96 @@
+"""Which SAEs are to be scored, where, and loaded from what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdlbench.adapters.load import expand_spec, load_coder, origin_of
+from mdlbench.adapters.protocol import SparseCoder
+from mdlbench.errors import (
+    UsageError,
+)
+from mdlbench.scoring.sites import UNSAID, site_of
+from mdlbench.sources.open import Opener
+from mdlbench.sources.protocol import ActivationSource
+from mdlbench.suite.site import Place, Site
+from mdlbench.suite.suite import Suite, SuiteEntry
+
+
+@dataclass(frozen=True)
+class Target:
+    """One SAE to score.
+
+    Attributes:
+        spec: `ADAPTER:ARGUMENT` or a path.
+        folder: what a relative path in it is relative to.
+        name: what to call it; None for the adapter's own name.
+        adapter: the adapter's name or class, if not in the spec.
+        place: what the suite says of where it is scored.
+    """
+
+    spec: str
+    folder: Path
+    name: str | None = None
+    adapter: str | None = None
+    place: Place = UNSAID
+
+    @property
+    def label(self) -> str:
+        return self.name or self.spec
+
+
+def targets(suite: Suite, saes: Sequence[str], adapter: str | None) -> list[Target]:
+    """The SAEs asked for, by key of the suite or by spec; all of the suite's if none is named.
+
+    Raises:
+        UsageError: a name is no key of the suite, or there is nothing to score.
+    """
+    if not saes and not suite.saes:
+        raise UsageError(f"suite {suite.name!r} lists no SAEs; name one with --sae")
+    if not saes:
+        return [_entry_target(suite, entry) for entry in suite.saes]
+    return [target for sae in saes for target in _targets(suite, sae, adapter)]
+
+
+def _targets(suite: Suite, sae: str, adapter: str | None) -> list[Target]:
+    """A key of the suite where it is one, or could be meant as one; else what a spec names."""
+    could_be_key = adapter is None and ":" not in sae and Path(sae).name == sae
+    if could_be_key and (sae in suite.keys or not Path(sae).exists()):
+        return [_entry_target(suite, suite.entry(sae))]
+    places = {entry.spec: entry.place for entry in suite.saes}
+    return [
+        Target(spec, Path(), adapter=adapter, place=places.get(spec, UNSAID))
+        for spec in expand_spec(sae, adapter=adapter)
+    ]
+
+
+def _entry_target(suite: Suite, entry: SuiteEntry) -> Target:
+    return Target(entry.spec, suite.folder, entry.key, place=entry.place)
+
+
+def open_target(
+    opener: Opener, sae: str, adapter: str | None
+) -> tuple[SparseCoder, ActivationSource]:
+    """One SAE, by key or by spec, and the activations of a suite that it is for; to look at."""
+    target = targets(opener.suite, [sae], adapter)[0]
+    source = opener.open(target_site(opener, target))
+    return load_target(source, target), source
+
+
+def target_site(opener: Opener, target: Target) -> Site:
+    """Where a target is scored; raises as `site_of` does."""
+    origin = origin_of(target.spec, folder=target.folder, adapter=target.adapter)
+    return site_of(opener, origin, target.place, target.label)
+
+
+def load_target(source: ActivationSource, target: Target) -> SparseCoder:
+    """The target's SAE, for these activations; raises as `load_coder` does."""
+    return load_coder(
+        target.spec,
+        device=str(source.device),
+        source=source,
+        folder=target.folder,
+        adapter=target.adapter,
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import betaln, digamma, gammaln
+from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.symbols import Symbols, half_steps, symbol_at
@@ -540,10 +541,8 @@ def break_even_tokens(model_bits: float, bits_per_token: float) -> float:
 
 
 def _threads() -> ThreadPoolExecutor:
-    """As many as torch computes with; it is slow to import, and formulas do without."""
-    import torch
-
-    return ThreadPoolExecutor(torch.get_num_threads())
+    """As many as NumPy's own library computes with."""
+    return ThreadPoolExecutor(max((pool["num_threads"] for pool in threadpool_info()), default=1))
 
 
 def _blocks(length: int) -> Iterator[slice]:

@@ -14,7 +14,6 @@ from mdlbench.adapters import checked
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.errors import CoderError, first_problem
 from mdlbench.quantisers.modes import Rates
-from mdlbench.records.provenance import environment, provenance
 from mdlbench.records.record import (
     Bits,
     Distortion,
@@ -31,6 +30,7 @@ from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.decoder import coder_facts
 from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.profile import latent_profile, pictures_of
+from mdlbench.scoring.provenance import environment, provenance
 from mdlbench.scoring.search import Limit, search_limit
 from mdlbench.scoring.sweep import Sweep
 from mdlbench.stages import OnStage, silent

@@ -12,6 +12,9 @@ from mdlbench.errors import OutputError
 PACKAGE = Path(__file__).parent
 """The folder that this package was imported from."""
 
+UNFINISHED = ".part"
+"""Ending of a file that is being written; one that nobody writes any more may be deleted."""
+
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/mdlbench`; by default `~/.cache/mdlbench`."""
@@ -33,7 +36,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=UNFINISHED)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 BOARDS = Path(__file__).parent.parent / "leaderboards"
-WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from mdlbench.cli.main import main; main()"
+WITHOUT_TORCH = (
+    "import sys; sys.modules['torch'] = None; from mdlbench.cli.main import main; main()"
+)
 COMMANDS = {
     "help": ["--help"],
     "suites": ["ls", "suites"],

@@ -36,6 +36,7 @@ from mdlbench.training.folder import RunFolder, read_log
 from mdlbench.training.makers.classifier import accuracy
 from mdlbench.training.trainer import _Run, initialise_from_data, train
 from mdlbench.training.zoo import load_recipe, parse_options, train_zoo
+from tests.crashes import every_crash
 from tests.tiny import write_tiny_suite
 
 CONFIG = TrainingConfig(
@@ -216,13 +217,43 @@ def test_killed_run_continues_to_the_same_rows_and_weights(trained, tmp_path):
     train(CONFIG, SparseSource(), folder)
     assert without_seconds(folder) == without_seconds(trained)
     assert weights(folder) == weights(trained)
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert files(folder) == [
         "cfg.json",
         "log.csv",
         "sae_weights.safetensors",
         "sparsity.safetensors",
         "training.json",
     ]
+
+
+def test_killed_at_any_change_of_a_file_it_goes_on_to_the_same_end(tmp_path):
+    """Also at its very first write, and between the last one and the removal of checkpoints."""
+    config = replace(CONFIG, epochs=2)
+    whole = train(config, SparseSource(), tmp_path / "whole", checkpoint_every=1)
+    folder = tmp_path / "killed"
+    torch.set_num_threads(1)
+    n_crashes = 0
+    for _ in every_crash(lambda: train(config, SparseSource(), folder, checkpoint_every=1)):
+        n_crashes += 1
+        train(config, SparseSource(), folder, checkpoint_every=1)
+        assert without_seconds(folder) == without_seconds(whole)
+        assert weights(folder) == weights(whole)
+        assert files(folder) == files(whole)
+        shutil.rmtree(folder)
+    assert n_crashes > 20
+
+
+def test_what_is_not_its_own_is_left_alone(tmp_path):
+    """A file that is being written, but not by a training run that was killed, claims nothing."""
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".training.json-x.part").write_text("{")
+    with pytest.raises(UsageError, match="not empty and not a training run"):
+        train(CONFIG, SparseSource(), tmp_path)
+    assert files(tmp_path) == [".training.json-x.part", "notes.txt"]
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize(

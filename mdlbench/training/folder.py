@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 
 from mdlbench.errors import CheckpointError, OutputError, UsageError
-from mdlbench.files import write_atomically
+from mdlbench.files import UNFINISHED, write_atomically
 from mdlbench.training.config import Keep, TrainingConfig
 from mdlbench.training.inference import Inference, Weights
 
@@ -118,17 +118,21 @@ class RunFolder:
         if file.exists():
             content = _read_json(file)
             self._refuse_other_settings(content["settings"])
-            return "result" in content
+            finished = "result" in content
+            self._remove(self._unfinished() + (self._checkpoints() if finished else []))
+            return finished
         if self._is_taken():
             raise UsageError(
                 f"{self.path}: not empty and not a training run: choose another folder"
             )
+        self._remove(self._unfinished())
         self._write_training({})
         return False
 
     def _is_taken(self) -> bool:
+        """Whether there is more than what a run that was killed at its first write leaves."""
         try:
-            return self.path.exists() and any(self.path.iterdir())
+            return self.path.exists() and set(self.path.iterdir()) > set(self._unfinished())
         except OSError as error:
             raise OutputError(f"{self.path}: not a folder that can be read: {error}") from error
 
@@ -155,6 +159,18 @@ class RunFolder:
     def _checkpoints(self) -> list[Path]:
         return sorted(self.path.glob("checkpoint-*"))
 
+    def _unfinished(self) -> list[Path]:
+        """What a run that was killed while it wrote has left."""
+        return [*self.path.glob(f".*{UNFINISHED}"), *self.path.glob(".checkpoint-*")]
+
+    @staticmethod
+    def _remove(paths: Iterable[Path]) -> None:
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
     def save_checkpoint(self, trainer: SAETrainer[Any, Any], history: History) -> None:
         """The whole state at the end of an epoch; earlier checkpoints are removed after it."""
         earlier = self._checkpoints()
@@ -163,8 +179,7 @@ class RunFolder:
             trainer.save_checkpoint("trainer", base_path=partial)
             save_file(history.weights, partial / KEPT_FILE)
             (partial / LOG_FILE).write_text(history.to_csv(), encoding="utf-8")
-        for folder in earlier:
-            shutil.rmtree(folder)
+        self._remove(earlier)
 
     def load_checkpoint(self, trainer: SAETrainer[Any, Any]) -> History:
         """Puts the trainer where the last checkpoint was; an empty history if there is none.
@@ -203,8 +218,7 @@ class RunFolder:
         write_atomically(self.path / SAE_WEIGHTS_FILENAME, save(weights))
         write_atomically(self.path / SPARSITY_FILENAME, save({"sparsity": sparsity}))
         self._write_training(result)
-        for checkpoint in self._checkpoints():
-            shutil.rmtree(checkpoint)
+        self._remove(self._checkpoints())
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from mdlbench.records.record import (
     TokenCounts,
     ToleranceResult,
 )
-from mdlbench.suite.base import Metric
 from mdlbench.suite.site import Site
 from mdlbench.suite.sources import PIXELS
 from mdlbench.suite.suite import Headline
@@ -33,7 +32,7 @@ HEADLINE = Headline(metric="mse", epsilon=0.015)
 SUITE_DIGEST = "d1" * 32
 DATA_SHA256 = "da" * 32
 IMAGES = Site(hook=PIXELS)
-Limit = tuple[Metric, float]
+Limit = tuple[str, float]
 MNIST_LIMITS: tuple[Limit, ...] = (
     *(("mse", epsilon) for epsilon in (0.010, 0.015, 0.020, 0.030)),
     *(("delta_ce", epsilon) for epsilon in (0.01, 0.02, 0.05, 0.1)),
@@ -101,13 +100,13 @@ def with_resamples(
     delta_ce: Sequence[float] | np.ndarray,
 ) -> OperatingPoint:
     """The point with these deviations of every draw, as shares of its bits, MSE and CE."""
-    at = {"bits": point.bits.heldout, "mse": point.mse, "ce": point.ce, "delta_ce": point.delta_ce}
-    resamples = Resamples.of(
-        at,
-        bits=at["bits"] * (1.0 + np.asarray(bits, dtype=np.float64)),
-        mse=at["mse"] * (1.0 + np.asarray(mse, dtype=np.float64)),
-        delta_ce=at["delta_ce"] + at["ce"] * np.asarray(delta_ce, dtype=np.float64),
-    )
+    at = point.losses | {"bits": point.bits.heldout}
+    drawn = {
+        "bits": at["bits"] * (1.0 + np.asarray(bits, dtype=np.float64)),
+        "mse": at["mse"] * (1.0 + np.asarray(mse, dtype=np.float64)),
+        "delta_ce": at["delta_ce"] + at["ce"] * np.asarray(delta_ce, dtype=np.float64),
+    }
+    resamples = Resamples.of(at, drawn)
     return point.model_copy(update={"resamples": resamples})
 
 

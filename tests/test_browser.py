@@ -140,31 +140,31 @@ def test_the_headline_s_ranking_is_shown(open_page, board):
     page = open_page("zoo")
     rows = board.headline.rows
     assert names(page) == [row.label for row in rows]
-    shared = [row.rank for row in rows]
+    shared = [row.ranking.rank for row in rows]
     expected = [
         "–" if rank is None else f"{rank}=" if shared.count(rank) > 1 else str(rank)
         for rank in shared
     ]
     assert column(page, "rank") == expected
     first = rows[0]
-    half = (first.bits_high - first.bits_low) / 2
-    assert column(page, "bits")[0] == f"{first.bits:.2f} ± {half:.2f}"
+    half = (first.interval[1] - first.interval[0]) / 2
+    assert column(page, "bits")[0] == f"{first.result.bits:.2f} ± {half:.2f}"
     assert column(page, "bits")[-1] == "infeasible"
     assert column(page, "floor") == [f"{row.floor:.4g}" for row in rows]
-    assert column(page, "l0")[0] == f"{first.l0:.2f}"
+    assert column(page, "l0")[0] == f"{first.result.l0:.2f}"
     assert column(page, "standing")[0] == "submitted"
 
 
 def test_a_click_on_a_header_sorts_and_another_turns_it_round(open_page, board):
     page = open_page("zoo")
-    ranked = [row for row in board.headline.rows if row.bits is not None]
+    ranked = [row for row in board.headline.rows if row.result.bits is not None]
     page.click('#headers button[data-key="l0"]')
-    by_l0 = sorted(ranked, key=lambda row: row.l0)
+    by_l0 = sorted(ranked, key=lambda row: row.result.l0)
     assert names(page)[: len(ranked)] == [row.label for row in by_l0]
     assert page.locator("#headers th.l0").get_attribute("aria-sort") == "ascending"
     page.keyboard.press("Enter")
     assert page.locator("#headers th.l0").get_attribute("aria-sort") == "descending"
-    by_l0 = sorted(ranked, key=lambda row: -row.l0)
+    by_l0 = sorted(ranked, key=lambda row: -row.result.l0)
     assert names(page)[: len(ranked)] == [row.label for row in by_l0]
     assert set(column(page, "bits")[len(ranked) :]) == {"infeasible"}
     page.click('#headers button[data-key="sae"]')
@@ -261,7 +261,7 @@ def test_a_button_of_the_plot_keeps_the_focus(open_page, group, text):
 def test_every_operating_point_can_be_read(open_page, zoo, board):
     page = open_page("zoo")
     row = board.headline.rows[0]
-    record = next(record for record in zoo if record.id == row.id)
+    record = next(record for record in zoo if record.id == row.record.id)
     page.locator("#rows .name").first.click()
     table = page.locator("#detail .points table")
     points = sorted(record.points, key=lambda point: point.step)
@@ -273,7 +273,7 @@ def test_every_operating_point_can_be_read(open_page, zoo, board):
     assert losses == [
         pytest.approx([point.mse, point.fvu, point.delta_ce], rel=1e-3) for point in points
     ]
-    marked = next(i for i, point in enumerate(points) if point.step == row.step)
+    marked = next(i for i, point in enumerate(points) if point.step == row.result.step)
     assert "MSE ≤ 0.015 ★" in shown[marked][6]
     accepted = [line for line in ", ".join(cells[6] for cells in shown).split(", ") if line]
     assert len(accepted) == sum(result.step is not None for result in record.tolerances)

@@ -14,7 +14,6 @@ from scipy.optimize import brentq
 from scipy.spatial import ConvexHull
 
 from mdlbench.curves.curve import (
-    METRIC_LABELS,
     RateDistortionCurve,
     RatePoint,
     bd_bits,
@@ -149,7 +148,7 @@ def test_plot_draws_the_points_on_the_given_axis():
     assert line.get_xdata().tolist() == [1, 2]
     assert line.get_ydata().tolist() == [0.9, 0.5]
     assert (ax.get_yscale(), ax.get_xlabel()) == ("log", "bits per token")
-    assert ax.get_ylabel() == METRIC_LABELS["mse"]
+    assert ax.get_ylabel() == "MSE per dimension"
 
 
 def test_plot_of_a_loss_that_is_not_positive_is_linear():

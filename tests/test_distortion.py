@@ -12,6 +12,7 @@ from mdlbench.statistics.distortion import (
     document_sums,
     squared_errors,
 )
+from mdlbench.statistics.metrics import metric_of
 
 
 def sums_of(generator, n_documents):
@@ -70,7 +71,7 @@ def test_sums_keep_their_kind():
     assert (errors + ErrorSums.zeros(2)).cosine.tolist() == [0.5, 1.0]
     reference = Reference(np.ones(2), 4, 1.0, np.ones(2), np.ones(2), np.zeros(4))
     for sums in (errors, whole):
-        assert sums.squared_error_per_dimension(reference).tolist() == [0.25, 0.5]
+        assert metric_of("mse").sums(sums, reference).tolist() == [0.25, 0.5]
 
 
 @settings(max_examples=30)

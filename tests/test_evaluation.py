@@ -144,7 +144,7 @@ def test_identities_between_the_rates(record):
         assert bits.heldout >= bits.plugin
         assert bits.total == bits.heldout + bits.side
         assert bits.heldout_ci[0] <= bits.heldout <= bits.heldout_ci[1]
-        assert point.mse_ci[0] <= point.mse <= point.mse_ci[1]
+        assert point.interval("mse")[0] <= point.mse <= point.interval("mse")[1]
 
 
 def test_exactly_the_headline_point_is_audited_with_real_bytes(record):
@@ -318,8 +318,8 @@ def test_resamples_of_a_point_are_the_bootstrap_of_its_intervals(record):
     for point in record.points:
         for drawn, interval in (
             (point.resampled_bits() - point.bits.side, point.bits.heldout_ci),
-            (point.resampled("mse"), point.mse_ci),
-            (point.resampled("delta_ce"), point.delta_ce_ci),
+            (point.resampled("mse"), point.interval("mse")),
+            (point.resampled("delta_ce"), point.interval("delta_ce")),
         ):
             width = interval[1] - interval[0]
             assert percentile_interval(drawn) == pytest.approx(interval, rel=0, abs=1e-3 * width)

@@ -31,7 +31,7 @@ from mdlbench.suite.suite import Headline
 
 def standings(records):
     """(rank, label) of every row of the headline table."""
-    return [(row.rank, row.label) for row in build(records, HEADLINE).headline.rows]
+    return [(row.ranking.rank, row.label) for row in build(records, HEADLINE).headline.rows]
 
 
 def around(bits, pattern):
@@ -55,9 +55,9 @@ def test_differences_are_paired():
     cheap = make_record("cheap", 100.0 + documents)
     table = rank([steadily_dearer, cheap], "mse", 0.015)
     first, second = table.rows
-    assert (first.rank, second.rank) == (1, 2)
-    assert second.bits_low < first.bits_high
-    assert (second.delta, second.delta_low, second.delta_high) == (0.5, 0.5, 0.5)
+    assert (first.ranking.rank, second.ranking.rank) == (1, 2)
+    assert second.interval[0] < first.interval[1]
+    assert second.ranking == (2, 0.5, 0.5, 0.5)
 
 
 def test_the_same_replicates_unpaired_are_a_tie():
@@ -95,10 +95,10 @@ def test_interval_of_the_difference_is_the_95_percent_percentile_interval():
     worse, best = make_record("worse", base + differences), make_record("best", base)
     row = rank([worse, best], "mse", 0.015).rows[1]
     # linear interpolation at positions 0.025·999 and 0.975·999 of the sorted differences
-    assert row.delta_low == pytest.approx(0.01 + 24.975 * 0.01)
-    assert row.delta_high == pytest.approx(0.01 + 974.025 * 0.01)
-    assert row.delta == pytest.approx(differences.mean())
-    assert row.rank == 2
+    assert row.ranking.delta_low == pytest.approx(0.01 + 24.975 * 0.01)
+    assert row.ranking.delta_high == pytest.approx(0.01 + 974.025 * 0.01)
+    assert row.ranking.delta == pytest.approx(differences.mean())
+    assert row.ranking.rank == 2
 
 
 def test_an_interval_that_touches_zero_is_a_tie():
@@ -150,13 +150,13 @@ def test_infeasible_saes_come_last_by_floor_without_a_rank():
         make_record("good", [300.0, 301.0]),
     ]
     rows = build(records, HEADLINE).headline.rows
-    assert [(r.rank, r.label, r.status, r.floor) for r in rows] == [
+    assert [(r.ranking.rank, r.label, r.status, r.floor) for r in rows] == [
         (1, "good", "ranked", 0.012),
         (None, "nearly", "infeasible", 0.016),
         (None, "poor", "infeasible", 0.04),
     ]
-    assert rows[1].bits is None
-    assert rows[1].delta is None
+    assert rows[1].result.bits is None
+    assert rows[1].ranking.delta is None
 
 
 def test_partial_and_unranked_records_never_get_a_rank():
@@ -166,18 +166,18 @@ def test_partial_and_unranked_records_never_get_a_rank():
     limit = ("mse", 0.015)
     unranked = make_record("unranked", results=[make_result(limit, cheap, ranked=False)])
     rows = build([partial, limited, unranked, make_record("whole")], HEADLINE).headline.rows
-    assert [(r.rank, r.label, r.status) for r in rows] == [
+    assert [(r.ranking.rank, r.label, r.status) for r in rows] == [
         (1, "whole", "ranked"),
         (None, "unranked", "unranked"),
         (None, "limited", "partial"),
         (None, "partial", "partial"),
     ]
-    assert rows[0].delta == 0.0
+    assert rows[0].ranking.delta == 0.0
 
 
 def test_a_board_of_partial_records_alone_has_no_rank():
     table = build([make_record("a", partial=True, limit=10)], HEADLINE).headline
-    assert [row.rank for row in table.rows] == [None]
+    assert [row.ranking.rank for row in table.rows] == [None]
     assert table.of("ranked") == ()
 
 
@@ -208,9 +208,12 @@ def test_rows_carry_the_operating_point_at_their_step():
     points = [make_point(s, b, 0.01, 9.0) for s, b in ((0.25, 150.0), (0.5, 120.0))]
     record = make_record("a", [119.0, 121.0], points=points)
     row = rank([record], "mse", 0.015).rows[0]
-    assert (row.step, row.bits, row.heldout, row.coded) == (0.5, 120.0, 120.0, 120.0 * 1.003)
+    assert (row.result.step, row.result.bits) == (0.5, 120.0)
+    assert row.point == points[1]
+    assert row.coded == 120.0 * 1.003
     elsewhere = make_record("b", [119.0, 121.0], points=points[:1])
-    assert rank([elsewhere], "mse", 0.015).rows[0].heldout is None
+    row = rank([elsewhere], "mse", 0.015).rows[0]
+    assert (row.point, row.coded) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -323,9 +326,7 @@ def test_ten_thousand_saes_are_ranked_in_seconds():
 
 
 def test_imports_no_torch_and_no_matplotlib():
-    code = (
-        "import sys, mdlbench.leaderboard as l; print({'torch', 'matplotlib'} & set(sys.modules))"
-    )
+    code = "import sys, mdlbench.boards.leaderboard as l; print({'torch', 'matplotlib'} & set(sys.modules))"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

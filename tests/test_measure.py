@@ -10,12 +10,13 @@ from mdlbench.adapters import checked
 from mdlbench.adapters.load import load_coder
 from mdlbench.quantisers.modes import MODES
 from mdlbench.scoring import passes
-from mdlbench.scoring.bench import Bench, spliced
+from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.search import search_limit
 from mdlbench.sources.images import Images
 from mdlbench.sources.open import Opener
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums
+from mdlbench.statistics.metrics import METRICS
 from mdlbench.suite.site import Site
 from mdlbench.suite.sources import PIXELS
 from mdlbench.suite.suite import Steps
@@ -88,7 +89,7 @@ def test_a_search_on_mse_splices_the_dyadic_steps_alone(bench, sweep, splices):
     splices.clear()
     search_limit(bench, sweep, "fvu", 0.05)
     assert splices == []
-    assert [metric for metric in ("mse", "fvu", "delta_ce") if spliced(metric)] == ["delta_ce"]
+    assert [name for name, metric in METRICS.items() if metric.spliced] == ["delta_ce", "kl"]
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -109,8 +110,11 @@ def test_a_metric_reads_the_same_from_errors_and_distortions(bench, sweep):
         per_document = bench.per_document(errors, metric)
         assert np.array_equal(per_document, bench.per_document(whole, metric))
         assert per_document.sum() / n_tokens == pytest.approx(metrics[metric], rel=1e-12)
-    delta = bench.per_document(whole, "delta_ce").sum() / n_tokens
-    assert delta == pytest.approx(metrics["delta_ce"], rel=1e-12)
+    for metric in ("delta_ce", "kl"):
+        mean = bench.per_document(whole, metric).sum() / n_tokens
+        assert mean == pytest.approx(metrics[metric], rel=1e-12)
+        with pytest.raises(AttributeError):
+            bench.per_document(errors, metric)
 
 
 def test_relative_steps(bench, coder):

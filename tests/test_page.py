@@ -66,16 +66,22 @@ def test_rows_are_those_of_the_leaderboard(zoo):
     shown = next(table for table in site["tables"] if table["headline"])
     for i, row in enumerate(board.headline.rows):
         column = {name: values[i] for name, values in shown["columns"].items()}
-        sae = site["saes"][column["sae"]]
-        assert (sae["id"], column["rank"], column["status"]) == (row.id, row.rank, row.status)
-        if row.bits is None:
+        sae, result = site["saes"][column["sae"]], row.result
+        assert (sae["id"], column["rank"], column["status"]) == (
+            row.record.id,
+            row.ranking.rank,
+            row.status,
+        )
+        if result.bits is None:
             assert column["bits"] is None
             assert column["point"] is None
         else:
-            assert column["bits"] == pytest.approx(row.bits, rel=1e-9)
-            assert column["delta_high"] == pytest.approx(row.delta_high, rel=1e-9)
-            assert sae["points"]["bits"][column["point"]] == pytest.approx(row.bits, rel=1e-5)
-            assert sae["points"]["mse"][column["point"]] == pytest.approx(row.mse, rel=1e-5)
+            assert column["bits"] == pytest.approx(result.bits, rel=1e-9)
+            assert column["delta_high"] == pytest.approx(row.ranking.delta_high, rel=1e-9)
+            assert sae["points"]["bits"][column["point"]] == pytest.approx(
+                row.result.bits, rel=1e-5
+            )
+            assert sae["points"]["mse"][column["point"]] == pytest.approx(row.point.mse, rel=1e-5)
 
 
 def test_points_are_in_the_order_of_steps_with_their_parts(zoo):
@@ -334,7 +340,7 @@ def test_the_index_shows_the_first_rows_of_each_suite(zoo):
     first, last = board.headline.rows[0], board.headline.rows[-1]
     assert f"<td>{first.label}</td>" in text
     assert f"<td>{last.label}</td>" not in text
-    assert f"{first.bits:.2f}" in text
+    assert f"{first.result.bits:.2f}" in text
 
 
 def test_a_folder_is_found_by_its_name(tmp_path, monkeypatch):

@@ -235,7 +235,7 @@ def test_each_site_has_a_board_and_figures_of_its_own(results):
     labels = [f"{hook}, 8 tokens, BOS" for hook in (MLP, PRE)]
     assert [board.site for board in boards] == labels
     for board, names in zip(boards, ("pca-mlp mean-mlp", "pca-pre mean-pre"), strict=True):
-        assert {row.name for row in board.headline.rows} == set(names.split())
+        assert {row.record.name for row in board.headline.rows} == set(names.split())
         assert board.headline.rows[0].rank == 1
     files = [path.name for path in write_report(records, references, results.folder)]
     slugs = ["blocks-1-hook-mlp-out-8-tokens-bos", "blocks-1-hook-resid-pre-8-tokens-bos"]

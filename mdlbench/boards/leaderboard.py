@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ from mdlbench.boards.pairing import refuse_other_data, refuse_unlike
 from mdlbench.errors import RecordError, UsageError
 from mdlbench.records.record import EvalRecord, OperatingPoint, ToleranceResult, operating_point
 from mdlbench.statistics.bootstrap import CONFIDENCE
-from mdlbench.suite.base import Metric
+from mdlbench.statistics.metrics import shown_metrics
+from mdlbench.suite.base import MetricName
 from mdlbench.suite.suite import Headline
 
 Status = Literal["ranked", "unranked", "partial", "infeasible"]
@@ -29,75 +31,62 @@ ID_CHARACTERS = 8
 """Of a record's id, where two SAEs have the same name."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One SAE at one tolerance. Absent values were not measured, or do not apply.
+class Ranking(NamedTuple):
+    """Where a ranked SAE stands; the defaults are those of SAEs without a rank.
 
     Attributes:
-        rank: competition rank ("1, 2, 2, 4"); None unless `status` is "ranked".
+        rank: competition rank ("1, 2, 2, 4").
+        delta, delta_low, delta_high: bits above the best ranked SAE, with the paired interval.
+    """
+
+    rank: int | None = None
+    delta: float | None = None
+    delta_low: float | None = None
+    delta_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One SAE at one tolerance.
+
+    Attributes:
+        record, result: the SAE's, and what it says of the tolerance.
+        point: its operating point at the accepted step; None where it has none.
         label: the SAE's name, with its quantiser where that is not the suite's own, and with the
             start of its id where that alone is not unique.
         status: "ranked"; "unranked" (feasible, but the record asks not to be ranked); "partial"
             (made with `--limit`); "infeasible" (no step of the quantiser keeps ε).
-        bits, bits_low, bits_high: bits per token at `step`, with their 95% interval.
-        delta, delta_low, delta_high: bits above the best ranked SAE, with the paired interval.
-        step, l0: quantiser step, and mean nonzero symbols per token there.
-        heldout … coded: the parts and the other codes at that step (maths §3).
-        floor: the tolerance's metric of the unquantised reconstruction.
-        at_coarsest, non_monotone: as in `ToleranceResult`.
+        ranking: its rank, unless `status` is another than "ranked".
     """
 
-    metric: Metric
-    epsilon: float
-    rank: int | None
+    record: EvalRecord
+    result: ToleranceResult
+    point: OperatingPoint | None
     label: str
     status: Status
-    bits: float | None
-    bits_low: float | None
-    bits_high: float | None
-    delta: float | None
-    delta_low: float | None
-    delta_high: float | None
-    step: float | None
-    l0: float | None
-    mse: float | None
-    fvu: float | None
-    delta_ce: float | None
-    plugin: float | None
-    heldout: float | None
-    side: float | None
-    adaptive: float | None
-    enumerative: float | None
-    bound: float | None
-    coded: float | None
-    floor: float
-    floor_mse: float
-    floor_fvu: float
-    floor_delta_ce: float
-    at_coarsest: bool
-    non_monotone: bool
-    d_latents: int
-    l0_unquantised: float
-    dead_fraction: float
-    decoder_weight_bits: int | None
-    decoder_bits: float | None
-    codebook_bits: float | None
-    break_even_tokens: float | None
-    architecture: str
-    adapter: str
-    hook: str
-    text: str | None
-    test_tokens: int
-    name: str
-    quantiser: str | None
-    id: str
+    ranking: Ranking
+
+    @property
+    def floor(self) -> float:
+        """The tolerance's metric of the unquantised reconstruction."""
+        return self.record.floor.loss(self.result.metric)
+
+    @property
+    def coded(self) -> float | None:
+        """Bits per token of a real bitstream, where one was written at this step."""
+        return None if self.point is None else self.point.bits.coded
+
+    @property
+    def interval(self) -> tuple[float, float] | tuple[None, None]:
+        """The 95% interval of its bits."""
+        return self.result.bits_ci or (None, None)
 
 
 @dataclass(frozen=True)
 class Table:
     """All SAEs at one tolerance: ranked ones first, then unranked, partial and infeasible ones."""
 
-    metric: Metric
+    metric: MetricName
     epsilon: float
     rows: tuple[Row, ...]
 
@@ -128,13 +117,104 @@ class Leaderboard:
         return self.suite if self.site is None else f"{self.suite}, {self.site}"
 
 
-def to_json(boards: Iterable[Leaderboard]) -> str:
-    """A list of the boards with every field of every row, floats unrounded.
+Cell = float | int | str | bool | None
+Columns = dict[str, Callable[[Row], Cell]]
+CODES = ("plugin", "heldout", "side", "adaptive", "enumerative", "bound", "coded")
+"""Of `Bits`: the parts and the other codes (maths §3)."""
+
+
+def columns(boards: Iterable[Leaderboard]) -> Columns:
+    """The columns of boards as data, and how each is read from a row.
+
+    None was not measured, or does not apply. Losses are those that every record has and those that
+    the boards' suite sets a tolerance on; with `floor_`, those of the unquantised reconstruction.
+    """
+    metrics = [metric.name for metric in shown_metrics(_metrics(boards))]
+    return {
+        "metric": lambda row: row.result.metric,
+        "epsilon": lambda row: row.result.epsilon,
+        "rank": lambda row: row.ranking.rank,
+        "label": lambda row: row.label,
+        "status": lambda row: row.status,
+        "bits": lambda row: row.result.bits,
+        "bits_low": lambda row: row.interval[0],
+        "bits_high": lambda row: row.interval[1],
+        "delta": lambda row: row.ranking.delta,
+        "delta_low": lambda row: row.ranking.delta_low,
+        "delta_high": lambda row: row.ranking.delta_high,
+        "step": lambda row: row.result.step,
+        "l0": lambda row: row.result.l0,
+        **{metric: partial(_loss, metric) for metric in metrics},
+        **{code: partial(_rate, code) for code in CODES},
+        "floor": lambda row: row.floor,
+        **{f"floor_{metric}": partial(_floor_of, metric) for metric in metrics},
+        "at_coarsest": lambda row: row.result.at_coarsest,
+        "non_monotone": lambda row: row.result.non_monotone,
+        "d_latents": lambda row: row.record.coder.d_latents,
+        "l0_unquantised": lambda row: row.record.coder.l0,
+        "dead_fraction": lambda row: row.record.coder.dead_fraction,
+        "decoder_weight_bits": lambda row: row.record.coder.decoder_weight_bits,
+        "decoder_bits": lambda row: row.record.coder.decoder_bits,
+        "codebook_bits": lambda row: row.record.coder.codebook_bits,
+        "break_even_tokens": lambda row: row.record.coder.break_even_tokens,
+        "architecture": lambda row: row.record.coder.architecture,
+        "adapter": lambda row: row.record.identity.coder.adapter,
+        "hook": lambda row: row.record.site.hook,
+        "text": lambda row: row.record.site.text,
+        "test_tokens": lambda row: row.record.n_tokens.test,
+        "name": lambda row: row.record.name,
+        "quantiser": lambda row: row.record.identity.quantiser,
+        "id": lambda row: row.record.id,
+    }
+
+
+def _metrics(boards: Iterable[Leaderboard]) -> set[str]:
+    """Those that the boards' suites set tolerances on."""
+    tables = (table for board in boards for table in board.tables)
+    return {metric for table in tables for row in table.rows for metric in row.record.metrics}
+
+
+def _loss(metric: str, row: Row) -> float | None:
+    return None if row.point is None else row.point.losses.get(metric)
+
+
+def _floor_of(metric: str, row: Row) -> float | None:
+    return row.record.floor.losses.get(metric)
+
+
+def _rate(code: str, row: Row) -> float | None:
+    return None if row.point is None else getattr(row.point.bits, code)
+
+
+def to_json(boards: Sequence[Leaderboard]) -> str:
+    """A list of the boards with every column of every row, floats unrounded.
 
     Absent values are left out.
     """
-    content = [asdict(board, dict_factory=_without_absent) for board in boards]
+    readers = columns(boards)
+    content = [_without_absent(_board_content(board, readers)) for board in boards]
     return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def _board_content(board: Leaderboard, readers: Columns) -> dict[str, Any]:
+    tables = [
+        {
+            "metric": table.metric,
+            "epsilon": table.epsilon,
+            "rows": [
+                _without_absent({name: read(row) for name, read in readers.items()})
+                for row in table.rows
+            ],
+        }
+        for table in board.tables
+    ]
+    return {
+        "suite": board.suite,
+        "site": board.site,
+        "suite_digest": board.suite_digest,
+        "protocol": board.protocol,
+        "tables": tables,
+    }
 
 
 class _Entry(NamedTuple):
@@ -144,15 +224,6 @@ class _Entry(NamedTuple):
     result: ToleranceResult
     label: str
     status: Status
-
-
-class _Standing(NamedTuple):
-    """Where a ranked SAE stands; the defaults are those of SAEs without a rank."""
-
-    rank: int | None = None
-    delta: float | None = None
-    delta_low: float | None = None
-    delta_high: float | None = None
 
 
 def build_all(
@@ -249,7 +320,7 @@ def build(
     )
 
 
-def rank(records: Iterable[EvalRecord], metric: Metric, epsilon: float) -> Table:
+def rank(records: Iterable[EvalRecord], metric: MetricName, epsilon: float) -> Table:
     """The table at one tolerance; raises as `build` does."""
     ordered = comparable(records)
     return _table(ordered, unique_labels(ordered), metric, epsilon)
@@ -312,17 +383,17 @@ def unique_labels(records: Sequence[EvalRecord]) -> dict[str, str]:
 
 
 def _table(
-    records: Sequence[EvalRecord], labels: dict[str, str], metric: Metric, epsilon: float
+    records: Sequence[EvalRecord], labels: dict[str, str], metric: MetricName, epsilon: float
 ) -> Table:
     entries = [_entry(record, labels[record.id], metric, epsilon) for record in records]
     entries.sort(key=_order)
     ranked = [entry for entry in entries if entry.status == "ranked"]
-    standings = _standings(ranked) if ranked else []
-    standings += [_Standing()] * (len(entries) - len(ranked))
-    return Table(metric, epsilon, tuple(map(_row, entries, standings)))
+    rankings = _rankings(ranked) if ranked else []
+    rankings += [Ranking()] * (len(entries) - len(ranked))
+    return Table(metric, epsilon, tuple(map(_row, entries, rankings)))
 
 
-def _entry(record: EvalRecord, label: str, metric: Metric, epsilon: float) -> _Entry:
+def _entry(record: EvalRecord, label: str, metric: MetricName, epsilon: float) -> _Entry:
     result = record.at(metric, epsilon)
     if result.feasible and (result.bits is None or result.bits_ci is None):
         raise RecordError(
@@ -342,22 +413,18 @@ def _status(record: EvalRecord, result: ToleranceResult) -> Status:
 def _order(entry: _Entry) -> tuple[int, bool, float, str, str]:
     """Status first; fewest bits first, then lowest floor where there are no bits."""
     bits = entry.result.bits
-    value = _floor(entry) if bits is None else bits
+    value = entry.record.floor.loss(entry.result.metric) if bits is None else bits
     position = STATUS_ORDER.index(entry.status)
     return position, bits is None, value, entry.record.label, entry.record.id
 
 
-def _floor(entry: _Entry) -> float:
-    return float(getattr(entry.record.floor, entry.result.metric))
-
-
-def _standings(ranked: Sequence[_Entry]) -> list[_Standing]:
+def _rankings(ranked: Sequence[_Entry]) -> list[Ranking]:
     """Ranks and paired differences to the first of at least one SAE, fewest bits first."""
     replicates = _paired_replicates(ranked)
     bits = np.array([entry.result.bits for entry in ranked], dtype=np.float64)
     lows, highs = np.quantile(replicates - replicates[0], INTERVAL, axis=1)
     columns = (bits - bits[0]).tolist(), lows.tolist(), highs.tolist()
-    return list(map(_Standing, shared_ranks(replicates), *columns))
+    return list(map(Ranking, shared_ranks(replicates), *columns))
 
 
 def _paired_replicates(ranked: Sequence[_Entry]) -> Replicates:
@@ -387,55 +454,10 @@ def _covers_zero(differences: Float64[np.ndarray, "pair replicate"]) -> Bool[np.
     return np.asarray(covers)
 
 
-def _row(entry: _Entry, standing: _Standing) -> Row:
-    record, result, coder = entry.record, entry.result, entry.record.coder
-    low, high = result.bits_ci or (None, None)
-    return Row(
-        metric=result.metric,
-        epsilon=result.epsilon,
-        **standing._asdict(),
-        label=entry.label,
-        status=entry.status,
-        bits=result.bits,
-        bits_low=low,
-        bits_high=high,
-        step=result.step,
-        l0=result.l0,
-        **_at_step(operating_point(record, result)),
-        floor=_floor(entry),
-        floor_mse=record.floor.mse,
-        floor_fvu=record.floor.fvu,
-        floor_delta_ce=record.floor.delta_ce,
-        at_coarsest=result.at_coarsest,
-        non_monotone=result.non_monotone,
-        d_latents=coder.d_latents,
-        l0_unquantised=coder.l0,
-        dead_fraction=coder.dead_fraction,
-        decoder_weight_bits=coder.decoder_weight_bits,
-        decoder_bits=coder.decoder_bits,
-        codebook_bits=coder.codebook_bits,
-        break_even_tokens=coder.break_even_tokens,
-        architecture=coder.architecture,
-        adapter=record.identity.coder.adapter,
-        hook=record.site.hook,
-        text=record.site.text,
-        test_tokens=record.n_tokens.test,
-        name=record.name,
-        quantiser=record.identity.quantiser,
-        id=record.id,
-    )
+def _row(entry: _Entry, ranking: Ranking) -> Row:
+    point = operating_point(entry.record, entry.result)
+    return Row(entry.record, entry.result, point, entry.label, entry.status, ranking)
 
 
-def _at_step(point: OperatingPoint | None) -> dict[str, Any]:
-    losses = ("mse", "fvu", "delta_ce")
-    codes = ("plugin", "heldout", "side", "adaptive", "enumerative", "bound", "coded")
-    if point is None:
-        return dict.fromkeys(losses + codes)
-    return {
-        **{name: getattr(point, name) for name in losses},
-        **{name: getattr(point.bits, name) for name in codes},
-    }
-
-
-def _without_absent(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: value for key, value in items if value is not None}
+def _without_absent(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if value is not None}

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from mdlbench.errors import RecordError
 from mdlbench.records.record import EvalRecord, ToleranceResult, shortened
 from mdlbench.statistics.bootstrap import percentile_interval
-from mdlbench.suite.base import Metric
+from mdlbench.suite.base import MetricName
 
 
 class Difference(NamedTuple):
@@ -34,7 +34,7 @@ class AtTolerance(NamedTuple):
     difference: Difference
 
 
-def differences(anchor: EvalRecord, test: EvalRecord, metric: Metric) -> list[AtTolerance]:
+def differences(anchor: EvalRecord, test: EvalRecord, metric: MetricName) -> list[AtTolerance]:
     """Bits of `test` minus bits of `anchor` at every tolerance that both meet, by rising ε.
 
     Both stand at their own coarsest step within ε, as on a leaderboard (maths §8).
@@ -48,7 +48,7 @@ def differences(anchor: EvalRecord, test: EvalRecord, metric: Metric) -> list[At
     ]
 
 
-def mean_difference(anchor: EvalRecord, test: EvalRecord, metric: Metric) -> Difference | None:
+def mean_difference(anchor: EvalRecord, test: EvalRecord, metric: MetricName) -> Difference | None:
     """The mean of `differences`, paired within each resample as well; None where there are none.
 
     Held fixed are the accepted steps, as in every interval of a record (maths §7).
@@ -62,7 +62,7 @@ def mean_difference(anchor: EvalRecord, test: EvalRecord, metric: Metric) -> Dif
 
 
 def sign_change(
-    anchor: EvalRecord, test: EvalRecord, metric: Metric
+    anchor: EvalRecord, test: EvalRecord, metric: MetricName
 ) -> tuple[AtTolerance, AtTolerance] | None:
     """A tolerance at which `anchor` is shorter and one at which `test` is, both beyond chance.
 
@@ -81,7 +81,7 @@ def _size(at: AtTolerance) -> float:
 
 
 def _shared(
-    anchor: EvalRecord, test: EvalRecord, metric: Metric
+    anchor: EvalRecord, test: EvalRecord, metric: MetricName
 ) -> Iterator[tuple[ToleranceResult, ToleranceResult]]:
     """Results of both at the tolerances that both meet, by rising ε."""
     refuse_unpaired(anchor, test)

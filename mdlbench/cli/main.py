@@ -14,6 +14,7 @@ import typer
 
 from mdlbench.errors import MdlbenchError, OutputError, UsageError
 from mdlbench.papers import EXPERIMENTS
+from mdlbench.statistics.metrics import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -508,7 +509,7 @@ def compare(
         ),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="mse, fvu or delta_ce [the headline's].")
+        str | None, typer.Option(help=f"One of {', '.join(METRICS)} [the headline's].")
     ] = None,
     epsilon: Annotated[
         float | None, typer.Option(help="Only this tolerance [all of the metric's].")

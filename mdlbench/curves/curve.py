@@ -11,15 +11,10 @@ from jaxtyping import Float64
 from scipy.interpolate import Akima1DInterpolator, CubicHermiteSpline, PchipInterpolator
 
 from mdlbench.curves.chords import Chords, LogChords, crossing_qualities
+from mdlbench.statistics.metrics import metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-METRIC_LABELS = {
-    "mse": "MSE per dimension",
-    "fvu": "fraction of variance unexplained",
-    "delta_ce": "ΔCE of the model (nats)",
-}
 
 Interpolation = Literal["pchip", "akima", "chords"]
 """Between points: by a spline through the Pareto front, or along the lower hull."""
@@ -139,7 +134,7 @@ class RateDistortionCurve:
             _, ax = plt.subplots(layout="constrained")
         ax.plot(self.rates, self.distortions, marker="o", markersize=3, label=self.name)
         ax.set_xlabel("bits per token")
-        ax.set_ylabel(METRIC_LABELS.get(self.metric, self.metric))
+        ax.set_ylabel(metric_of(self.metric).axis)
         if (self.distortions > 0).all():
             ax.set_yscale("log")
         ax.legend()

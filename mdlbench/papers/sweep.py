@@ -20,10 +20,12 @@ from mdlbench.boards.leaderboard import Row, rank
 from mdlbench.boards.pairing import AtTolerance, Difference
 from mdlbench.curves.curve import Crossing, RateDistortionCurve, bd_bits, bd_rate, crossings
 from mdlbench.errors import MdlbenchError
-from mdlbench.records.record import EvalRecord, OperatingPoint, operating_point
+from mdlbench.records.record import EvalRecord, OperatingPoint
+from mdlbench.statistics.metrics import metric_of
 
 T = TypeVar("T")
-METRIC: Literal["mse"] = "mse"
+METRIC = "mse"
+"""The loss at which the paper compares."""
 Regime = Literal["A", "B", "C", "D"]
 DEAD_SHARES = (0.001, 0.01, 0.1)
 """Shares of dead latents at which their onset is measured."""
@@ -90,6 +92,11 @@ class Level:
     infeasible: tuple[EvalRecord, ...]
 
     @property
+    def limit(self) -> str:
+        """The tolerance in words: "MSE ≤ 0.015"."""
+        return limit_name(self.epsilon)
+
+    @property
     def pairs(self) -> list[SweepEntry]:
         """Of each width the sparsity with the fewest bits: pairs of equal test MSE, by width."""
         return [group[0] for group in _by_width(self.entries, lambda entry: entry.width).values()]
@@ -132,6 +139,11 @@ class Level:
         return found
 
 
+def limit_name(epsilon: float) -> str:
+    """A tolerance on the paper's loss in words: "MSE ≤ 0.015"."""
+    return metric_of(METRIC).short_limit(epsilon)
+
+
 def level(records: Sequence[EvalRecord], epsilon: float) -> Level:
     """The sweep at one tolerance on the MSE.
 
@@ -139,10 +151,9 @@ def level(records: Sequence[EvalRecord], epsilon: float) -> Level:
         MdlbenchError: no SAE meets it.
         RecordError: it is not among the records' tolerances, or they cannot stand on one board.
     """
-    by_id = {record.id: record for record in records}
     rows = rank(records, METRIC, epsilon).rows
-    entries = [_entry(by_id[row.id], row) for row in rows if row.bits is not None]
-    missed = [by_id[row.id] for row in rows if row.bits is None]
+    entries = [_entry(row) for row in rows if row.result.bits is not None]
+    missed = [row.record for row in rows if row.result.bits is None]
     if not entries:
         raise MdlbenchError(f"no SAE of the sweep keeps {METRIC} within {epsilon:g}")
     entries.sort(key=lambda entry: (entry.width, entry.bits, entry.name))
@@ -351,12 +362,14 @@ def trained_k(record: EvalRecord) -> float | None:
     return float(k) if isinstance(k, int | float) else None
 
 
-def _entry(record: EvalRecord, row: Row) -> SweepEntry:
-    point = operating_point(record, record.at(row.metric, row.epsilon))
-    if point is None or row.bits is None or row.bits_low is None or row.bits_high is None:
-        raise MdlbenchError(f"{record.name}: no operating point at {row.metric} {row.epsilon:g}")
+def _entry(row: Row) -> SweepEntry:
+    record, result, point = row.record, row.result, row.point
+    if point is None or result.bits is None or result.bits_ci is None:
+        raise MdlbenchError(
+            f"{record.name}: no operating point at {result.metric} {result.epsilon:g}"
+        )
     return SweepEntry(
-        record, trained_k(record), row.rank, row.bits, row.bits_low, row.bits_high, point
+        record, trained_k(record), row.ranking.rank, result.bits, *result.bits_ci, point
     )
 
 

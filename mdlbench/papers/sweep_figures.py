@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdlbench.curves.curve import METRIC_LABELS
 from mdlbench.papers.feature_sheet import Sheet
 from mdlbench.papers.sweep import (
     DEAD_SHARE,
@@ -36,6 +35,7 @@ from mdlbench.report.style import (
     width_colours,
 )
 from mdlbench.report.widths import mark_missed
+from mdlbench.statistics.metrics import metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,9 +92,7 @@ def feature_panels(sheets: Mapping[Regime, Sheet], at: Level) -> Figure:
             ax.set_axis_off()
         for ax, regime in zip(axes, shown, strict=False):
             _feature_panel(ax, regime, regimes[regime], sheets[regime], tiles)
-        figure.suptitle(
-            f"Most used features at MSE ≤ {at.epsilon:g}", x=0.01, ha="left", weight="bold"
-        )
+        figure.suptitle(f"Most used features at {at.limit}", x=0.01, ha="left", weight="bold")
         figure.supxlabel(
             "Decoder rows: red positive, blue negative, each to its own scale. "
             "Above: share of test images on which the latent is on.",
@@ -142,7 +140,7 @@ def dead_latents(levels: Sequence[Level], widths: Sequence[int]) -> Figure:
                 )
             _width_axis(ax, widths)
             ax.tick_params(axis="x", labelrotation=90, labelsize=7)
-            ax.set_title(f"MSE ≤ {at.epsilon:g}")
+            ax.set_title(at.limit)
         axes[0].set_ylabel(BITS)
         _shared_legend(figure)
         figure.suptitle(
@@ -164,7 +162,7 @@ def tolerances(levels: Sequence[Level], records: Sequence[EvalRecord]) -> Figure
         left, right = figure.subplots(1, 2)
         for i, at in enumerate(levels):
             colour = CATEGORIES[i % len(CATEGORIES)]
-            _pairs_line(left, at.pairs, f"MSE ≤ {at.epsilon:g}", colour, MARKERS[i % len(MARKERS)])
+            _pairs_line(left, at.pairs, at.limit, colour, MARKERS[i % len(MARKERS)])
             left.plot(
                 at.best.width,
                 at.best.bits,
@@ -208,7 +206,7 @@ def curve_crossings(
         plain_log_scale(left.yaxis)
         plain_numbers(left.xaxis, [10, 20, 30, 50, 70, 100, 150, 200, 300])
         left.set_xlabel(BITS)
-        left.set_ylabel(METRIC_LABELS[METRIC])
+        left.set_ylabel(metric_of(METRIC).axis)
         left.set_title("rate-distortion curves and their crossings")
         left.legend(loc="lower left")
         _excess(right, records, levels, colours)
@@ -250,7 +248,7 @@ def _panels(title: str, at: Level, n: int, size: tuple[float, float]) -> tuple[F
     with house_style():
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(1, n)
-        figure.suptitle(f"{title} at MSE ≤ {at.epsilon:g}", x=0.01, ha="left", weight="bold")
+        figure.suptitle(f"{title} at {at.limit}", x=0.01, ha="left", weight="bold")
     return figure, axes
 
 
@@ -451,7 +449,7 @@ def _excess(
     ax.set_xscale("log")
     plain_log_scale(ax.xaxis)
     ax.invert_xaxis()
-    ax.set_xlabel(METRIC_LABELS[METRIC])
+    ax.set_xlabel(metric_of(METRIC).axis)
     ax.set_ylabel("bits per token above the shortest at that MSE")
     ax.set_title("excess over the shortest; bold: best of its width at some ε (dotted)")
 

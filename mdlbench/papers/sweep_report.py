@@ -22,6 +22,7 @@ from mdlbench.papers.sweep import (
     Regime,
     Study,
     SweepEntry,
+    limit_name,
     linear_fit,
     minimum,
     onset,
@@ -100,7 +101,7 @@ def to_markdown(study: Study, sheets: Mapping[Regime, Sheet]) -> str:
     parts = [
         "# The MNIST case study",
         _scope(study),
-        f"## The shortest SAE at MSE ≤ {study.at.epsilon:g}",
+        f"## The shortest SAE at {study.at.limit}",
         _optimum(study.at),
         markdown_table(_pairs_table(study.at)).rstrip(),
         *_section("## What holds", [f for f in claims if f.holds]),
@@ -139,7 +140,7 @@ def interior_minimum(at: Level) -> Finding:
         _end(found.widest, at.pairs[-1], "widest"),
     ]
     return Finding(
-        f"DL against width has an interior minimum at MSE ≤ {at.epsilon:g}",
+        f"DL against width has an interior minimum at {at.limit}",
         found.interior,
         f"The minimum is at width {found.entry.width}. {' '.join(ends)}{_missed(at)}",
     )
@@ -227,9 +228,7 @@ def features_grow(at: Level, sheets: Mapping[Regime, Sheet]) -> Finding:
 
 
 def one_width_for_all(levels: Sequence[Level]) -> Finding:
-    shown = "; ".join(
-        f"MSE ≤ {at.epsilon:g}: {_name(at.best)}, {at.best.bits:.2f} bits" for at in levels
-    )
+    shown = "; ".join(f"{at.limit}: {_name(at.best)}, {at.best.bits:.2f} bits" for at in levels)
     return Finding(
         "The width of the minimum is the same at every ε",
         len({at.best.width for at in levels}) == 1 if len(levels) > 1 else None,
@@ -258,7 +257,7 @@ def dead_at_minimum(levels: Sequence[Level]) -> Finding:
         (at, start, math.log2(start / at.best.width)) for at, start in starts if start is not None
     ]
     shown = [
-        f"at MSE ≤ {at.epsilon:g} the minimum is at width {at.best.width}, the first width with "
+        f"at {at.limit} the minimum is at width {at.best.width}, the first width with "
         f"over {DEAD_SHARE:.0%} dead at {start} ({octaves:+.1f} octaves)"
         for at, start, octaves in apart
     ]
@@ -387,7 +386,7 @@ def _scope(study: Study) -> str:
     return (
         f"{len(study.records)} BatchTopK SAEs, {len(widths)} widths from {widths[0]} to "
         f"{widths[-1]}, on {tokens:,} test images; modes: {modes}. "
-        f"{len(study.at.entries)} of them meet MSE ≤ {study.at.epsilon:g}."
+        f"{len(study.at.entries)} of them meet {study.at.limit}."
     )
 
 
@@ -443,7 +442,7 @@ def _swap(pair: PairOfCurves) -> str:
 
 
 def _at(at: AtTolerance) -> str:
-    return f"{_signed(at.difference)} bits at MSE ≤ {at.epsilon:g}"
+    return f"{_signed(at.difference)} bits at {limit_name(at.epsilon)}"
 
 
 def _rises(values: Sequence[float]) -> bool:

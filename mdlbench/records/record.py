@@ -12,14 +12,24 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
-from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
-from mdlbench.suite.base import Metric, ModeName
+from mdlbench.errors import RecordError, did_you_mean, first_problem
+from mdlbench.statistics.metrics import METRICS, Metric, metric_of
+from mdlbench.suite.base import MetricName, ModeName
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Headline
 
@@ -41,8 +51,6 @@ CHECKSUM = "checksum"
 _SEAL = re.compile(r'^ "checksum": "[0-9a-f]{64}",\n', re.MULTILINE)
 """The checksum's line in a file as `to_json` writes it."""
 
-METRICS: tuple[Metric, ...] = get_args(Metric)
-
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Interval = tuple[Finite, Finite]
 Versioned = TypeVar("Versioned", bound=BaseModel)
@@ -59,6 +67,77 @@ Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 
 class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class MetricKey(NamedTuple):
+    """A key that a part of a record has for a metric of the table.
+
+    Attributes:
+        kind: of its value: a number, an interval or a text.
+        description: what it holds.
+        required: whether every record has it, or only those of suites with a tolerance on it.
+    """
+
+    kind: type[float] | type[tuple[float, float]] | type[str]
+    description: str
+    required: bool
+
+
+def _metric_key(kind: Any, metric: Metric, description: str) -> MetricKey:
+    where = "" if metric.always else " Where the suite sets a tolerance on it."
+    return MetricKey(kind, description + where, metric.always)
+
+
+def _declare_metrics(schema: dict[str, Any], model: type[PerMetric]) -> None:
+    """The keys that the table adds to a part, in its JSON Schema."""
+    number = {"type": "number"}
+    kinds: dict[Any, dict[str, Any]] = {
+        float: number,
+        tuple: {"type": "array", "prefixItems": [number] * 2, "minItems": 2, "maxItems": 2},
+        str: {"type": "string"},
+    }
+    for key, metric_key in model.metric_keys().items():
+        schema["properties"][key] = kinds[metric_key.kind] | {"description": metric_key.description}
+        if metric_key.required:
+            schema["required"].append(key)
+    schema["additionalProperties"] = False
+
+
+class PerMetric(Part):
+    """A part that has keys for metrics beside its own.
+
+    The table of metrics decides which there may be, and which there must be.
+    """
+
+    model_config = ConfigDict(extra="allow", json_schema_extra=_declare_metrics)
+    __pydantic_extra__: dict[str, Finite | Interval | str]
+
+    @classmethod
+    def metric_keys(cls) -> dict[str, MetricKey]:
+        """The keys that the table of metrics adds to this part's own."""
+        raise NotImplementedError
+
+    @property
+    def by_metric(self) -> dict[str, Any]:
+        """What it has under those keys."""
+        return dict(self.__pydantic_extra__)
+
+    @model_validator(mode="after")
+    def _has_the_keys_of_the_table(self) -> Self:
+        keys, found = self.metric_keys(), self.by_metric
+        for key, value in found.items():
+            if key not in keys:
+                raise _problem(key, f"unknown key. {did_you_mean(key, keys)}")
+            if not isinstance(value, keys[key].kind):
+                raise _problem(key, f"not a {keys[key].kind.__name__}")
+        for key, metric_key in keys.items():
+            if metric_key.required and key not in found:
+                raise _problem(key, "Field required")
+        return self
+
+
+def _problem(key: str, message: str) -> PydanticCustomError:
+    return PydanticCustomError("metric_key", "{message}", {"message": f"{key}: {message}"})
 
 
 class CoderIdentity(Part):
@@ -121,8 +200,12 @@ class CoderFacts(Part):
     details: Facts = {}
 
 
-class Distortion(Part):
-    """Losses of a reconstruction (maths §5); CE and KL in nats per token."""
+class Distortion(PerMetric):
+    """Losses of a reconstruction (maths §5); CE and KL in nats per token.
+
+    These are in every record. A metric of the table that is none of them is here where the suite
+    sets a tolerance on it.
+    """
 
     mse: Finite
     fvu: Finite
@@ -131,6 +214,32 @@ class Distortion(Part):
     delta_ce: Finite
     ce_recovered: Finite | None = None
     kl: Finite
+
+    @classmethod
+    def metric_keys(cls) -> dict[str, MetricKey]:
+        return {
+            metric.name: _metric_key(float, metric, metric.meaning)
+            for metric in METRICS.values()
+            if metric.name not in Distortion.model_fields
+        }
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """By key, without what was not measured."""
+        found = {key: getattr(self, key, None) for key in (*Distortion.model_fields, *METRICS)}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def loss(self, metric: str) -> float:
+        """The value of a metric.
+
+        Raises:
+            UsageError: no such metric.
+            RecordError: it was not measured: the suite sets no tolerance on it.
+        """
+        row, losses = metric_of(metric), self.losses
+        if row.name not in losses:
+            raise RecordError(f"{row.label} was not measured: the suite has no tolerance on it")
+        return float(losses[row.name])
 
 
 class Bits(Part):
@@ -153,7 +262,7 @@ class Bits(Part):
     """Payload of a real bitstream that was decoded and compared symbol by symbol."""
 
 
-class Resamples(Part):
+class Resamples(PerMetric):
     """A point's rate and losses when test documents are drawn anew (maths §7).
 
     Base64 of little-endian float16, one value a draw: by which share of the point's `bits.heldout`,
@@ -162,23 +271,35 @@ class Resamples(Part):
     """
 
     bits: str
-    mse: str
-    delta_ce: str
+
+    @classmethod
+    def metric_keys(cls) -> dict[str, MetricKey]:
+        return {
+            metric.name: _metric_key(str, metric, f"Shares of `{metric.share_of}`.")
+            for metric in METRICS.values()
+            if metric.keeps_draws
+        }
 
     @classmethod
     def of(
-        cls,
-        point: Mapping[str, float],
-        bits: Float64[np.ndarray, " replicate"],
-        mse: Float64[np.ndarray, " replicate"],
-        delta_ce: Float64[np.ndarray, " replicate"],
+        cls, point: Mapping[str, float], drawn: Mapping[str, Float64[np.ndarray, " replicate"]]
     ) -> Resamples:
-        """From the draws' values and the point's `bits`, `mse`, `ce` and `delta_ce`."""
-        return cls(
-            bits=_shares(bits - point["bits"], point["bits"]),
-            mse=_shares(mse - point["mse"], point["mse"]),
-            delta_ce=_shares(delta_ce - point["delta_ce"], point["ce"]),
+        """From the draws' values, of `bits` and of metrics by name, and the point's.
+
+        Args:
+            point: its `bits` and all its losses.
+            drawn: their values in every draw.
+        """
+        return cls.model_validate(
+            {
+                name: _shares(values - point[name], point[_share_of(name)])
+                for name, values in drawn.items()
+            }
         )
+
+
+def _share_of(drawn: str) -> str:
+    return drawn if drawn == "bits" else metric_of(drawn).share_of
 
 
 class OperatingPoint(Distortion):
@@ -192,28 +313,54 @@ class OperatingPoint(Distortion):
     header_bits: Finite | None = None
     """Bits, sent once, that a decoder must be told beside codebook and step; not in `bits`."""
     bits: Bits
-    mse_ci: Interval
-    delta_ce_ci: Interval
     resamples: Resamples | None = None
+
+    @classmethod
+    def metric_keys(cls) -> dict[str, MetricKey]:
+        intervals = {
+            interval_key(metric.name): _metric_key(
+                tuple, metric, f"95% interval of `{metric.name}`."
+            )
+            for metric in METRICS.values()
+            if metric.keeps_draws
+        }
+        return super().metric_keys() | intervals
+
+    def interval(self, metric: str) -> Interval:
+        """The 95% interval of a metric; raises `RecordError` where the record has none."""
+        key = interval_key(metric_of(metric).name)
+        if key not in self.by_metric:
+            raise RecordError(f"the point at step {self.step:g} has no {key}")
+        low, high = self.by_metric[key]
+        return low, high
+
+    def has_draws(self, metric: str) -> bool:
+        """Whether it says what a metric is in every draw."""
+        found = {} if self.resamples is None else self.resamples.by_metric
+        return metric_of(metric).drawn_as in found
 
     def resampled_bits(self) -> Float64[np.ndarray, " replicate"]:
         """Total bits per token in every draw; raises `RecordError` where the record has none."""
         return self.bits.total + self.bits.heldout * self.drawn_shares("bits")
 
-    def resampled(self, metric: Metric) -> Float64[np.ndarray, " replicate"]:
+    def resampled(self, metric: str) -> Float64[np.ndarray, " replicate"]:
         """A loss in every draw; raises `RecordError` where the record has none."""
-        if metric == "delta_ce":
-            return self.delta_ce + self.ce * self.drawn_shares("delta_ce")
-        return float(getattr(self, metric)) * (1.0 + self.drawn_shares("mse"))
+        row = metric_of(metric)
+        unit = self.losses.get(row.share_of, 0.0)
+        return self.loss(metric) + unit * self.drawn_shares(row.drawn_as)
 
-    def drawn_shares(
-        self, name: Literal["bits", "mse", "delta_ce"]
-    ) -> Float64[np.ndarray, " replicate"]:
-        """As `Resamples` holds them; raises `RecordError` where the record has none."""
-        if self.resamples is None:
+    def drawn_shares(self, key: str) -> Float64[np.ndarray, " replicate"]:
+        """As `Resamples` holds them under a key; raises `RecordError` where it does not."""
+        text = getattr(self.resamples, key, None)
+        if text is None:
             raise RecordError(f"the point at step {self.step:g} has no bootstrap resamples")
-        data = base64.b64decode(getattr(self.resamples, name), validate=True)
+        data = base64.b64decode(text, validate=True)
         return np.frombuffer(data, dtype="<f2").astype(np.float64)
+
+
+def interval_key(metric: str) -> str:
+    """The key of a metric's interval at a point."""
+    return f"{metric}_ci"
 
 
 def _shares(deviations: Float64[np.ndarray, " replicate"], of: float) -> str:
@@ -224,7 +371,7 @@ def _shares(deviations: Float64[np.ndarray, " replicate"], of: float) -> str:
 class ToleranceResult(Part):
     """The coarsest step within one tolerance, or the fact that there is none (maths §6)."""
 
-    metric: Metric
+    metric: MetricName
     epsilon: Finite
     feasible: bool
     step: Finite | None = None
@@ -344,19 +491,31 @@ class EvalRecord(Part):
     def measurement(self) -> Measurement:
         return Measurement(**{key: getattr(self.identity, key) for key in Measurement.model_fields})
 
-    def curve(self, metric: Metric = "mse") -> RateDistortionCurve:
-        """Total rate against one distortion, over all operating points; raises `UsageError`."""
-        if metric not in METRICS:
-            raise UsageError(f"no curve of {metric!r}. {did_you_mean(metric, METRICS)}")
+    @property
+    def metrics(self) -> list[str]:
+        """Those that its suite sets tolerances on, in order."""
+        return list(dict.fromkeys(result.metric for result in self.tolerances))
+
+    def curve(self, metric: str = "mse") -> RateDistortionCurve:
+        """Total rate against one metric, over all operating points.
+
+        Raises:
+            UsageError: no such metric.
+            RecordError: it was not measured.
+        """
         from mdlbench.curves.curve import RateDistortionCurve, RatePoint
 
-        points = [
-            RatePoint(p.bits.total, float(getattr(p, metric)), p.step, p.l0) for p in self.points
-        ]
+        points = [RatePoint(p.bits.total, p.loss(metric), p.step, p.l0) for p in self.points]
         return RateDistortionCurve.of(points, name=self.label, metric=metric)
 
-    def at(self, metric: Metric, epsilon: float) -> ToleranceResult:
-        """The result at one tolerance; raises `RecordError` if the suite did not ask for it."""
+    def at(self, metric: str, epsilon: float) -> ToleranceResult:
+        """The result at one tolerance.
+
+        Raises:
+            UsageError: no such metric.
+            RecordError: the suite did not ask for it.
+        """
+        metric_of(metric)
         for result in self.tolerances:
             if result.metric == metric and result.epsilon == epsilon:
                 return result

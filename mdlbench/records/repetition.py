@@ -25,6 +25,7 @@ from mdlbench.records.record import (
     parse_versioned,
 )
 from mdlbench.records.store import file_name
+from mdlbench.statistics.metrics import METRICS
 from mdlbench.statistics.tolerance import position_of
 from mdlbench.suite.load import shipped_suite
 from mdlbench.suite.suite import Agreement
@@ -44,7 +45,6 @@ CODEBOOK_SLACK = 0.01
 """Of a codebook's size, which jumps by whole bytes."""
 
 RATES = ("plugin", "support", "magnitude", "heldout", "adaptive", "enumerative", "bound", "side")
-LOSSES = ("mse", "fvu", "cosine", "ce", "kl")
 FACTS = ("d_in", "d_out", "d_latents", "architecture", "hook", "details")
 
 
@@ -154,17 +154,30 @@ def _rates_apart(one: OperatingPoint, other: OperatingPoint) -> float:
 
 
 def _losses_apart(one: Distortion, other: Distortion) -> float:
-    apart = [_relative(getattr(one, loss), getattr(other, loss), LEAST_LOSS) for loss in LOSSES]
-    apart.append(abs(one.delta_ce - other.delta_ce) / max(one.ce, other.ce, LEAST_LOSS))
+    pairs = one.losses, other.losses
+    keys = [key for key in pairs[0] if key != "ce_recovered"]
+    apart = [abs(pairs[0][key] - pairs[1].get(key, 0.0)) / _unit(key, *pairs) for key in keys]
     apart.append(abs((one.ce_recovered or 0.0) - (other.ce_recovered or 0.0)))
     if isinstance(one, OperatingPoint) and isinstance(other, OperatingPoint):
-        apart += [_draws_apart(one, other, "mse"), _draws_apart(one, other, "delta_ce")]
+        kept = {} if one.resamples is None else one.resamples.by_metric
+        apart += [_loss_draws_apart(one, other, key) for key in kept]
     return max(apart)
 
 
-def _draws_apart(
-    one: OperatingPoint, other: OperatingPoint, name: Literal["bits", "mse", "delta_ce"]
-) -> float:
+def _unit(key: str, *losses: dict[str, float]) -> float:
+    """What a difference of a loss is a share of: the larger loss, or the larger CE for ΔCE."""
+    share_of = METRICS[key].share_of if key in METRICS else key
+    return max(LEAST_LOSS, *(abs(of_one.get(share_of, 0.0)) for of_one in losses))
+
+
+def _loss_draws_apart(one: OperatingPoint, other: OperatingPoint, key: str) -> float:
+    """As `_draws_apart`; shares of losses below `LEAST_LOSS` are taken of that."""
+    share_of = METRICS[key].share_of
+    largest = max(abs(one.losses[share_of]), abs(other.losses[share_of]))
+    return _draws_apart(one, other, key) * min(1.0, largest / LEAST_LOSS)
+
+
+def _draws_apart(one: OperatingPoint, other: OperatingPoint, name: str) -> float:
     """Largest difference of two points' bootstrap draws, but for their rounding."""
     a, b = one.drawn_shares(name), other.drawn_shares(name)
     if len(a) != len(b):

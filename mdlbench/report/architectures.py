@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mdlbench.boards.leaderboard import Leaderboard, Row, Table
-from mdlbench.records.record import BASELINE, METRICS, with_quantiser
 from mdlbench.report.style import ALERT, CATEGORIES, FAINT, INK, house_style
 from mdlbench.report.tables import TITLE_LENGTH, limit_name, printable
+from mdlbench.statistics.metrics import in_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,13 +22,15 @@ NEAR = 1.8
 def families(board: Leaderboard) -> list[str]:
     """Architectures, each with the quantisers it was scored with: SAEs by name, then baselines."""
     rows = [row for table in board.tables for row in table.rows]
-    return [name for _, name in sorted({(row.adapter == BASELINE, _family(row)) for row in rows})]
+    return [
+        name for _, name in sorted({(row.record.is_baseline, row.record.family) for row in rows})
+    ]
 
 
 def has_several(board: Leaderboard) -> bool:
     """Whether there is more than one kind of trained SAE to compare."""
     rows = [row for table in board.tables for row in table.rows]
-    return len({_family(row) for row in rows if row.adapter != BASELINE}) > 1
+    return len({row.record.family for row in rows if not row.record.is_baseline}) > 1
 
 
 def architectures_figure(board: Leaderboard) -> Figure:
@@ -36,7 +38,7 @@ def architectures_figure(board: Leaderboard) -> Figure:
     from matplotlib.figure import Figure
 
     names = families(board)
-    tables = sorted(board.tables, key=lambda table: (METRICS.index(table.metric), table.epsilon))
+    tables = sorted(board.tables, key=lambda table: (in_order(table.metric), table.epsilon))
     n_lines = -(-len(tables) // PANELS_ABREAST)
     with house_style():
         height = n_lines * (0.21 * len(names) + 0.9) + 0.5
@@ -58,15 +60,10 @@ def architectures_figure(board: Leaderboard) -> Figure:
     return figure
 
 
-def _family(row: Row) -> str:
-    """The architecture, and the quantiser where that is not the suite's."""
-    return with_quantiser(row.architecture, row.quantiser)
-
-
 def _panel(ax: Axes, table: Table, names: Sequence[str]) -> None:
     best = {name: _shortest(table, name) for name in names}
-    saes = [row for row in best.values() if row and row.adapter != BASELINE]
-    least = min((row.bits for row in saes if row.bits is not None), default=1.0)
+    saes = [row for row in best.values() if row and not row.record.is_baseline]
+    least = min((row.result.bits for row in saes if row.result.bits is not None), default=1.0)
     ax.set_xlim(0.93 * least, NEAR * least)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_yticks(range(len(names)), labels=[""] * len(names))
@@ -79,25 +76,26 @@ def _panel(ax: Axes, table: Table, names: Sequence[str]) -> None:
 
 def _shortest(table: Table, name: str) -> Row | None:
     """The architecture's row of fewest bits; None where none is within ε."""
-    rows = [row for row in table.rows if _family(row) == name and row.bits is not None]
-    return min(rows, key=lambda row: row.bits or 0.0, default=None)
+    rows = [row for row in table.rows if row.record.family == name and row.result.feasible]
+    return min(rows, key=lambda row: row.result.bits or 0.0, default=None)
 
 
 def _line(ax: Axes, line: int, row: Row | None, limits: tuple[float, float]) -> None:
     start: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "color": FAINT, **_SMALL}
-    if row is None or row.bits is None:
+    bits = None if row is None else row.result.bits
+    if row is None or bits is None:
         ax.text(0.02, line, "misses ε", **start)
-    elif row.bits < limits[0]:
-        ax.text(0.02, line, f"← {row.bits:.0f} bits", **start)
-    elif row.bits > limits[1]:
-        ax.text(0.98, line, f"{row.bits:.0f} bits →", **start, ha="right")
+    elif bits < limits[0]:
+        ax.text(0.02, line, f"← {bits:.0f} bits", **start)
+    elif bits > limits[1]:
+        ax.text(0.98, line, f"{bits:.0f} bits →", **start, ha="right")
     else:
-        low, high = row.bits_low or row.bits, row.bits_high or row.bits
-        colour = ALERT if row.rank == 1 else CATEGORIES[0]
+        low, high = row.result.bits_ci or (bits, bits)
+        colour = ALERT if row.ranking.rank == 1 else CATEGORIES[0]
         ax.plot([low, high], [line, line], color=colour, linewidth=2.2)
-        ax.plot(row.bits, line, "o", color=colour, markersize=4)
+        ax.plot(bits, line, "o", color=colour, markersize=4)
         ax.annotate(
-            f"{row.bits:.1f}", (high, line), (5, 0), textcoords="offset points", color=INK, **_SMALL
+            f"{bits:.1f}", (high, line), (5, 0), textcoords="offset points", color=INK, **_SMALL
         )
 
 

@@ -6,18 +6,13 @@ from importlib.metadata import version
 
 from mdlbench.records.record import EvalRecord, ToleranceResult, operating_point
 from mdlbench.report.exports import latex_text
-from mdlbench.report.tables import METRIC_NAMES, METRIC_UNITS
+from mdlbench.statistics.metrics import metric_of
 from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE
-from mdlbench.suite.base import Metric, ModeName
+from mdlbench.suite.base import MetricName, ModeName
 from mdlbench.suite.suite import Suite
 
 YEAR = 2026
 
-METRICS_IN_UNITS: dict[Metric, str] = {
-    "mse": "MSE per dimension",
-    "fvu": "FVU",
-    "delta_ce": "ΔCE in nats",
-}
 QUANTISERS: dict[ModeName, str] = {
     "normalised": "Each latent, times the norm of its decoder row, is rounded to the nearest "
     "multiple of a step that all latents share",
@@ -113,11 +108,11 @@ def _code(record: EvalRecord, suite: Suite) -> str:
 
 
 def _tolerances(record: EvalRecord, suite: Suite) -> str:
-    by_metric: dict[Metric, list[str]] = {}
+    by_metric: dict[MetricName, list[str]] = {}
     for metric, epsilon in suite.limits():
         by_metric.setdefault(metric, []).append(f"{epsilon:g}")
     limits = "; ".join(
-        f"{METRICS_IN_UNITS[metric]}: {', '.join(epsilons)}"
+        f"{metric_of(metric).in_words}: {', '.join(epsilons)}"
         for metric, epsilons in by_metric.items()
     )
     return (
@@ -130,13 +125,11 @@ def _tolerances(record: EvalRecord, suite: Suite) -> str:
 
 def _result(record: EvalRecord, suite: Suite) -> str:
     result = record.at(suite.headline.metric, suite.headline.epsilon)
-    limit = latex_text(
-        f"{METRIC_NAMES[result.metric]} ≤ {result.epsilon:g}"
-        + (METRIC_UNITS[result.metric] if result.metric == "delta_ce" else "")
-    )
+    metric = metric_of(result.metric)
+    limit = latex_text(metric.short_limit(result.epsilon))
     if result.bits is None or result.bits_ci is None:
-        floor = getattr(record.floor, result.metric)
-        return f"At {limit} it is infeasible: its loss before quantisation is {floor:.4g}."
+        floor = metric.written(record.floor.loss(metric.name))
+        return f"At {limit} it is infeasible: its loss before quantisation is {floor}."
     low, high = result.bits_ci
     return (
         f"At {limit} it takes {result.bits:.2f} bits per token "

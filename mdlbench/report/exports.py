@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mdlbench.boards.leaderboard import Leaderboard, Table
+from mdlbench.boards.leaderboard import Leaderboard, Table, columns
 from mdlbench.report.tables import TITLE_LENGTH, limit_name, printable, short_columns
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def to_latex(boards: Sequence[Leaderboard], every_tolerance: bool = False) -> st
 
 
 def to_parquet(boards: Sequence[Leaderboard]) -> bytes:
-    """Long format, as the CSV: a row per site, tolerance and SAE, every field of `Row`."""
+    """Long format, as the CSV: a row per site, tolerance and SAE, every column."""
     buffer = io.BytesIO()
     _long_frame(boards).to_parquet(buffer, index=False)
     return buffer.getvalue()
@@ -84,9 +83,14 @@ def _latex_table(board: Leaderboard, table: Table) -> str:
 def _long_frame(boards: Sequence[Leaderboard]) -> pd.DataFrame:
     import pandas as pd
 
+    readers = columns(boards)
     return pd.DataFrame(
         [
-            {"suite": board.suite, "site": board.site or "", **asdict(row)}
+            {
+                "suite": board.suite,
+                "site": board.site or "",
+                **{name: read(row) for name, read in readers.items()},
+            }
             for board in boards
             for table in board.tables
             for row in table.rows

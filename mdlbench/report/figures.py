@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from mdlbench.boards.leaderboard import Leaderboard, Table
-from mdlbench.curves.curve import METRIC_LABELS, gaussian_rate_distortion
+from mdlbench.curves.curve import gaussian_rate_distortion
 from mdlbench.records.record import EvalRecord, SiteReferences, operating_point
 from mdlbench.report.style import (
     FAINT,
@@ -21,8 +21,9 @@ from mdlbench.report.style import (
     plain_numbers,
     width_colours,
 )
-from mdlbench.report.tables import METRIC_NAMES, TITLE_LENGTH, printable
-from mdlbench.suite.base import Metric, ModeName
+from mdlbench.report.tables import TITLE_LENGTH, printable
+from mdlbench.statistics.metrics import metric_of
+from mdlbench.suite.base import MetricName, ModeName
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -161,7 +162,7 @@ def _legend(
 
 def _panel(
     ax: Axes,
-    metric: Metric,
+    metric: MetricName,
     records: Sequence[EvalRecord],
     references: SiteReferences,
     headline: Table,
@@ -184,11 +185,11 @@ def _panel(
     ax.set_ylim(view.distortions)
     plain_log_scale(ax.yaxis)
     ax.set_xlabel("rate (bits per token)")
-    ax.set_ylabel(METRIC_LABELS[metric])
-    ax.set_title(f"{METRIC_NAMES[metric]} after quantisation")
+    ax.set_ylabel(metric_of(metric).axis)
+    ax.set_title(f"{metric_of(metric).label} after quantisation")
 
 
-def _view(records: Sequence[EvalRecord], metric: Metric) -> View:
+def _view(records: Sequence[EvalRecord], metric: MetricName) -> View:
     """The neighbourhood of the tolerances and of the SAEs; the same rates for every metric."""
     results = [result for record in records for result in record.tolerances]
     saes = [record for record in records if not record.is_baseline] or records
@@ -205,7 +206,7 @@ def _view(records: Sequence[EvalRecord], metric: Metric) -> View:
 
 
 def _sae(
-    ax: Axes, record: EvalRecord, metric: Metric, colour: tuple[float, ...], marker: str
+    ax: Axes, record: EvalRecord, metric: MetricName, colour: tuple[float, ...], marker: str
 ) -> None:
     curve = record.curve(metric)
     ax.plot(
@@ -217,7 +218,7 @@ def _sae(
         alpha=0.85,
     )
     accepted = [
-        (result.bits, getattr(point, metric))
+        (result.bits, point.loss(metric))
         for result in record.tolerances
         if result.metric == metric and (point := operating_point(record, result))
     ]
@@ -229,7 +230,7 @@ def _sae(
             markersize=4,
             color=colour,
         )
-    floor = getattr(record.floor, metric)
+    floor = record.floor.loss(metric)
     ax.plot(
         [0.975, 1.0],
         [floor, floor],
@@ -240,7 +241,7 @@ def _sae(
     )
 
 
-def _baseline(ax: Axes, record: EvalRecord, metric: Metric, view: View) -> None:
+def _baseline(ax: Axes, record: EvalRecord, metric: MetricName, view: View) -> None:
     curve = record.curve(metric)
     style: dict[str, Any] = {"color": INK, "linewidth": 1.2, "marker": "*", "zorder": 3}
     style |= BASELINE_STYLES.get(record.coder.architecture, {})
@@ -254,12 +255,13 @@ def _label(record: EvalRecord) -> str:
     return f"{name}: PCA transform codec" if record.coder.architecture == "pca" else name
 
 
-def _references(ax: Axes, metric: Metric, references: SiteReferences, view: View) -> None:
+def _references(ax: Axes, metric: MetricName, references: SiteReferences, view: View) -> None:
     """The Gaussian and the dense codec, for distortions that are squared errors."""
-    if metric == "delta_ce":
+    of_mse = metric_of(metric).of_mse
+    if of_mse is None:
         return
     eigenvalues = np.array(references.eigenvalues, dtype=np.float64)
-    unit = references.d / eigenvalues.sum() if metric == "fvu" else 1.0
+    unit = of_mse(references.d, float(eigenvalues.sum()))
     rates, distortions = gaussian_rate_distortion(eigenvalues)
     ax.plot(
         rates,
@@ -303,5 +305,5 @@ def _tolerance_line(ax: Axes, epsilon: float, is_headline: bool) -> None:
 def _above_zero(
     distortions: Float64[np.ndarray, " point"],
 ) -> Float64[np.ndarray, " point"]:
-    """A ΔCE of zero or less leaves a logarithmic panel at its lower edge."""
+    """A loss of zero or less leaves a logarithmic panel at its lower edge."""
     return np.asarray(np.maximum(distortions, 1e-9))

@@ -6,17 +6,14 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from mdlbench.boards.leaderboard import Leaderboard, Row, Table
-from mdlbench.suite.base import Metric
+from mdlbench.boards.leaderboard import Leaderboard, Row, Table, columns
+from mdlbench.statistics.metrics import metric_of
 
 if TYPE_CHECKING:
     import rich.table
 
-METRIC_NAMES = {"mse": "MSE", "fvu": "FVU", "delta_ce": "ΔCE"}
-METRIC_UNITS = {"mse": " per dimension", "fvu": "", "delta_ce": " nats"}
 LABEL_LENGTH = 60
 TITLE_LENGTH = 120
 ABSENT = "–"
@@ -31,15 +28,15 @@ class Column(NamedTuple):
 
 
 def to_csv(*boards: Leaderboard) -> str:
-    """Long format: a line per site, tolerance and SAE, every field of `Row`, floats unrounded."""
+    """Long format: a line per site, tolerance and SAE, every column, floats unrounded."""
     buffer = io.StringIO()
-    names = [field.name for field in fields(Row)]
+    readers = columns(boards)
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["suite", "site", *names])
+    writer.writerow(["suite", "site", *readers])
     for board in boards:
         for table in board.tables:
             for row in table.rows:
-                cells = (_csv_cell(getattr(row, name)) for name in names)
+                cells = (_csv_cell(read(row)) for read in readers.values())
                 writer.writerow([board.suite, board.site or "", *cells])
     return buffer.getvalue()
 
@@ -81,9 +78,9 @@ def archive_markdown(boards: Sequence[Leaderboard]) -> str:
 
 
 def _measured_on(board: Leaderboard) -> str:
-    row = board.headline.rows[0]
-    text = f" of {escape_markdown(row.text)}" if row.text else ""
-    return f"Measured on {row.test_tokens:,} test tokens{text}."
+    record = board.headline.rows[0].record
+    text = f" of {escape_markdown(record.site.text)}" if record.site.text else ""
+    return f"Measured on {record.n_tokens.test:,} test tokens{text}."
 
 
 def _markdown_board(board: Leaderboard, mark: str = "##") -> Iterator[str]:
@@ -133,14 +130,7 @@ def to_rich(table: Table, title: str) -> rich.table.Table:
 
 def limit_name(table: Table) -> str:
     """The tolerance of a table in words, as "MSE per dimension ≤ 0.015"."""
-    return tolerance_name(table.metric, table.epsilon)
-
-
-def tolerance_name(metric: Metric, epsilon: float) -> str:
-    """A tolerance in words."""
-    unit = METRIC_UNITS[metric] if metric == "mse" else ""
-    after = METRIC_UNITS[metric] if metric == "delta_ce" else ""
-    return f"{METRIC_NAMES[metric]}{unit} ≤ {epsilon:g}{after}"
+    return metric_of(table.metric).limit(table.epsilon)
 
 
 def printable(name: str, length: int = LABEL_LENGTH) -> str:
@@ -191,30 +181,30 @@ def readable_columns(table: Table) -> list[Column]:
     return [
         Column("Rank", "right", _rank),
         Column("SAE", "left", lambda row: row.label),
-        Column("Architecture", "left", lambda row: row.architecture),
-        Column("D", "right", lambda row: str(row.d_latents)),
-        Column("L0", "right", lambda row: _fixed(row.l0, 2)),
-        Column("Step", "right", lambda row: _significant(row.step)),
+        Column("Architecture", "left", lambda row: row.record.coder.architecture),
+        Column("D", "right", lambda row: str(row.record.coder.d_latents)),
+        Column("L0", "right", lambda row: _fixed(row.result.l0, 2)),
+        Column("Step", "right", lambda row: _significant(row.result.step)),
         Column("Bits/token", "right", _bits),
-        Column("95% CI", "right", lambda row: _interval(row.bits_low, row.bits_high)),
-        Column("Δ", "right", lambda row: _fixed(row.delta, 2)),
+        Column("95% CI", "right", lambda row: _interval(*row.interval)),
+        Column("Δ", "right", lambda row: _fixed(row.ranking.delta, 2)),
         Column("95% CI of Δ", "right", _difference_interval),
         Column("Coded", "right", lambda row: _fixed(row.coded, 2)),
         _floor_column(table),
-        Column("Dead", "right", lambda row: f"{row.dead_fraction:.1%}"),
-        Column("Decoder bits", "right", lambda row: _prefixed(row.decoder_bits)),
-        Column("Break-even", "right", lambda row: _prefixed(row.break_even_tokens)),
+        Column("Dead", "right", lambda row: f"{row.record.coder.dead_fraction:.1%}"),
+        Column("Decoder bits", "right", lambda row: _prefixed(row.record.coder.decoder_bits)),
+        Column("Break-even", "right", lambda row: _prefixed(row.record.coder.break_even_tokens)),
     ]
 
 
 def _infeasible_columns(table: Table) -> list[Column]:
     return [
         Column("SAE", "left", lambda row: row.label),
-        Column("Architecture", "left", lambda row: row.architecture),
-        Column("D", "right", lambda row: str(row.d_latents)),
-        Column("L0 unquantised", "right", lambda row: _fixed(row.l0_unquantised, 2)),
+        Column("Architecture", "left", lambda row: row.record.coder.architecture),
+        Column("D", "right", lambda row: str(row.record.coder.d_latents)),
+        Column("L0 unquantised", "right", lambda row: _fixed(row.record.coder.l0, 2)),
         _floor_column(table),
-        Column("Dead", "right", lambda row: f"{row.dead_fraction:.1%}"),
+        Column("Dead", "right", lambda row: f"{row.record.coder.dead_fraction:.1%}"),
     ]
 
 
@@ -223,55 +213,55 @@ def short_columns(name: Callable[[Row], str] = lambda row: row.label) -> list[Co
     return [
         Column("Rank", "right", _rank),
         Column("SAE", "left", name),
-        Column("D", "right", lambda row: str(row.d_latents)),
-        Column("L0", "right", lambda row: _fixed(row.l0, 1)),
+        Column("D", "right", lambda row: str(row.record.coder.d_latents)),
+        Column("L0", "right", lambda row: _fixed(row.result.l0, 1)),
         Column("Bits/token", "right", _bits_and_half_width),
         Column("Δ [95% CI]", "right", _difference),
-        Column("Dead", "right", lambda row: f"{row.dead_fraction:.1%}"),
+        Column("Dead", "right", lambda row: f"{row.record.coder.dead_fraction:.1%}"),
     ]
 
 
 def _floor_column(table: Table) -> Column:
-    return Column(
-        f"Floor {METRIC_NAMES[table.metric]}", "right", lambda row: _significant(row.floor)
-    )
+    metric = metric_of(table.metric)
+    return Column(f"Floor {metric.label}", "right", lambda row: metric.written(row.floor))
 
 
 def _rank(row: Row) -> str:
-    if row.rank is not None:
-        return str(row.rank)
+    if row.ranking.rank is not None:
+        return str(row.ranking.rank)
     return {"unranked": "not ranked", "partial": "partial"}.get(row.status, ABSENT)
 
 
 def _bits(row: Row) -> str:
-    if row.bits is None:
+    if row.result.bits is None:
         return ABSENT
-    marks = ("≤ " if row.at_coarsest else "", "†" if row.non_monotone else "")
-    return f"{marks[0]}{row.bits:.2f}{marks[1]}"
+    marks = ("≤ " if row.result.at_coarsest else "", "†" if row.result.non_monotone else "")
+    return f"{marks[0]}{row.result.bits:.2f}{marks[1]}"
 
 
 def _bits_and_half_width(row: Row) -> str:
-    if row.bits is None or row.bits_low is None or row.bits_high is None:
-        return f"floor {row.floor:.3g}"
-    return f"{_bits(row)} ± {(row.bits_high - row.bits_low) / 2:.2f}"
+    if row.result.bits_ci is None:
+        return f"floor {metric_of(row.result.metric).written_short(row.floor)}"
+    low, high = row.result.bits_ci
+    return f"{_bits(row)} ± {(high - low) / 2:.2f}"
 
 
 def _difference(row: Row) -> str:
-    return f"{_fixed(row.delta, 2)} {_difference_interval(row)}".removesuffix(f" {ABSENT}")
+    return f"{_fixed(row.ranking.delta, 2)} {_difference_interval(row)}".removesuffix(f" {ABSENT}")
 
 
 def _difference_interval(row: Row) -> str:
     """Absent for the first SAE itself, whose difference is 0 in every resample."""
-    is_first = row.delta_low == row.delta_high == 0
-    return ABSENT if is_first else _interval(row.delta_low, row.delta_high)
+    is_first = row.ranking.delta_low == row.ranking.delta_high == 0
+    return ABSENT if is_first else _interval(row.ranking.delta_low, row.ranking.delta_high)
 
 
 def _footnotes(rows: Iterable[Row]) -> list[str]:
     rows = list(rows)
     notes = []
-    if any(row.at_coarsest for row in rows):
+    if any(row.result.at_coarsest for row in rows):
         notes.append("≤: even the coarsest step of the grid passes; fewer bits may do.")
-    if any(row.non_monotone for row in rows):
+    if any(row.result.non_monotone for row in rows):
         notes.append("†: a coarser step passes although a finer one fails; the finer side is used.")
     return notes
 

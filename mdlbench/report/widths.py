@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from mdlbench.boards.leaderboard import Leaderboard, Row, Table
-from mdlbench.records.record import BASELINE
 from mdlbench.report.style import (
     ALERT,
     CATEGORIES,
@@ -101,29 +100,50 @@ def best_per_width(rows: Iterable[Row]) -> list[Row]:
     """Of each width the feasible SAE with the fewest bits, by width."""
     best: dict[int, Row] = {}
     for row in rows:
-        if row.bits is None:
+        bits = row.result.bits
+        if bits is None:
             continue
-        rival = best.get(row.d_latents)
-        if rival is None or rival.bits is None or row.bits < rival.bits:
-            best[row.d_latents] = row
+        rival = best.get(_width(row))
+        if rival is None or rival.result.bits is None or bits < rival.result.bits:
+            best[_width(row)] = row
     return [best[width] for width in sorted(best)]
 
 
 def infeasible_widths(rows: Sequence[Row]) -> list[int]:
     """Widths at which no SAE meets the tolerance."""
-    feasible = {row.d_latents for row in rows if row.bits is not None}
-    return sorted({row.d_latents for row in rows} - feasible)
+    feasible = {_width(row) for row in rows if row.result.bits is not None}
+    return sorted({_width(row) for row in rows} - feasible)
+
+
+def _width(row: Row) -> int:
+    return row.record.coder.d_latents
+
+
+def _architecture(row: Row) -> str:
+    return row.record.coder.architecture
+
+
+def _bits(row: Row) -> float | None:
+    return row.result.bits
+
+
+def _l0(row: Row) -> float | None:
+    return row.result.l0
+
+
+def _dead(row: Row) -> float:
+    return row.record.coder.dead_fraction
 
 
 def _bits_against_width(ax: Axes, table: Table) -> None:
     rows = _saes(table)
     _width_axis(ax, rows)
     for architecture, group, colour, marker in _styled(rows):
-        _faint(ax, group, "bits", colour, marker)
+        _faint(ax, group, _bits, colour, marker)
         best = best_per_width(group)
         ax.errorbar(
-            [row.d_latents for row in best],
-            _values(best, "bits"),
+            [_width(row) for row in best],
+            _values(best, _bits),
             yerr=_bars(best),
             color=colour,
             marker=marker,
@@ -132,22 +152,22 @@ def _bits_against_width(ax: Axes, table: Table) -> None:
             linewidth=1.4,
             label=printable(architecture),
         )
-    _first_rank(ax, rows, "d_latents")
+    _first_rank(ax, rows, _width)
     _mark_infeasible(ax, rows)
     _bits_axis(ax, table)
 
 
 def _bits_against_l0(ax: Axes, table: Table) -> None:
-    rows = [row for row in _saes(table) if row.bits is not None and row.l0 is not None]
-    marker = markers(row.architecture for row in _saes(table))
-    colours = width_colours([row.d_latents for row in _saes(table)])
-    for width, group in _grouped(rows, "d_latents"):
+    rows = [row for row in _saes(table) if _bits(row) is not None and _l0(row) is not None]
+    marker = markers(map(_architecture, _saes(table)))
+    colours = width_colours([_width(row) for row in _saes(table)])
+    for width, group in _grouped(rows, _width):
         label: str | None = str(width)
-        for architecture, same in _grouped(group, "architecture"):
-            same.sort(key=lambda row: row.l0 or 0.0)
+        for architecture, same in _grouped(group, _architecture):
+            same.sort(key=lambda row: _l0(row) or 0.0)
             ax.errorbar(
-                _values(same, "l0"),
-                _values(same, "bits"),
+                _values(same, _l0),
+                _values(same, _bits),
                 yerr=_bars(same),
                 color=colour_of(width, colours),
                 marker=marker[architecture],
@@ -157,7 +177,7 @@ def _bits_against_l0(ax: Axes, table: Table) -> None:
                 label=label,
             )
             label = None
-    _first_rank(ax, rows, "l0", label=None)
+    _first_rank(ax, rows, _l0, label=None)
     _bits_axis(ax, table)
     ax.set_xlabel("L0 (nonzero symbols per token, after quantisation)")
     ax.set_title("Bits against sparsity")
@@ -171,17 +191,17 @@ def _dead_against_width(ax: Axes, table: Table) -> None:
     rows = _saes(table)
     _width_axis(ax, rows)
     for _, group, colour, marker in _styled(rows):
-        _faint(ax, group, "dead_fraction", colour, marker)
+        _faint(ax, group, _dead, colour, marker)
         best = best_per_width(group)
         ax.plot(
-            [row.d_latents for row in best],
-            [row.dead_fraction for row in best],
+            [_width(row) for row in best],
+            [_dead(row) for row in best],
             color=colour,
             marker=marker,
             markersize=4.5,
             linewidth=1.4,
         )
-    most = max((row.dead_fraction for row in rows), default=0.0)
+    most = max((_dead(row) for row in rows), default=0.0)
     ax.set_ylim(-0.04 * max(most, 0.05), 1.08 * max(most, 0.05))
     ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0 if most > 0.05 else 1))
     ax.set_ylabel("dead latents")
@@ -190,53 +210,59 @@ def _dead_against_width(ax: Axes, table: Table) -> None:
 
 def _saes(table: Table) -> list[Row]:
     """Rows of trained SAEs; partial or another quantiser's only where there are no others."""
-    rows = [row for row in table.rows if row.adapter != BASELINE]
-    rows = [row for row in rows if row.quantiser is None] or rows
+    rows = [row for row in table.rows if not row.record.is_baseline]
+    rows = [row for row in rows if row.record.identity.quantiser is None] or rows
     return [row for row in rows if row.status != "partial"] or rows
 
 
-def _grouped(rows: Iterable[Row], column: str) -> list[tuple[Any, list[Row]]]:
+def _grouped(rows: Iterable[Row], read: Callable[[Row], Any]) -> list[tuple[Any, list[Row]]]:
     """The rows of each value of a column, by value."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
-        groups.setdefault(getattr(row, column), []).append(row)
+        groups.setdefault(read(row), []).append(row)
     return sorted(groups.items())
 
 
 def _styled(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row], str, str]]:
     """Each architecture with its rows, colour and marker."""
-    marker = markers(row.architecture for row in rows)
-    for i, (architecture, group) in enumerate(_grouped(rows, "architecture")):
+    marker = markers(map(_architecture, rows))
+    for i, (architecture, group) in enumerate(_grouped(rows, _architecture)):
         yield architecture, group, CATEGORIES[i % len(CATEGORIES)], marker[architecture]
 
 
-def _values(rows: Sequence[Row], column: str) -> Float64[np.ndarray, " row"]:
+def _values(
+    rows: Sequence[Row], read: Callable[[Row], float | None]
+) -> Float64[np.ndarray, " row"]:
     """A numeric column of the rows; what was not measured is NaN and is not drawn."""
-    return np.array([getattr(row, column) for row in rows], dtype=np.float64)
+    return np.array([read(row) for row in rows], dtype=np.float64)
 
 
 def _bars(rows: Sequence[Row]) -> Float64[np.ndarray, "end row"]:
     """Lengths of the error bars below and above each point."""
-    bits, low, high = (_values(rows, name) for name in ("bits", "bits_low", "bits_high"))
+    bits = _values(rows, _bits)
+    low = _values(rows, lambda row: row.interval[0])
+    high = _values(rows, lambda row: row.interval[1])
     return np.maximum([bits - low, high - bits], 0.0)
 
 
-def _faint(ax: Axes, rows: Sequence[Row], column: str, colour: str, marker: str) -> None:
-    widths, heights = _values(rows, "d_latents"), _values(rows, column)
+def _faint(
+    ax: Axes, rows: Sequence[Row], read: Callable[[Row], float | None], colour: str, marker: str
+) -> None:
+    widths, heights = _values(rows, _width), _values(rows, read)
     ax.scatter(widths, heights, s=14, color=colour, marker=marker, alpha=0.3)
 
 
 def _first_rank(
     ax: Axes,
     rows: Iterable[Row],
-    column: str,
+    read: Callable[[Row], float | None],
     label: str | None = "rank 1, shared where there are several",
 ) -> None:
-    first = [row for row in rows if row.rank == 1]
+    first = [row for row in rows if row.ranking.rank == 1]
     if first:
         ax.plot(
-            _values(first, column),
-            _values(first, "bits"),
+            _values(first, read),
+            _values(first, _bits),
             linestyle="none",
             marker="o",
             markersize=10,
@@ -268,7 +294,7 @@ def mark_missed(ax: Axes, widths: Sequence[int], height: float, label: str) -> N
 
 def _bits_axis(ax: Axes, table: Table) -> None:
     """Limits of the bits, with room on top for the marks of infeasible widths; and baselines."""
-    ends = [(row.bits_low, row.bits_high) for row in _saes(table)]
+    ends = [row.interval for row in _saes(table)]
     values = [bits for pair in ends for bits in pair if bits is not None]
     ax.set_ylabel("bits per token")
     if not values:
@@ -276,9 +302,9 @@ def _bits_axis(ax: Axes, table: Table) -> None:
         ax.text(0.5, 0.5, "no SAE is feasible", transform=ax.transAxes, ha="center", color=FAINT)
         return
     baselines = [
-        (row.label, row.bits)
+        (row.label, row.result.bits)
         for row in table.rows
-        if row.adapter == BASELINE and row.bits is not None
+        if row.record.is_baseline and row.result.bits is not None
     ]
     near = [b for b in baselines if min(values) / NEAR <= b[1] <= max(values) * NEAR]
     for label, bits in near:
@@ -323,7 +349,7 @@ def _legend_of_all(figure: Figure) -> None:
 
 
 def _width_axis(ax: Axes, rows: Iterable[Row]) -> None:
-    widths = sorted({row.d_latents for row in rows})
+    widths = sorted({_width(row) for row in rows})
     ax.set_xscale("log", base=2)
     if widths:
         plain_numbers(ax.xaxis, widths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -22,14 +23,10 @@ from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.statistics.bootstrap import Bootstrap
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums, Reference
-from mdlbench.suite.base import Metric, ModeName
+from mdlbench.statistics.metrics import metric_of, shown_metrics
+from mdlbench.suite.base import ModeName
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Suite
-
-
-def spliced(metric: Metric) -> bool:
-    """Whether a metric is a loss of the model, which takes a splice to measure."""
-    return metric == "delta_ce"
 
 
 @dataclass(frozen=True)
@@ -94,11 +91,23 @@ class Bench:
             dense=passes.fixed_length_mse(self.source),
         )
 
-    def per_document(self, sums: ErrorSums, metric: Metric) -> Float64[np.ndarray, " document"]:
-        """The metric as a sum per document whose mean over tokens is the metric."""
-        if isinstance(sums, DistortionSums) and spliced(metric):
-            return sums.added_ce(self.reference)
-        if metric == "fvu":
-            share = self.reference.tokens.sum() / self.reference.variation
-            return np.asarray(sums.squared_error * share)
-        return sums.squared_error_per_dimension(self.reference)
+    def per_document(self, sums: ErrorSums, metric: str) -> Float64[np.ndarray, " document"]:
+        """A metric as a sum per document whose mean over tokens is the metric (maths §5).
+
+        Args:
+            sums: of a splice where the metric needs one.
+            metric: its name; raises `UsageError` for an unknown one.
+        """
+        return np.asarray(metric_of(metric).sums(sums, self.reference))
+
+    def losses(self, sums: DistortionSums) -> dict[str, Any]:
+        """All losses that a record has of a reconstruction, by key."""
+        facts = sums.metrics(self.reference)
+        others = {
+            metric.name: float(
+                self.per_document(sums, metric.name).sum() / self.reference.tokens.sum()
+            )
+            for metric in shown_metrics(self.suite.metrics)
+            if metric.name not in facts
+        }
+        return facts | others

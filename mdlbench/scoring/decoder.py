@@ -10,11 +10,12 @@ from mdlbench.records.record import (
     CoderFacts,
 )
 from mdlbench.scoring.audit import Audit
-from mdlbench.scoring.bench import Bench, spliced
+from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import Encoded
 from mdlbench.scoring.search import Limit, headline_limit
 from mdlbench.scoring.sweep import Sweep
 from mdlbench.statistics.bootstrap import upper_limit
+from mdlbench.statistics.metrics import metric_of
 
 USUAL_WEIGHT_BITS = 8
 """Where the search for a decoder's precision begins."""
@@ -64,7 +65,7 @@ def decoder_weight_bits(bench: Bench, sweep: Sweep, limit: Limit | None) -> int 
     position = limit.search.position
 
     def kept_with(bits: int) -> bool:
-        sums = sweep.at_precision(position, bits, spliced(limit.metric))
+        sums = sweep.at_precision(position, bits, metric_of(limit.metric).spliced)
         distortion = upper_limit(bench.bootstrap.means(bench.per_document(sums, limit.metric)))
         return distortion <= limit.epsilon
 

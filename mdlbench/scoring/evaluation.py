@@ -24,6 +24,7 @@ from mdlbench.records.record import (
     Resamples,
     TokenCounts,
     ToleranceResult,
+    interval_key,
 )
 from mdlbench.scoring.audit import Audit, audit_bitstream
 from mdlbench.scoring.bench import Bench
@@ -35,6 +36,7 @@ from mdlbench.scoring.search import Limit, search_limit
 from mdlbench.scoring.sweep import Sweep
 from mdlbench.stages import OnStage, silent
 from mdlbench.statistics.bootstrap import percentile_interval
+from mdlbench.statistics.metrics import drawn_metrics
 
 
 class Evaluation(NamedTuple):
@@ -100,7 +102,7 @@ def _evaluate(
         site=bench.source.site,
         n_tokens=TokenCounts(**bench.source.n_tokens),
         coder=facts,
-        floor=Distortion.model_validate(run.test.floor.metrics(bench.reference)),
+        floor=Distortion.model_validate(bench.losses(run.test.floor)),
         points=points,
         tolerances=results,
         latents=profile,
@@ -149,19 +151,21 @@ def tolerance_result(bench: Bench, sweep: Sweep, limit: Limit) -> ToleranceResul
 
 def point(bench: Bench, sweep: Sweep, position: int, audit: Audit) -> OperatingPoint:
     rates, sums = sweep.rates(position), sweep.distortion(position)
-    losses = sums.metrics(bench.reference)
+    losses = bench.losses(sums)
     drawn = {
-        "bits": bench.bootstrap.means(rates.document_bits),
-        "mse": bench.bootstrap.means(bench.per_document(sums, "mse")),
-        "delta_ce": bench.bootstrap.means(bench.per_document(sums, "delta_ce")),
+        metric.name: bench.bootstrap.means(bench.per_document(sums, metric.name))
+        for metric in drawn_metrics(bench.suite.metrics)
     }
-    return OperatingPoint(
+    intervals = {interval_key(name): percentile_interval(d) for name, d in drawn.items()}
+    drawn["bits"] = bench.bootstrap.means(rates.document_bits)
+    content = {
         **losses,
-        quantiser=bench.mode.name,
-        step=sweep.step(position),
-        l0=rates.l0,
-        header_bits=sweep.header_bits(position) or None,
-        bits=Bits(
+        **intervals,
+        "quantiser": bench.mode.name,
+        "step": sweep.step(position),
+        "l0": rates.l0,
+        "header_bits": sweep.header_bits(position) or None,
+        "bits": Bits(
             plugin=rates.plugin.total,
             support=rates.plugin.support,
             magnitude=rates.plugin.magnitude,
@@ -174,7 +178,6 @@ def point(bench: Bench, sweep: Sweep, position: int, audit: Audit) -> OperatingP
             total=rates.heldout + sweep.coder.spec.side_bits,
             coded=audit.coded if position == audit.position else None,
         ),
-        mse_ci=percentile_interval(drawn["mse"]),
-        delta_ce_ci=percentile_interval(drawn["delta_ce"]),
-        resamples=Resamples.of({**losses, "bits": rates.heldout}, **drawn),
-    )
+        "resamples": Resamples.of({**losses, "bits": rates.heldout}, drawn),
+    }
+    return OperatingPoint.model_validate(content)

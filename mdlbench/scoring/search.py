@@ -4,30 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mdlbench.scoring.bench import Bench, spliced
+from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.sweep import Sweep
 from mdlbench.statistics.bootstrap import upper_limit
+from mdlbench.statistics.metrics import metric_of
 from mdlbench.statistics.tolerance import ToleranceSearch, coarsest_within
-from mdlbench.suite.base import Metric
+from mdlbench.suite.base import MetricName
 
 
 @dataclass(frozen=True)
 class Limit:
     """One tolerance of a suite, and where the search for its step ended."""
 
-    metric: Metric
+    metric: MetricName
     epsilon: float
     search: ToleranceSearch
 
 
-def search_limit(bench: Bench, sweep: Sweep, metric: Metric, epsilon: float) -> Limit:
+def search_limit(bench: Bench, sweep: Sweep, metric: MetricName, epsilon: float) -> Limit:
     """The coarsest step within one tolerance.
 
-    A step passes if the upper confidence limit of its distortion is within ε (maths §6).
+    A step passes if the upper confidence limit of its distortion is within ε (maths §6). Raises
+    `UsageError` for an unknown metric.
     """
+    spliced = metric_of(metric).spliced
 
     def distortion_at(position: int) -> float:
-        sums = sweep.distortion(position) if spliced(metric) else sweep.errors(position)
+        sums = sweep.distortion(position) if spliced else sweep.errors(position)
         return upper_limit(bench.bootstrap.means(bench.per_document(sums, metric)))
 
     dyadic = [distortion_at(position) for position in sweep.dyadic]

@@ -52,9 +52,6 @@ class ErrorSums:
         names = [field.name for field in fields(self)]
         return type(self)(*(getattr(self, name) + getattr(other, name) for name in names))
 
-    def squared_error_per_dimension(self, reference: Reference) -> PerDocument:
-        return np.asarray(self.squared_error / reference.d)
-
 
 @dataclass(frozen=True)
 class DistortionSums(ErrorSums):

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
-Metric = Literal["mse", "fvu", "delta_ce"]
+from mdlbench.errors import UsageError
+from mdlbench.statistics.metrics import METRICS, metric_of
+
+
+def _known_metric(name: str) -> str:
+    try:
+        return metric_of(name).name
+    except UsageError as error:
+        message = str(error)
+        raise PydanticCustomError("unknown_metric", "{message}", {"message": message}) from error
+
+
+def _one_of_metrics(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(METRICS)
+
+
+MetricName = Annotated[str, AfterValidator(_known_metric), Field(json_schema_extra=_one_of_metrics)]
+"""A key of the table of metrics."""
 
 ModeName = Literal["normalised", "uniform", "per-feature", "rdo", "tree"]
 """Modes of measuring (maths §2, §3)."""

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from mdlbench.errors import SuiteError, UsageError, did_you_mean
-from mdlbench.suite.base import Key, Metric, Positive, Strict
+from mdlbench.suite.base import Key, MetricName, Positive, Strict
 from mdlbench.suite.site import Place
 from mdlbench.suite.sources import LanguageConfig, Source
 
@@ -38,14 +38,14 @@ class Steps(Strict):
 class Tolerance(Strict):
     """Limits on one total distortion after quantisation, each ranked on its own."""
 
-    metric: Metric
+    metric: MetricName
     epsilons: Annotated[list[Positive], Field(min_length=1)]
 
 
 class Headline(Strict):
     """The one tolerance that figures and the README show."""
 
-    metric: Metric
+    metric: MetricName
     epsilon: Positive
 
 
@@ -105,11 +105,16 @@ class Suite(Strict):
             raise ValueError("headline: not among the tolerances")
         return self
 
-    def limits(self) -> Iterator[tuple[Metric, float]]:
+    def limits(self) -> Iterator[tuple[MetricName, float]]:
         """Every (metric, epsilon) of the suite, in order."""
         for tolerance in self.tolerances:
             for epsilon in tolerance.epsilons:
                 yield tolerance.metric, epsilon
+
+    @property
+    def metrics(self) -> list[MetricName]:
+        """Those that it sets tolerances on, in order."""
+        return list(dict.fromkeys(metric for metric, _ in self.limits()))
 
     @property
     def digest(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from mdlbench.boards.compare.contender import Contender
 from mdlbench.boards.leaderboard import unique_labels
 from mdlbench.errors import UsageError, nearest
-from mdlbench.records.record import METRICS, EvalRecord
+from mdlbench.records.record import EvalRecord
 from mdlbench.records.store import (
     REFERENCES,
     read_record,
@@ -20,6 +20,7 @@ from mdlbench.records.store import (
     record_paths,
     results_folder,
 )
+from mdlbench.statistics.metrics import METRICS
 
 RESULTS = Path("results")
 ID_PREFIX = re.compile(r"[0-9a-f]{6,64}")
@@ -111,7 +112,7 @@ class Choice:
         if self.folder is not None and (self.folder / REFERENCES).is_file():
             return read_references(self.folder).headline.metric
         tolerances = [r for c in self.contenders for m in c.members for r in m.tolerances]
-        return tolerances[0].metric if tolerances else METRICS[0]
+        return tolerances[0].metric if tolerances else next(iter(METRICS))
 
 
 def choose(words: Sequence[str], folder: Path | None = None) -> Choice:

@@ -14,7 +14,7 @@ from mdlbench.boards.leaderboard import unique_labels
 from mdlbench.curves.curve import Interpolation, RateByQuality, RateDistortionCurve, RatePoint
 from mdlbench.errors import RecordError
 from mdlbench.records.record import EvalRecord, ToleranceResult
-from mdlbench.suite.base import Metric
+from mdlbench.suite.base import MetricName
 
 Basis = Literal["front", "hull"]
 """Of a comparison: Pareto fronts, or lower hulls of linear rate and distortion (maths §8)."""
@@ -47,7 +47,7 @@ class Contender:
             return {member.id: self.name for member in self.members}
         return unique_labels(self.members)
 
-    def curve(self, metric: Metric) -> RateDistortionCurve:
+    def curve(self, metric: MetricName) -> RateDistortionCurve:
         """All operating points of all members."""
         points = [point for member in self.members for point in member.curve(metric).points]
         return RateDistortionCurve.of(points, self.name, metric)
@@ -60,13 +60,15 @@ class Contender:
                     return member
         raise RecordError(f"{self.name}: no operating point at step {point.step:g}")
 
-    def best_at(self, metric: Metric, epsilon: float) -> tuple[EvalRecord, ToleranceResult] | None:
+    def best_at(
+        self, metric: MetricName, epsilon: float
+    ) -> tuple[EvalRecord, ToleranceResult] | None:
         """The member of fewest bits within ε, and its result; None where none is."""
         found = [(m, r) for m, r in self.results_at(metric, epsilon) if r.bits is not None]
         return min(found, key=lambda pair: (pair[1].bits, pair[0].label), default=None)
 
     def results_at(
-        self, metric: Metric, epsilon: float
+        self, metric: MetricName, epsilon: float
     ) -> list[tuple[EvalRecord, ToleranceResult]]:
         """The feasible results of the members."""
         results = [(member, member.at(metric, epsilon)) for member in self.members]
@@ -97,7 +99,7 @@ class ComparedCurve:
     resampled: list[ByQuality | None]
 
     @classmethod
-    def of(cls, contender: Contender, metric: Metric, basis: Basis) -> ComparedCurve:
+    def of(cls, contender: Contender, metric: MetricName, basis: Basis) -> ComparedCurve:
         resampled = [_by_quality(curve, basis) for curve in _resampled_curves(contender, metric)]
         vertices = _vertices(contender.curve(metric), basis)
         return cls(contender, vertices, INTERPOLATION[basis], resampled)
@@ -123,10 +125,10 @@ def _by_quality(curve: RateDistortionCurve, basis: Basis) -> ByQuality | None:
     return None if rate is None else ByQuality(rate, vertices.log_rate_by_quality(interpolation))
 
 
-def _resampled_curves(contender: Contender, metric: Metric) -> list[RateDistortionCurve]:
+def _resampled_curves(contender: Contender, metric: MetricName) -> list[RateDistortionCurve]:
     """The contender's curve in every resample; none where a point lacks resamples."""
     points = [point for member in contender.members for point in member.points]
-    if not points or any(point.resamples is None for point in points):
+    if not points or not all(point.has_draws(metric) for point in points):
         return []
     draws = [
         np.stack([point.resampled_bits(), point.resampled(metric)], axis=-1) for point in points

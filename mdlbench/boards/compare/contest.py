@@ -13,10 +13,11 @@ from mdlbench.boards.compare.contender import Basis, ComparedCurve, Contender, b
 from mdlbench.boards.compare.curves import CurveComparison, compare_curves
 from mdlbench.boards.leaderboard import shared_ranks
 from mdlbench.boards.pairing import Difference, refuse_unpaired
-from mdlbench.errors import RecordError, UsageError, did_you_mean
-from mdlbench.records.record import METRICS, EvalRecord, ToleranceResult
+from mdlbench.errors import RecordError, UsageError
+from mdlbench.records.record import EvalRecord, ToleranceResult
 from mdlbench.statistics.bootstrap import percentile_interval
-from mdlbench.suite.base import Metric
+from mdlbench.statistics.metrics import metric_of
+from mdlbench.suite.base import MetricName
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Contest:
         tolerances: of the metric, by rising ε.
     """
 
-    metric: Metric
+    metric: MetricName
     basis: Basis
     contenders: tuple[Contender, ...]
     curves: tuple[ComparedCurve, ...]
@@ -95,7 +96,7 @@ def compare(contenders: Sequence[Contender], metric: str, epsilon: float | None 
 
     Args:
         contenders: at least two, no two of the same members or of one name.
-        metric: the distortion of the curves: "mse", "fvu" or "delta_ce".
+        metric: the distortion of the curves, by its name in the table of metrics.
         epsilon: a tolerance of the suite on it; all of them by default.
 
     Raises:
@@ -103,7 +104,7 @@ def compare(contenders: Sequence[Contender], metric: str, epsilon: float | None 
             or tolerance.
         RecordError: the records do not measure the same thing on the same data.
     """
-    loss = _metric(metric)
+    loss = metric_of(metric).name
     _refuse_repeated(contenders)
     for contender in contenders:
         for member in contender.members:
@@ -121,7 +122,7 @@ def compare(contenders: Sequence[Contender], metric: str, epsilon: float | None 
     )
 
 
-def placings_at(contenders: Sequence[Contender], metric: Metric, epsilon: float) -> AtEpsilon:
+def placings_at(contenders: Sequence[Contender], metric: MetricName, epsilon: float) -> AtEpsilon:
     """Who is shortest at one tolerance, and by how much (maths §8).
 
     A family's bits are those of its shortest member, selected anew in every resample, so that an
@@ -163,7 +164,7 @@ class _Found:
     replicates: Float64[np.ndarray, " replicate"]
 
     @classmethod
-    def of(cls, contender: Contender, metric: Metric, epsilon: float) -> _Found | None:
+    def of(cls, contender: Contender, metric: MetricName, epsilon: float) -> _Found | None:
         best = contender.best_at(metric, epsilon)
         if best is None:
             return None
@@ -195,14 +196,7 @@ def _difference(anchor: _Found, test: _Found) -> Difference:
     return Difference(test.bits - anchor.bits, *percentile_interval(replicates))
 
 
-def _metric(name: str) -> Metric:
-    for metric in METRICS:
-        if metric == name:
-            return metric
-    raise UsageError(f"no curve of {name!r}. {did_you_mean(name, METRICS)}")
-
-
-def _epsilons(record: EvalRecord, metric: Metric, epsilon: float | None) -> list[float]:
+def _epsilons(record: EvalRecord, metric: MetricName, epsilon: float | None) -> list[float]:
     known = sorted(result.epsilon for result in record.tolerances if result.metric == metric)
     if epsilon is None:
         return known

@@ -13,6 +13,7 @@ from typing import Any
 from mdlbench.errors import UsageError
 from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import PROTOCOL, EvalRecord
+from mdlbench.statistics.metrics import METRICS
 from mdlbench.suite.site import Site
 from mdlbench.suite.sources import ImagesConfig, LanguageConfig, Source, SyntheticConfig
 from mdlbench.suite.suite import Suite
@@ -22,7 +23,7 @@ LONGEST_TEXT = 4000
 """Characters of any other text, but for encoded data."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40,64}")
-ENCODED = ("png", "bits", "mse", "delta_ce")
+ENCODED = ("png", "bits", *METRICS)
 """Keys whose texts are base64, and may be long."""
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from mdlbench.codes import codelength
 from mdlbench.quantisers.modes import MODES
 from mdlbench.records.checks.approx import is_interval_of, same
-from mdlbench.records.record import Distortion, EvalRecord, OperatingPoint
+from mdlbench.records.record import Distortion, EvalRecord, OperatingPoint, interval_key
+from mdlbench.statistics.metrics import METRICS, drawn_metrics, shown_metrics
 from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, position_of, step_at
 from mdlbench.suite.suite import Suite
 
@@ -36,7 +37,7 @@ def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
         for problem in _of_point(record, suite, point):
             yield f"point at step {point.step:g}: {problem}"
     for loss in (record.floor, *record.points):
-        yield from _of_range(loss)
+        yield from _of_range(loss, suite)
     yield from _of_losses([record.floor, *record.points])
     yield from _of_order(record.points)
 
@@ -120,11 +121,16 @@ def _is_bound(bound: float, l0: float, n_latents: int) -> bool:
 
 
 def _of_resamples(suite: Suite, point: OperatingPoint) -> Iterator[str]:
-    drawn = point.resamples
-    if drawn is None:
+    kept = point.resamples
+    if kept is None:
         yield "no bootstrap resamples"
         return
-    texts = (drawn.bits, drawn.mse, drawn.delta_ce)
+    metrics = [metric.name for metric in drawn_metrics(suite.metrics)]
+    intervals = {interval_key(metric) for metric in metrics}
+    if set(kept.by_metric) != set(metrics) or intervals != _intervals(point):
+        yield "intervals or resamples are not those of the suite's metrics"
+        return
+    texts = [kept.bits, *kept.by_metric.values()]
     for text in texts:
         shares = _half_floats(text)
         if shares is None or len(shares) != suite.replicates or not np.isfinite(shares).all():
@@ -132,12 +138,19 @@ def _of_resamples(suite: Suite, point: OperatingPoint) -> Iterator[str]:
             return
     if not all(_is_centred(shares) for shares in map(_half_floats, texts)):
         yield "resamples do not lie around the point"
+    yield from _of_drawn_intervals(point, metrics)
+
+
+def _of_drawn_intervals(point: OperatingPoint, metrics: list[str]) -> Iterator[str]:
     if not is_interval_of(point.bits.heldout_ci, point.resampled_bits() - point.bits.side):
         yield "bits.heldout_ci is not that of the resamples"
-    if not is_interval_of(point.mse_ci, point.resampled("mse")):
-        yield "mse_ci is not that of the resamples"
-    if not is_interval_of(point.delta_ce_ci, point.resampled("delta_ce")):
-        yield "delta_ce_ci is not that of the resamples"
+    for metric in metrics:
+        if not is_interval_of(point.interval(metric), point.resampled(metric)):
+            yield f"{interval_key(metric)} is not that of the resamples"
+
+
+def _intervals(point: OperatingPoint) -> set[str]:
+    return {key for key in point.by_metric if key not in METRICS}
 
 
 def _is_centred(shares: np.ndarray | None) -> bool:
@@ -160,11 +173,15 @@ def _half_floats(text: str) -> np.ndarray | None:
     return np.frombuffer(data, dtype="<f2") if len(data) % 2 == 0 else None
 
 
-def _of_range(loss: Distortion) -> Iterator[str]:
-    if not (loss.mse >= 0 and loss.fvu >= 0 and loss.ce >= 0):
-        yield "a loss is negative"
-    if not (abs(loss.cosine) <= 1 + 1e-5 and loss.kl >= -1e-5):
-        yield "cosine or kl is out of range"
+def _of_range(loss: Distortion, suite: Suite) -> Iterator[str]:
+    wanted = {metric.name for metric in shown_metrics(suite.metrics)} - set(Distortion.model_fields)
+    if {key for key in loss.by_metric if key in METRICS} != wanted:
+        yield "losses are not those of the suite's metrics"
+    for key, value in loss.losses.items():
+        if key in METRICS and value < METRICS[key].least:
+            yield f"{key} is less than it can be"
+    if not (loss.ce >= 0 and abs(loss.cosine) <= 1 + 1e-5):
+        yield "ce or cosine is out of range"
 
 
 def _of_losses(losses: list[Distortion]) -> Iterator[str]:

@@ -12,9 +12,10 @@ from jaxtyping import Float64
 from mdlbench.boards.compare.contender import ComparedCurve, Contender
 from mdlbench.boards.compare.contest import Contest
 from mdlbench.boards.compare.curves import Band, CurveComparison
-from mdlbench.curves.curve import LEAST_POINTS, METRIC_LABELS
+from mdlbench.curves.curve import LEAST_POINTS
 from mdlbench.report.style import CATEGORIES, FAINT, INK, house_style, plain_log_scale
 from mdlbench.report.tables import TITLE_LENGTH, printable
+from mdlbench.statistics.metrics import metric_of
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -171,7 +172,7 @@ def _plane(ax: Axes, contest: Contest, window: Window) -> None:
     ax.set_xlim(window.rates)
     ax.set_ylim(window.distortions)
     ax.set_xlabel("bits per token")
-    ax.set_ylabel(METRIC_LABELS[contest.metric])
+    ax.set_ylabel(metric_of(contest.metric).axis)
     for at in contest.tolerances:
         ax.axhline(at.epsilon, color=FAINT, linewidth=0.8, linestyle="--", zorder=1.5)
 
@@ -224,7 +225,7 @@ def _differences(
     ax.set_xlim(window.compared[::-1])
     ax.set_ylim(window.gaps)
     plain_log_scale(ax.xaxis)
-    ax.set_xlabel(f"{METRIC_LABELS[contest.metric]}, finer to the right")
+    ax.set_xlabel(f"{metric_of(contest.metric).axis}, finer to the right")
     ax.set_ylabel("bits per token above the anchor")
 
 

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from mdlbench.boards.compare.contest import Contest, Placing
 from mdlbench.report.compare.words import answer, curve_notes, curve_rows, title_of
-from mdlbench.report.tables import ABSENT, METRIC_NAMES, TITLE_LENGTH, printable
+from mdlbench.report.tables import ABSENT, TITLE_LENGTH, printable
+from mdlbench.statistics.metrics import metric_of
 
 TABLE_COLUMNS = 4
 """Most columns beside the names."""
@@ -53,7 +54,7 @@ def _tolerances(contest: Contest, width: int) -> Iterator[Table]:
         for one in contest.contenders
     ]
     header = ("SAE", *(f"≤ {at.epsilon:g}" for at in contest.tolerances))
-    title = f"Bits per token at {METRIC_NAMES[contest.metric]}; difference to {anchor} ± 95%"
+    title = f"Bits per token at {metric_of(contest.metric).label}; difference to {anchor} ± 95%"
     return _tables(title, header, rows, width)
 
 

@@ -8,13 +8,12 @@ from mdlbench.boards.compare.contest import AtEpsilon, Contest, Placing
 from mdlbench.boards.compare.curves import CurveComparison, Estimate, percent_below
 from mdlbench.report.tables import (
     ABSENT,
-    METRIC_NAMES,
     TITLE_LENGTH,
     escape_markdown,
     printable,
-    tolerance_name,
 )
 from mdlbench.statistics.bootstrap import CONFIDENCE
+from mdlbench.statistics.metrics import metric_of
 
 
 def to_markdown(contest: Contest) -> str:
@@ -33,7 +32,7 @@ def to_markdown(contest: Contest) -> str:
     ]
     for at in contest.tolerances:
         parts += [
-            f"## {tolerance_name(contest.metric, at.epsilon)}",
+            f"## {metric_of(contest.metric).limit(at.epsilon)}",
             f"{escape_markdown(answer(contest, at), 1000)}.",
             _markdown_table(
                 ("Rank", "SAE", "Shortest member", "Bits/token", "95%", "Δ to the anchor", "95%"),
@@ -54,13 +53,20 @@ def how_to_read(contest: Contest) -> str:
         f"{CONFIDENCE:.0%} intervals are of {contest.n_resamples} paired resamples of the "
         "test documents, curves drawn anew in each."
         if contest.n_resamples
-        else "There are no intervals: a record has no bootstrap resamples."
+        else f"There are no intervals: {_without_draws(contest)}."
     )
     return (
         f"Compared is {what}. BD-bits and BD-rate: bits per token, and percent, above the anchor "
-        f"at equal {METRIC_NAMES[contest.metric]}, averaged over the common range of its "
+        f"at equal {metric_of(contest.metric).label}, averaged over the common range of its "
         f"logarithm. {resamples} Difference: smallest and largest over that range."
     )
+
+
+def _without_draws(contest: Contest) -> str:
+    metric = metric_of(contest.metric)
+    if metric.always:
+        return "a record has no bootstrap resamples; score the SAE again"
+    return f"records have resamples of {metric.label} where their suite has a tolerance on it"
 
 
 def curve_notes(contest: Contest) -> Iterator[str]:
@@ -68,9 +74,9 @@ def curve_notes(contest: Contest) -> Iterator[str]:
     if contest.is_partial:
         yield "partial: made with --limit, on a part of the data"
     if not contest.n_resamples:
-        yield "no intervals of curves: a record has no bootstrap resamples; score the SAE again"
+        yield f"no intervals of curves: {_without_draws(contest)}"
     if not contest.tolerances:
-        yield f"the suite has no tolerance on {METRIC_NAMES[contest.metric]}"
+        yield f"the suite has no tolerance on {metric_of(contest.metric).label}"
     for comparison in contest.comparisons:
         for note in _notes(contest, comparison):
             yield f"{printable(comparison.test)}: {note}"
@@ -92,7 +98,7 @@ def _notes(contest: Contest, comparison: CurveComparison) -> Iterator[str]:
 
 def answer(contest: Contest, at: AtEpsilon) -> str:
     """Who is shortest at a tolerance, by how much over the next, and whether that is chance."""
-    limit = tolerance_name(contest.metric, at.epsilon)
+    limit = metric_of(contest.metric).limit(at.epsilon)
     feasible = [placing for placing in at.placings if placing.bits is not None]
     if not feasible:
         return f"{limit}: none is within it"
@@ -111,9 +117,9 @@ def _who(placing: Placing) -> str:
 
 
 def _crossings_words(contest: Contest, comparison: CurveComparison) -> str:
-    name = METRIC_NAMES[contest.metric]
+    metric = metric_of(contest.metric)
     return "; ".join(
-        f"{found.rate:.1f} bits ({name} {found.distortion:.3g}"
+        f"{found.rate:.1f} bits ({metric.label} {metric.written_short(found.distortion)}"
         f"{'' if found.beyond_chance else ', within chance'})"
         for found in comparison.crossings or ()
     )
@@ -128,7 +134,7 @@ def _akima_disagrees(comparison: CurveComparison) -> bool:
 
 def title_of(contest: Contest) -> str:
     """The suite, and at what its SAEs are compared."""
-    record, metric = contest.record, METRIC_NAMES[contest.metric]
+    record, metric = contest.record, metric_of(contest.metric).label
     return f"{record.identity.suite}: bits per token at equal {metric}"
 
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, JsonValue
 
-from mdlbench.boards.leaderboard import Leaderboard, Row, Table, build_all, by_site, unique_labels
+from mdlbench.boards.leaderboard import (
+    Columns,
+    Leaderboard,
+    Row,
+    Table,
+    build_all,
+    by_site,
+    columns,
+    unique_labels,
+)
 from mdlbench.curves.curve import gaussian_rate_distortion
 from mdlbench.records.record import (
-    METRICS,
+    Distortion,
     EvalRecord,
     LatentProfile,
     OperatingPoint,
@@ -26,6 +35,7 @@ from mdlbench.records.store import RECORDS, file_name
 from mdlbench.report import references_of
 from mdlbench.report.page.zipf import zipf_fit
 from mdlbench.report.tables import TITLE_LENGTH, printable
+from mdlbench.statistics.metrics import METRICS, Metric, in_order, shown_metrics
 from mdlbench.suite.load import shipped_suite
 from mdlbench.suite.sources import LanguageConfig
 from mdlbench.suite.suite import Suite
@@ -55,12 +65,28 @@ ROW_FIELDS = (
     "at_coarsest",
     "non_monotone",
 )
-LOSSES = ("mse", "fvu", "delta_ce")
-FLOORS = ("mse", "fvu", "cosine", "ce", "delta_ce", "ce_recovered", "kl")
+OTHER_LOSSES = {"cosine": "cosine", "ce": "CE (nats)", "ce_recovered": "CE recovered"}
+"""What losses that are no metrics are called."""
 
 Part = TypeVar("Part", bound=BaseModel)
-Columns = dict[str, list[Any]]
-"""Values by name of the column, one an operating point or a row of a table."""
+Values = dict[str, list[Any]]
+"""By name of the column, one an operating point or a row of a table."""
+
+
+class MetricData(TypedDict):
+    """How the page names and writes a metric.
+
+    `name` is short, `label` an axis's; `unit` follows a value, with a space; `digits` are
+    significant; `meaning` is a sentence.
+    """
+
+    key: str
+    name: str
+    label: str
+    header: str
+    unit: str
+    digits: int
+    meaning: str
 
 
 class TableData(TypedDict):
@@ -69,7 +95,7 @@ class TableData(TypedDict):
     metric: str
     epsilon: float
     headline: bool
-    columns: Columns
+    columns: Values
 
 
 class ProfileData(TypedDict):
@@ -106,7 +132,7 @@ class SaeData(TypedDict):
     dead: float
     break_even: float | None
     floor: dict[str, float | None]
-    points: Columns
+    points: Values
     profile: ProfileData | None
     pictures: PicturesData | None
     facts: dict[str, dict[str, JsonValue]]
@@ -114,11 +140,14 @@ class SaeData(TypedDict):
 
 
 class ReferenceData(TypedDict):
-    """Curves to compare with, as [bits, MSE]; an FVU is the MSE times `fvu_per_mse`."""
+    """Curves to compare with, as [bits, MSE]; a metric is the MSE times what `of_mse` has for it.
+
+    It has nothing for a metric that is no squared error.
+    """
 
     gaussian: list[list[float]]
     dense: list[list[float]]
-    fvu_per_mse: float
+    of_mse: dict[str, float]
 
 
 class SiteData(TypedDict):
@@ -141,6 +170,9 @@ class PageData(TypedDict):
     digest: str
     protocol: int
     quantiser: str | None
+    metrics: list[MetricData]
+    losses: dict[str, str]
+    """What each loss is called where there is room."""
     sites: list[SiteData]
 
 
@@ -164,6 +196,7 @@ def page_data(
     boards = build_all(records, references.headline) if boards is None else boards
     first = boards[0]
     suite = current_suite(first)
+    metrics = shown_metrics({metric for record in records for metric in record.metrics})
     sites = [
         _site(board, group, references_of(group[0], references), suite, standings)
         for board, group in zip(boards, by_site(records).values(), strict=True)
@@ -175,8 +208,31 @@ def page_data(
         "digest": printable(first.suite_digest),
         "protocol": first.protocol,
         "quantiser": None if suite is None else suite.quantiser,
+        "metrics": [_metric(metric) for metric in metrics],
+        "losses": {key: _loss_name(key) for key in _losses(metrics)},
         "sites": sites,
     }
+
+
+def _metric(metric: Metric) -> MetricData:
+    return {
+        "key": metric.name,
+        "name": metric.label,
+        "label": metric.axis,
+        "header": metric.header,
+        "unit": metric.after,
+        "digits": metric.digits,
+        "meaning": metric.meaning,
+    }
+
+
+def _losses(metrics: Sequence[Metric]) -> list[str]:
+    """Keys of all losses before quantisation: those of every record, and of the suite's metrics."""
+    return list(dict.fromkeys([*Distortion.model_fields, *(metric.name for metric in metrics)]))
+
+
+def _loss_name(key: str) -> str:
+    return METRICS[key].full_header if key in METRICS else OTHER_LOSSES[key]
 
 
 def current_suite(board: Leaderboard) -> Suite | None:
@@ -204,18 +260,19 @@ def _site(
     standings: Mapping[str, Standing],
 ) -> SiteData:
     labels, site = unique_labels(records), records[0].site
-    tables = sorted(board.tables, key=lambda table: (METRICS.index(table.metric), table.epsilon))
+    tables = sorted(board.tables, key=lambda table: (in_order(table.metric), table.epsilon))
+    metrics, readers = shown_metrics(records[0].metrics), columns([board])
     return {
         "label": printable(site.label, TITLE_LENGTH),
         "text": None if site.text is None else printable(site.text),
         "model": None if site.model is None else printable(site.model),
         "test_tokens": records[0].n_tokens.test,
-        "tables": [_table(table, records, table is board.headline) for table in tables],
+        "tables": [_table(table, records, readers, table is board.headline) for table in tables],
         "saes": [
-            _sae(record, labels[record.id], suite, standings.get(record.id, "submitted"))
+            _sae(record, labels[record.id], metrics, suite, standings.get(record.id, "submitted"))
             for record in records
         ],
-        "references": _references(references),
+        "references": _references(references, metrics),
     }
 
 
@@ -240,28 +297,30 @@ def _by_headline(sites: Sequence[SiteData]) -> Iterator[SaeData]:
         yield from (sae for sae in saes if sae is not None)
 
 
-def _table(table: Table, records: Sequence[EvalRecord], headline: bool) -> TableData:
+def _table(
+    table: Table, records: Sequence[EvalRecord], readers: Columns, headline: bool
+) -> TableData:
     positions = {record.id: i for i, record in enumerate(records)}
-    columns: Columns = {name: _column(table.rows, name) for name in ROW_FIELDS}
-    columns["loss"] = _column(table.rows, table.metric)
-    columns["sae"] = [positions[row.id] for row in table.rows]
-    columns["point"] = [_accepted(row, records[positions[row.id]]) for row in table.rows]
+    values: Values = {name: _column(table.rows, readers[name]) for name in ROW_FIELDS}
+    values["loss"] = _column(table.rows, readers[table.metric])
+    values["sae"] = [positions[row.record.id] for row in table.rows]
+    values["point"] = [_accepted(row) for row in table.rows]
     return {
         "metric": table.metric,
         "epsilon": table.epsilon,
         "headline": headline,
-        "columns": columns,
+        "columns": values,
     }
 
 
-def _column(rows: Iterable[Row], name: str) -> list[Any]:
-    return [_shown(getattr(row, name), TABLE_DIGITS) for row in rows]
+def _column(rows: Iterable[Row], read: Callable[[Row], Any]) -> list[Any]:
+    return [_shown(read(row), TABLE_DIGITS) for row in rows]
 
 
-def _accepted(row: Row, record: EvalRecord) -> int | None:
+def _accepted(row: Row) -> int | None:
     """Which of the record's points, by rising step, the row is at."""
-    steps = [point.step for point in by_step(record.points)]
-    return steps.index(row.step) if row.step in steps else None
+    steps = [point.step for point in by_step(row.record.points)]
+    return steps.index(row.result.step) if row.result.step in steps else None
 
 
 def by_step(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
@@ -269,8 +328,14 @@ def by_step(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
     return sorted(points, key=lambda point: point.step)
 
 
-def _sae(record: EvalRecord, label: str, suite: Suite | None, standing: Standing) -> SaeData:
-    coder, latents = record.coder, record.latents
+def _sae(
+    record: EvalRecord,
+    label: str,
+    metrics: Sequence[Metric],
+    suite: Suite | None,
+    standing: Standing,
+) -> SaeData:
+    coder, latents, floor = record.coder, record.latents, record.floor.losses
     return {
         "id": record.id,
         "label": printable(label),
@@ -283,8 +348,8 @@ def _sae(record: EvalRecord, label: str, suite: Suite | None, standing: Standing
         "latents": coder.d_latents,
         "dead": rounded(coder.dead_fraction),
         "break_even": _shown(coder.break_even_tokens),
-        "floor": {name: _shown(getattr(record.floor, name)) for name in FLOORS},
-        "points": _points(record.points),
+        "floor": {key: _shown(floor.get(key)) for key in _losses(metrics)},
+        "points": _points(record.points, metrics),
         "profile": None if latents is None else _profile(latents),
         "pictures": None if latents is None else _pictures(latents.pictures),
         "facts": _facts(record),
@@ -292,15 +357,16 @@ def _sae(record: EvalRecord, label: str, suite: Suite | None, standing: Standing
     }
 
 
-def _points(points: Sequence[OperatingPoint]) -> Columns:
+def _points(points: Sequence[OperatingPoint], metrics: Sequence[Metric]) -> Values:
     ordered = by_step(points)
-    columns: Columns = {
-        name: [rounded(getattr(point, name)) for point in ordered]
-        for name in ("step", "l0", *LOSSES)
+    values: Values = {
+        "step": [rounded(point.step) for point in ordered],
+        "l0": [rounded(point.l0) for point in ordered],
+        **{m.name: [rounded(point.loss(m.name)) for point in ordered] for m in metrics},
     }
     for column, name in (("bits", "total"), ("support", "support"), ("magnitude", "magnitude")):
-        columns[column] = [rounded(getattr(point.bits, name)) for point in ordered]
-    return columns
+        values[column] = [rounded(getattr(point.bits, name)) for point in ordered]
+    return values
 
 
 def _profile(latents: LatentProfile) -> ProfileData:
@@ -383,7 +449,7 @@ def _has_text(suite: Suite, name: str | None) -> bool:
     return isinstance(source, LanguageConfig) and name in [text.name for text in source.texts]
 
 
-def _references(references: SiteReferences) -> ReferenceData:
+def _references(references: SiteReferences, metrics: Sequence[Metric]) -> ReferenceData:
     eigenvalues = np.array(references.eigenvalues, dtype=np.float64)
     rates, distortions = gaussian_rate_distortion(eigenvalues, REFERENCE_POINTS)
     variance = float(eigenvalues.sum())
@@ -392,7 +458,11 @@ def _references(references: SiteReferences) -> ReferenceData:
             [rounded(rate), rounded(loss)] for rate, loss in zip(rates, distortions, strict=True)
         ],
         "dense": [[float(n * references.d), rounded(loss)] for n, loss in references.dense],
-        "fvu_per_mse": rounded(references.d / variance) if variance else 0.0,
+        "of_mse": {
+            metric.name: rounded(metric.of_mse(references.d, variance))
+            for metric in metrics
+            if metric.of_mse is not None
+        },
     }
 
 

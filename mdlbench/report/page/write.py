@@ -18,6 +18,7 @@ from mdlbench.records.record import EvalRecord, References
 from mdlbench.records.repetition import Standing
 from mdlbench.report.page.content import PageData, page_data, title_of
 from mdlbench.report.tables import ABSENT, TITLE_LENGTH, limit_name, printable
+from mdlbench.statistics.metrics import metric_of
 
 PAGE = "index.html"
 SCRIPTS = (
@@ -148,12 +149,13 @@ def _headline(board: Leaderboard, n: int | None) -> dict[str, Any]:
 
 
 def _index_row(row: Row) -> dict[str, str]:
-    bits = f"floor {row.floor:.4g}"
-    if row.bits is not None and row.bits_low is not None and row.bits_high is not None:
-        bits = f"{row.bits:.2f} ± {(row.bits_high - row.bits_low) / 2:.2f}"
+    bits = f"floor {metric_of(row.result.metric).written(row.floor)}"
+    if row.result.bits is not None and row.result.bits_ci is not None:
+        low, high = row.result.bits_ci
+        bits = f"{row.result.bits:.2f} ± {(high - low) / 2:.2f}"
     return {
-        "rank": ABSENT if row.rank is None else str(row.rank),
+        "rank": ABSENT if row.ranking.rank is None else str(row.ranking.rank),
         "label": printable(row.label),
-        "architecture": printable(row.architecture),
+        "architecture": printable(row.record.coder.architecture),
         "bits": bits,
     }

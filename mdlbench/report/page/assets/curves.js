@@ -37,7 +37,7 @@ function curveLine(sae, site, metric) {
       sae.label,
       `step ${significant(points.step[i])} · L0 ${fixed(points.l0[i], 2)}`,
       `${fixed(points.bits[i], 2)} bits/token`,
-      `${METRICS[metric].name} ${significant(points[metric][i])}${METRICS[metric].unit}`,
+      `${METRICS[metric].name} ${lossText(points[metric][i], metric)}${METRICS[metric].unit}`,
     ],
   };
 }
@@ -59,13 +59,12 @@ function toleranceRule(table) {
 
 /** The Gaussian and the fixed-length code, for distortions that are squared errors. */
 function referenceLines(site, metric) {
-  if (metric === 'delta_ce') return [];
-  const { gaussian, dense, fvu_per_mse: fvu } = site.references;
-  const unit = metric === 'fvu' ? fvu : 1;
+  const { gaussian, dense, of_mse: { [metric]: unit } } = site.references;
+  if (unit === undefined) return [];
   const line = (points, name, looks) => ({
     xs: points.map(([bits]) => bits),
     ys: points.map(([, mse]) => mse * unit),
-    tip: (i) => [name, `${fixed(points[i][0], 1)} bits/token`, significant(points[i][1] * unit)],
+    tip: (i) => [name, `${fixed(points[i][0], 1)} bits/token`, lossText(points[i][1] * unit, metric)],
     ...looks,
   });
   return [

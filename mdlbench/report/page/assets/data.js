@@ -2,11 +2,7 @@
 
 const page = JSON.parse(document.getElementById('data').textContent);
 
-const METRICS = {
-  mse: { name: 'MSE', label: 'MSE per dimension', unit: '' },
-  fvu: { name: 'FVU', label: 'fraction of variance unexplained', unit: '' },
-  delta_ce: { name: 'ΔCE', label: 'ΔCE of the model (nats)', unit: ' nats' },
-};
+const METRICS = Object.fromEntries(page.metrics.map((metric) => [metric.key, metric]));
 const STANDINGS = {
   reproduced: 'measured again elsewhere or later, and within what the suite allows',
   submitted: 'not measured again yet',
@@ -17,7 +13,7 @@ const WHOLE = new Intl.NumberFormat('en-GB');
 const state = {
   site: 0,
   table: 0,
-  metric: 'mse',
+  metric: page.metrics[0].key,
   logLoss: true,
   logRate: false,
   text: '',
@@ -113,6 +109,11 @@ function fixed(value, digits) {
 
 function significant(value, digits = 4) {
   return value === null ? ABSENT : String(Number(value.toPrecision(digits))).replace('-', '−');
+}
+
+/** A value of a metric, without its unit. */
+function lossText(value, metric = currentTable().metric) {
+  return significant(value, METRICS[metric].digits);
 }
 
 function share(value) {

@@ -16,7 +16,7 @@ function renderSelection() {
   if (!sae) return;
   const row = rowOf(currentTable(), sae, currentSite());
   const standing = row.bits === null
-    ? `misses ${limitName(currentTable())}: floor ${significant(row.floor)}`
+    ? `misses ${limitName(currentTable())}: floor ${lossText(row.floor)}`
     : `${fixed(row.bits, 2)} bits/token at ${limitName(currentTable())}`;
   byId('selected-name').textContent = sae.label;
   byId('selected-standing').textContent = standing;
@@ -63,7 +63,7 @@ function toleranceCard(sae) {
       row.delta === null ? ABSENT : fixed(row.delta, 2),
       fixed(row.l0, 2),
       significant(row.step),
-      significant(row.loss),
+      lossText(row.loss, table.metric),
     ];
   });
   const headers = ['Tolerance', 'Rank', 'Bits/token', 'Δ', 'L0', 'Step', 'Loss'];
@@ -72,16 +72,17 @@ function toleranceCard(sae) {
 
 /** What the curves show at the pointer, as a table. */
 function pointsCard(sae) {
-  const { step, l0, bits, mse, fvu, delta_ce: deltaCe } = sae.points;
+  const { step, l0, bits } = sae.points;
   const accepted = acceptedAt(sae, currentSite());
   const rows = step.map((_, i) => [
     significant(step[i]),
     fixed(l0[i], 2),
     fixed(bits[i], 2),
-    ...[mse[i], fvu[i], deltaCe[i]].map((loss) => significant(loss)),
+    ...page.metrics.map(({ key }) => lossText(sae.points[key][i], key)),
     accepted.get(i)?.join(', ') ?? '',
   ]);
-  const headers = ['Step', 'L0', 'Bits/token', 'MSE', 'FVU', 'ΔCE (nats)', 'Accepted at'];
+  const losses = page.metrics.map(({ header }) => header);
+  const headers = ['Step', 'L0', 'Bits/token', ...losses, 'Accepted at'];
   const note = 'From the finest step to the coarsest; the same numbers as at the pointer on the curves. ★ marks the headline.';
   return card('Operating points', 'points', element('p', {}, note), simpleTable(headers, rows));
 }
@@ -108,11 +109,8 @@ function simpleTable(headers, rows) {
 }
 
 function floorCard(sae) {
-  const names = {
-    mse: 'MSE per dimension', fvu: 'FVU', cosine: 'cosine', ce: 'CE (nats)',
-    delta_ce: 'ΔCE (nats)', ce_recovered: 'CE recovered', kl: 'KL (nats)',
-  };
-  const rows = Object.entries(names).map(([key, name]) => [name, significant(sae.floor[key])]);
+  const rows = Object.entries(page.losses).map(([key, name]) =>
+    [name, significant(sae.floor[key], METRICS[key]?.digits)]);
   return card('Floor: before quantisation', '', simpleTable(['Loss', 'Value'], rows));
 }
 

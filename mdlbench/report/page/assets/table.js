@@ -9,7 +9,7 @@ const COLUMNS = [
   { key: 'latents', header: 'Latents', value: (row) => row.sae.latents, text: whole },
   { key: 'l0', header: 'L0', value: (row) => row.l0, text: (value) => fixed(value, 2) },
   { key: 'coded', header: 'Coded', value: (row) => row.coded, text: (value) => fixed(value, 2) },
-  { key: 'floor', header: 'Floor', value: (row) => row.floor, text: (value) => significant(value) },
+  { key: 'floor', header: 'Floor', value: (row) => row.floor, text: (value) => lossText(value) },
   { key: 'dead', header: 'Dead', value: (row) => row.sae.dead, text: share },
   { key: 'break-even', header: 'Break-even', value: (row) => row.sae.break_even, text: prefixed },
   { key: 'standing', header: 'Status', value: (row) => row.sae.standing, cell: standingCell },

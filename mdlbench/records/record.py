@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
@@ -19,7 +19,8 @@ from jaxtyping import Float64, Int64
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
-from mdlbench.suite.base import Metric, ModeName
+from mdlbench.quantisers.modes import MODES, mode_of
+from mdlbench.suite.base import Metric
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Headline
 
@@ -53,6 +54,20 @@ def _finite(facts: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return facts
 
 
+def _known_mode(name: str) -> str:
+    try:
+        return mode_of(name).name
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+def _name_modes(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(MODES)
+
+
+Quantiser = Annotated[str, AfterValidator(_known_mode), Field(json_schema_extra=_name_modes)]
+"""The name of an operating mode."""
+
 Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 """Whatever JSON can hold; no NaN."""
 
@@ -81,7 +96,7 @@ class Identity(Part):
     data_sha256: str
     seed: int
     limit: int | None = None
-    quantiser: ModeName | None = None
+    quantiser: Quantiser | None = None
     """Where it is not the suite's own."""
 
     @property
@@ -391,6 +406,12 @@ def operating_point(record: EvalRecord, result: ToleranceResult) -> OperatingPoi
         if point.step == result.step and point.top_k is None:
             return point
     return None
+
+
+def other_quantisers(records: Iterable[EvalRecord]) -> list[str]:
+    """Names of the quantisers that are not the suite's own, sorted."""
+    found = {record.identity.quantiser for record in records}
+    return sorted(name for name in found if name is not None)
 
 
 def with_quantiser(name: str, quantiser: str | None) -> str:

@@ -22,7 +22,7 @@ from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.statistics.bootstrap import Bootstrap
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums, Reference
-from mdlbench.suite.base import Metric, ModeName
+from mdlbench.suite.base import Metric
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Suite
 
@@ -42,7 +42,7 @@ class Bench:
     mode: Mode
 
     @classmethod
-    def open(cls, opener: Opener, site: Site, quantiser: ModeName | None = None) -> Bench:
+    def open(cls, opener: Opener, site: Site, quantiser: str | None = None) -> Bench:
         """Load the suite's data; what takes passes over them waits until it is asked for.
 
         Without a quantiser, the mode is the suite's own; raises `UsageError` for an unknown one.

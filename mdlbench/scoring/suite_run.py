@@ -27,7 +27,6 @@ from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.targets import Target, load_target, target_site
 from mdlbench.sources.open import Opener
 from mdlbench.stages import OnStage, labelled, silent
-from mdlbench.suite.base import ModeName
 from mdlbench.suite.site import Site
 
 FEATURES = "features"
@@ -61,7 +60,7 @@ def run(
     wanted: Sequence[Target],
     folder: Path,
     on_stage: OnStage = silent,
-    quantiser: ModeName | None = None,
+    quantiser: str | None = None,
 ) -> Iterator[Scored | Failed]:
     """Score the targets, site by site, and keep their records under `folder`.
 
@@ -101,7 +100,7 @@ def _run_site(
     group: Sequence[Target],
     store: RecordStore,
     on_stage: OnStage,
-    quantiser: ModeName | None,
+    quantiser: str | None,
 ) -> Iterator[Scored | Failed]:
     try:
         bench = _opened(opener, site, store, quantiser)
@@ -119,7 +118,7 @@ def _run_site(
             yield Failed(target, CheckpointError(f"cannot be read: {error}"))
 
 
-def _opened(opener: Opener, site: Site, store: RecordStore, quantiser: ModeName | None) -> Bench:
+def _opened(opener: Opener, site: Site, store: RecordStore, quantiser: str | None) -> Bench:
     """A bench at a site, and its part of the folder.
 
     Raises:

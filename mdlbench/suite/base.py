@@ -8,9 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Metric = Literal["mse", "fvu", "delta_ce"]
 
-ModeName = Literal["normalised", "uniform", "per-feature", "rdo", "tree"]
-"""Modes of measuring (maths §2, §3)."""
-
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 Probability = Annotated[float, Field(gt=0, lt=1)]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, JsonValue
 
 from mdlbench.boards.leaderboard import Leaderboard, Row, Table, build_all, by_site, unique_labels
 from mdlbench.curves.curve import gaussian_rate_distortion
+from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import (
     METRICS,
     EvalRecord,
@@ -20,6 +21,7 @@ from mdlbench.records.record import (
     Pictures,
     References,
     SiteReferences,
+    other_quantisers,
 )
 from mdlbench.records.repetition import Standing
 from mdlbench.records.store import RECORDS, file_name
@@ -141,6 +143,7 @@ class PageData(TypedDict):
     digest: str
     protocol: int
     quantiser: str | None
+    dashes: dict[str, tuple[float, ...]]
     sites: list[SiteData]
 
 
@@ -175,6 +178,7 @@ def page_data(
         "digest": printable(first.suite_digest),
         "protocol": first.protocol,
         "quantiser": None if suite is None else suite.quantiser,
+        "dashes": {name: mode_of(name).dash for name in other_quantisers(records)},
         "sites": sites,
     }
 

@@ -109,7 +109,7 @@ def fit_tree_rate_aware(calibration: Calibration, step: float) -> TreeRateAware:
         calibration.n_latents,
         calibration.parents,
     ).codebook.forest
-    trial = replace(calibration.trial, rate=partial(tree_rate, forest))
+    trial = calibration.trial.priced(partial(tree_rate, forest))
     return best_share(trial, step, TreeRateAware, partial(tree_prices, forest))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
@@ -84,6 +84,10 @@ class Trial:
     def unquantised(self) -> Float32[np.ndarray, "token d_out"]:
         """What the sample's latents add up to, in activations."""
         return reconstruction(self.sample, self.sample.value, self.directions)
+
+    def priced(self, rate: Callable[[Symbols], float]) -> Trial:
+        """The same tokens, under another code."""
+        return replace(self, rate=rate)
 
     def cost(self, quantiser: FittedQuantiser) -> Cost:
         symbols = quantiser.symbols(self.sample)

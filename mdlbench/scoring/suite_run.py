@@ -19,6 +19,7 @@ from mdlbench.errors import (
     UsageError,
 )
 from mdlbench.files import write_atomically
+from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import CoderIdentity, EvalRecord, Identity, References
 from mdlbench.records.store import REFERENCES, RecordStore, read_references
 from mdlbench.report.features import write_feature_grid
@@ -69,9 +70,11 @@ def run(
     Sites whose model is loaded alike follow each other, so that it is loaded once.
 
     Raises:
-        UsageError: the folder holds results of another measurement, or there is no such text.
+        UsageError: the folder holds results of another measurement, or there is no such text or
+            quantiser.
         OutputError: results cannot be written; what was finished before is kept.
     """
+    mode_of(quantiser or opener.suite.quantiser)
     store = RecordStore(folder)
     store.prepare()
     opener.choose_text()

@@ -14,21 +14,14 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 
 from mdlbench.adapters.load import load_coder
-from mdlbench.cli import main
 from mdlbench.codes import bitstream
 from mdlbench.codes.codelength import Codebook
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.symbols import FittedQuantiser, PlainStep, Symbols, quantise
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.errors import RecordError, UsageError
-from mdlbench.quantisers.modes import (
-    MODES,
-    Calibration,
-    FlatCode,
-    decoded_values,
-    described,
-    mode_of,
-)
+from mdlbench.quantisers.files import decoded_values, described
+from mdlbench.quantisers.modes import MODES, mode_of
 from mdlbench.quantisers.per_feature import (
     DROPPED,
     HIGHEST,
@@ -54,9 +47,9 @@ from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.single import evaluate
 from mdlbench.sources.open import Opener
-from mdlbench.suite.base import ModeName
 from mdlbench.suite.site import Site
 from mdlbench.suite.sources import PIXELS
+from mdlbench.suite.suite import OwnQuantiser
 from tests.records import make_identity, make_record
 from tests.tiny import tiny_suite, write_sae
 
@@ -252,7 +245,7 @@ class TestRateAware:
 
     @pytest.mark.parametrize("columns", [{}, {"offset": [0] * 3}, {"offset": [0, 0, 0, 128]}])
     def test_columns_that_are_no_centroids_are_refused(self, columns):
-        with pytest.raises(UsageError, match="rdo"):
+        with pytest.raises(UsageError, match="centroids"):
             Centroids.of_columns(1.0, columns, n_latents=2)
 
 
@@ -420,21 +413,14 @@ def test_labels_name_another_quantiser():
 def test_unknown_modes_are_refused_with_the_nearest():
     with pytest.raises(UsageError, match="rdo"):
         mode_of("rdq")
-    assert set(MODES) == {"normalised", "uniform", "per-feature", "rdo", "tree"}
-    assert set(MODES) == set(get_args(ModeName)) == {mode.value for mode in main.Mode}
+    assert set(MODES) == {"normalised", "uniform", "per-feature", "rdo", "tree", "rdo-tree"}
+    assert set(get_args(OwnQuantiser)) <= set(MODES)
 
 
 def test_a_file_with_a_foreign_quantiser_is_refused():
     latents = exponentials(2)
     symbols = quantise(latents, 1.0)
-    calibration = Calibration(
-        runs=lambda: [latents],
-        directions=lambda: directions_of(2),
-        n_latents=symbols.n_latents,
-        finest=FINEST,
-        parents=None,
-    )
-    codebook = FlatCode.fit(lambda: [symbols], calibration).codebook
+    codebook = Codebook.fit(SymbolCounts.of(symbols))
     for quantiser, message in (
         (bitstream.QuantiserHeader(mode="nothing", columns={}), "no quantiser 'nothing'"),
         (

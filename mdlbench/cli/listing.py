@@ -86,7 +86,7 @@ def symbols_npz(decoded: Decoded) -> bytes:
     """
     import numpy as np
 
-    from mdlbench.quantisers.modes import decoded_values
+    from mdlbench.quantisers.files import decoded_values
 
     symbols, values = decoded.symbols, decoded_values(decoded)
     buffer = io.BytesIO()

@@ -14,6 +14,7 @@ import typer
 
 from mdlbench.errors import MdlbenchError, OutputError, UsageError
 from mdlbench.papers import EXPERIMENTS
+from mdlbench.quantisers.modes import MODES, mode_of
 from mdlbench.statistics.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from mdlbench.boards.leaderboard import Leaderboard
     from mdlbench.scoring.suite_run import Failed, Scored
     from mdlbench.sources.open import Opener, Setting
-    from mdlbench.suite.base import ModeName
 
 app = typer.Typer(
     help="Score sparse autoencoders by description length: bits per token at a given loss.",
@@ -90,22 +90,11 @@ class Kept(StrEnum):
     last = "last"
 
 
-class Mode(StrEnum):
-    """Operating modes of `mdlbench eval` and `encode`."""
-
-    normalised = "normalised"
-    uniform = "uniform"
-    per_feature = "per-feature"
-    rdo = "rdo"
-    tree = "tree"
-
-
 QuantiserOption = Annotated[
-    Mode | None,
+    str | None,
     typer.Option(
-        help="normalised: one step for all latents times their decoder norms; uniform: without "
-        "the norms; per-feature: a dyadic step for each latent; rdo: rate-aware rounding and "
-        "centroids; tree: steps as in normalised, latents coded given their parents [the suite's]."
+        metavar="NAME",
+        help="; ".join(f"{mode.name}: {mode.help}" for mode in MODES.values()) + " [the suite's].",
     ),
 ]
 
@@ -802,8 +791,9 @@ def _setting(
     return Setting(_torch_device(device), limit, text, dtype.value)
 
 
-def _value(mode: Mode | None) -> ModeName | None:
-    return None if mode is None else mode.value
+def _value(quantiser: str | None) -> str | None:
+    """The name of a mode, if any; raises `UsageError` naming the nearest one."""
+    return None if quantiser is None else mode_of(quantiser).name
 
 
 def _torch_device(name: str) -> str:

@@ -21,6 +21,9 @@ from mdlbench.errors import CoderError
 ROOT = -1
 """The parent of a latent that has none."""
 
+NOWHERE = -1
+"""Where a parent that is off stands among the nonzeros."""
+
 TABLE_CELLS = 2**22
 """Pairs of latents counted at once while a forest is learned; bounds its memory."""
 
@@ -92,15 +95,20 @@ class Forest:
 
     def parent_on(self, symbols: Symbols) -> Bool[np.ndarray, " nnz"]:
         """Whether the parent of each nonzero's latent is on at the same token; no root's is."""
+        on: Bool[np.ndarray, " nnz"] = self.parent_at(symbols) != NOWHERE
+        return on
+
+    def parent_at(self, symbols: Symbols) -> Int64[np.ndarray, " nnz"]:
+        """Which nonzero is that of the parent at the same token; −1 where the parent is off."""
         _check_width(symbols.n_latents, len(self.parents))
-        on = np.zeros(symbols.nnz, dtype=bool)
+        place = np.full(symbols.nnz, NOWHERE, dtype=np.int64)
         child = np.flatnonzero(self.is_child[symbols.latent])
         first = symbols.token * np.int64(symbols.n_latents)
         present = first + symbols.latent
         wanted = first[child] + self.parents[symbols.latent[child]]
         at = np.minimum(np.searchsorted(present, wanted), symbols.nnz - 1)
-        on[child] = present[at] == wanted
-        return on
+        place[child] = np.where(present[at] == wanted, at, NOWHERE)
+        return place
 
     def gated(self, latents: SparseLatents) -> SparseLatents:
         """The latents that are roots or whose parents, up to a root, are on at the same token."""

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 
 from mdlbench.codes import codelength
 from mdlbench.codes.codelength import BetaPrior, Codebook, Rate, binary_entropy, fit_beta_prior
@@ -119,7 +119,7 @@ class TreeCodebook:
     ) -> TreeCodebook:
         """The code of those edges that pay on the calibration tokens; of no edge if none does."""
         while True:
-            book = cls._fitted(flat, forest, joint)
+            book = cls.of_forest(flat, forest, joint)
             pays = forest.is_child & (book.saved_bits > book.joint_bits)
             if pays.sum() == forest.n_edges:
                 break
@@ -139,9 +139,13 @@ class TreeCodebook:
         )
 
     @classmethod
-    def _fitted(
+    def of_forest(
         cls, flat: Codebook, forest: Forest, joint: Int64[np.ndarray, " latent"]
     ) -> TreeCodebook:
+        """The tree code of the calibration tokens with all of these edges, whether they pay or not.
+
+        `joint` is `forest.joint_counts` of the tokens that `flat` was fitted on.
+        """
         tokens, active = ContextCounts.of(forest, flat.counts, joint)
         child = forest.is_child
         off, on = (fit_beta_prior(k[child], n[child]) for k, n in zip(active, tokens, strict=True))
@@ -203,13 +207,29 @@ class TreeCodebook:
 
         Documents without a token here cost 0, so that the parts of a split add up.
         """
-        on = self.forest.parent_on(symbols).astype(np.int64)
-        excess = self.flat.excess_bits(symbols.latent, symbols.symbol)
-        excess += self._excess_over_flat[on, symbols.latent]
+        excess = self.excess_bits(self.forest.parent_on(symbols), symbols.latent, symbols.symbol)
         tokens = np.bincount(document, minlength=n_documents)
         owner = document[symbols.token]
         bits: Float64[np.ndarray, " document"] = tokens * self.off_bits
         bits += np.bincount(owner, weights=excess, minlength=n_documents)
+        return bits
+
+    def excess_bits(
+        self,
+        parent_on: Bool[np.ndarray, " n"],
+        latent: Int32[np.ndarray, " n"],
+        symbol: Int32[np.ndarray, " n"],
+    ) -> Float64[np.ndarray, " n"]:
+        """What each nonzero symbol adds to B₀, its parent being on or off.
+
+        It costs what firing in its context costs, and it moves its children from one context to
+        the other, whether they fire or not; the children that do fire take this into account.
+
+        Raises:
+            CoderError: a negative symbol, and calibration showed positive ones only.
+        """
+        bits = self.flat.excess_bits(latent, symbol)
+        bits += self._excess_over_flat[parent_on.astype(np.int64), latent]
         return bits
 
     @cached_property
@@ -224,11 +244,7 @@ class TreeCodebook:
 
     @cached_property
     def _excess_over_flat(self) -> Float64[np.ndarray, "2 latent"]:
-        """What a nonzero adds to B₀, less what it adds to the flat code's, in each context.
-
-        It costs what firing in its context costs, and it moves its children from one context to
-        the other, whether they fire or not; the children that do fire take this into account.
-        """
+        """What a nonzero adds to B₀, less what it adds to the flat code's, in each context."""
         flat_switch = self.flat.on_latent_bits - self.flat.off_latent_bits
         parents, child = self.forest.parents, self.forest.is_child
         moved = self._off_bits[PARENT_ON] - self._off_bits[PARENT_OFF]

@@ -16,7 +16,6 @@ from mdlbench.scoring import suite_run
 from mdlbench.scoring.targets import open_target, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.stages import OnStage
-from mdlbench.suite.base import ModeName
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.suite import Suite
 
@@ -27,7 +26,7 @@ EPSILON = 0.0150
 """The paper's tolerance on the test MSE after quantisation."""
 SWEEP = "batchtopk-"
 """What the keys of the sweep's SAEs begin with."""
-MODES: tuple[ModeName, ...] = ("normalised", "per-feature", "rdo", "tree")
+MODES: tuple[str, ...] = ("normalised", "per-feature", "rdo", "tree")
 """Operating modes of the quantiser; the first is what the others are compared with."""
 FEATURES_SHOWN = 24
 
@@ -55,7 +54,7 @@ def reproduce(folder: Path, on_stage: OnStage) -> list[Path]:
     return write_study(folder, study, sheets)
 
 
-def score(suite: Suite, mode: ModeName, folder: Path, on_stage: OnStage) -> list[EvalRecord]:
+def score(suite: Suite, mode: str, folder: Path, on_stage: OnStage) -> list[EvalRecord]:
     """Records of all SAEs of the sweep in one mode, kept in `folder`.
 
     Raises:

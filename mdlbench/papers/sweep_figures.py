@@ -20,6 +20,7 @@ from mdlbench.papers.sweep import (
     linear_fit,
     onset,
 )
+from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord
 from mdlbench.report.features import Tiles
 from mdlbench.report.style import (
@@ -229,7 +230,8 @@ def mode_gains(gains: Mapping[str, Sequence[Gain]], anchor: str) -> Figure:
         ax = figure.subplots()
         for i, (mode, found) in enumerate(gains.items()):
             shift = 0.24 * (i - (len(gains) - 1) / 2)
-            _gain_dots(ax, mode, found, place, shift, CATEGORIES[i], MARKERS[i])
+            colour = CATEGORIES[i % len(CATEGORIES)]
+            _gain_dots(ax, mode, found, place, shift, colour)
         ax.axvline(0.0, color=INK, linewidth=1.0)
         ax.set_yticks(range(len(names)), names, fontsize=7.5)
         ax.invert_yaxis()
@@ -461,8 +463,8 @@ def _gain_dots(
     place: Mapping[str, int],
     shift: float,
     colour: str,
-    marker: str,
 ) -> None:
+    marker = mode_of(mode).marker
     means = [(place[g.record.name] + shift, g.mean) for g in found if g.mean is not None]
     centre = np.array([mean.bits for _, mean in means])
     ends = np.array([(mean.low, mean.high) for _, mean in means]).reshape(-1, 2).T

@@ -17,9 +17,11 @@ from jaxtyping import Float64, Int32
 
 from mdlbench.codes.codelength import fit_codebooks
 from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.rates import FlatCode
 from mdlbench.codes.symbols import Symbols, dequantise, half_steps, quantise, symbol_at
 from mdlbench.codes.tally import Tally
 from mdlbench.errors import UsageError
+from mdlbench.quantisers.protocol import Calibration, Machinery
 from mdlbench.quantisers.trial import HIGH_RATE_SLOPE, LatentRuns, Trial, curve_slope
 
 LOWEST, HIGHEST = -3, 4
@@ -155,3 +157,10 @@ def _squared_errors(
         for error in errors
     ]
     return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _allocated(calibration: Calibration, step: float) -> Allocation:
+    return allocate(calibration.trial, step)
+
+
+MACHINERY = Machinery(_allocated, Allocation.of_columns, FlatCode)

@@ -9,20 +9,26 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64
 
 from mdlbench.codes.codelength import Codebook
 from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.rates import FlatCode
 from mdlbench.codes.symbols import Symbols, dequantise, half_steps, quantise, symbol_at
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.errors import UsageError
 from mdlbench.quantisers.per_feature import measure_choices
+from mdlbench.quantisers.protocol import Calibration, Machinery
 from mdlbench.quantisers.trial import Trial, reconstruction
+
+Prices = TypeVar("Prices")
+Rounding = TypeVar("Rounding", bound="PricedRounding[Any]")
 
 ROUNDS = 2
 """Times that symbols are decided, and prices and centroids fitted on them."""
@@ -62,9 +68,9 @@ class Centroids:
         """The centroids that `columns` say; raises `UsageError` where they say none."""
         offset = np.array(columns.get("offset", ()), dtype=np.int64)
         if set(columns) != {"offset"} or len(offset) != N_CENTROIDS:
-            raise UsageError(f"rdo: not the offsets of {N_CENTROIDS} centroids")
+            raise UsageError(f"centroids: not the offsets of {N_CENTROIDS} centroids")
         if (offset < OFFSETS[0]).any() or (offset > OFFSETS[1]).any():
-            raise UsageError(f"rdo: an offset is not from {OFFSETS[0]} to {OFFSETS[1]}")
+            raise UsageError(f"centroids: an offset is not from {OFFSETS[0]} to {OFFSETS[1]}")
         return cls(step, offset)
 
     @property
@@ -90,8 +96,8 @@ class Centroids:
 
 
 @dataclass(frozen=True, eq=False)
-class RateAware:
-    """Rate-aware rounding at one step.
+class PricedRounding(ABC, Generic[Prices]):
+    """Rounding at one step to what squared error and bits decide.
 
     Attributes:
         centroids: what symbols stand for.
@@ -100,7 +106,7 @@ class RateAware:
     """
 
     centroids: Centroids
-    prices: Codebook
+    prices: Prices
     slope: float
 
     @property
@@ -117,6 +123,18 @@ class RateAware:
 
     def values(self, symbols: Symbols) -> SparseLatents:
         return self.centroids.values(symbols)
+
+    def priced(self, centroids: Centroids, prices: Prices) -> Self:
+        """The same rounding with other centroids and prices."""
+        return replace(self, centroids=centroids, prices=prices)
+
+    @abstractmethod
+    def symbols(self, latents: SparseLatents) -> Symbols:
+        """Nonzero symbols of scaled latents; raises `CoderError` as `quantise` does."""
+
+
+class RateAware(PricedRounding[Codebook]):
+    """Rate-aware rounding under the flat code: each latent is decided alone."""
 
     def symbols(self, latents: SparseLatents) -> Symbols:
         nearest = symbol_at(half_steps(latents.value, self.step), 0)
@@ -141,22 +159,42 @@ class RateAware:
 
 def fit_rate_aware(trial: Trial, step: float) -> RateAware:
     """Rate-aware rounding of calibration tokens at Δ, as much of it as pays (maths §2)."""
+    return best_share(trial, step, RateAware, flat_prices)
+
+
+def flat_prices(symbols: Symbols) -> Codebook:
+    """The flat code of symbols."""
+    return Codebook.fit(SymbolCounts.of(symbols))
+
+
+def best_share(
+    trial: Trial,
+    step: float,
+    rounding: Callable[[Centroids, Prices, float], Rounding],
+    fit: Callable[[Symbols], Prices],
+) -> Rounding:
+    """Of plain rounding, and of rounding by the shares of the slope, what costs least in the trial.
+
+    Args:
+        trial: where they are compared.
+        step: Δ.
+        rounding: of given centroids, prices and λ.
+        fit: the prices of symbols.
+    """
     choices = measure_choices(trial.runs, trial.n_latents, step, trial.finest, range(-1, 2))
     slope = choices.slope(step)
-    whole = Centroids.whole_steps(step)
-    prices = Codebook.fit(SymbolCounts.of(quantise(trial.sample, step)))
-    rounded = RateAware(whole, prices, slope=0.0)
-    decided = [_fitted(trial, replace(rounded, slope=slope * share)) for share in SHARES]
+    whole, prices = Centroids.whole_steps(step), fit(quantise(trial.sample, step))
+    rounded = rounding(whole, prices, 0.0)
+    decided = [_fitted(trial, rounding(whole, prices, slope * share), fit) for share in SHARES]
     return trial.best(step, [rounded, *decided])
 
 
-def _fitted(trial: Trial, quantiser: RateAware) -> RateAware:
+def _fitted(trial: Trial, quantiser: Rounding, fit: Callable[[Symbols], Prices]) -> Rounding:
     """Prices and centroids, each fitted on what the other decides."""
     for _ in range(ROUNDS):
         symbols = quantiser.symbols(trial.sample)
         centroids = fit_centroids(trial.sample, symbols, trial.directions, quantiser.step)
-        prices = Codebook.fit(SymbolCounts.of(symbols))
-        quantiser = replace(quantiser, centroids=centroids, prices=prices)
+        quantiser = quantiser.priced(centroids, fit(symbols))
     return quantiser
 
 
@@ -185,3 +223,10 @@ def fit_centroids(
     shift = np.linalg.solve(gram + unit * np.eye(N_CENTROIDS), target)
     offset = np.clip(np.rint(shift / step * FRACTION), *OFFSETS)
     return Centroids(step, offset.astype(np.int64))
+
+
+def _rate_aware(calibration: Calibration, step: float) -> RateAware:
+    return fit_rate_aware(calibration.trial, step)
+
+
+MACHINERY = Machinery(_rate_aware, Centroids.of_columns, FlatCode)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
@@ -33,11 +33,11 @@ Candidate = TypeVar("Candidate", bound=FittedQuantiser)
 
 
 class Cost(NamedTuple):
-    """Of a quantiser on the sample.
+    """What a quantiser costs on the sample.
 
     Attributes:
         distortion: ‖Σ(z − ẑ)w‖² per token.
-        rate: bits per token under the codebook of the sample's own symbols.
+        rate: bits per token under the trial's code of the sample's own symbols.
     """
 
     distortion: float
@@ -45,6 +45,12 @@ class Cost(NamedTuple):
 
     def lagrangian(self, slope: float) -> float:
         return self.distortion + slope * self.rate
+
+
+def flat_rate(symbols: Symbols) -> float:
+    """Bits per token under the flat codebook of the symbols themselves."""
+    counts = SymbolCounts.of(symbols)
+    return Codebook.fit(counts).bits(counts).total
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +61,13 @@ class Trial:
         runs: the tokens' latents, scaled, from the start each time.
         directions: what one unit of each scaled latent adds to the reconstruction.
         finest: the suite's finest step.
+        rate: bits per token of symbols, under a code fitted on them.
     """
 
     runs: LatentRuns
     directions: Float32[np.ndarray, "latent d_out"]
     finest: float
+    rate: Callable[[Symbols], float] = flat_rate
 
     @property
     def n_latents(self) -> int:
@@ -77,14 +85,16 @@ class Trial:
         """What the sample's latents add up to, in activations."""
         return reconstruction(self.sample, self.sample.value, self.directions)
 
+    def priced(self, rate: Callable[[Symbols], float]) -> Trial:
+        """The same tokens, under another code."""
+        return replace(self, rate=rate)
+
     def cost(self, quantiser: FittedQuantiser) -> Cost:
         symbols = quantiser.symbols(self.sample)
         values = quantiser.values(symbols)
         error = self.unquantised - reconstruction(values, values.value, self.directions)
         squared = float(np.square(error).sum(dtype=np.float64))
-        counts = SymbolCounts.of(symbols)
-        rate = Codebook.fit(counts).bits(counts).total
-        return Cost(squared / max(self.sample.n_tokens, 1), rate)
+        return Cost(squared / max(self.sample.n_tokens, 1), self.rate(symbols))
 
     def slope(self, step: float) -> float:
         """λ of the curve of plain rounding at Δ, in the space of activations."""

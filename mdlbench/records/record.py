@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
@@ -27,9 +27,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from mdlbench.errors import RecordError, did_you_mean, first_problem
+from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
+from mdlbench.quantisers.modes import MODES, mode_of
 from mdlbench.statistics.metrics import METRICS, Metric, metric_of
-from mdlbench.suite.base import MetricName, ModeName
+from mdlbench.suite.base import MetricName
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Headline
 
@@ -60,6 +61,20 @@ def _finite(facts: dict[str, JsonValue]) -> dict[str, JsonValue]:
     json.dumps(facts, allow_nan=False)
     return facts
 
+
+def _known_mode(name: str) -> str:
+    try:
+        return mode_of(name).name
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+def _name_modes(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(MODES)
+
+
+Quantiser = Annotated[str, AfterValidator(_known_mode), Field(json_schema_extra=_name_modes)]
+"""The name of an operating mode."""
 
 Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 """Whatever JSON can hold; no NaN."""
@@ -160,7 +175,7 @@ class Identity(Part):
     data_sha256: str
     seed: int
     limit: int | None = None
-    quantiser: ModeName | None = None
+    quantiser: Quantiser | None = None
     """Where it is not the suite's own."""
 
     @property
@@ -550,6 +565,12 @@ def operating_point(record: EvalRecord, result: ToleranceResult) -> OperatingPoi
         if point.step == result.step and point.top_k is None:
             return point
     return None
+
+
+def other_quantisers(records: Iterable[EvalRecord]) -> list[str]:
+    """Names of the quantisers that are not the suite's own, sorted."""
+    found = {record.identity.quantiser for record in records}
+    return sorted(name for name in found if name is not None)
 
 
 def with_quantiser(name: str, quantiser: str | None) -> str:

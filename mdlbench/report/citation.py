@@ -4,27 +4,15 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord, ToleranceResult, operating_point
 from mdlbench.report.exports import latex_text
 from mdlbench.statistics.metrics import metric_of
 from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE
-from mdlbench.suite.base import MetricName, ModeName
+from mdlbench.suite.base import MetricName
 from mdlbench.suite.suite import Suite
 
 YEAR = 2026
-
-QUANTISERS: dict[ModeName, str] = {
-    "normalised": "Each latent, times the norm of its decoder row, is rounded to the nearest "
-    "multiple of a step that all latents share",
-    "uniform": "Each latent is rounded to the nearest multiple of a step that all latents share",
-    "per-feature": "Each latent, times the norm of its decoder row, is rounded to the nearest "
-    "multiple of a step of its own, a power of two times a common one",
-    "rdo": "Each latent, times the norm of its decoder row, is rounded to multiples of a common "
-    "step such that squared error plus a multiple of the rate is small, and is decoded to "
-    "centroids",
-    "tree": "Each latent, times the norm of its decoder row, is rounded to the nearest multiple "
-    "of a step that all latents share",
-}
 
 
 def bibtex() -> str:
@@ -93,17 +81,12 @@ def _where(record: EvalRecord) -> str:
 
 
 def _code(record: EvalRecord, suite: Suite) -> str:
-    quantiser = record.identity.quantiser or suite.quantiser
-    given = (
-        "each latent given whether its parent is on"
-        if quantiser == "tree"
-        else "latents coded independently of each other"
-    )
+    mode = mode_of(record.identity.quantiser or suite.quantiser)
     side = record.points[0].bits.side
     added = f", plus {side:g} bits of side information per token" if side else ""
     return (
-        f"{QUANTISERS[quantiser]}; the rate is the length of the symbols in bits per token under "
-        rf"the codebook, {given}~\cite{{ayonrinde2024interpretability}}{added}."
+        f"{mode.methods}; the rate is the length of the symbols in bits per token under the "
+        rf"codebook, {mode.machinery.code.in_words}~\cite{{ayonrinde2024interpretability}}{added}."
     )
 
 

@@ -10,7 +10,13 @@ from jaxtyping import Float64
 
 from mdlbench.boards.leaderboard import Leaderboard, Table
 from mdlbench.curves.curve import gaussian_rate_distortion
-from mdlbench.records.record import EvalRecord, SiteReferences, operating_point
+from mdlbench.quantisers.modes import mode_of
+from mdlbench.records.record import (
+    EvalRecord,
+    SiteReferences,
+    operating_point,
+    other_quantisers,
+)
 from mdlbench.report.style import (
     FAINT,
     INK,
@@ -23,7 +29,7 @@ from mdlbench.report.style import (
 )
 from mdlbench.report.tables import TITLE_LENGTH, printable
 from mdlbench.statistics.metrics import metric_of
-from mdlbench.suite.base import MetricName, ModeName
+from mdlbench.suite.base import MetricName
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -36,16 +42,6 @@ BASELINE_STYLES: dict[str, dict[str, Any]] = {
     "kmeans": {"color": "#CC79A7", "linewidth": 1.2, "marker": "D", "markersize": 4},
     "dense": {"color": "#8a8a8a", "linewidth": 1.2, "marker": "s", "markersize": 3},
 }
-LINES: dict[ModeName | None, Any] = {
-    None: "-",
-    "normalised": "-",
-    "uniform": (0, (6, 1)),
-    "per-feature": ":",
-    "rdo": "--",
-    "tree": "-.",
-}
-"""Line of each quantiser; None is the suite's own."""
-
 DENSE = "fixed-length code, n bits per dimension"
 
 NEAR = 2.0
@@ -109,10 +105,9 @@ def _markers(records: Sequence[EvalRecord]) -> dict[str, str]:
     return markers(record.coder.architecture for record in records if not record.is_baseline)
 
 
-def _other_quantisers(records: Sequence[EvalRecord]) -> list[ModeName]:
-    """Those that are not the suite's own."""
-    found = {record.identity.quantiser for record in records}
-    return sorted(quantiser for quantiser in found if quantiser is not None)
+def _line(quantiser: str | None) -> Any:
+    """The line of a quantiser; whole for the suite's own."""
+    return "-" if quantiser is None else mode_of(quantiser).line
 
 
 def _title(records: Sequence[EvalRecord], board: Leaderboard) -> str:
@@ -143,8 +138,8 @@ def _legend(
             "SAE, swept over quantiser steps": Line2D([], [], color=FAINT, linewidth=1.1),
             "its floor: loss before quantisation": Line2D([], [], color=FAINT, linewidth=2.5),
         }
-    for quantiser in _other_quantisers(records):
-        line = Line2D([], [], color=FAINT, linewidth=1.1, linestyle=LINES[quantiser])
+    for quantiser in other_quantisers(records):
+        line = Line2D([], [], color=FAINT, linewidth=1.1, linestyle=_line(quantiser))
         entries[f"by the quantiser {quantiser}"] = line
     for architecture, marker in architectures.items():
         name = f", {printable(architecture)}" if len(architectures) > 1 else ""
@@ -214,7 +209,7 @@ def _sae(
         _above_zero(curve.distortions),
         color=colour,
         linewidth=1.1,
-        linestyle=LINES[record.identity.quantiser],
+        linestyle=_line(record.identity.quantiser),
         alpha=0.85,
     )
     accepted = [
@@ -245,7 +240,7 @@ def _baseline(ax: Axes, record: EvalRecord, metric: MetricName, view: View) -> N
     curve = record.curve(metric)
     style: dict[str, Any] = {"color": INK, "linewidth": 1.2, "marker": "*", "zorder": 3}
     style |= BASELINE_STYLES.get(record.coder.architecture, {})
-    style["linestyle"] = LINES[record.identity.quantiser]
+    style["linestyle"] = _line(record.identity.quantiser)
     if view.shows(curve.rates, curve.distortions):
         ax.plot(curve.rates, _above_zero(curve.distortions), label=_label(record), **style)
 

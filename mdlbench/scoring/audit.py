@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdlbench.codes import bitstream
+from mdlbench.codes.rates import Code
 from mdlbench.codes.symbols import FittedQuantiser, Symbols
 from mdlbench.errors import MdlbenchError
-from mdlbench.quantisers.modes import Code, decoded_values, described
+from mdlbench.quantisers.files import decoded_values, described
 from mdlbench.scoring import passes
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.search import Limit, headline_limit

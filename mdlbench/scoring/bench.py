@@ -24,7 +24,6 @@ from mdlbench.sources.protocol import ActivationSource
 from mdlbench.statistics.bootstrap import Bootstrap
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums, Reference
 from mdlbench.statistics.metrics import metric_of, shown_metrics
-from mdlbench.suite.base import ModeName
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Suite
 
@@ -39,7 +38,7 @@ class Bench:
     mode: Mode
 
     @classmethod
-    def open(cls, opener: Opener, site: Site, quantiser: ModeName | None = None) -> Bench:
+    def open(cls, opener: Opener, site: Site, quantiser: str | None = None) -> Bench:
         """Load the suite's data; what takes passes over them waits until it is asked for.
 
         Without a quantiser, the mode is the suite's own; raises `UsageError` for an unknown one.

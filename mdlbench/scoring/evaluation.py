@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from mdlbench.adapters import checked
 from mdlbench.adapters.protocol import SparseCoder
+from mdlbench.codes.rates import Rates
 from mdlbench.errors import CoderError, first_problem
-from mdlbench.quantisers.modes import Rates
 from mdlbench.records.record import (
     Bits,
     Distortion,

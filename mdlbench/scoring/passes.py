@@ -14,10 +14,11 @@ from mdlbench.adapters import checked
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.codes import codelength
 from mdlbench.codes.latents import SparseLatents, concatenate
+from mdlbench.codes.rates import Rates, flat_rates
 from mdlbench.codes.symbols import FittedQuantiser, Symbols
 from mdlbench.codes.tally import Tally
 from mdlbench.errors import CoderError
-from mdlbench.quantisers.modes import Mode, Rates, flat_rates
+from mdlbench.quantisers.modes import Mode
 from mdlbench.scoring.spool import LatentSpool
 from mdlbench.sources.protocol import ActivationSource, Block, Split
 from mdlbench.statistics.distortion import (

@@ -8,7 +8,7 @@ import io
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from mdlbench.quantisers.modes import Rates
+from mdlbench.codes.rates import Rates
 from mdlbench.records.record import LatentProfile, Pictures, profile_ranks
 
 COLUMNS, LINES = 8, 4

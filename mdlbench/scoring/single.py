@@ -20,7 +20,6 @@ from mdlbench.scoring.sites import site_of
 from mdlbench.scoring.suite_run import identity_of
 from mdlbench.scoring.targets import Target, load_target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.suite.base import ModeName
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.suite import Suite
 
@@ -33,7 +32,7 @@ def evaluate(
     device: str = "cpu",
     limit: int | None = None,
     text: str | None = None,
-    quantiser: ModeName | None = None,
+    quantiser: str | None = None,
 ) -> EvalRecord:
     """Score one SAE on a suite.
 
@@ -66,7 +65,7 @@ def evaluate(
 
 
 def encode_target(
-    opener: Opener, target: Target, step: float | None, quantiser: ModeName | None = None
+    opener: Opener, target: Target, step: float | None, quantiser: str | None = None
 ) -> bytes:
     """A target's test split as a bitstream, at a step or at the suite's headline tolerance.
 

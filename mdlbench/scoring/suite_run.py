@@ -19,6 +19,7 @@ from mdlbench.errors import (
     UsageError,
 )
 from mdlbench.files import write_atomically
+from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import CoderIdentity, EvalRecord, Identity, References
 from mdlbench.records.store import REFERENCES, RecordStore, read_references
 from mdlbench.report.features import write_feature_grid
@@ -27,7 +28,6 @@ from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.targets import Target, load_target, target_site
 from mdlbench.sources.open import Opener
 from mdlbench.stages import OnStage, labelled, silent
-from mdlbench.suite.base import ModeName
 from mdlbench.suite.site import Site
 
 FEATURES = "features"
@@ -61,7 +61,7 @@ def run(
     wanted: Sequence[Target],
     folder: Path,
     on_stage: OnStage = silent,
-    quantiser: ModeName | None = None,
+    quantiser: str | None = None,
 ) -> Iterator[Scored | Failed]:
     """Score the targets, site by site, and keep their records under `folder`.
 
@@ -70,9 +70,11 @@ def run(
     Sites whose model is loaded alike follow each other, so that it is loaded once.
 
     Raises:
-        UsageError: the folder holds results of another measurement, or there is no such text.
+        UsageError: the folder holds results of another measurement, or there is no such text or
+            quantiser.
         OutputError: results cannot be written; what was finished before is kept.
     """
+    mode_of(quantiser or opener.suite.quantiser)
     store = RecordStore(folder)
     store.prepare()
     opener.choose_text()
@@ -101,7 +103,7 @@ def _run_site(
     group: Sequence[Target],
     store: RecordStore,
     on_stage: OnStage,
-    quantiser: ModeName | None,
+    quantiser: str | None,
 ) -> Iterator[Scored | Failed]:
     try:
         bench = _opened(opener, site, store, quantiser)
@@ -119,7 +121,7 @@ def _run_site(
             yield Failed(target, CheckpointError(f"cannot be read: {error}"))
 
 
-def _opened(opener: Opener, site: Site, store: RecordStore, quantiser: ModeName | None) -> Bench:
+def _opened(opener: Opener, site: Site, store: RecordStore, quantiser: str | None) -> Bench:
     """A bench at a site, and its part of the folder.
 
     Raises:

@@ -10,9 +10,11 @@ from jaxtyping import Float32
 
 from mdlbench.adapters import checked
 from mdlbench.adapters.protocol import SparseCoder
+from mdlbench.codes.rates import Code, Rates
 from mdlbench.codes.symbols import FittedQuantiser, Symbols
 from mdlbench.errors import CoderError
-from mdlbench.quantisers.modes import Calibration, Code, Mode, Rates
+from mdlbench.quantisers.modes import Mode
+from mdlbench.quantisers.protocol import Calibration
 from mdlbench.scoring.passes import (
     dyadic_rates,
     quantised_distortion,
@@ -65,7 +67,7 @@ class Sweep:
 
     def quantiser_at(self, step: float) -> FittedQuantiser:
         """The mode's quantiser at any step, fitted on the calibration split."""
-        return self.mode.quantiser(self._fitted_on, step)
+        return self.mode.machinery.fit(self._fitted_on, step)
 
     @cached_property
     def _fitted_on(self) -> Calibration:
@@ -88,7 +90,8 @@ class Sweep:
         def symbols() -> Iterator[Symbols]:
             return (quantiser.symbols(run.latents) for run in self.calibration.runs())
 
-        return self.mode.code(symbols, self._fitted_on)
+        spool = self.calibration
+        return self.mode.machinery.code.fit(symbols, spool.n_latents, self.coder.spec.parents)
 
     def distortion(self, position: int) -> DistortionSums:
         if position not in self._distortions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -25,9 +25,6 @@ def _one_of_metrics(schema: dict[str, Any]) -> None:
 
 MetricName = Annotated[str, AfterValidator(_known_metric), Field(json_schema_extra=_one_of_metrics)]
 """A key of the table of metrics."""
-
-ModeName = Literal["normalised", "uniform", "per-feature", "rdo", "tree"]
-"""Modes of measuring (maths §2, §3)."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

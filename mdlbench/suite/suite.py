@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     Field,
@@ -77,13 +77,17 @@ class SuiteEntry(Strict):
         return spec
 
 
+OwnQuantiser = Literal["normalised", "uniform"]
+"""Modes that a suite may be measured in by itself: nothing about them is fitted."""
+
+
 class Suite(Strict):
     """A named, versioned measurement and the SAEs it is shipped with."""
 
     name: Key
     title: str
     source: Source
-    quantiser: Literal["normalised", "uniform"] = "normalised"
+    quantiser: OwnQuantiser = "normalised"
     steps: Steps
     tolerances: Annotated[list[Tolerance], Field(min_length=1)]
     headline: Headline
@@ -92,6 +96,17 @@ class Suite(Strict):
     agreement: Agreement = Agreement()
     saes: list[SuiteEntry] = Field(default=[])
     _folder: Path = PrivateAttr(Path())
+
+    @field_validator("quantiser", mode="before")
+    @classmethod
+    def _may_be_its_own(cls, quantiser: object) -> object:
+        choices = get_args(OwnQuantiser)
+        if quantiser not in choices:
+            raise ValueError(
+                f"{quantiser!r} cannot be a suite's own. {did_you_mean(str(quantiser), choices)} "
+                "Others are for `eval --quantiser`."
+            )
+        return quantiser
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:

@@ -11,6 +11,7 @@ from pathlib import Path
 from mdlbench.boards.compare.contender import Contender
 from mdlbench.boards.leaderboard import unique_labels
 from mdlbench.errors import UsageError, nearest
+from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord
 from mdlbench.records.store import (
     REFERENCES,
@@ -70,6 +71,8 @@ class Shelf:
         return [self._by_id(word) or self._by_label(word)]
 
     def _every_family(self, quantiser: str | None, word: str) -> list[Contender]:
+        if quantiser is not None:
+            mode_of(quantiser)
         found = [
             Contender(name, members, is_family=True)
             for name, members in self.families.items()

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import PureWindowsPath
 from typing import Any
 
-from mdlbench.errors import UsageError
-from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import PROTOCOL, EvalRecord
 from mdlbench.statistics.metrics import METRICS
 from mdlbench.suite.site import Site
@@ -130,10 +128,6 @@ def _of_provenance(record: EvalRecord) -> Iterator[str]:
         yield "provenance.commit is not a commit"
     if environment.threads < 1 or environment.seconds < 0:
         yield "environment: less than one thread, or negative seconds"
-    try:
-        mode_of(record.identity.quantiser or "normalised")
-    except UsageError as error:
-        yield str(error)
 
 
 def _texts(value: Any, key: str) -> Iterator[str]:

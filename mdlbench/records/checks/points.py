@@ -216,7 +216,8 @@ def _have_one_ablated_loss(losses: list[Distortion]) -> bool:
 
 def _of_order(points: list[OperatingPoint]) -> Iterator[str]:
     """A coarser step of the same rounding leaves fewer latents on."""
-    if points[0].quantiser not in MODES or points[0].quantiser in ("per-feature", "rdo"):
+    mode = MODES.get(points[0].quantiser)
+    if mode is None or not mode.monotone:
         return
     if any(b.l0 > a.l0 * (1 + 1e-9) for a, b in itertools.pairwise(points)):
         yield "L0 rises from a step to a coarser one"

@@ -21,6 +21,7 @@ from mdlbench.boards.leaderboard import (
     unique_labels,
 )
 from mdlbench.curves.curve import gaussian_rate_distortion
+from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import (
     Distortion,
     EvalRecord,
@@ -29,6 +30,7 @@ from mdlbench.records.record import (
     Pictures,
     References,
     SiteReferences,
+    other_quantisers,
 )
 from mdlbench.records.repetition import Standing
 from mdlbench.records.store import RECORDS, file_name
@@ -173,6 +175,7 @@ class PageData(TypedDict):
     metrics: list[MetricData]
     losses: dict[str, str]
     """What each loss is called where there is room."""
+    dashes: dict[str, tuple[float, ...]]
     sites: list[SiteData]
 
 
@@ -210,6 +213,7 @@ def page_data(
         "quantiser": None if suite is None else suite.quantiser,
         "metrics": [_metric(metric) for metric in metrics],
         "losses": {key: _loss_name(key) for key in _losses(metrics)},
+        "dashes": {name: mode_of(name).dash for name in other_quantisers(records)},
         "sites": sites,
     }
 

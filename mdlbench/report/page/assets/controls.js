@@ -74,7 +74,7 @@ function offerArchitectures() {
 function offerQuantisers() {
   const names = inOrder(currentSite().saes.map(quantiserOf));
   byId('quantisers').parentElement.hidden = names.length < 2;
-  offerChips('quantisers', names, (name) => lineOf({ colour: INK, width: 1.8, dash: DASHES[name] ?? [] }));
+  offerChips('quantisers', names, (name) => lineOf({ colour: INK, width: 1.8, dash: dashOf(name) }));
 }
 
 function offerStandings() {

@@ -17,19 +17,13 @@ const SYMBOLS = [
   'M4.4 0L-3.4 -4.4V4.4Z',
 ];
 const REFERENCE_SYMBOL = 'M-4.2 -1.6H4.2V1.6H-4.2Z';
-const DASHES = {
-  uniform: [6, 2],
-  'per-feature': [2, 2],
-  rdo: [5, 3],
-  tree: [7, 2, 1.5, 2],
-};
 
 /**
  * Colour, symbol, line and width of an SAE. Baselines are ink, so that they stand apart; symbols of
  * other quantisers than the suite's own are hollow.
  */
 function looksOf(sae) {
-  const dash = DASHES[sae.quantiser] ?? [];
+  const dash = dashOf(sae.quantiser);
   const hollow = sae.quantiser !== null;
   if (sae.baseline) {
     return { colour: INK, symbol: REFERENCE_SYMBOL, hollow, dash, width: 1.8 };
@@ -42,6 +36,11 @@ function looksOf(sae) {
     dash,
     width: 1.1,
   };
+}
+
+/** A quantiser's line; whole for the suite's own. */
+function dashOf(quantiser) {
+  return page.dashes[quantiser] ?? [];
 }
 
 function trainedArchitectures(site) {

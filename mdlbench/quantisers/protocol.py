@@ -1,0 +1,55 @@
+"""What a mode's file holds, and what it is fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.rates import Code
+from mdlbench.codes.symbols import FittedQuantiser, Reconstruction
+from mdlbench.quantisers.trial import Trial
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a mode is fitted on.
+
+    Attributes:
+        runs: the calibration tokens' latents, scaled, from the start each time.
+        directions: what one unit of each scaled latent adds to the reconstruction, when asked for.
+        n_latents: dictionary size D.
+        finest: the suite's finest step.
+        parents: the SAE's own forest, if it has one.
+    """
+
+    runs: Callable[[], Iterator[SparseLatents]]
+    directions: Callable[[], Float32[np.ndarray, "latent d_out"]]
+    n_latents: int
+    finest: float
+    parents: Int32[np.ndarray, " latent"] | None
+
+    @cached_property
+    def trial(self) -> Trial:
+        """On which quantisers are compared."""
+        return Trial(self.runs, self.directions(), self.finest)
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """How latents become symbols and symbols bits, at any step: `MACHINERY` of a mode's file.
+
+    Attributes:
+        fit: the quantiser at a step, fitted on calibration tokens.
+        reconstruction: what a file's step and integers say, for so many latents; raises
+            `UsageError` where they say nothing.
+        code: fitted on the symbols of calibration tokens.
+    """
+
+    fit: Callable[[Calibration, float], FittedQuantiser]
+    reconstruction: Callable[[float, Mapping[str, list[int]], int], Reconstruction]
+    code: type[Code]

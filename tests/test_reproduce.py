@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from references import entropy
 
 from mdlbench.errors import UsageError
 from mdlbench.papers import EXPERIMENTS, feature_splitting, hierarchy, run_experiment
@@ -20,6 +19,7 @@ from mdlbench.papers.outputs import markdown_table
 from mdlbench.papers.simulation import Documents, SimulatedMean, code, tree_code
 from mdlbench.papers.wording import coverage
 from mdlbench.report.style import pdf
+from tests.references import entropy
 
 SMALL = {
     "feature-splitting": {

@@ -57,6 +57,6 @@ def test_tables_explain_what_the_code_says():
     text = tables(record_schema())
     assert text.startswith("## EvalRecord\n\nOne SAE scored on one suite.\n\n| Key | Type |")
     assert "| `heldout_ci` | \\[number, number\\] | yes |" in text
-    assert "| `points` | \\[[Point](#point), …\\] | yes |" in text
+    assert "| `points` | \\[[OperatingPoint](#operatingpoint), …\\] | yes |" in text
     assert '| `metric` | `"mse"` or `"fvu"` or `"delta_ce"` | yes |' in text
     assert '| `status` | `"complete"` | no | Default: `"complete"`. |' in text

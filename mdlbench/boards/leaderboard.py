@@ -133,7 +133,7 @@ def to_json(boards: Iterable[Leaderboard]) -> str:
 
     Absent values are left out.
     """
-    content = [asdict(board, dict_factory=_without_absent) for board in boards]
+    content = [asdict(board, dict_factory=without_absent) for board in boards]
     return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
@@ -437,5 +437,6 @@ def _at_step(point: OperatingPoint | None) -> dict[str, Any]:
     }
 
 
-def _without_absent(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_absent(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The items as a dictionary, those that are None left out."""
     return {key: value for key, value in items if value is not None}

@@ -72,6 +72,11 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"Did you mean {found[0]!r}? " if found else ""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says; its kind where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def first_problem(error: ValidationError, root: str = "") -> str:
     """The first thing that does not fit a schema, as "key.of.it: message"; `root` has no key."""
     item = error.errors()[0]

@@ -3,15 +3,15 @@
 import base64
 
 import numpy as np
-from records import (
+
+from mdlbench.records.record import EvalRecord, LatentProfile, Pictures, References, profile_ranks
+from tests.records import (
     make_record,
     make_result,
     make_site_references,
     realistic_references,
     realistic_suite,
 )
-
-from mdlbench.records.record import EvalRecord, LatentProfile, Pictures, References, profile_ranks
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\u2028&\u202e"
 PICTURE_BYTES = 8_000

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny import D_IN, tiny_suite, write_sae
 
 from mdlbench.adapters import parts
 from mdlbench.adapters.check import check_coder
@@ -23,6 +22,7 @@ from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageErr
 from mdlbench.sources.images import Images
 from mdlbench.sources.protocol import Block, Split
 from mdlbench.suite.load import suites_folder
+from tests.tiny import D_IN, tiny_suite, write_sae
 
 D, WIDTH, K = 20, 64, 7
 ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated")

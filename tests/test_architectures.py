@@ -16,7 +16,6 @@ from sae_lens import SAE
 from sae_lens.saes.batchtopk_sae import BatchTopK
 from sae_lens.saes.sae import TrainStepInput
 from safetensors.torch import load_file, save_file
-from test_training import CONFIG, SparseSource
 
 from mdlbench.adapters.load import load_coder
 from mdlbench.adapters.parts import TreeDecoder
@@ -33,6 +32,7 @@ from mdlbench.training.architectures.tree import branching_parents
 from mdlbench.training.config import TrainingConfig, build_sae
 from mdlbench.training.inference import inference_sae
 from mdlbench.training.trainer import initialise_from_data, train
+from tests.test_training import CONFIG, SparseSource
 
 BATCH = 64
 GIVEN = Forest.from_parents(np.array(branching_parents([4, 1, 2])))

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import forests, symbols_of
 
 from mdlbench.codes import bitstream
 from mdlbench.codes.codelength import BetaPrior, Codebook
@@ -19,6 +18,7 @@ from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.codes.tree import TreeCodebook
 from mdlbench.errors import CoderError, OutputError, RecordError, UsageError
+from tests.references import forests, symbols_of
 
 GOLDEN = Path(__file__).parent / "golden" / "bitstream-v1.mdlbits"
 METADATA = {"sae": "demo", "quantiser": "normalised", "suite_digest": "0" * 64}

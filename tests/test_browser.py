@@ -6,8 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
-from crowd import EVIL, crowd, evil_record, references_of_evil
-from records import (
+
+from mdlbench.boards.leaderboard import build
+from mdlbench.report.page.write import index_page, suite_page
+from mdlbench.report.tables import printable
+from mdlbench.suite.suite import Headline
+from tests.crowd import EVIL, crowd, evil_record, references_of_evil
+from tests.records import (
     DATA_SHA256,
     IMAGES,
     make_record,
@@ -15,11 +20,6 @@ from records import (
     realistic_references,
     realistic_suite,
 )
-
-from mdlbench.boards.leaderboard import build
-from mdlbench.report.page.write import index_page, suite_page
-from mdlbench.report.tables import printable
-from mdlbench.suite.suite import Headline
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 ARGUMENTS = [

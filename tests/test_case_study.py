@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from records import make_point, make_record, make_result, realistic_suite
-from tiny import tiny_suite, write_sae
 
 from mdlbench.curves.curve import overlap
 from mdlbench.errors import MdlbenchError
@@ -40,6 +38,8 @@ from mdlbench.records.record import EvalRecord
 from mdlbench.records.store import read_records
 from mdlbench.scoring.targets import open_target
 from mdlbench.sources.open import Opener, Setting
+from tests.records import make_point, make_record, make_result, realistic_suite
+from tests.tiny import tiny_suite, write_sae
 
 BOARD = Path(__file__).parent.parent / "leaderboards" / "mnist"
 NOISE = 0.1 * np.random.default_rng(0).normal(size=100)

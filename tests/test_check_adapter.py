@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_adapters import WIDTH, coder_of, write_checkpoint
-from tiny import D_IN, tiny_suite, write_sae
 
 from mdlbench.adapters.agreement import doubts
 from mdlbench.adapters.check import Check, check_coder, check_origin
@@ -22,6 +20,8 @@ from mdlbench.sources.images import Images
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.suite.site import Site
 from mdlbench.suite.sources import PIXELS
+from tests.test_adapters import WIDTH, coder_of, write_checkpoint
+from tests.tiny import D_IN, tiny_suite, write_sae
 
 HOOK = "blocks.8.hook_resid_pre"
 CENTRED = {"center_writing_weights": True}

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import dense_latents, entropy, exp_golomb, histogram, quantised, sparse, subset_bits
 from scipy.optimize import brute
 
 from mdlbench.codes import codelength
@@ -17,6 +16,15 @@ from mdlbench.codes.codelength import Codebook, Rate
 from mdlbench.codes.symbols import quantise
 from mdlbench.codes.tally import SymbolCounts, Tally
 from mdlbench.errors import CoderError
+from tests.references import (
+    dense_latents,
+    entropy,
+    exp_golomb,
+    histogram,
+    quantised,
+    sparse,
+    subset_bits,
+)
 
 STEP = 1.0
 SEEDS = st.integers(0, 2**32 - 1)

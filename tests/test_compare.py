@@ -13,14 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from records import (
-    make_point,
-    make_record,
-    make_result,
-    realistic_references,
-    realistic_suite,
-    with_resamples,
-)
 from scipy.integrate import trapezoid
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial import ConvexHull
@@ -36,6 +28,14 @@ from mdlbench.report.compare.terminal import print_comparison
 from mdlbench.report.compare.words import answer, curve_notes, to_markdown
 from mdlbench.report.style import png
 from mdlbench.suite.site import Site
+from tests.records import (
+    make_point,
+    make_record,
+    make_result,
+    realistic_references,
+    realistic_suite,
+    with_resamples,
+)
 
 N_DRAWS = 40
 DRAWS = np.random.default_rng(1)
@@ -531,7 +531,7 @@ def test_an_ambiguous_id_names_its_candidates(tmp_path):
 
 
 def make_record_id(i):
-    from records import make_identity
+    from tests.records import make_identity
 
     return make_identity(f"sae-{i}").id
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from records import make_record, make_result
 
 from mdlbench.boards.pairing import Difference, differences, mean_difference, sign_change
 from mdlbench.errors import RecordError
 from mdlbench.suite.site import Site
+from tests.records import make_record, make_result
 
 NOISE = np.random.default_rng(0).normal(size=200)
 

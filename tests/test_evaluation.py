@@ -20,7 +20,7 @@ from mdlbench.records.record import CoderIdentity, operating_point, profile_rank
 from mdlbench.scoring import evaluation
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
-from mdlbench.scoring.profile import pictures_of
+from mdlbench.scoring.pictures import pictures_of
 from mdlbench.scoring.single import evaluate
 from mdlbench.sources import images
 from mdlbench.sources.images import Images

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import entropy, forests, symbols_of
 
 from mdlbench.codes import forest as forest_module
 from mdlbench.codes.forest import Forest, joint_count_bits, learn_forest
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.errors import CoderError
+from tests.references import entropy, forests, symbols_of
 
 
 def depth_of(parents: list[int], latent: int) -> int:

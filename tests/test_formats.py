@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import D_IN, tiny_suite
 from typer.testing import CliRunner
 
 from mdlbench import hub
@@ -21,6 +20,7 @@ from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.cli.main import app
 from mdlbench.errors import CheckpointError, HubError, UsageError
 from mdlbench.sources.images import Images
+from tests.tiny import D_IN, tiny_suite
 
 D, WIDTH, K = 12, 40, 5
 Tensors = dict[str, torch.Tensor]

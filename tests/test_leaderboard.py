@@ -12,7 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from records import (
+
+from mdlbench.boards.leaderboard import build, build_all, comparable, rank, shared_ranks
+from mdlbench.errors import RecordError, UsageError
+from mdlbench.statistics.bootstrap import percentile_interval
+from mdlbench.suite.site import Site
+from mdlbench.suite.suite import Headline
+from tests.records import (
     HEADLINE,
     MNIST_LIMITS,
     make_distortion,
@@ -21,12 +27,6 @@ from records import (
     make_result,
     realistic_suite,
 )
-
-from mdlbench.boards.leaderboard import build, build_all, comparable, rank, shared_ranks
-from mdlbench.errors import RecordError, UsageError
-from mdlbench.statistics.bootstrap import percentile_interval
-from mdlbench.suite.site import Site
-from mdlbench.suite.suite import Headline
 
 
 def standings(records):
@@ -327,7 +327,7 @@ def test_ten_thousand_saes_are_ranked_in_seconds():
 
 def test_imports_no_torch_and_no_matplotlib():
     code = (
-        "import sys, mdlbench.boards.leaderboard\nprint({'torch', 'matplotlib'} & set(sys.modules))"
+        "import sys, mdlbench.boards.leaderboard; print({'torch', 'matplotlib'} & set(sys.modules))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -7,7 +7,6 @@ from math import log2
 
 import numpy as np
 import pytest
-from references import entropy, sparse
 
 from mdlbench.codes import closed_forms, codelength
 from mdlbench.codes.codelength import Codebook
@@ -15,6 +14,7 @@ from mdlbench.codes.symbols import dequantise, quantise
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.sources.images import load_images
 from mdlbench.suite.load import suites_folder
+from tests.references import entropy, sparse
 
 N = 10**6
 

@@ -9,15 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crowd import crowd, evil_record, make_profile, references_of_evil
 from hypothesis import given
 from hypothesis import strategies as st
-from records import (
-    HEADLINE,
-    make_record,
-    realistic_references,
-    realistic_suite,
-)
 
 from mdlbench.boards.leaderboard import build, build_all
 from mdlbench.cli import main
@@ -31,6 +24,13 @@ from mdlbench.report.page.write import index_page, suite_page
 from mdlbench.report.page.zipf import zipf_fit
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.suite import Agreement
+from tests.crowd import crowd, evil_record, make_profile, references_of_evil
+from tests.records import (
+    HEADLINE,
+    make_record,
+    realistic_references,
+    realistic_suite,
+)
 
 MEGABYTE = 10**6
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from records import (
+
+from mdlbench.errors import RecordError
+from mdlbench.records.record import SCHEMA_VERSION, Identity, parse_record, parse_references
+from mdlbench.suite.site import Site
+from tests.records import (
     make_identity,
     make_record,
     make_site_references,
     realistic_references,
     realistic_suite,
 )
-
-from mdlbench.errors import RecordError
-from mdlbench.records.record import SCHEMA_VERSION, Identity, parse_record, parse_references
-from mdlbench.suite.site import Site
 
 GOLDEN = Path(__file__).parent / "golden" / "record.json"
 GOLDEN_ID = "615d5099a60c7f2ffc54ab261d9968b3918e16cdde028e28fe4c1a97aa90d37a"

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import D_IN, tiny_suite, write_sae
 
 from mdlbench.adapters.load import check_spec, identify_coder, load_coder
 from mdlbench.adapters.protocol import CoderSpec, Request
 from mdlbench.adapters.registry import adapters, find_adapter
 from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageError
 from mdlbench.sources.images import Images
+from tests.tiny import D_IN, tiny_suite, write_sae
 
 PLUGIN = Path(__file__).parent / "plugin_package"
 FORMATS = ["saelens", "openai", "dictionary_learning", "sparsify", "gemma_scope"]

@@ -10,16 +10,6 @@ import random
 import matplotlib
 import numpy as np
 import pytest
-from records import (
-    HEADLINE,
-    MNIST_LIMITS,
-    make_distortion,
-    make_record,
-    make_result,
-    make_site_references,
-    realistic_references,
-    realistic_suite,
-)
 from rich.console import Console
 
 from mdlbench.boards.leaderboard import build, to_json
@@ -38,6 +28,16 @@ from mdlbench.report.widths import (
     width_figure,
 )
 from mdlbench.suite.suite import Headline
+from tests.records import (
+    HEADLINE,
+    MNIST_LIMITS,
+    make_distortion,
+    make_record,
+    make_result,
+    make_site_references,
+    realistic_references,
+    realistic_suite,
+)
 
 LIMIT = (HEADLINE.metric, HEADLINE.epsilon)
 GATED = {"architecture": "gated"}

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from references import entropy
 
 from mdlbench.errors import UsageError
 from mdlbench.papers import EXPERIMENTS, feature_splitting, hierarchy, run_experiment
-from mdlbench.papers.outputs import markdown_table
+from mdlbench.papers.outputs import frame_as_markdown
 from mdlbench.papers.simulation import Documents, SimulatedMean, code, tree_code
 from mdlbench.papers.wording import coverage
 from mdlbench.report.style import pdf
+from tests.references import entropy
 
 SMALL = {
     "feature-splitting": {
@@ -106,7 +106,7 @@ def test_another_process_leaves_the_same_numbers(experiment, small):
     assert len(stages) == len(points) == len(chosen)
     table = pd.DataFrame([point.row for point in points])
     assert table.to_csv(index=False) == (folder / "table.csv").read_text()
-    assert markdown_table(table) == (folder / "table.md").read_text()
+    assert frame_as_markdown(table) == (folder / "table.md").read_text()
     assert module.written_report(points) == (folder / "report.md").read_text()
 
 
@@ -219,7 +219,7 @@ def test_markdown_cells():
     table = pd.DataFrame(
         {"a|b": [1.23456789, math.nan], "name": ["x|y", None], "ok": [True, False]}
     )
-    assert markdown_table(table[["name", "ok"]].assign(bits=table["a|b"])) == (
+    assert frame_as_markdown(table[["name", "ok"]].assign(bits=table["a|b"])) == (
         "| name | ok | bits |\n| --- | --- | ---: |\n| x\\|y | yes | 1.2346 |\n| – | no | – |\n"
     )
 

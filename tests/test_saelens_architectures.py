@@ -9,8 +9,6 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from surrogate_hub import write_repository
-from test_adapters import VARIANTS, WIDTH, D, activations, describe, reference, write_checkpoint
 
 from mdlbench.adapters.check import check_coder
 from mdlbench.adapters.formats.python import coder_of
@@ -21,6 +19,16 @@ from mdlbench.adapters.load import expand_spec, load_coder, origin_of
 from mdlbench.adapters.parts import LinearCoder
 from mdlbench.adapters.protocol import CoderIdentity, Origin
 from mdlbench.errors import CheckpointError, CoderError, HubError, UsageError
+from tests.surrogate_hub import write_repository
+from tests.test_adapters import (
+    VARIANTS,
+    WIDTH,
+    D,
+    activations,
+    describe,
+    reference,
+    write_checkpoint,
+)
 
 D_OUT = 13
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")

@@ -14,14 +14,14 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save
-from surrogate_hub import write_repository
-from test_adapters import WIDTH, D, activations, reference, write_checkpoint
-from test_hub import DISCARD, FakeHub, fake, set_endpoint
 
 from mdlbench.adapters.formats.saelens import releases
 from mdlbench.adapters.load import expand_spec, identify_coder, load_coder, origin_of
 from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.errors import CheckpointError, HubError, MdlbenchError, UsageError
+from tests.surrogate_hub import write_repository
+from tests.test_adapters import WIDTH, D, activations, reference, write_checkpoint
+from tests.test_hub import DISCARD, FakeHub, fake, set_endpoint
 
 __all__ = ["fake"]
 

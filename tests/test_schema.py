@@ -5,11 +5,11 @@ import json
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
-from records import make_record
 
 from mdlbench.records.record import parse_record
 from mdlbench.records.schema import record_schema, suite_schema, tables
 from mdlbench.suite.load import suite_names, suites_folder
+from tests.records import make_record
 
 RECORD = Draft202012Validator(record_schema())
 SUITE = Draft202012Validator(suite_schema())

@@ -270,7 +270,7 @@ def test_what_is_finished_costs_no_pass(results, monkeypatch):
 
     monkeypatch.setattr(Language, "_run_prefix", refuse)
     monkeypatch.setattr(passes, "reference", refuse)
-    monkeypatch.setattr(runs, "load_coder", refuse)
+    monkeypatch.setattr(runs, "load_target", refuse)
     before = {p: p.stat().st_mtime_ns for p in results.folder.rglob("*") if p.is_file()}
     again = scored(results.suite, results.folder)
     assert [outcome.reused for outcome in again] == [True] * 4

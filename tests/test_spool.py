@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import SpoolError
 from mdlbench.scoring.spool import LatentSpool
+from mdlbench.spool import BlockFile
 
 
 @settings(max_examples=30, deadline=None)
@@ -49,3 +50,24 @@ def test_no_temporary_folder_is_a_clear_error(tmp_path, monkeypatch):
 def one_token():
     latents = SparseLatents.from_dense(np.ones((1, 3), dtype=np.float32))
     return latents, np.zeros((1, 0), dtype=np.float32), np.zeros(1, dtype=np.int64)
+
+
+def test_a_block_file_gives_arrays_back_in_any_order_as_they_were():
+    generator, file = np.random.default_rng(5), BlockFile("activations")
+    blocks = [
+        [
+            generator.normal(size=(3, 4)).astype(np.float32).T,
+            generator.integers(9, size=7),
+            np.zeros((0, 5)),
+        ],
+        [generator.normal(size=(2, 2, 2))],
+        [],
+    ]
+    for block in blocks:
+        file.append(block)
+    assert len(file) == len(blocks)
+    for index in (1, 0, 2, 0):
+        found = file.read(index)
+        assert [array.dtype for array in found] == [array.dtype for array in blocks[index]]
+        for array, expected in zip(found, blocks[index], strict=True):
+            np.testing.assert_array_equal(array, expected)

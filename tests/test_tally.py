@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from references import dense_latents, histogram, quantised, sparse
 
 from mdlbench.codes import tally
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.symbols import quantise
 from mdlbench.codes.tally import SymbolCounts, Tally
 from mdlbench.errors import CoderError, UsageError
+from tests.references import dense_latents, histogram, quantised, sparse
 
 OCTAVES = 5
 FINEST = 0.25

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import dense_latents, exp_golomb, forests, histogram, quantised, symbols_of
 
 from mdlbench.codes import codelength
 from mdlbench.codes.codelength import Codebook, Rate, binary_entropy, fit_beta_prior
@@ -16,6 +15,7 @@ from mdlbench.codes.forest import Forest
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.codes.tree import ContextCounts, TreeCodebook, plugin
 from mdlbench.errors import CoderError
+from tests.references import dense_latents, exp_golomb, forests, histogram, quantised, symbols_of
 
 SEEDS = st.integers(0, 2**32 - 1)
 Matrix = np.ndarray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -192,7 +192,7 @@ def to_json(boards: Sequence[Leaderboard]) -> str:
     Absent values are left out.
     """
     readers = columns(boards)
-    content = [_without_absent(_board_content(board, readers)) for board in boards]
+    content = [without_absent(_board_content(board, readers)) for board in boards]
     return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
@@ -202,7 +202,7 @@ def _board_content(board: Leaderboard, readers: Columns) -> dict[str, Any]:
             "metric": table.metric,
             "epsilon": table.epsilon,
             "rows": [
-                _without_absent({name: read(row) for name, read in readers.items()})
+                without_absent({name: read(row) for name, read in readers.items()})
                 for row in table.rows
             ],
         }
@@ -459,5 +459,6 @@ def _row(entry: _Entry, ranking: Ranking) -> Row:
     return Row(entry.record, entry.result, point, entry.label, entry.status, ranking)
 
 
-def _without_absent(content: dict[str, Any]) -> dict[str, Any]:
+def without_absent(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without what is None."""
     return {key: value for key, value in content.items() if value is not None}

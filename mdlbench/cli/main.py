@@ -161,6 +161,7 @@ def eval_suite(
     from mdlbench.cli.progress import suite_progress
     from mdlbench.records.store import read_archive, read_records, read_references, record_paths
     from mdlbench.report import print_boards, write_report
+    from mdlbench.report.features import write_feature_grid
     from mdlbench.scoring.suite_run import run
     from mdlbench.scoring.targets import targets
     from mdlbench.sources.open import Opener
@@ -173,7 +174,10 @@ def eval_suite(
     with suite_progress(len(wanted), quiet) as progress:
         opener = Opener(chosen, _setting(device, limit, text, dtype), progress.stage)
         try:
-            for outcome in run(opener, wanted, folder, progress.stage, _value(quantiser)):
+            found = run(
+                opener, wanted, folder, progress.stage, _value(quantiser), write_feature_grid
+            )
+            for outcome in found:
                 outcomes.append(progress.finish(outcome))
         except OutputError:
             _name_failures(outcomes)

@@ -45,7 +45,7 @@ class Rate(NamedTuple):
 
 def binary_entropy(p: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
     """H₂(p) in bits, 0 at p = 0 and p = 1."""
-    entropy: Float64[np.ndarray, "*shape"] = -(_xlog2x(p) + _xlog2x(1.0 - p))
+    entropy: Float64[np.ndarray, "*shape"] = -(xlog2x(p) + xlog2x(1.0 - p))
     return entropy
 
 
@@ -56,7 +56,7 @@ def plugin(counts: SymbolCounts) -> Rate:
     active, latents = _distinct(counts.active)
     times, pairs = _distinct(counts.count)
     support = _dot(latents, binary_entropy(active / counts.n_tokens))
-    magnitude = _dot(latents, _xlog2x(active)) - _dot(pairs, _xlog2x(times))
+    magnitude = _dot(latents, xlog2x(active)) - _dot(pairs, xlog2x(times))
     return Rate(support, max(magnitude / counts.n_tokens, 0.0))
 
 
@@ -557,9 +557,10 @@ def _dot(
     return float((a * b).sum())
 
 
-def _xlog2x(
+def xlog2x(
     x: Float64[np.ndarray, "*shape"] | Int64[np.ndarray, "*shape"],
 ) -> Float64[np.ndarray, "*shape"]:
+    """x·log₂ x of what is not negative, 0 at x = 0."""
     product: Float64[np.ndarray, "*shape"] = x * np.log2(np.where(x > 0, x, 1))
     return product
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64, Int, Int32, Int64
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 
+from mdlbench.codes.codelength import xlog2x
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts
@@ -270,15 +271,10 @@ def _mutual_bits(
     """N times the mutual information of two supports, in bits, from how often each fires."""
     cells = (both, one - both, other - both, n_tokens - one - other + both)
     margins = (one, n_tokens - one, other, n_tokens - other)
-    whole = _xlog2x(np.array([n_tokens]))
-    bits: Float64[np.ndarray, " edge"] = sum(map(_xlog2x, cells), whole)
-    bits -= sum(map(_xlog2x, margins))
+    whole = xlog2x(np.array([n_tokens]))
+    bits: Float64[np.ndarray, " edge"] = sum(map(xlog2x, cells), whole)
+    bits -= sum(map(xlog2x, margins))
     return bits
-
-
-def _xlog2x(x: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    product: Float64[np.ndarray, " n"] = x * np.log2(np.maximum(x, 1))
-    return product
 
 
 def _spanning_forest(edges: _Edges, n_latents: int) -> _Edges:

@@ -12,6 +12,7 @@ from mdlbench.papers.feature_sheet import Sheet, sheet
 from mdlbench.papers.outputs import write_outputs
 from mdlbench.papers.sweep import Level, Regime, Study
 from mdlbench.records.record import EvalRecord
+from mdlbench.report.features import write_feature_grid
 from mdlbench.scoring import suite_run
 from mdlbench.scoring.targets import open_target, targets
 from mdlbench.sources.open import Opener, Setting
@@ -62,7 +63,8 @@ def score(suite: Suite, mode: str, folder: Path, on_stage: OnStage) -> list[Eval
     """
     keys = [key for key in suite.keys if key.startswith(SWEEP)]
     opener = Opener(suite, Setting(), on_stage)
-    outcomes = list(suite_run.run(opener, targets(suite, keys, None), folder, on_stage, mode))
+    wanted = targets(suite, keys, None)
+    outcomes = list(suite_run.run(opener, wanted, folder, on_stage, mode, write_feature_grid))
     failed = [outcome.message for outcome in outcomes if isinstance(outcome, suite_run.Failed)]
     if failed:
         raise MdlbenchError(f"{len(failed)} SAEs could not be scored: {'; '.join(failed)}")

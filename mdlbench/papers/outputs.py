@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdlbench.files import write_atomically
+from mdlbench.markdown import markdown_table
 from mdlbench.report.style import pdf, png
 from mdlbench.report.tables import ABSENT, escape_markdown
 
@@ -36,22 +37,18 @@ def write_outputs(
     for name, figure in figures.items():
         contents |= {f"{name}.png": png(figure), f"{name}.pdf": pdf(figure)}
     contents["table.csv"] = table.to_csv(index=False, lineterminator="\n").encode()
-    contents["table.md"] = markdown_table(table).encode()
+    contents["table.md"] = frame_as_markdown(table).encode()
     contents["report.md"] = report.encode()
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return [folder / name for name in contents]
 
 
-def markdown_table(table: pd.DataFrame) -> str:
+def frame_as_markdown(table: pd.DataFrame) -> str:
     """A Markdown table: numbers to the right, to five significant digits; the rest to the left."""
+    rows = ([_cell(value) for value in row] for row in table.itertuples(index=False))
     numeric = [dtype.kind in "iuf" for dtype in table.dtypes]
-    lines = [
-        list(table.columns),
-        ["---:" if right else "---" for right in numeric],
-        *([_cell(value) for value in row] for row in table.itertuples(index=False)),
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(list(table.columns), rows, right=numeric) + "\n"
 
 
 def _cell(value: Any) -> str:

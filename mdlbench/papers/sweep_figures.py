@@ -22,7 +22,6 @@ from mdlbench.papers.sweep import (
 )
 from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord
-from mdlbench.report.features import Tiles
 from mdlbench.report.style import (
     ALERT,
     CATEGORIES,
@@ -36,6 +35,7 @@ from mdlbench.report.style import (
     width_colours,
 )
 from mdlbench.report.widths import mark_missed
+from mdlbench.scoring.pictures import COLOURS, Tiles
 from mdlbench.statistics.metrics import metric_of
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def feature_panels(sheets: Mapping[Regime, Sheet], at: Level) -> Figure:
     regimes = at.regimes()
     shown = [regime for regime in sheets if regime in regimes]
     n_lines = -(-max(len(sheets[regime].rows) for regime in shown) // COLUMNS)
-    tiles = Tiles(next(iter(sheets.values())).image_shape, COLUMNS, n_lines)
+    tiles = Tiles.captioned(next(iter(sheets.values())).image_shape, COLUMNS, n_lines)
     size = 0.82 * COLUMNS
     with house_style():
         n_rows = -(-len(shown) // 2)
@@ -359,7 +359,7 @@ def _against_l0(ax: Axes, at: Level, widths: Sequence[int]) -> None:
 
 
 def _feature_panel(ax: Axes, regime: Regime, entry: SweepEntry, sheet: Sheet, tiles: Tiles) -> None:
-    ax.imshow(tiles.mosaic(sheet.rows), cmap="RdBu_r", vmin=-1, vmax=1)
+    ax.imshow(tiles.mosaic(sheet.rows), cmap=COLOURS, vmin=-1, vmax=1)
     for (x, y), share in zip(tiles.captions(), sheet.firing, strict=False):
         ax.text(x, y, f"{share:.1%}", fontsize=6, ha="center", va="bottom")
     ax.set_title(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mdlbench.boards.pairing import AtTolerance, Difference
 from mdlbench.papers.feature_sheet import Sheet
-from mdlbench.papers.outputs import markdown_table
+from mdlbench.papers.outputs import frame_as_markdown
 from mdlbench.papers.sweep import (
     DEAD_SHARE,
     DEAD_SHARES,
@@ -103,14 +103,14 @@ def to_markdown(study: Study, sheets: Mapping[Regime, Sheet]) -> str:
         _scope(study),
         f"## The shortest SAE at {study.at.limit}",
         _optimum(study.at),
-        markdown_table(_pairs_table(study.at)).rstrip(),
+        frame_as_markdown(_pairs_table(study.at)).rstrip(),
         *_section("## What holds", [f for f in claims if f.holds]),
         *_section("## What does not hold", [f for f in claims if f.holds is False]),
         *_section("## What these records cannot say", [f for f in claims if f.holds is None]),
         "## The open questions",
         "\n".join(f"- **{f.claim}?** {_ANSWERS[f.holds]} {f.evidence}" for f in questions),
         "## Other tolerances",
-        markdown_table(_levels_table(study)).rstrip(),
+        frame_as_markdown(_levels_table(study)).rstrip(),
         _DEFINITIONS,
     ]
     return "\n\n".join(parts) + "\n"

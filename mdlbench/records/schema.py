@@ -1,8 +1,8 @@
 """What may stand in a record file, or in a suite: as JSON Schema, and as tables to read.
 
-    python -m mdlbench.schema > record.schema.json
+    python -m mdlbench.records.schema > record.schema.json
 
-All of it is taken from the models of `mdlbench.record` and `mdlbench.suite`.
+All of it is taken from the models of `mdlbench.records.record` and `mdlbench.suite.suite`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from mdlbench.markdown import markdown_table
 from mdlbench.records.record import CHECKSUM, EvalRecord
 from mdlbench.suite.suite import Suite
 
@@ -76,11 +77,11 @@ def _name_of(reference: str) -> str:
 def _section(schema: Schema) -> str:
     required = schema.get("required", [])
     rows = [
-        f"| `{key}` | {_type(value)} | {'yes' if key in required else 'no'} | {_meaning(value)} |"
+        (f"`{key}`", _type(value), "yes" if key in required else "no", _meaning(value))
         for key, value in schema["properties"].items()
     ]
-    head = ["| Key | Type | Required | Meaning |", "| --- | --- | --- | --- |"]
-    return "\n".join([f"## {schema['title']}", "", schema.get("description", ""), "", *head, *rows])
+    table = markdown_table(("Key", "Type", "Required", "Meaning"), rows)
+    return "\n\n".join([f"## {schema['title']}", schema.get("description", ""), table])
 
 
 def _meaning(value: Schema) -> str:

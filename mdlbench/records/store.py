@@ -15,9 +15,11 @@ from mdlbench.records.record import (
     Identity,
     Measurement,
     References,
+    SiteReferences,
     parse_record,
     parse_references,
 )
+from mdlbench.suite.suite import Headline
 
 RECORDS = "records"
 REFERENCES = "references.json"
@@ -87,6 +89,56 @@ class RecordStore:
         for path, target in moves.items():
             _move(path, target)
         return len(moves)
+
+    def has_site(self, measurement: Measurement, site: str, data_sha256: str) -> bool:
+        """Whether the folder has what the curves at a site are drawn against.
+
+        Args:
+            measurement: what is to be measured there.
+            site: its label.
+            data_sha256: of the data at the site.
+
+        Raises:
+            UsageError: the folder holds another suite's results, limited ones, or another text's.
+        """
+        known = self._references()
+        if known is None:
+            return False
+        if (known.suite, known.limit) != (measurement.suite, measurement.limit):
+            raise UsageError(
+                f"{self.root} holds results of {known.measurement.describe()}, not of "
+                f"{measurement.describe()}; choose another folder with -o"
+            )
+        if known.measurement != measurement:
+            return False
+        if known.of_data(data_sha256):
+            return True
+        if site in [known_site.site.label for known_site in known.sites]:
+            raise UsageError(
+                f"{self.root} holds results at {site} on other data; choose another folder with -o"
+            )
+        return False
+
+    def add_site(self, measurement: Measurement, headline: Headline, site: SiteReferences) -> None:
+        """Add a site to those that the folder holds; archive what an older suite measured.
+
+        Raises:
+            OutputError, RecordError: as for `keep_only`.
+        """
+        known = self._references()
+        is_current = known is not None and known.measurement == measurement
+        if not is_current:
+            self.keep_only(measurement)
+        references = References(
+            **measurement.model_dump(),
+            headline=headline,
+            sites=[*(known.sites if known and is_current else []), site],
+        )
+        write_atomically(self.root / REFERENCES, references.to_json().encode())
+
+    def _references(self) -> References | None:
+        """None where nothing has been measured yet."""
+        return read_references(self.root) if (self.root / REFERENCES).is_file() else None
 
     def path(self, identity: Identity) -> Path:
         """Where the record of an identity is, or will be."""

@@ -20,6 +20,7 @@ from mdlbench.records.record import (
 from mdlbench.report.style import (
     FAINT,
     INK,
+    above_zero,
     colour_of,
     house_style,
     markers,
@@ -206,7 +207,7 @@ def _sae(
     curve = record.curve(metric)
     ax.plot(
         curve.rates,
-        _above_zero(curve.distortions),
+        above_zero(curve.distortions),
         color=colour,
         linewidth=1.1,
         linestyle=_line(record.identity.quantiser),
@@ -242,7 +243,7 @@ def _baseline(ax: Axes, record: EvalRecord, metric: MetricName, view: View) -> N
     style |= BASELINE_STYLES.get(record.coder.architecture, {})
     style["linestyle"] = _line(record.identity.quantiser)
     if view.shows(curve.rates, curve.distortions):
-        ax.plot(curve.rates, _above_zero(curve.distortions), label=_label(record), **style)
+        ax.plot(curve.rates, above_zero(curve.distortions), label=_label(record), **style)
 
 
 def _label(record: EvalRecord) -> str:
@@ -295,10 +296,3 @@ def _tolerance_line(ax: Axes, epsilon: float, is_headline: bool) -> None:
         zorder=4,
         weight="bold" if is_headline else "normal",
     )
-
-
-def _above_zero(
-    distortions: Float64[np.ndarray, " point"],
-) -> Float64[np.ndarray, " point"]:
-    """A loss of zero or less leaves a logarithmic panel at its lower edge."""
-    return np.asarray(np.maximum(distortions, 1e-9))

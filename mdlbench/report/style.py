@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float64
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
@@ -20,6 +21,8 @@ CATEGORIES = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B")
 """Okabe and Ito's colours, without the ones used for alerts and ink."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "8", "H")
 """Of architectures, in the order of their names."""
+LEAST_LOSS = 1e-12
+"""Below every loss that is drawn on a logarithmic axis, the page's own included."""
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -77,6 +80,13 @@ def pdf(figure: Figure) -> bytes:
             buffer, format="pdf", metadata=dict.fromkeys(("Creator", "Producer", "CreationDate"))
         )
     return buffer.getvalue()
+
+
+def above_zero(
+    losses: Float64[np.ndarray, " point"],
+) -> Float64[np.ndarray, " point"]:
+    """What is not positive (a ΔCE may be) leaves a logarithmic panel at its lower edge."""
+    return np.asarray(np.maximum(losses, LEAST_LOSS))
 
 
 def width_colours(widths: Sequence[int]) -> ScalarMappable:

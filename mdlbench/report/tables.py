@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mdlbench.boards.leaderboard import Leaderboard, Row, Table, columns
+from mdlbench.markdown import markdown_table
 from mdlbench.statistics.metrics import metric_of
 
 if TYPE_CHECKING:
@@ -166,10 +167,11 @@ def _markdown_section(table: Table) -> list[str]:
 
 
 def _markdown_table(columns: list[Column], rows: Iterable[Row]) -> str:
-    rules = ["---:" if column.justify == "right" else "---" for column in columns]
-    lines = [[column.header for column in columns], rules]
-    lines += [[_markdown_cell(column, row) for column in columns] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(
+        [column.header for column in columns],
+        ([_markdown_cell(column, row) for column in columns] for row in rows),
+        right=[column.justify == "right" for column in columns],
+    )
 
 
 def _markdown_cell(column: Column, row: Row) -> str:

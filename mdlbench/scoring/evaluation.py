@@ -30,7 +30,8 @@ from mdlbench.scoring.audit import Audit, audit_bitstream
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.decoder import coder_facts
 from mdlbench.scoring.encoded import encoded
-from mdlbench.scoring.profile import latent_profile, pictures_of
+from mdlbench.scoring.pictures import pictures_of
+from mdlbench.scoring.profile import latent_profile
 from mdlbench.scoring.provenance import environment, provenance
 from mdlbench.scoring.search import Limit, search_limit
 from mdlbench.scoring.sweep import Sweep

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack
-from tempfile import TemporaryFile, gettempdir
 from types import TracebackType
 from typing import NamedTuple
 
@@ -13,9 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mdlbench.codes.latents import SparseLatents
-from mdlbench.errors import SpoolError
-
-_DTYPES = {"token": np.int32, "latent": np.int32, "value": np.float32, "side": np.float32}
+from mdlbench.spool import BlockFile
 
 
 class SpooledRun(NamedTuple):
@@ -26,16 +21,10 @@ class SpooledRun(NamedTuple):
     document: Int64[np.ndarray, " token"]
 
 
-class _Extent(NamedTuple):
-    first: int
-    nnz: int
-    document: Int64[np.ndarray, " token"]
-
-
 class LatentSpool:
     """Append runs block by block, then iterate over them as often as needed.
 
-    The files have no name and vanish with the process, however it ends.
+    They vanish from the disk with the context or the process, however that ends.
 
     Raises:
         SpoolError: the temporary folder is missing or full.
@@ -43,17 +32,7 @@ class LatentSpool:
 
     def __init__(self, n_latents: int) -> None:
         self.n_latents = n_latents
-        self._extents: list[_Extent] = []
-        self._nnz = 0
-        self._side_columns = 0
-        self._stack = ExitStack()
-        try:
-            self._files = {
-                name: self._stack.enter_context(TemporaryFile())  # noqa: SIM115
-                for name in _DTYPES
-            }
-        except OSError as error:
-            raise SpoolError(f"no temporary folder for latents (set TMPDIR): {error}") from error
+        self._blocks = BlockFile("latents")
 
     def __enter__(self) -> LatentSpool:
         return self
@@ -64,7 +43,7 @@ class LatentSpool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        self._blocks.close()
 
     def append(
         self,
@@ -72,43 +51,22 @@ class LatentSpool:
         side: Float32[np.ndarray, "token side"],
         document: Int64[np.ndarray, " token"],
     ) -> None:
-        columns = {
-            "token": latents.token,
-            "latent": latents.latent,
-            "value": latents.value,
-            "side": side,
-        }
-        try:
-            for name, column in columns.items():
-                file = self._files[name]
-                file.seek(0, os.SEEK_END)
-                file.write(np.ascontiguousarray(column, dtype=_DTYPES[name]).tobytes())
-                file.flush()
-        except OSError as error:
-            raise SpoolError(
-                f"{gettempdir()}: no room for latents (set TMPDIR): {error}"
-            ) from error
-        self._extents.append(_Extent(self._nnz, latents.nnz, document))
-        self._nnz += latents.nnz
-        self._side_columns = side.shape[1]
+        """Write a run's latents, in 12 bytes each, behind those of the runs before it."""
+        self._blocks.append(
+            [
+                latents.token.astype(np.int32, copy=False),
+                latents.latent.astype(np.int32, copy=False),
+                latents.value.astype(np.float32, copy=False),
+                side.astype(np.float32, copy=False),
+                document,
+            ]
+        )
 
     def runs(self) -> Iterator[SpooledRun]:
-        first_token = 0
-        for extent in self._extents:
-            n_tokens = len(extent.document)
+        """The runs in the order in which they were appended."""
+        for index in range(len(self._blocks)):
+            token, latent, value, side, document = self._blocks.read(index)
             latents = SparseLatents(
-                self._read("token", extent.first, extent.nnz),
-                self._read("latent", extent.first, extent.nnz),
-                self._read("value", extent.first, extent.nnz),
-                n_tokens=n_tokens,
-                n_latents=self.n_latents,
+                token, latent, value, n_tokens=len(document), n_latents=self.n_latents
             )
-            width = self._side_columns
-            side = self._read("side", first_token * width, n_tokens * width)
-            yield SpooledRun(latents, side.reshape(n_tokens, width), extent.document)
-            first_token += n_tokens
-
-    def _read(self, name: str, first: int, count: int) -> np.ndarray:
-        dtype = np.dtype(_DTYPES[name])
-        self._files[name].seek(first * dtype.itemsize)
-        return np.fromfile(self._files[name], dtype=dtype, count=count)
+            yield SpooledRun(latents, side, document)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float32, Float64
+
 from mdlbench.adapters import checked, protocol
 from mdlbench.adapters.load import identify_coder
+from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.errors import (
     CheckpointError,
     HubError,
@@ -18,19 +22,29 @@ from mdlbench.errors import (
     SuiteError,
     UsageError,
 )
-from mdlbench.files import write_atomically
 from mdlbench.quantisers.modes import mode_of
-from mdlbench.records.record import CoderIdentity, EvalRecord, Identity, References
-from mdlbench.records.store import REFERENCES, RecordStore, read_references
-from mdlbench.report.features import write_feature_grid
+from mdlbench.records.record import CoderIdentity, EvalRecord, Identity
+from mdlbench.records.store import RecordStore
 from mdlbench.scoring.bench import Bench
-from mdlbench.scoring.evaluation import evaluate_coder
+from mdlbench.scoring.evaluation import Evaluation, evaluate_coder
 from mdlbench.scoring.targets import Target, load_target, target_site
 from mdlbench.sources.open import Opener
 from mdlbench.stages import OnStage, labelled, silent
 from mdlbench.suite.site import Site
 
 FEATURES = "features"
+"""Subfolder of the drawings of decoder rows."""
+Draw = Callable[
+    [
+        Path,
+        str,
+        Float32[np.ndarray, "latent d"],
+        tuple[int, int],
+        Float64[np.ndarray, " latent"],
+    ],
+    None,
+]
+"""Writes a file that shows an SAE: its name, its decoder rows, an image's shape, latents' bits."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +70,34 @@ class Failed:
         return text if text.startswith(self.target.label) else f"{self.target.label}: {text}"
 
 
+@dataclass(frozen=True)
+class _Results:
+    """Where the records are kept, and how the SAEs in them are drawn."""
+
+    store: RecordStore
+    draw: Draw | None
+
+    def draw_features(self, bench: Bench, coder: SparseCoder, evaluation: Evaluation) -> None:
+        image_shape, record = bench.source.image_shape, evaluation.record
+        if self.draw is None or image_shape is None or not coder.spec.d_latents:
+            return
+        path = self.store.root / FEATURES / f"{self.store.path(record.identity).stem}.png"
+        rows = checked.decoder_rows(coder)
+        self.draw(path, record.label, rows, image_shape, evaluation.latent_bits)
+
+
 def run(
     opener: Opener,
     wanted: Sequence[Target],
     folder: Path,
     on_stage: OnStage = silent,
     quantiser: str | None = None,
+    draw: Draw | None = None,
 ) -> Iterator[Scored | Failed]:
     """Score the targets, site by site, and keep their records under `folder`.
 
-    Without a quantiser, in the suite's own mode.
+    Without a quantiser, in the suite's own mode. Where activations are images, `draw` is called
+    for each SAE that is scored.
 
     Sites whose model is loaded alike follow each other, so that it is loaded once.
 
@@ -75,8 +107,8 @@ def run(
         OutputError: results cannot be written; what was finished before is kept.
     """
     mode_of(quantiser or opener.suite.quantiser)
-    store = RecordStore(folder)
-    store.prepare()
+    results = _Results(RecordStore(folder), draw)
+    results.store.prepare()
     opener.choose_text()
     by_site: dict[str, tuple[Site, list[Target]]] = {}
     for target in wanted:
@@ -90,7 +122,7 @@ def run(
             continue
         by_site.setdefault(site.label, (site, []))[1].append(target)
     for site, group in sorted(by_site.values(), key=_model_options):
-        yield from _run_site(opener, site, group, store, on_stage, quantiser)
+        yield from _run_site(opener, site, group, results, on_stage, quantiser)
 
 
 def _model_options(group: tuple[Site, list[Target]]) -> str:
@@ -101,18 +133,18 @@ def _run_site(
     opener: Opener,
     site: Site,
     group: Sequence[Target],
-    store: RecordStore,
+    results: _Results,
     on_stage: OnStage,
     quantiser: str | None,
 ) -> Iterator[Scored | Failed]:
     try:
-        bench = _opened(opener, site, store, quantiser)
+        bench = _opened(opener, site, results, quantiser)
     except (HubError, SourceError, SpoolError) as error:
         yield from (Failed(target, error) for target in group)
         return
     for target in group:
         try:
-            yield _score(bench, target, store, labelled(on_stage, target.label))
+            yield _score(bench, target, results, labelled(on_stage, target.label))
         except OutputError:
             raise
         except MdlbenchError as error:
@@ -121,7 +153,7 @@ def _run_site(
             yield Failed(target, CheckpointError(f"cannot be read: {error}"))
 
 
-def _opened(opener: Opener, site: Site, store: RecordStore, quantiser: str | None) -> Bench:
+def _opened(opener: Opener, site: Site, results: _Results, quantiser: str | None) -> Bench:
     """A bench at a site, and its part of the folder.
 
     Raises:
@@ -134,69 +166,26 @@ def _opened(opener: Opener, site: Site, store: RecordStore, quantiser: str | Non
         raise
     except UsageError as error:
         raise SourceError(str(error)) from error
-    if not _is_claimed(store.root, bench):
-        _claim(store, bench)
+    measurement, source = bench.measurement(), bench.source
+    if not results.store.has_site(measurement, source.site.label, source.data_sha256):
+        results.store.add_site(measurement, bench.suite.headline, bench.references())
     return bench
 
 
-def _is_claimed(folder: Path, bench: Bench) -> bool:
-    """Whether the folder has what the curves at the bench's site are drawn against.
-
-    Raises:
-        UsageError: the folder holds another suite's results, limited ones, or another text's.
-    """
-    if not (folder / REFERENCES).is_file():
-        return False
-    known, wanted, source = read_references(folder), bench.measurement(), bench.source
-    if (known.suite, known.limit) != (wanted.suite, wanted.limit):
-        raise UsageError(
-            f"{folder} holds results of {known.measurement.describe()}, not of "
-            f"{wanted.describe()}; choose another folder with -o"
-        )
-    if known.measurement != wanted:
-        return False
-    if known.of_data(source.data_sha256):
-        return True
-    if source.site.label in [site.site.label for site in known.sites]:
-        raise UsageError(
-            f"{folder} holds results at {source.site.label} on other data; choose another "
-            "folder with -o"
-        )
-    return False
-
-
-def _claim(store: RecordStore, bench: Bench) -> None:
-    """Add the bench's site to those that the folder holds; archive what an older suite measured."""
-    path, measurement = store.root / REFERENCES, bench.measurement()
-    known = read_references(store.root) if path.is_file() else None
-    is_current = known is not None and known.measurement == measurement
-    if not is_current:
-        store.keep_only(measurement)
-    claimed = References(
-        **measurement.model_dump(),
-        headline=bench.suite.headline,
-        sites=[*(known.sites if known and is_current else []), bench.references()],
-    )
-    write_atomically(path, claimed.to_json().encode())
-
-
-def _score(bench: Bench, target: Target, store: RecordStore, on_stage: OnStage) -> Scored:
+def _score(bench: Bench, target: Target, results: _Results, on_stage: OnStage) -> Scored:
     on_stage("load")
     found = identify_coder(
         target.spec, source=bench.source, folder=target.folder, adapter=target.adapter
     )
     identity = identity_of(bench, found, target.name)
-    finished = store.find(identity)
+    finished = results.store.find(identity)
     if finished is not None:
         return Scored(target, finished, reused=True)
     coder = load_target(bench.source, target)
-    record, latent_bits = evaluate_coder(bench, coder, identity, on_stage)
-    store.save(record)
-    if bench.source.image_shape is not None and coder.spec.d_latents:
-        path = store.root / FEATURES / f"{store.path(identity).stem}.png"
-        rows = checked.decoder_rows(coder)
-        write_feature_grid(path, record.label, rows, bench.source.image_shape, latent_bits)
-    return Scored(target, record, reused=False)
+    evaluation = evaluate_coder(bench, coder, identity, on_stage)
+    results.store.save(evaluation.record)
+    results.draw_features(bench, coder, evaluation)
+    return Scored(target, evaluation.record, reused=False)
 
 
 def identity_of(bench: Bench, found: protocol.CoderIdentity, name: str | None) -> Identity:

@@ -20,8 +20,8 @@ from mdlbench.errors import SourceError, UsageError
 from mdlbench.sources.losses import Clean, clean_predictions, cross_entropies, spliced_losses
 from mdlbench.sources.models import Activation, Hook, HookEntry, LanguageModel
 from mdlbench.sources.protocol import Block, SpliceLoss, Split
-from mdlbench.sources.spooled import BlockFile
 from mdlbench.sources.text import Contexts
+from mdlbench.spool import BlockFile
 from mdlbench.stages import OnStage, silent
 from mdlbench.suite.site import Site
 
@@ -104,7 +104,7 @@ class Language:
         self.d_in = widths[self._read].shape[-1]
         self.d_out = widths[self._replaced].shape[-1]
         self._activations: dict[Split, BlockFile] = {}
-        self._rest = BlockFile()
+        self._rest = BlockFile("activations")
 
     def blocks(self, split: Split) -> Iterator[Block]:
         if split not in self._activations:
@@ -150,7 +150,7 @@ class Language:
 
     def _run_prefix(self, split: Split) -> BlockFile:
         """Capture a split's activations; for the test split also all that a splice needs."""
-        file, rest = BlockFile(), BlockFile()
+        file, rest = BlockFile("activations"), BlockFile("activations")
         n_blocks = math.ceil(self.n_documents[split] / self._block_documents)
         for index in range(n_blocks):
             self._on_stage(f"{split} activations at {self.hook}: block {index + 1} of {n_blocks}")

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from safetensors import SafetensorError
 from torch import nn
 
-from mdlbench.errors import HubError, SourceError, UsageError, did_you_mean
+from mdlbench.errors import HubError, SourceError, UsageError, did_you_mean, first_line
 from mdlbench.hub import explained, is_hub_error
 from mdlbench.sources.packaged import ensure
 from mdlbench.sources.text import Tokenizer
@@ -400,16 +400,16 @@ def _loading_errors(name: str) -> Iterator[None]:
             raise explained(error, name) from error
         if isinstance(error, SafetensorError):
             raise HubError(
-                f"model {name}: a file of its weights is damaged ({_first_line(error)}); run "
+                f"model {name}: a file of its weights is damaged ({first_line(error)}); run "
                 "`mdlbench fetch`, which gets it again"
             ) from error
         if isinstance(error, OSError):
             raise HubError(
-                f"model {name}: cannot be had ({_first_line(error)}); run `mdlbench fetch` where "
+                f"model {name}: cannot be had ({first_line(error)}); run `mdlbench fetch` where "
                 "the hub can be reached"
             ) from error
         if isinstance(error, ValueError):
-            raise UsageError(f"model {name}: {_first_line(error)}") from error
+            raise UsageError(f"model {name}: {first_line(error)}") from error
         raise
 
 
@@ -470,7 +470,3 @@ def _refuse_other_blocks(name: str, model: Any) -> None:
     layers = getattr(getattr(model, "model", None), "layers", None)
     if not layers or not all(hasattr(layers[0], part) for part in parts):
         raise UsageError(f"model {name}: {type(model).__name__} has no Llama-like blocks")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Int64
 
-from mdlbench.errors import HubError, SuiteError, UsageError
+from mdlbench.errors import HubError, SuiteError, UsageError, first_line
 from mdlbench.hub import explained, is_hub_error
 from mdlbench.suite.sources import FileText, HubText, Text
 
@@ -210,11 +210,11 @@ def _loading_errors(dataset: str) -> Iterator[None]:
             raise HubError(f"dataset {reason}; or give a text of yours with --text") from error
         if isinstance(error, OSError | DatasetsError) or str(error).startswith(UNPREPARED):
             raise HubError(
-                f"dataset {dataset}: cannot be had ({_first_line(error)}); run `mdlbench fetch` "
+                f"dataset {dataset}: cannot be had ({first_line(error)}); run `mdlbench fetch` "
                 "where the hub can be reached, or give a text of yours with --text"
             ) from error
         if isinstance(error, ValueError):
-            raise SuiteError(f"dataset {dataset}: {_first_line(error)}") from error
+            raise SuiteError(f"dataset {dataset}: {first_line(error)}") from error
         raise
 
 
@@ -223,7 +223,3 @@ def _text_of(row: Mapping[str, object], column: str, where: object) -> str:
     if not isinstance(value, str):
         raise UsageError(f"{where}: column {column!r} holds {value!r:.40}, which is no text")
     return value
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

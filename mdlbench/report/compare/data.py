@@ -12,6 +12,7 @@ from typing import Any
 from mdlbench.boards.compare.contender import ComparedCurve
 from mdlbench.boards.compare.contest import AtEpsilon, Contest, Placing
 from mdlbench.boards.compare.curves import CurveComparison, Estimate
+from mdlbench.boards.leaderboard import without_absent
 from mdlbench.statistics.bootstrap import CONFIDENCE
 
 CSV_COLUMNS = ("anchor", "test", "quantity", "distortion", "value", "low", "high", "note")
@@ -91,11 +92,11 @@ def _curves(comparison: CurveComparison) -> dict[str, Any]:
         if comparison.crossings is None
         else [found._asdict() for found in comparison.crossings],
     }
-    return _without_absent(content)
+    return without_absent(content)
 
 
 def _estimate_content(estimate: Estimate | None) -> dict[str, Any] | None:
-    return None if estimate is None else _without_absent(estimate._asdict())
+    return None if estimate is None else without_absent(estimate._asdict())
 
 
 def _tolerance(at: AtEpsilon) -> dict[str, Any]:
@@ -103,13 +104,10 @@ def _tolerance(at: AtEpsilon) -> dict[str, Any]:
     for placing in at.placings:
         gap = placing.to_anchor
         content = asdict(placing) | {"to_anchor": None if gap is None else gap._asdict()}
-        placings.append(_without_absent(content))
+        placings.append(without_absent(content))
     lead = None if at.lead is None else at.lead._asdict() | {"tie": not at.lead.sign}
-    return _without_absent({"epsilon": at.epsilon, "lead": lead, "placings": placings})
-
-
-def _without_absent(content: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if value is not None}
+    found = {"epsilon": at.epsilon, "lead": lead, "placings": placings}
+    return without_absent(found)
 
 
 def _curve_lines(comparison: CurveComparison) -> Iterator[dict[str, Any]]:

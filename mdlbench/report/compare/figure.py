@@ -7,13 +7,12 @@ from itertools import cycle, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
 
 from mdlbench.boards.compare.contender import ComparedCurve, Contender
 from mdlbench.boards.compare.contest import Contest
 from mdlbench.boards.compare.curves import Band, CurveComparison
 from mdlbench.curves.curve import LEAST_POINTS
-from mdlbench.report.style import CATEGORIES, FAINT, INK, house_style, plain_log_scale
+from mdlbench.report.style import CATEGORIES, FAINT, INK, above_zero, house_style, plain_log_scale
 from mdlbench.report.tables import TITLE_LENGTH, printable
 from mdlbench.statistics.metrics import metric_of
 
@@ -144,7 +143,7 @@ def _curves(ax: Axes, contest: Contest, styles: Sequence[dict[str, Any]], window
     for curve, style in zip(contest.curves, styles, strict=True):
         _line(ax, curve, style)
         look = {"color": style["color"], "alpha": style.get("alpha"), "markersize": 4}
-        ax.plot(curve.vertices.rates, _above_zero(curve.vertices.distortions), ".", **look)
+        ax.plot(curve.vertices.rates, above_zero(curve.vertices.distortions), ".", **look)
     for comparison, style in zip(contest.comparisons, styles[1:], strict=True):
         for found in comparison.crossings or ():
             _crossing(ax, found.rate, found.distortion, style, found.beyond_chance)
@@ -245,7 +244,7 @@ def _line(ax: Axes, curve: ComparedCurve, style: dict[str, Any]) -> None:
     """As it is compared; straight between points that are too few for that."""
     rate = curve.vertices.by_quality(curve.interpolation)
     if rate is None or curve.n_points < LEAST_POINTS:
-        ax.plot(curve.vertices.rates, _above_zero(curve.vertices.distortions), **style)
+        ax.plot(curve.vertices.rates, above_zero(curve.vertices.distortions), **style)
         return
     quality = np.union1d(rate.x, np.linspace(rate.x[0], rate.x[-1], 600))
     ax.plot(rate(quality), 10.0 ** (-quality / 10.0), **style)
@@ -254,13 +253,6 @@ def _line(ax: Axes, curve: ComparedCurve, style: dict[str, Any]) -> None:
 def _crossing(ax: Axes, x: float, y: float, style: dict[str, Any], beyond_chance: bool) -> None:
     face = style["color"] if beyond_chance else "white"
     ax.plot(x, y, "D", color=style["color"], markerfacecolor=face, markersize=5, zorder=4)
-
-
-def _above_zero(
-    distortions: Float64[np.ndarray, " point"],
-) -> Float64[np.ndarray, " point"]:
-    """What is not positive leaves a logarithmic panel at its lower edge."""
-    return np.asarray(np.maximum(distortions, 1e-12))
 
 
 def _legend_entries(contest: Contest, styles: Sequence[dict[str, Any]]) -> dict[str, Artist]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from mdlbench.boards.compare.contest import AtEpsilon, Contest, Placing
 from mdlbench.boards.compare.curves import CurveComparison, Estimate, percent_below
+from mdlbench.markdown import markdown_table
 from mdlbench.report.tables import (
     ABSENT,
     TITLE_LENGTH,
@@ -27,14 +28,14 @@ def to_markdown(contest: Contest) -> str:
     parts = [
         f"# {escape_markdown(title_of(contest), TITLE_LENGTH)}",
         f"Anchor: {anchor}. {how_to_read(contest)}",
-        _markdown_table(header, rows),
+        markdown_table(header, rows),
         *(f"- {escape_markdown(note, 1000)}" for note in curve_notes(contest)),
     ]
     for at in contest.tolerances:
         parts += [
             f"## {metric_of(contest.metric).limit(at.epsilon)}",
             f"{escape_markdown(answer(contest, at), 1000)}.",
-            _markdown_table(
+            markdown_table(
                 ("Rank", "SAE", "Shortest member", "Bits/token", "95%", "Δ to the anchor", "95%"),
                 [_placing_cells(placing) for placing in at.placings],
             ),
@@ -187,8 +188,3 @@ def _placing_cells(placing: Placing) -> tuple[str, ...]:
 
 def _interval(interval: tuple[float, float] | None) -> str:
     return ABSENT if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}]"
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

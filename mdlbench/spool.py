@@ -1,0 +1,73 @@
+"""Arrays of blocks on disk: computed once, read by every later pass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from tempfile import TemporaryFile, gettempdir
+from typing import NamedTuple
+
+import numpy as np
+
+from mdlbench.errors import SpoolError
+
+
+class _Extent(NamedTuple):
+    """Where an array lies in the file, and what it is."""
+
+    start: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+
+class BlockFile:
+    """Tuples of arrays, one tuple a block, in a file without a name.
+
+    The file vanishes with the process, however it ends, or once it is closed.
+
+    Args:
+        content: what the arrays hold, for messages.
+
+    Raises:
+        SpoolError: the temporary folder is missing or full.
+    """
+
+    def __init__(self, content: str) -> None:
+        self._content = content
+        self._blocks: list[list[_Extent]] = []
+        try:
+            self._file = TemporaryFile()  # noqa: SIM115
+        except OSError as error:
+            raise SpoolError(f"no temporary folder for {content} (set TMPDIR): {error}") from error
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def append(self, arrays: Sequence[np.ndarray]) -> None:
+        """Write a block's arrays at the end of the file."""
+        extents, start = [], self._file.seek(0, os.SEEK_END)
+        for array in arrays:
+            extents.append(_Extent(start, array.dtype, array.shape))
+            start += array.nbytes
+        try:
+            for array in arrays:
+                np.ascontiguousarray(array).tofile(self._file)
+            self._file.flush()
+        except OSError as error:
+            raise SpoolError(
+                f"{gettempdir()}: no room for {self._content} (set TMPDIR): {error}"
+            ) from error
+        self._blocks.append(extents)
+
+    def read(self, index: int) -> list[np.ndarray]:
+        """The arrays of a block, as they were appended."""
+        return [self._read(*extent) for extent in self._blocks[index]]
+
+    def _read(self, start: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        self._file.seek(start)
+        count = int(np.prod(shape))
+        return np.fromfile(self._file, dtype=dtype, count=count).reshape(shape)
+
+    def close(self) -> None:
+        """Give the disk's room back."""
+        self._file.close()

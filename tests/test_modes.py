@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 
 from mdlbench.adapters.load import load_coder
-from mdlbench.cli import main
+from mdlbench.cli import options
 from mdlbench.codes import bitstream
 from mdlbench.codes.codelength import Codebook
 from mdlbench.codes.latents import SparseLatents
@@ -421,7 +421,7 @@ def test_unknown_modes_are_refused_with_the_nearest():
     with pytest.raises(UsageError, match="rdo"):
         mode_of("rdq")
     assert set(MODES) == {"normalised", "uniform", "per-feature", "rdo", "tree"}
-    assert set(MODES) == set(get_args(ModeName)) == {mode.value for mode in main.Mode}
+    assert set(MODES) == set(get_args(ModeName)) == {mode.value for mode in options.Mode}
 
 
 def test_a_file_with_a_foreign_quantiser_is_refused():

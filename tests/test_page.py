@@ -20,7 +20,7 @@ from records import (
 )
 
 from mdlbench.boards.leaderboard import build, build_all
-from mdlbench.cli import main
+from mdlbench.cli.app import app
 from mdlbench.errors import RecordError
 from mdlbench.records.record import profile_ranks
 from mdlbench.records.repetition import write_reproduction
@@ -350,6 +350,6 @@ def test_a_folder_is_found_by_its_name(tmp_path, monkeypatch):
 def test_the_command_writes_a_page(zoo, tmp_path, monkeypatch, capsys):
     write_results(tmp_path / "results" / "mnist", zoo[:3])
     monkeypatch.chdir(tmp_path)
-    main.app(["leaderboard", "mnist", "--html"], standalone_mode=False)
+    app(["leaderboard", "mnist", "--html"], standalone_mode=False)
     assert capsys.readouterr().out == "results/mnist/index.html\n"
     assert len(embedded((tmp_path / "results/mnist/index.html").read_bytes())["sites"]) == 1

@@ -23,7 +23,7 @@ from mdlbench.boards.leaderboard import build, build_all
 from mdlbench.cli.app import app
 from mdlbench.errors import RecordError
 from mdlbench.records.record import profile_ranks
-from mdlbench.records.repetition import write_reproduction
+from mdlbench.records.repetition import write_repetition
 from mdlbench.records.store import RecordStore, results_folder
 from mdlbench.report.page import content, folders, write_pages
 from mdlbench.report.page.content import page_data
@@ -304,7 +304,7 @@ def test_an_empty_folder_is_an_error(tmp_path):
 
 def test_what_was_measured_again_is_reproduced(zoo, tmp_path):
     write_results(tmp_path, zoo[:2])
-    write_reproduction(tmp_path, zoo[1], zoo[1], Agreement())
+    write_repetition(tmp_path, zoo[1], zoo[1], Agreement())
     write_pages(tmp_path)
     saes = embedded((tmp_path / "index.html").read_bytes())["sites"][0]["saes"]
     assert {sae["id"]: sae["standing"] for sae in saes} == {

@@ -107,10 +107,10 @@ def verify(
 ) -> None:
     """Measure records again and compare, within what their suite allows.
 
-    A second measurement of a record is called a repetition. Where it agrees, the record is
-    reproduced: a file in `reproductions/` beside the records keeps the repetition, and the board
-    marks the row until the record changes. Of several repetitions the one furthest off is kept.
-    Exit code 1 if a record does not agree, or cannot be measured.
+    A second measurement of a record is called a repetition. If it agrees, the record is
+    reproduced: the repetition is kept in `reproductions/` beside the records and counts until the
+    record changes. Of several repetitions the one furthest off is kept. Exit code 1 if one does not
+    agree, or a record cannot be measured.
     """
     from mdlbench.cli import rows
     from mdlbench.cli.progress import stages

@@ -12,7 +12,7 @@ from mdlbench.adapters.load import identify_coder
 from mdlbench.errors import MdlbenchError, OutputError, RecordError, UsageError
 from mdlbench.records.checks import problems_of_file, suite_of
 from mdlbench.records.record import EvalRecord, Identity
-from mdlbench.records.repetition import Deviation, write_reproduction
+from mdlbench.records.repetition import Deviation, write_repetition
 from mdlbench.records.store import RECORDS, read_record
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
@@ -83,7 +83,7 @@ def verify(
     text: str | None = None,
     on_stage: OnStage = silent,
 ) -> Iterator[Verified | Unverified]:
-    """Measure records again; what agrees is kept as a reproduction in its results folder.
+    """Measure records again; what agrees is kept as a repetition in its results folder.
 
     Records at one site and in one mode share what is computed for all SAEs there.
 
@@ -94,7 +94,7 @@ def verify(
         on_stage: called with the name of each stage.
 
     Raises:
-        OutputError: a reproduction cannot be written.
+        OutputError: a repetition cannot be written.
     """
     for _, group in groupby(sorted(claims, key=_bench_key), key=_bench_key):
         yield from _verify_group(list(group), device, text, on_stage)
@@ -125,7 +125,7 @@ def _verify_group(
             target = target_of(claim)
             bench = bench or _open(opener, claim, target)
             again = _measure(bench, claim, target, labelled(on_stage, claim.record.label))
-            kept, found = write_reproduction(claim.folder, claim.record, again, suite.agreement)
+            kept, found = write_repetition(claim.folder, claim.record, again, suite.agreement)
             yield Verified(claim.path, claim.record.label, found, kept)
         except OutputError:
             raise

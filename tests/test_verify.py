@@ -104,7 +104,7 @@ def test_another_sae_under_the_same_name_is_not_it(folder, suite, tmp_path):
 def test_several_records_have_no_one_sae(folder, suite, sae):
     run = mdlbench("verify", folder, "--suite", suite, "--sae", sae)
     assert run.returncode == 2
-    assert "--sae is of one record" in run.stderr
+    assert "--sae needs a single record" in run.stderr
 
 
 def test_what_is_not_valid_is_not_measured(folder, suite):
@@ -279,7 +279,7 @@ def test_a_deviation_is_a_share_of_what_is_allowed():
 
 def test_another_identity_is_not_compared(measured):
     record = read_records(measured)[0]
-    with pytest.raises(RecordError, match="another SAE or suite"):
+    with pytest.raises(RecordError, match="the SAE or the suite is another one"):
         deviation(record, make_record("other"))
 
 

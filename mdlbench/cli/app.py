@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextvars import ContextVar
 from typing import Annotated
 
 import typer
@@ -34,19 +34,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
 """Every command, in the order of `mdlbench --help`."""
 
 
-@dataclass
-class Shown:
-    """What an error shows beside its message."""
-
-    traceback: bool = False
+DEBUG: ContextVar[bool] = ContextVar("debug", default=False)
+"""Whether an error is shown with its traceback."""
 
 
 def before_commands(
-    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    context.ensure_object(Shown).traceback = debug
+    DEBUG.set(debug)
     if version:
         from importlib.metadata import version as installed
 

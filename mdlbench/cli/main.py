@@ -5,17 +5,16 @@ from __future__ import annotations
 import sys
 import traceback
 
-from mdlbench.cli.app import Shown, app
+from mdlbench.cli.app import DEBUG, app
 from mdlbench.errors import MdlbenchError
 
 
 def main() -> None:
     """Run a command. Exit codes: 0 complete, 1 something failed, 2 usage, 130 interrupted."""
-    shown = Shown()
     try:
-        app(obj=shown)
+        app()
     except (MdlbenchError, OSError) as error:
-        if shown.traceback:
+        if DEBUG.get():
             traceback.print_exc()
         print(f"mdlbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, MdlbenchError) else 1)

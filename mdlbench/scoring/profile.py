@@ -12,7 +12,7 @@ from mdlbench.quantisers.modes import Rates
 from mdlbench.records.record import LatentProfile, Pictures, profile_ranks
 
 COLUMNS, LINES = 8, 4
-"""Of the pictures in a record."""
+"""Columns and lines of the pictures in a record."""
 GAP = 1
 """Pixels between pictures."""
 SHADES = 33

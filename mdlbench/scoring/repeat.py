@@ -29,10 +29,10 @@ class Claim:
     """A record file, and where its SAE is.
 
     Attributes:
-        path: of the record.
+        path: the record's file.
         record: what it claims.
-        suite: that it is of.
-        sae: the SAE's spec, where the suite and the record do not tell.
+        suite: the suite that it was measured on.
+        sae: the SAE's spec, if neither the suite nor the record has it.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Unverified:
-    """A record file that was not, and why."""
+    """A record file that did not agree or could not be measured, and why."""
 
     path: Path
     label: str
@@ -134,7 +134,7 @@ def _verify_group(
 
 
 def target_of(claim: Claim) -> Target:
-    """The SAE that a record is of: as asked for, as its suite has it, or as its identity says.
+    """The SAE of a record: as the user gives it, as its suite has it, or as its identity says.
 
     Raises:
         UsageError: nobody says where it is.
@@ -163,7 +163,7 @@ def _spec_of(adapter: str, arguments: dict[str, Any]) -> str | None:
 
 
 def _open(opener: Opener, claim: Claim, target: Target) -> Bench:
-    """Raises `RecordError` where the site or the data are not the record's."""
+    """Raises `RecordError` where the site or the data differ from the record's."""
     site, identity = target_site(opener, target), claim.record.identity
     if site != claim.record.site:
         raise RecordError(
@@ -193,4 +193,4 @@ def _difference(found: Identity, expected: Identity) -> str:
         a, b = getattr(found.coder, key), getattr(expected.coder, key)
         if a != b:
             return f"its {key} is {str(a)[:12]}, but {str(b)[:12]} in the record"
-    return "what is found here is not what the record is of"
+    return "the SAE or the data here differ from the record's"

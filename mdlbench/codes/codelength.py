@@ -32,7 +32,7 @@ _STRENGTH_BOUNDS = (math.log(1e-3), math.log(1e7))
 
 
 class Rate(NamedTuple):
-    """Bits per token, for which latents are on and for the values of those that are."""
+    """Bits per token of two parts: which latents are on, and the values of those."""
 
     support: float
     magnitude: float
@@ -540,7 +540,7 @@ def break_even_tokens(model_bits: float, bits_per_token: float) -> float:
 
 
 def _threads() -> ThreadPoolExecutor:
-    """As many as torch computes with; it is slow to import, and formulas do without."""
+    """As many threads as torch uses; formulas do without torch, which is slow to import."""
     import torch
 
     return ThreadPoolExecutor(torch.get_num_threads())

@@ -33,7 +33,7 @@ Candidate = TypeVar("Candidate", bound=FittedQuantiser)
 
 
 class Cost(NamedTuple):
-    """Of a quantiser on the sample.
+    """What a quantiser costs on the sample.
 
     Attributes:
         distortion: ‖Σ(z − ẑ)w‖² per token.

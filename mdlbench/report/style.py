@@ -19,7 +19,7 @@ INK, FAINT, ALERT = "#222222", "#8a8a8a", "#D55E00"
 CATEGORIES = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B")
 """Okabe and Ito's colours, without the ones used for alerts and ink."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "8", "H")
-"""Of architectures, in the order of their names."""
+"""Markers of architectures, in the order of their names."""
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,

@@ -36,7 +36,7 @@ from mdlbench.suite.sources import (
 
 DIAGONAL = 0.5**0.5
 WIDEST_SPREAD = 0.15
-"""Of magnitudes, at which the lines that divide a pair's plane still tell its outcomes apart."""
+"""Largest spread of magnitudes at which lines still tell the outcomes of a pair apart."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The app: its commands by name, and the options before them."""
+"""The app: its commands by name, and the options that come before a command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`eval` and `check-adapter`: SAEs are scored, or looked at before they are."""
+"""`eval` and `check-adapter`: score SAEs, or look at one first."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def stream_facts(decoded: Decoded) -> Row:
 def symbols_npz(decoded: Decoded) -> bytes:
     """Symbols as an `.npz` of arrays token, latent, symbol and value.
 
-    Values are latents as the quantiser scales them: times decoder norms but for `uniform`.
+    Values are latents as the quantiser scales them: times decoder norms, except for `uniform`.
     """
     import numpy as np
 

@@ -5,7 +5,7 @@ A file is self-contained. In order, integers little-endian:
     magic      8 bytes   89 "MDLBITS"
     version    uint32    2; 1 had no trees
     lengths    uint32 summary, uint32 codebook, uint64 payload, in bytes
-    digest     32 bytes  SHA-256 of the whole file but for these bytes
+    digest     32 bytes  SHA-256 of the whole file without these bytes
     summary    JSON: sizes, step, the quantiser's integers if there are any, the codebook's
                hyperparameters, the symbols' digest, metadata
     codebook   calibration counts: integer columns as byte planes, under LZMA; then, where supports

@@ -168,7 +168,7 @@ def _losses_apart(one: Distortion, other: Distortion) -> float:
 def _draws_apart(
     one: OperatingPoint, other: OperatingPoint, name: Literal["bits", "mse", "delta_ce"]
 ) -> float:
-    """Largest difference of two points' bootstrap draws, but for their rounding."""
+    """Largest difference of two points' bootstrap draws, beyond their rounding."""
     a, b = one.drawn_shares(name), other.drawn_shares(name)
     if len(a) != len(b):
         raise RecordError(

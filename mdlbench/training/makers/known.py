@@ -1,4 +1,6 @@
-"""Dictionaries that nobody trains: `python -m mdlbench.training.makers.known --suite toy -o FOLDER`.
+"""Dictionaries that nobody trains.
+
+    python -m mdlbench.training.makers.known --suite toy -o FOLDER
 
 The features of a synthetic suite are known, so an SAE can be written down that has exactly these,
 or others that describe the same activations: pairs split three ways, pairs merged, hierarchies

@@ -11,7 +11,7 @@ import typer.main
 from sphinx.application import Sphinx
 from typer.cli import get_docs_for_click
 
-from mdlbench.cli.main import app as command_line
+from mdlbench.cli.app import app as command_line
 from mdlbench.records import schema
 
 

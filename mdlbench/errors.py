@@ -31,7 +31,7 @@ class HubError(MdlbenchError):
 
 
 class SourceError(MdlbenchError):
-    """Activations cannot be had: no such hook point, too short a text, or they are not finite."""
+    """There are no activations: no such hook point, too short a text, or they are not finite."""
 
 
 class CheckpointError(MdlbenchError):
@@ -67,7 +67,7 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """The question whether the nearest of the choices is meant; empty where none is near."""
+    """Asks whether the nearest of the choices is meant; empty where none is near."""
     found = difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.4)
     return f"Did you mean {found[0]!r}? " if found else ""
 

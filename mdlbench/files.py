@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and where those that can be had again are kept."""
+"""Files that are either whole or absent, and the cache of files that can be made again."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Files of model-hub repositories, from the cache or downloaded.
 
-What is cached is used without asking the hub; the digest in a record tells which file that was.
-That a repository has no such file is kept in the cache, too, for when the hub cannot be asked.
+Cached files are used without asking the hub; the digest in a record tells which file that was. The
+cache also keeps that a repository lacks a file, for times when the hub cannot be reached.
 `HF_HUB_CACHE`, `HF_HUB_OFFLINE` and `HF_TOKEN` mean what they mean to huggingface_hub.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from mdlbench.errors import HubError
 
 HUB_PACKAGES = ("huggingface_hub", "httpx", "httpx2", "requests", "hf_xet")
-"""Whose exceptions are about the hub."""
+"""Modules whose exceptions are about the hub."""
 ANSWER_SECONDS = 5.0
 """How long the hub may take to say whether it has a file."""
 NEAREST = 3
@@ -34,7 +34,7 @@ OFFLINE = "HF_HUB_OFFLINE is set"
 
 
 class HubUnreachableError(HubError):
-    """The hub does not answer, or stops answering, or must not be asked.
+    """The hub does not answer, stops answering, or must not be asked.
 
     Attributes:
         reason: what was seen, in one line.
@@ -68,7 +68,7 @@ def hub_file(
 
     Raises:
         NoSuchFileError: the repository has no such file.
-        HubError: it is not cached and cannot be had; the message says why and what to do.
+        HubError: it is neither cached nor available; the message says why and what to do.
     """
     import huggingface_hub
 
@@ -99,10 +99,10 @@ def hub_file(
 
 
 def hub_files(repo: str, *, revision: str | None = None, repo_type: str = "model") -> list[str]:
-    """Sorted names of a repository's files; those that are cached where the hub is not reached.
+    """Sorted names of a repository's files; only the cached ones if the hub is not reached.
 
     Raises:
-        HubError: nothing of it is cached and the hub does not tell.
+        HubError: nothing of it is cached and the hub gives no names.
     """
     import huggingface_hub
 
@@ -140,7 +140,7 @@ def is_offline() -> bool:
 
 @contextmanager
 def hub_errors(repo: str, file: str | None = None) -> Iterator[None]:
-    """Whatever the hub's library raises within, as a `HubError` that names the repository."""
+    """Turn what the hub's library raises into a `HubError` that names the repository."""
     try:
         yield
     except HubError:
@@ -150,13 +150,13 @@ def hub_errors(repo: str, file: str | None = None) -> Iterator[None]:
 
 
 def is_hub_error(error: Exception) -> bool:
-    """Whether an exception of somebody's loader is about the hub or the disk, not about content."""
+    """Whether a loader's exception is about the hub or the disk, and not about content."""
     package = type(error).__module__.partition(".")[0]
     return package in HUB_PACKAGES or isinstance(error, ConnectionError) or _is_disk_full(error)
 
 
 def _ask_for(repo: str, file: str, revision: str | None, repo_type: str) -> None:
-    """Raise at once where the file cannot be had; the library's own download tries for minutes."""
+    """Raise at once if the file is not available; the library's own download tries for minutes."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -174,7 +174,7 @@ def _ask_for(repo: str, file: str, revision: str | None, repo_type: str) -> None
 
 
 def _note_absence(repo: str, file: str, revision: str | None, repo_type: str) -> None:
-    """Have the library write into its cache that the commit that is cached has no such file."""
+    """Have the library note in its cache that the cached commit has no such file."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -210,7 +210,7 @@ def explained(error: Exception, repo: str, file: str | None = None) -> HubError:
 
 
 def _uncached(error: Exception, repo: str, file: str | None) -> HubError:
-    """The library finds no file in its cache; what kept it from asking the hub is the cause."""
+    """No file in the cache; the cause says what kept the library from asking the hub."""
     if is_offline():
         return HubUnreachableError(repo, file, OFFLINE)
     if isinstance(error.__cause__, Exception):
@@ -244,7 +244,7 @@ def _failed(error: Exception, repo: str, file: str | None) -> HubError:
 
 
 def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether it or what caused it says so; the library's fast downloader only says it in words."""
+    """Whether the error or its cause says so; the library's fast downloader only uses words."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -260,7 +260,7 @@ def _nearest(file: str, names: list[str]) -> str:
 
 
 def _commit(repo: str, revision: str | None, repo_type: str) -> str:
-    """The commit that a revision is in the cache; itself if the cache does not tell."""
+    """The cached commit of a revision; the revision itself if the cache does not tell."""
     reference = _repo_cache(repo, repo_type) / "refs" / (revision or "main")
     return reference.read_text().strip() if reference.is_file() else revision or "main"
 

@@ -12,7 +12,7 @@ import typer.main
 from markdown_it import MarkdownIt
 from typer.core import TyperGroup
 
-from mdlbench.cli.main import app
+from mdlbench.cli.app import app
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted(

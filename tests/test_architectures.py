@@ -1,4 +1,4 @@
-"""The seeds' SAEs as SAELens training classes: what is chosen, lost, saved and loaded."""
+"""The papers' SAEs as SAELens training classes: what is chosen, lost, saved and loaded."""
 
 import json
 import math

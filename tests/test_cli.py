@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mdlbench.cli.app import COMMANDS
 from mdlbench.records.record import SCHEMA_VERSION
 from tests.tiny import N_TEST, write_sae, write_tiny_suite
 
@@ -191,7 +193,7 @@ def test_the_python_interface_survives_its_own_imports(suite):
         "from mdlbench import evaluate, load_suite\n"
         f"suite = load_suite({str(suite)!r})\n"
         "first, second = (mdlbench.evaluate('mean', suite) for _ in range(2))\n"
-        "import mdlbench.run\n"
+        "import mdlbench.scoring.single\n"
         "assert mdlbench.evaluate('mean', suite).points == first.points == second.points\n"
         "assert first.curve('mse').points[0].rate == 0\n"
         "print(first.to_frame().shape[0], first.curve('fvu').metric)\n"
@@ -244,6 +246,17 @@ def test_check_adapter_says_what_was_loaded(suite, tmp_path):
         (["eval"], 2, "--suite"),
         (["evla"], 2, "No such command"),
         (["leaderboard", "/nonexistent"], 1, "no such folder"),
+        (
+            ["leaderboard", "x", "--html", "--json"],
+            2,
+            "--html, --format and --json cannot be combined",
+        ),
+        (["leaderboard", "x", "--pdf"], 2, "--pdf needs -o FOLDER"),
+        (
+            ["leaderboard", "x", "--pdf", "--format", "csv"],
+            2,
+            "--pdf and --format cannot be combined",
+        ),
         (["decode", "/nonexistent.mdl"], 1, "/nonexistent.mdl"),
         (["check-adapter", "nonsense:x"], 2, "unknown adapter 'nonsense'"),
         (["check-adapter", "x" * 300], 1, "File name too long"),
@@ -266,17 +279,64 @@ def test_an_unwritable_folder_is_found_out_before_the_work(suite, tmp_path):
     assert blocked.read_text() == "in the way"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ls", "suites"], ["ls", "adapters"]])
-def test_help_and_lists_do_not_load_torch(arguments):
+HEAVY = {
+    "torch",
+    "sae_lens",
+    "transformers",
+    "datasets",
+    "matplotlib",
+    "pandas",
+    "sklearn",
+    "scipy",
+}
+
+
+def loaded_by(*calls):
+    """The modules that a process has loaded after these calls of the command line."""
     probe = (
-        "import sys, mdlbench.cli.main as c\n"
-        f"sys.argv = ['mdlbench', *{arguments!r}]\n"
-        "try: c.main()\n"
-        "except SystemExit: pass\n"
-        "print({'torch', 'sae_lens', 'matplotlib', 'pandas'} & set(sys.modules))"
+        "import sys\n"
+        "from mdlbench.cli.app import app\n"
+        f"for call in {calls!r}: app(call, standalone_mode=False)\n"
+        "print(*sys.modules)"
     )
-    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines()[-1] == "set()"
+    run = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, env=ENVIRONMENT
+    )
+    return set(run.stdout.splitlines()[-1].split())
+
+
+def test_lists_do_not_load_torch(finished):
+    listed = loaded_by(
+        ["ls", "suites"], ["ls", "adapters"], ["ls", "records", str(finished[0].parent)]
+    )
+    assert "mdlbench.suite.load" in listed
+    assert not HEAVY & listed
+
+
+def test_help_of_every_command_loads_nothing_that_is_slow_to_load():
+    listed = loaded_by(["--help"], *([name, "--help"] for name in COMMANDS))
+    assert "mdlbench.cli.train" in listed
+    assert not (HEAVY | {"numpy", "huggingface_hub"}) & listed
+
+
+def test_every_command_has_help():
+    run = mdlbench("--help")
+    assert run.returncode == 0
+    commands = run.stdout.partition("Commands:")[2].splitlines()
+    described = dict(line.split(maxsplit=1) for line in commands if line.strip())
+    assert list(described) == list(COMMANDS)
+    assert all(text[0].isupper() for text in described.values())
+
+
+def test_an_error_is_shown_with_its_traceback_under_debug(tmp_path):
+    run = mdlbench("--debug", "leaderboard", "/nonexistent", cwd=tmp_path)
+    assert run.returncode == 1
+    assert "Traceback" in run.stderr
+    assert run.stderr.splitlines()[-1].startswith("mdlbench: /nonexistent: no such folder")
+
+
+def test_the_version_is_printed():
+    assert mdlbench("--version").stdout.strip() == version("mdlbench")
 
 
 def test_ls_lists_what_there_is(finished):

@@ -128,7 +128,7 @@ def greatest_spanning_gain(gains: dict[tuple[int, int], float], n_latents: int) 
 def test_the_learned_forest_spans_the_pairs_that_pay(
     cells: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of greatest mutual information, whatever part of the pairs is counted at once."""
+    """It has the greatest mutual information, whatever part of the pairs is counted at once."""
     monkeypatch.setattr(forest_module, "TABLE_CELLS", cells)
     on = random_supports(seed, 400, 12)
     active = on.sum(axis=0)

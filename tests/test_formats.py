@@ -17,7 +17,7 @@ from mdlbench.adapters import parts
 from mdlbench.adapters.check import check_coder
 from mdlbench.adapters.load import identify_coder, load_coder, origin_of
 from mdlbench.adapters.protocol import Origin, SparseCoder
-from mdlbench.cli.main import app
+from mdlbench.cli.app import app
 from mdlbench.errors import CheckpointError, HubError, UsageError
 from mdlbench.sources.images import Images
 from tests.tiny import D_IN, tiny_suite

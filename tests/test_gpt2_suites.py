@@ -206,7 +206,7 @@ def test_a_model_that_cannot_be_had_is_one_message(hub, tmp_path):
     arguments = ("eval", "--suite", "gpt2-l8", "--sae", "splitting-768", "-o", tmp_path / "results")
     run = mdlbench(tmp_path / "hub", *arguments)
     assert run.returncode == 1
-    assert "model gpt2: cannot be had" in run.stderr
+    assert "model gpt2: not available" in run.stderr
     assert "Traceback" not in run.stderr
 
 

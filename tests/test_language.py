@@ -511,7 +511,7 @@ class ProxyError(Exception):
     [
         (ProxyError("403 Forbidden"), HubError, r"cannot be reached \(ProxyError: 403 Forbidden\)"),
         (SafetensorError("header too small"), HubError, r"is damaged \(header too small\)"),
-        (OSError("no such repository\nmore"), HubError, r"cannot be had \(no such repository\)"),
+        (OSError("no such repository\nmore"), HubError, r"not available \(no such repository\)"),
         (ValueError("no such type\nmore"), UsageError, "no such type$"),
         (KeyError("a mistake of the library"), KeyError, "a mistake of the library"),
     ],

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdlbench.boards.leaderboard import build, build_all
-from mdlbench.cli import main
+from mdlbench.cli.app import app
 from mdlbench.errors import RecordError
 from mdlbench.records.record import profile_ranks
-from mdlbench.records.repetition import write_reproduction
+from mdlbench.records.repetition import write_repetition
 from mdlbench.records.store import RecordStore, results_folder
 from mdlbench.report.page import content, folders, write_pages
 from mdlbench.report.page.content import page_data
@@ -310,7 +310,7 @@ def test_an_empty_folder_is_an_error(tmp_path):
 
 def test_what_was_measured_again_is_reproduced(zoo, tmp_path):
     write_results(tmp_path, zoo[:2])
-    write_reproduction(tmp_path, zoo[1], zoo[1], Agreement())
+    write_repetition(tmp_path, zoo[1], zoo[1], Agreement())
     write_pages(tmp_path)
     saes = embedded((tmp_path / "index.html").read_bytes())["sites"][0]["saes"]
     assert {sae["id"]: sae["standing"] for sae in saes} == {
@@ -356,6 +356,6 @@ def test_a_folder_is_found_by_its_name(tmp_path, monkeypatch):
 def test_the_command_writes_a_page(zoo, tmp_path, monkeypatch, capsys):
     write_results(tmp_path / "results" / "mnist", zoo[:3])
     monkeypatch.chdir(tmp_path)
-    main.app(["leaderboard", "mnist", "--html"], standalone_mode=False)
+    app(["leaderboard", "mnist", "--html"], standalone_mode=False)
     assert capsys.readouterr().out == "results/mnist/index.html\n"
     assert len(embedded((tmp_path / "results/mnist/index.html").read_bytes())["sites"]) == 1

@@ -219,7 +219,7 @@ def test_another_width_is_refused(tmp_path: Path) -> None:
 
 
 def odd_spec(norms: list[float], parents: list[int] | None = None) -> CoderSpec:
-    """Of a coder with three latents."""
+    """The spec of a coder with three latents."""
     return CoderSpec(
         "odd",
         "test",

@@ -60,7 +60,7 @@ def small(monkeypatch):
 def results(tmp_path_factory):
     """The folder in which one process ran small experiments, and what it printed."""
     folder = tmp_path_factory.mktemp("experiments")
-    script = ["import sys", "from mdlbench.cli.main import app"]
+    script = ["import sys", "from mdlbench.cli.app import app"]
     for name, constants in SMALL.items():
         script += [
             f"import {MODULES[name].__name__} as experiment",

@@ -7,7 +7,7 @@ import pytest
 
 from mdlbench.boards.leaderboard import build_all
 from mdlbench.records.checks import problems_of_file
-from mdlbench.records.repetition import REPRODUCTIONS, reproduction_path, standing
+from mdlbench.records.repetition import REPETITIONS, repetition_path, standing
 from mdlbench.records.store import read_records, read_references, record_paths
 from mdlbench.report.page import write_pages
 from mdlbench.report.tables import to_csv, to_markdown
@@ -44,10 +44,10 @@ def test_pages_are_rebuilt_byte_for_byte_from_the_records(tmp_path):
         assert path.read_bytes() == (committed / path.relative_to(copy)).read_bytes(), path
 
 
-def test_every_reproduction_is_of_a_committed_record(folder):
+def test_every_repetition_is_of_a_committed_record(folder):
     records = read_records(folder)
-    known = {reproduction_path(folder, record): record for record in records}
-    for path in (folder / REPRODUCTIONS).glob("*.json"):
+    known = {repetition_path(folder, record): record for record in records}
+    for path in (folder / REPETITIONS).glob("*.json"):
         assert standing(known[path], folder) == "reproduced", path
 
 

@@ -296,7 +296,7 @@ def test_a_dataset_prepared_with_another_config_alone_cannot_be_had(offline, tmp
     prepared = tmp_path / "cache" / "Salesforce___wikitext" / "other" / "0.0.0" / "abc"
     prepared.mkdir(parents=True)
     (prepared / "dataset_info.json").write_text('{"config_name": "other"}')
-    with pytest.raises(HubError, match=r"wikitext: cannot be had \(Couldn't find cache for"):
+    with pytest.raises(HubError, match=r"wikitext: not available \(Couldn't find cache for"):
         read(HUB_TEXT, Path())
     suite = language_suite(tmp_path / "suite")
     texts = [HUB_TEXT, *suite.source.texts[1:]]
@@ -324,7 +324,7 @@ def test_the_first_text_that_can_be_had_is_taken(offline, tmp_path):
     suite, told = language_suite(tmp_path), []
     opener = Opener(suite, on_stage=told.append)
     assert opener.text(suite.source).name == "own"
-    assert "wikitext cannot be had" in told[0]
+    assert "wikitext is not available" in told[0]
     assert chosen_text(suite, text="docs") == "docs"
 
 
@@ -357,9 +357,9 @@ def test_where_no_text_can_be_had_every_reason_is_said(offline, tmp_path):
     with pytest.raises(HubError) as caught:
         Opener(suite).text(source)
     for reason in (
-        "wikitext cannot be had: dataset Salesforce/wikitext is not in the cache",
-        f"own cannot be had: {tmp_path / 'own.txt'}: no such text",
-        "rows cannot be had: it is empty",
+        "wikitext is not available: dataset Salesforce/wikitext is not in the cache",
+        f"own is not available: {tmp_path / 'own.txt'}: no such text",
+        "rows is not available: it is empty",
     ):
         assert reason in str(caught.value)
     source = suite.source.model_copy(update={"texts": texts[1:2]})

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from mdlbench.adapters.load import origin_of
 from mdlbench.adapters.protocol import Origin
-from mdlbench.cli.main import app
+from mdlbench.cli.app import app
 from mdlbench.errors import CheckpointError, OutputError, SuiteError, TrainingError, UsageError
 from mdlbench.files import write_atomically
 from mdlbench.sources.images import Classifier, load_images
@@ -667,11 +667,11 @@ def test_an_architecture_without_k_needs_none(suite_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["small", "--width", "8", "-o", "x"], "small: a KEY is of the suite's recipe"),
-        (["--width", "8", "--k", "2"], "say with -o where to"),
+        (["small", "--width", "8", "-o", "x"], "small: a KEY and --width cannot be combined"),
+        (["--width", "8", "--k", "2"], "--width needs -o FOLDER"),
         (["--width", "8", "-o", "x"], "architecture 'batchtopk' needs k"),
-        (["--batch-size", "8"], "--batch-size is of an SAE of your own: give its --width, too"),
-        (["--set", "a=1"], "--set is of an SAE of your own"),
+        (["--batch-size", "8"], "--batch-size only applies with --width"),
+        (["--set", "a=1"], "--set only applies with --width"),
         (["relo"], "zoo.yaml has no SAE 'relo'. Did you mean 'relu'"),
         (["--width", "8", "-o", "x", "--k", "2", "--set", "dtyp=1"], "has no setting 'dtyp'"),
         (["--width", "8", "-o", "x", "--k", "9"], "k must lie between 0 and the width 8"),

@@ -79,7 +79,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def content(record, suite, place):
-    """Of a valid record."""
+    """The content of a valid record."""
     assert check(place, suite, record.to_json()) == []
     return json.loads(record.to_json())
 
@@ -326,8 +326,8 @@ SYNTHETIC = {
     ("site", "text"): ("x", "site.text 'x' is not the suite's, None"),
     ("site", "dtype"): ("bfloat16", "site.dtype 'bfloat16' is not the suite's, 'float32'"),
     ("site", "model"): ("gpt2", "site.model 'gpt2' is not the suite's, None"),
-    ("points", 0, "bits", "adaptive"): (0, "bits.adaptive is below plugin and its header"),
-    ("points", 0, "bits", "enumerative"): (0, "bits.enumerative is below magnitude and one bit"),
+    ("points", 0, "bits", "adaptive"): (0, "bits.adaptive is below plugin plus its header"),
+    ("points", 0, "bits", "enumerative"): (0, "bits.enumerative is below magnitude plus one bit"),
 }
 LANGUAGE = {
     ("site", "model"): ("gpt2", "site.model 'gpt2' is not the suite's, 'SmolLM2-135M-Instruct'"),

@@ -15,10 +15,10 @@ from mdlbench.records.record import parse_record
 from mdlbench.records.repetition import (
     Deviation,
     deviation,
-    read_reproduction,
-    reproduction_path,
+    read_repetition,
+    repetition_path,
     standing,
-    write_reproduction,
+    write_repetition,
 )
 from mdlbench.records.store import read_record, read_records, record_paths
 from mdlbench.scoring.repeat import Claim, Unverified, Verified, read_claim, verify
@@ -71,7 +71,7 @@ def test_what_is_true_is_reproduced_and_counts_until_it_changes(folder, suite):
     for path in paths:
         record = read_record(path)
         assert standing(record, folder) == "reproduced"
-        kept = read_reproduction(reproduction_path(folder, record))
+        kept = read_repetition(repetition_path(folder, record))
         assert (kept.record_id, kept.record_checksum) == (record.id, record.checksum)
         changed = record.model_copy(update={"site": record.site.model_copy(update={"text": "x"})})
         assert standing(changed, folder) == "submitted"
@@ -104,7 +104,7 @@ def test_another_sae_under_the_same_name_is_not_it(folder, suite, tmp_path):
 def test_several_records_have_no_one_sae(folder, suite, sae):
     run = mdlbench("verify", folder, "--suite", suite, "--sae", sae)
     assert run.returncode == 2
-    assert "--sae is of one record" in run.stderr
+    assert "--sae needs a single record" in run.stderr
 
 
 def test_what_is_not_valid_is_not_measured(folder, suite):
@@ -233,7 +233,7 @@ def test_what_does_not_agree_is_not_kept(measured, tmp_path):
     record = read_records(measured)[0]
     again = changed_point(record, mse=record.points[1].mse * 2)
     with pytest.raises(RecordError, match=r"losses by 0\.5 \(0\.001\)"):
-        write_reproduction(tmp_path, record, again, Agreement())
+        write_repetition(tmp_path, record, again, Agreement())
     assert not list(tmp_path.iterdir())
 
 
@@ -242,13 +242,13 @@ def test_the_repetition_furthest_off_is_kept_while_it_holds(measured, tmp_path):
     point = record.points[1]
     further = changed_point(record, mse=point.mse * (1 + 5e-4))
     nearer = changed_point(record, heldout=point.bits.heldout * (1 + 1e-4))
-    path = reproduction_path(tmp_path, record)
+    path = repetition_path(tmp_path, record)
 
     def kept_after(again, record=record):
         """Loss and rates apart, as kept, and what the repetition found."""
-        where, found = write_reproduction(tmp_path, record, again, allowed)
+        where, found = write_repetition(tmp_path, record, again, allowed)
         assert (where, standing(record, tmp_path)) == (path, "reproduced")
-        kept = read_reproduction(path)
+        kept = read_repetition(path)
         return (kept.bits, kept.loss), (found.bits, found.loss)
 
     exact = (0.0, 0.0)
@@ -260,7 +260,7 @@ def test_the_repetition_furthest_off_is_kept_while_it_holds(measured, tmp_path):
     assert kept_after(nearer) == (far, near)
     assert kept_after(record) == (far, exact)
     with pytest.raises(RecordError, match="measured again, rates differ"):
-        write_reproduction(tmp_path, record, changed_point(record, mse=point.mse * 2), allowed)
+        write_repetition(tmp_path, record, changed_point(record, mse=point.mse * 2), allowed)
     assert path.read_bytes() == before
     changed = changed_point(record, cosine=0.5)
     assert changed.checksum != record.checksum
@@ -279,14 +279,14 @@ def test_a_deviation_is_a_share_of_what_is_allowed():
 
 def test_another_identity_is_not_compared(measured):
     record = read_records(measured)[0]
-    with pytest.raises(RecordError, match="another SAE or suite"):
+    with pytest.raises(RecordError, match="the SAE or the suite is another one"):
         deviation(record, make_record("other"))
 
 
-def test_a_damaged_reproduction_is_an_error_and_none_is_a_submission(measured, tmp_path):
+def test_a_damaged_repetition_is_an_error_and_none_is_a_submission(measured, tmp_path):
     record = parse_record(read_records(measured)[0].to_json(), "x")
     assert standing(record, tmp_path) == "submitted"
-    path = reproduction_path(tmp_path, record)
+    path = repetition_path(tmp_path, record)
     path.parent.mkdir()
     path.write_text("{")
     with pytest.raises(RecordError, match="not JSON"):

@@ -1,6 +1,6 @@
 """Somebody's SAE → a `SparseCoder`.
 
-What an adapter deals in (`protocol`) can be had from here; it imports torch, which listing the
+What an adapter deals in (`protocol`) can be imported from here; it imports torch, which listing the
 adapters (`registry`) must not wait for, so it is imported when first asked for.
 """
 

@@ -283,7 +283,7 @@ def check_scale(trial: TriedCoder, target: Float64[torch.Tensor, "token d_out"])
 
 
 def check_input_norm(trial: TriedCoder) -> list[Check]:
-    """Of an SAE trained on activations times s, so that their norm was √d on average."""
+    """Whether inputs have the norm of training, where activations were scaled to √d on average."""
     s = trial.spec.details.get("norm_scaling_factor")
     if not isinstance(s, float):
         return []

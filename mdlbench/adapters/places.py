@@ -19,7 +19,7 @@ def place(request: Request, *files: str) -> tuple[Path, ...]:
 
     Raises:
         CheckpointError: there is no such file.
-        HubError: it is on the hub and cannot be had.
+        HubError: it is on the hub and not available.
         UsageError: the argument begins with hf:// and names no repository.
     """
     if not request.argument.startswith(HUB):

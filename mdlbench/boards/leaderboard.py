@@ -28,7 +28,7 @@ INTERVAL = (TAIL, 1 - TAIL)
 """Tail probabilities of the percentile intervals."""
 STATUS_ORDER: tuple[Status, ...] = ("ranked", "unranked", "partial", "infeasible")
 ID_CHARACTERS = 8
-"""Of a record's id, where two SAEs have the same name."""
+"""Characters of a record's id that are shown where two SAEs have the same name."""
 
 
 class Ranking(NamedTuple):

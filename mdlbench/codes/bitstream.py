@@ -5,12 +5,12 @@ A file is self-contained. In order, integers little-endian:
     magic      8 bytes   89 "MDLBITS"
     version    uint32    2; 1 had no trees
     lengths    uint32 summary, uint32 codebook, uint64 payload, in bytes
-    digest     32 bytes  SHA-256 of the whole file but for these bytes
+    digest     32 bytes  SHA-256 of the whole file without these bytes
     summary    JSON: sizes, step, the quantiser's integers if there are any, the codebook's
                hyperparameters, the symbols' digest, metadata
     codebook   calibration counts: integer columns as byte planes, under LZMA; then, where supports
                are coded by the tree code, its edges and their joint counts, likewise
-    payload    32-bit words of the range coder (`mdlbench.coding`)
+    payload    32-bit words of the range coder (`mdlbench.codes.stream`)
 
 The payload holds the nonzeros latent by latent, tokens in a fixed scattered order: a burst of
 firings would otherwise need the far tails of the count models.
@@ -50,12 +50,12 @@ MAX_TOKENS = 2**31 - 1
 MAX_LATENTS = 2**21
 MAX_CALIBRATION_TOKENS = 2**36
 MAX_LEVELS = 2**12
-"""Of a forest; each takes the reader some time, however few latents it has."""
+"""Levels of a forest, at most; each takes the reader some time, however few latents it has."""
 
 FREE_NONZEROS, NONZEROS_PER_BYTE = 2**23, 2**9
 FREE_PAIRS, PAIRS_PER_BYTE = 2**20, 2**6
-"""A part of a file may stand for so many items, and so many more for each of its bytes: more than
-data needs, and few enough that a hostile file cannot ask for all of the memory."""
+"""The most items that a part of a file may stand for: some for free, and so many for each byte.
+That is more than data needs, and too few for a hostile file to ask for all of the memory."""
 
 _PREFIX = struct.Struct("<8sIIIQ")
 _FIXED_BYTES = _PREFIX.size + hashlib.sha256().digest_size
@@ -84,7 +84,7 @@ Integer = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
 class QuantiserHeader(BaseModel):
-    """What, beside the step, says which values the symbols stand for (`mdlbench.modes`)."""
+    """What, beside the step, says which values the symbols stand for (`quantisers.modes`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -94,7 +94,7 @@ class QuantiserHeader(BaseModel):
 
 
 class Summary(BaseModel):
-    """What a file says of itself, readable without decoding it."""
+    """Facts about a file that can be read without decoding it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -102,7 +102,7 @@ class Summary(BaseModel):
     n_latents: Annotated[int, Field(ge=0, le=MAX_LATENTS)]
     n_nonzeros: Annotated[int, Field(ge=0)]
     step: Positive
-    """Quantiser step: value = symbol · step, but for what `quantiser` says."""
+    """Quantiser step: value = symbol · step, unless `quantiser` says otherwise."""
     calibration_tokens: Annotated[int, Field(ge=0, le=MAX_CALIBRATION_TOKENS)]
     calibration_pairs: Annotated[int, Field(ge=0)]
     """Distinct (latent, symbol) pairs that the codebook was fitted on."""
@@ -114,11 +114,11 @@ class Summary(BaseModel):
     quantiser: QuantiserHeader | None = None
     """Absent where a value is its symbol times the step."""
     metadata: dict[str, JsonValue]
-    """What the writer wants known: SAE, quantiser, suite, digests."""
+    """Facts from the writer: SAE, quantiser, suite, digests."""
 
 
 class Sizes(NamedTuple):
-    """Bytes of a file's parts. The header is all that is not payload.
+    """Bytes of a file's parts. The header is everything except the payload.
 
     It includes the codebook and, beside it, the tree: edges and their joint counts.
     """
@@ -131,7 +131,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """A file's symbols, and what it says of them.
+    """A file's symbols, and the facts about them.
 
     Attributes:
         symbols: as they were encoded.
@@ -163,7 +163,7 @@ def encode(
     Raises:
         CoderError: the codebook cannot code the symbols, or they are not sorted, or not nonzero;
             or a forest is too deep.
-        UsageError: the step, the metadata or the size are not what a file can hold.
+        UsageError: a file cannot hold such a step, such metadata or so much data.
     """
     book = _as_tree(codebook)
     codebook = book.flat
@@ -239,12 +239,12 @@ def sizes(data: bytes) -> Sizes:
 
 
 def summarise(data: bytes) -> Summary:
-    """What a file says of itself, without decoding; raises `RecordError` as `decode` does."""
+    """A file's summary, without decoding; raises `RecordError` as `decode` does."""
     return _summary(_split(data))
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; raises `OutputError` where that fails."""
+    """Write a file whole or not at all; raises `OutputError` if that fails."""
     write_atomically(path, data)
 
 
@@ -330,7 +330,7 @@ def _check_limits(summary: Summary, codebook_bytes: int, payload_bytes: int) -> 
     ):
         raise RecordError(f"bitstream: {summary.tree.n_edges} edges do not fit")
     if payload_bytes % 4:
-        raise RecordError("bitstream: the payload is not in whole words")
+        raise RecordError("bitstream: the payload does not consist of whole words")
 
 
 def _reason(error: ValidationError | RecordError) -> str:
@@ -358,7 +358,7 @@ def _check_encodable(symbols: Symbols, codebook: Codebook) -> None:
 
 
 def _as_tree(codebook: Codebook | TreeCodebook) -> TreeCodebook:
-    """The codebook itself, or a flat one as a tree code of roots."""
+    """The codebook itself; a flat one becomes a tree code of roots alone."""
     if isinstance(codebook, Codebook):
         return TreeCodebook.without_edges(codebook)
     return codebook
@@ -385,7 +385,7 @@ class _ByLatent:
 
     @classmethod
     def unknown(cls) -> _ByLatent:
-        """What a reader begins with."""
+        """What a reader has to begin with."""
         return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32))
 
     def by_token(self, n_tokens: int, n_latents: int) -> Symbols:
@@ -411,7 +411,7 @@ def _by_latent(symbols: Symbols) -> _ByLatent:
 
 
 def _stable_order(key: Int[np.ndarray, " nnz"], limit: int) -> Int64[np.ndarray, " nnz"]:
-    """What sorts keys below a limit; keys of at most 16 bits are radix-sorted."""
+    """An order that sorts keys below a limit; keys of at most 16 bits are radix-sorted."""
     return np.argsort(key.astype(np.min_scalar_type(max(limit - 1, 0))), kind="stable")
 
 
@@ -526,7 +526,7 @@ def _decompress(packed: bytes, size: int) -> bytes:
     except lzma.LZMAError as error:
         raise RecordError(f"bitstream: codebook: does not decompress: {error}") from error
     if len(raw) != size:
-        raise RecordError("bitstream: codebook: not of the size that the summary states")
+        raise RecordError("bitstream: codebook: its size differs from the one in the summary")
     return raw
 
 

@@ -1,7 +1,7 @@
-"""The seeds' closed forms (maths §3, §9): bits per token at true firing rates, without any data.
+"""The papers' closed forms (maths §3, §9): bits per token at true firing rates, without any data.
 
-Arrays have at least one axis and broadcast. What cannot be is NaN; what is no probability is an
-error.
+Arrays have at least one axis and broadcast. An impossible case gives NaN; a number that is no
+probability is an error.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from mdlbench.codes.codelength import binary_entropy, bound_formula, log2_binomi
 from mdlbench.errors import UsageError
 
 ROUNDING = 1e-12
-"""A probability may leave its bounds by so much and be moved back."""
+"""A probability outside its bounds by no more than this is moved back."""
 
 Array = Float64[np.ndarray, "*#shape"]
 Stack = Float64[np.ndarray, "first *shape"]
 
 
 class Gpt2Illustration(NamedTuple):
-    """Bits per token of an SAE of GPT-2's layer 8, and of what it is compared with (maths §9).
+    """Bits per token of an SAE of GPT-2's layer 8 and of its rivals (maths §9).
 
     Attributes:
         sae: the bound L0·(B + log₂ D) at L0 = 65, B = 7, D = 25,000.
@@ -33,8 +33,8 @@ class Gpt2Illustration(NamedTuple):
         firing_rates: D·H₂(L0/D), all latents alike.
         subset: log₂ C(D, L0).
         dense: 7 bits for each of 768 dimensions.
-        one_hot_printed: 7·128·log₂ 50,257, as the seed prints it for one-hot codes of 128 tokens.
-        one_hot_bound: 7 + 128·log₂ 50,257, what the seed's own bound gives.
+        one_hot_printed: 7·128·log₂ 50,257, as the paper prints it for one-hot codes of 128 tokens.
+        one_hot_bound: 7 + 128·log₂ 50,257, what the paper's own bound gives.
     """
 
     sae: float
@@ -47,7 +47,7 @@ class Gpt2Illustration(NamedTuple):
 
 
 def gpt2_illustration() -> Gpt2Illustration:
-    """The seed's worked example (maths §9)."""
+    """The paper's worked example (maths §9)."""
     n_latents, l0, bits, width, context, vocabulary = 25_000, 65, 7, 768, 128, 50_257
     words = bound_formula(context, 0, vocabulary)
     return Gpt2Illustration(

@@ -33,7 +33,7 @@ _STRENGTH_BOUNDS = (math.log(1e-3), math.log(1e7))
 
 
 class Rate(NamedTuple):
-    """Bits per token, for which latents are on and for the values of those that are."""
+    """Bits per token of two parts: which latents are on, and the values of those."""
 
     support: float
     magnitude: float

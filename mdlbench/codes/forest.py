@@ -29,7 +29,7 @@ TABLE_CELLS = 2**22
 """Pairs of latents counted at once while a forest is learned; bounds its memory."""
 
 SymbolRuns = Callable[[], Iterable[Symbols]]
-"""Gives the same runs of symbols whenever it is called, such as those of a spool."""
+"""Gives the same runs of symbols at every call, such as those of a spool."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +46,11 @@ class Forest:
 
     @classmethod
     def from_parents(cls, parents: np.ndarray) -> Forest:
-        """The forest of these parents, one integer for each latent.
+        """The forest with these parents, one integer for each latent.
 
         Raises:
-            CoderError: a parent is out of range, or latents descend from themselves; names some.
-                Or parents are not integers.
+            CoderError: parents are not integers, one is out of range, or latents descend from
+                themselves; the message names some.
         """
         parents = np.asarray(parents)
         if parents.ndim != 1 or not np.issubdtype(parents.dtype, np.integer):
@@ -79,7 +79,7 @@ class Forest:
 
     @property
     def header_bits(self) -> float:
-        """D·log₂(D + 1), to tell each latent's parent; 0 where there is no edge to tell of."""
+        """D·log₂(D + 1), to name each latent's parent; 0 for a forest without edges."""
         n_latents = len(self.parents)
         return n_latents * math.log2(n_latents + 1) if self.n_edges else 0.0
 
@@ -91,7 +91,7 @@ class Forest:
         return np.split(order, ends[:-1])
 
     def only(self, kept: Bool[np.ndarray, " latent"]) -> Forest:
-        """The forest of the edges above the kept latents; the others become roots."""
+        """The forest with the edges above the kept latents; the others become roots."""
         return Forest.from_parents(np.where(kept, self.parents, np.int32(ROOT)))
 
     def parent_on(self, symbols: Symbols) -> Bool[np.ndarray, " nnz"]:
@@ -130,7 +130,7 @@ class Forest:
     def joint_counts(self, runs: Iterable[Symbols]) -> Int64[np.ndarray, " latent"]:
         """Tokens on which a latent and its parent are both on, 0 for roots.
 
-        Those of parts of a split add up to those of the split.
+        The counts of parts of a split add up to those of the split.
         """
         joint = np.zeros(len(self.parents), dtype=np.int64)
         for symbols in runs:
@@ -154,7 +154,7 @@ def _levels(parents: Int[np.ndarray, " latent"]) -> Int32[np.ndarray, " latent"]
 
 
 def _cycle(parents: Int[np.ndarray, " latent"], member: int) -> str:
-    """What is wrong with a latent that is its own ancestor."""
+    """Says which latents descend from themselves."""
     cycle = [member]
     while (above := int(parents[cycle[-1]])) != member and len(cycle) < 6:
         cycle.append(above)

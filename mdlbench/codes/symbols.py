@@ -50,20 +50,20 @@ class Symbols:
 
 
 class Reconstruction(Protocol):
-    """What a decoder is told of a quantiser, and makes of symbols."""
+    """A quantiser as its decoder knows it: from symbols to values."""
 
     @property
     def header_bits(self) -> float:
-        """Bits that tell it, sent once; the step itself is not charged."""
+        """Bits of its parameters, sent once; the step itself is not charged."""
         ...
 
     @property
     def columns(self) -> Mapping[str, list[int]]:
-        """The integers that, with the step, say it all; none for a plain step."""
+        """The integers that, with the step, determine it; none for a plain step."""
         ...
 
     def values(self, symbols: Symbols) -> SparseLatents:
-        """Latents that symbols stand for; what is off stays exactly zero."""
+        """The latents that symbols stand for; a latent that is off stays exactly zero."""
         ...
 
 
@@ -110,7 +110,7 @@ def quantise(latents: SparseLatents, step: float) -> Symbols:
 
 
 def dequantise(symbols: Symbols, step: float) -> SparseLatents:
-    """Latents symbol · step; what was off stays exactly zero."""
+    """Latents symbol · step; a latent that was off stays exactly zero."""
     value = (symbols.symbol * np.float64(step)).astype(np.float32)
     return SparseLatents(symbols.token, symbols.latent, value, symbols.n_tokens, symbols.n_latents)
 

@@ -159,7 +159,7 @@ class Tally:
         """The tally of many runs, each forgotten once counted. The fastest way to a whole split.
 
         Raises:
-            CoderError: a value is not finite, too large, or of another dictionary; or there are
+            CoderError: a value is not finite or too large, the dictionaries differ, or there are
                 2^31 tokens or more, which have to be counted in parts.
         """
         if not 1 <= octaves <= MAX_OCTAVES:

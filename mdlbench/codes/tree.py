@@ -40,10 +40,10 @@ class ContextCounts(NamedTuple):
     def of(
         cls, forest: Forest, counts: SymbolCounts, joint: Int64[np.ndarray, " latent"]
     ) -> ContextCounts:
-        """From counts and `forest.joint_counts` of the same tokens.
+        """The contexts' counts, from counts and `forest.joint_counts` of the same tokens.
 
         Raises:
-            CoderError: they cannot be of the same tokens.
+            CoderError: they cannot come from the same tokens.
         """
         k = counts.active
         if not len(forest.parents) == len(k) == len(joint):
@@ -54,7 +54,7 @@ class ContextCounts(NamedTuple):
         tokens = np.stack([counts.n_tokens - above, above])
         active = np.stack([k - joint, joint])
         if ((active < 0) | (active > tokens)).any():
-            raise CoderError("joint counts are not of the tokens that the symbol counts are of")
+            raise CoderError("joint counts and symbol counts come from different tokens")
         return cls(tokens, active)
 
 
@@ -71,15 +71,15 @@ class TreeCodebook:
     """The frozen tree code of calibration tokens (maths §3).
 
     Child c fires with (k_pc + a)/(k_p + a + b) where its parent is on, and with
-    (k_c − k_pc + a')/(N − k_p + a' + b') where it is off. Either prior is shared by all children,
-    of greatest Beta-binomial marginal likelihood.
+    (k_c − k_pc + a')/(N − k_p + a' + b') where it is off. All children share either prior, which
+    has the greatest Beta-binomial marginal likelihood.
 
     Attributes:
         flat: prices magnitudes, and roots.
         forest: the edges in use.
         joint: k_pc of the calibration tokens, 0 for roots.
         priors: (a', b') for a parent that is off, (a, b) for one that is on.
-        firing_probability: of each latent in each context, in (0, 1).
+        firing_probability: probability of each latent in each context, in (0, 1).
     """
 
     flat: Codebook
@@ -101,7 +101,8 @@ class TreeCodebook:
         Args:
             flat: the codebook of the same tokens.
             runs: gives their symbols, as often as it is called.
-            parents: of each latent, −1 for a root; None learns them (`forest.learn_forest`).
+            parents: each latent's parent, −1 for a root; None learns them
+                (`forest.learn_forest`).
 
         Raises:
             CoderError: parents are not a forest of these latents, or runs cannot be the tokens
@@ -117,7 +118,7 @@ class TreeCodebook:
     def pruned(
         cls, flat: Codebook, forest: Forest, joint: Int64[np.ndarray, " latent"]
     ) -> TreeCodebook:
-        """The code of those edges that pay on the calibration tokens; of no edge if none does."""
+        """The code with the edges that pay on the calibration tokens, if any does."""
         while True:
             book = cls.of_forest(flat, forest, joint)
             pays = forest.is_child & (book.saved_bits > book.joint_bits)
@@ -168,13 +169,13 @@ class TreeCodebook:
 
     @cached_property
     def joint_bits(self) -> Float64[np.ndarray, " latent"]:
-        """What telling each k_pc costs once."""
+        """Bits of the joint counts k_pc, sent once."""
         counts = self.flat.counts
         return joint_count_bits(self.forest, counts.active, counts.n_tokens)
 
     @property
     def header_bits(self) -> float:
-        """What the decoder is told once, beyond the flat codebook: parents and joint counts."""
+        """Bits of what the decoder needs beside the flat codebook: parents and joint counts."""
         return self.forest.header_bits + float(self.joint_bits.sum())
 
     @cached_property
@@ -244,7 +245,7 @@ class TreeCodebook:
 
     @cached_property
     def _excess_over_flat(self) -> Float64[np.ndarray, "2 latent"]:
-        """What a nonzero adds to B₀, less what it adds to the flat code's, in each context."""
+        """Bits that a nonzero adds to B₀, less those under the flat code, in each context."""
         flat_switch = self.flat.on_latent_bits - self.flat.off_latent_bits
         parents, child = self.forest.parents, self.forest.is_child
         moved = self._off_bits[PARENT_ON] - self._off_bits[PARENT_OFF]

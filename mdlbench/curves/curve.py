@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Interpolation = Literal["pchip", "akima", "chords"]
 """Between points: by a spline through the Pareto front, or along the lower hull."""
 LEAST_POINTS = 4
-"""Of a Pareto front that is compared with another."""
+"""A Pareto front with fewer points is not compared."""
 LEAST_OVERLAP = 0.75
 """Share of two curves' joint range of quality that must be common for an average to be of both."""
 NEGLIGIBLE = 1e-9

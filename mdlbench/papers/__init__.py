@@ -1,4 +1,4 @@
-"""The seeds' experiments: figures, a table, and a report whose every sentence the numbers decide.
+"""The papers' experiments: figures, a table, and a report whose sentences the numbers decide.
 
 Each experiment is a module with `reproduce(folder, on_stage)`, imported when it is run.
 """
@@ -37,7 +37,7 @@ def run_experiment(name: str, folder: Path, on_stage: OnStage) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error}") from error
+        raise OutputError(f"{folder}: cannot be created: {error}") from error
     module = import_module(f"{__name__}.{_MODULES.get(name, name.replace('-', '_'))}")
     written: list[Path] = module.reproduce(folder, on_stage)
     return written

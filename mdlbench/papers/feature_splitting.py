@@ -1,6 +1,6 @@
 """When a third latent for A and B together shortens the code of two overlapping features.
 
-The seed's phase diagram and the lift-e law (maths §9), exactly and by simulation.
+The paper's phase diagram and the lift-e law (maths §9), exactly and by simulation.
 """
 
 from __future__ import annotations

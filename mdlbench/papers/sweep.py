@@ -98,7 +98,7 @@ class Level:
 
     @property
     def pairs(self) -> list[SweepEntry]:
-        """Of each width the sparsity with the fewest bits: pairs of equal test MSE, by width."""
+        """The sparsity with the fewest bits at each width: pairs of equal test MSE, by width."""
         return [group[0] for group in _by_width(self.entries, lambda entry: entry.width).values()]
 
     @property
@@ -113,11 +113,11 @@ class Level:
 
     @property
     def narrow(self) -> list[SweepEntry]:
-        """SAEs as wide as `best` or narrower: where the seed's DL is linear in L0."""
+        """SAEs as wide as `best` or narrower: where the paper's DL is linear in L0."""
         return [entry for entry in self.entries if entry.width <= self.best.width]
 
     def regimes(self) -> dict[Regime, SweepEntry]:
-        """The seed's four regimes as far as the sweep has them, A first.
+        """The paper's four regimes as far as the sweep has them, A first.
 
         B is the minimum. A is the sparsest SAE of the largest width, if that is wider than B; D the
         densest of the smallest width, if that is narrower; C the other SAE narrower than B whose
@@ -265,7 +265,7 @@ def onset(records: Iterable[EvalRecord], share: float) -> int | None:
 
 
 def sparsest(records: Iterable[EvalRecord]) -> list[EvalRecord]:
-    """Of each width the SAE with the smallest L0 before quantisation, by width."""
+    """The SAE with the smallest L0 before quantisation at each width, by width."""
     ordered = sorted(records, key=lambda record: (record.coder.l0, record.name))
     groups = _by_width(ordered, lambda record: record.coder.d_latents)
     return [groups[width][0] for width in sorted(groups)]

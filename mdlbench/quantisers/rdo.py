@@ -44,7 +44,7 @@ OFFSETS = (1 - FRACTION, 127)
 """… within these, so that a symbol keeps its sign."""
 
 SHARES = 1.0, 0.5, 0.25
-"""Of the slope at which latents would be decided if their errors were independent."""
+"""Shares of the slope at which latents would be decided if their errors were independent."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -156,7 +156,7 @@ def _problem(key: str, message: str) -> PydanticCustomError:
 
 
 class CoderIdentity(Part):
-    """Which SAE, as far as it decides numbers."""
+    """Which SAE it is: all of it that decides numbers."""
 
     name: str
     adapter: str
@@ -176,11 +176,11 @@ class Identity(Part):
     seed: int
     limit: int | None = None
     quantiser: Quantiser | None = None
-    """Where it is not the suite's own."""
+    """The quantiser, if it is not the suite's own."""
 
     @property
     def id(self) -> str:
-        """SHA-256 of the canonical JSON of the identity, without a quantiser that it lacks."""
+        """SHA-256 of the identity's canonical JSON; an absent quantiser is left out."""
         absent = {"quantiser"} if self.quantiser is None else None
         content = self.model_dump(mode="json", exclude=absent)
         return hashlib.sha256(_canonical(content).encode()).hexdigest()
@@ -204,8 +204,8 @@ class CoderFacts(Part):
     dead_fraction: Finite
     """Share of latents active on no token of either split."""
     decoder_weight_bits: int | None = None
-    """Coarsest bits per decoder weight that still keep the headline tolerance; where the SAE does
-    not meet that one, the first tolerance that it meets."""
+    """Fewest bits per decoder weight that still keep the headline tolerance or, if the SAE does not
+    meet that one, the first tolerance that it meets."""
     decoder_bits: Finite | None = None
     """(live rows · d + d) · decoder_weight_bits (maths §3)."""
     codebook_bits: Finite | None = None
@@ -280,9 +280,9 @@ class Bits(Part):
 class Resamples(PerMetric):
     """A point's rate and losses when test documents are drawn anew (maths §7).
 
-    Base64 of little-endian float16, one value a draw: by which share of the point's `bits.heldout`,
-    `mse` and, for ΔCE, `ce` the draw lies above it. The draws are the same for every SAE of a
-    suite, so that differences of curves are paired.
+    Base64 of little-endian float16, one value a draw: how far the draw lies above the point's
+    `bits.heldout`, `mse` and, for ΔCE, `ce`, as a share of it. The draws are the same for every SAE
+    of a suite, so that differences of curves are paired.
     """
 
     bits: str
@@ -326,7 +326,7 @@ class OperatingPoint(Distortion):
     l0: Finite
     """Mean nonzero symbols per test token."""
     header_bits: Finite | None = None
-    """Bits, sent once, that a decoder must be told beside codebook and step; not in `bits`."""
+    """Bits that a decoder needs once beside codebook and step; not in `bits`."""
     bits: Bits
     resamples: Resamples | None = None
 
@@ -416,13 +416,13 @@ class Pictures(Part):
 class LatentProfile(Part):
     """How bits and firing are spread over latents, at the audited step, on test tokens.
 
-    Latents are sorted by firing rate for the one and by bits for the other, descending. Of many
-    latents both are given at some `ranks` only, spaced evenly in their logarithm.
+    For firing rates latents are sorted by rate, for bits by bits, descending. Where there are many
+    latents, both are given at some `ranks` only, spaced evenly in their logarithm.
     """
 
     step: Finite
     ranks: list[int]
-    """From 1 to D: all of them, or some of many."""
+    """Ranks from 1 to D: all of them, or some where there are many."""
     firing_rates: list[Finite]
     """Share of tokens on which the latent of that rank has a nonzero symbol."""
     bits: list[Finite]
@@ -433,11 +433,11 @@ class LatentProfile(Part):
 
 
 MOST_RANKS = 64
-"""Of more latents, a record has some."""
+"""A record with more latents keeps only some ranks."""
 
 
 def profile_ranks(n_latents: int) -> Int64[np.ndarray, " rank"]:
-    """All ranks 1 to D; of more than `MOST_RANKS`, some, evenly spaced in their logarithm."""
+    """All ranks 1 to D; above `MOST_RANKS` only some, evenly spaced in their logarithm."""
     if n_latents <= MOST_RANKS:
         return np.arange(1, n_latents + 1)
     spaced = np.geomspace(1, n_latents, MOST_RANKS)
@@ -445,11 +445,11 @@ def profile_ranks(n_latents: int) -> Int64[np.ndarray, " rank"]:
 
 
 class Environment(Part):
-    """Where it ran; not part of the identity."""
+    """Where the measurement ran; not part of the identity."""
 
     device: str
     dtype: str
-    """In which SAEs compute; the model's is the site's."""
+    """Precision in which SAEs compute; the site has the model's."""
     threads: int
     seconds: Finite
     versions: dict[str, str]
@@ -555,7 +555,7 @@ class EvalRecord(Part):
 
     @property
     def checksum(self) -> str:
-        """As its file has it."""
+        """The text of the record's file."""
         return checksum_of(self.model_dump(mode="json", exclude_none=True))
 
 
@@ -574,7 +574,7 @@ def other_quantisers(records: Iterable[EvalRecord]) -> list[str]:
 
 
 def with_quantiser(name: str, quantiser: str | None) -> str:
-    """A name as boards have it: "NAME [QUANTISER]" where that is not the suite's own."""
+    """A name as on boards: "NAME [QUANTISER]" if the quantiser is not the suite's own."""
     return name if quantiser is None else f"{name} [{quantiser}]"
 
 
@@ -594,7 +594,7 @@ def _unsealed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 class Measurement(Part):
-    """What results must agree in to stand in one folder."""
+    """What all results in one folder have in common."""
 
     suite: str
     suite_digest: str
@@ -614,7 +614,8 @@ class SiteReferences(Part):
     data_sha256: str
     d: int
     eigenvalues: list[Finite]
-    """Of the covariance of the test activations, descending: the Gaussian reference (maths §8)."""
+    """Eigenvalues of the test activations' covariance, descending, for the Gaussian reference
+    (maths §8)."""
     dense: list[tuple[int, Finite]]
     """(n, MSE) when every dimension is sent as n fixed-length bits over its calibration range."""
 
@@ -627,7 +628,7 @@ class References(Measurement):
     sites: list[SiteReferences]
 
     def of_data(self, data_sha256: str) -> SiteReferences | None:
-        """Those computed from some data, if there are any."""
+        """The references computed from some data, if there are any."""
         return next((site for site in self.sites if site.data_sha256 == data_sha256), None)
 
     @property
@@ -648,14 +649,14 @@ def parse_record(text: str, where: Path | str) -> EvalRecord:
     """A record from its JSON text.
 
     Raises:
-        RecordError: not a record, of a newer schema, or its id is not that of its identity.
+        RecordError: it is not a record, has a newer schema, or its id does not match its identity.
     """
     try:
         record = EvalRecord.model_validate_json(_SEAL.sub("", text, count=1))
     except ValidationError:
         record = _model(EvalRecord, _unsealed(_content(text, where)), where)
     if record.id != record.identity.id:
-        raise RecordError(f"{where}: the id is not that of the record's identity")
+        raise RecordError(f"{where}: the id does not match the record's identity")
     return record
 
 
@@ -679,7 +680,7 @@ def _content(text: str, where: Path | str) -> dict[str, Any]:
         raise RecordError(f"{where}: not written by mdlbench: it has no schema_version")
     version = content["schema_version"]
     if type(version) is not int or version < 1:
-        raise RecordError(f"{where}: schema_version {version!r} is not one of mdlbench's")
+        raise RecordError(f"{where}: schema_version {version!r} is not one that mdlbench ever had")
     if version > SCHEMA_VERSION:
         raise RecordError(
             f"{where}: schema_version {version} is newer than this mdlbench reads "
@@ -687,7 +688,7 @@ def _content(text: str, where: Path | str) -> dict[str, Any]:
         )
     if version < SCHEMA_VERSION:
         raise RecordError(
-            f"{where}: schema_version {version} is of a development version of mdlbench; "
+            f"{where}: schema_version {version} belongs to a development version of mdlbench; "
             "score the SAE again"
         )
     return content

@@ -1,4 +1,7 @@
-"""What became of a record when it was measured again: *reproduced*, or only *submitted*."""
+"""A repetition is a second measurement of a record. Where it agrees, the record is *reproduced*.
+
+A record without such a repetition is *submitted*.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +35,17 @@ from mdlbench.suite.suite import Agreement
 
 Standing = Literal["reproduced", "submitted"]
 
-REPRODUCTIONS = "reproductions"
-"""Subfolder of a results folder."""
+REPETITIONS = "reproductions"
+"""Subfolder of a results folder for the repetitions that agreed."""
 LEAST_RATE = 1.0
 """Bits per token; smaller rates are compared as if they were as large."""
 LEAST_LOSS = 1e-5
-"""Losses below it, in their own unit, are compared as if they were as large: so small a KL is of
-rounding errors."""
+"""Losses below it, in their own unit, are compared as if they were as large: so small a KL consists
+of rounding errors."""
 HALF_ULP = 2.0**-10
-"""Of a share in half precision: by how much two that are nearly equal may be rounded apart."""
+"""Relative rounding error of a share in half precision: two that are equal may differ by it."""
 CODEBOOK_SLACK = 0.01
-"""Of a codebook's size, which jumps by whole bytes."""
+"""Relative difference of codebook sizes that is ignored: they jump by whole bytes."""
 
 RATES = ("plugin", "support", "magnitude", "heldout", "adaptive", "enumerative", "bound", "side")
 FACTS = ("d_in", "d_out", "d_latents", "architecture", "hook", "details")
@@ -52,7 +55,7 @@ class Deviation(NamedTuple):
     """How far a repeated measurement lies from the first, at worst.
 
     Attributes:
-        bits: relative difference of rates at a step, of L0, and of what is said of latents.
+        bits: relative difference of rates at a step, of L0, and of the facts about latents.
         loss: relative difference of losses at a step; of ΔCE, to CE.
         positions: steps of 0.05 octave between the steps accepted at a tolerance, or bits between
             the decoder's precisions.
@@ -70,7 +73,7 @@ class Deviation(NamedTuple):
         )
 
     def share(self, agreement: Agreement) -> float:
-        """Of what is allowed, how much it takes up at worst; at most 1 where it is within."""
+        """The largest deviation as a share of what is allowed; at most 1 where all are within."""
         return max(
             self.bits / agreement.bits,
             self.loss / agreement.loss,
@@ -78,8 +81,8 @@ class Deviation(NamedTuple):
         )
 
 
-class Reproduction(Part):
-    """That a record was measured again and agreed; void as soon as the record changes."""
+class Repetition(Part):
+    """A second measurement that agreed with a record; void as soon as the record changes."""
 
     schema_version: int = SCHEMA_VERSION
     record_id: str
@@ -91,7 +94,7 @@ class Reproduction(Part):
     agreement: Agreement
     """What the suite allowed."""
     environment: Environment
-    """Of the repeated measurement."""
+    """Where the second measurement ran."""
     provenance: Provenance
 
     @property
@@ -99,7 +102,7 @@ class Reproduction(Part):
         return Deviation(self.bits, self.loss, self.positions)
 
     def holds(self, record: EvalRecord, agreement: Agreement) -> bool:
-        """Whether it is of the record as it is now, and within what is allowed."""
+        """Whether it repeats the record as it is now, and lies within what is allowed."""
         current = (self.record_id, self.record_checksum) == (record.id, record.checksum)
         return current and self.deviation.within(agreement)
 
@@ -111,8 +114,8 @@ def deviation(first: EvalRecord, again: EvalRecord) -> Deviation:
     steps, too.
 
     Raises:
-        RecordError: they are not of one identity, do not meet the same tolerances, or differ in
-            what is not a measured number.
+        RecordError: their identities differ, they do not meet the same tolerances, or they differ
+            in something that is not a measured number.
     """
     _refuse_other(first, again)
     points = {point.step: point for point in again.points}
@@ -129,12 +132,12 @@ def deviation(first: EvalRecord, again: EvalRecord) -> Deviation:
 
 def _refuse_other(first: EvalRecord, again: EvalRecord) -> None:
     if first.identity != again.identity:
-        raise RecordError(f"{first.label}: measured again, it is another SAE or suite")
+        raise RecordError(f"{first.label}: measured again, the SAE or the suite is another one")
     for name in FACTS:
         if getattr(first.coder, name) != getattr(again.coder, name):
-            raise RecordError(f"{first.label}: measured again, its {name} is another")
+            raise RecordError(f"{first.label}: measured again, its {name} differs")
     if (first.site, first.n_tokens) != (again.site, again.n_tokens):
-        raise RecordError(f"{first.label}: measured again, its site or tokens are others")
+        raise RecordError(f"{first.label}: measured again, its site or tokens differ")
     if _pictures(first) != _pictures(again):
         raise RecordError(f"{first.label}: measured again, its features look different")
 
@@ -178,16 +181,18 @@ def _loss_draws_apart(one: OperatingPoint, other: OperatingPoint, key: str) -> f
 
 
 def _draws_apart(one: OperatingPoint, other: OperatingPoint, name: str) -> float:
-    """Largest difference of two points' bootstrap draws, but for their rounding."""
+    """Largest difference of two points' bootstrap draws, beyond their rounding."""
     a, b = one.drawn_shares(name), other.drawn_shares(name)
     if len(a) != len(b):
-        raise RecordError(f"at step {one.step:g}: {len(a)} draws, measured again {len(b)}")
+        raise RecordError(
+            f"at step {one.step:g}: {len(a)} bootstrap draws, but {len(b)} when measured again"
+        )
     rounded = HALF_ULP * np.maximum(np.abs(a), np.abs(b)) + 1e-7
     return float(np.maximum(np.abs(a - b) - rounded, 0.0).max(initial=0.0))
 
 
 def _latents_apart(first: EvalRecord, again: EvalRecord) -> float:
-    """Of L0, dead latents, the codebook and the profile."""
+    """Largest difference of L0, dead latents, the codebook and the profile."""
     one, other = first.coder, again.coder
     apart = [
         _relative(one.l0, other.l0, LEAST_RATE),
@@ -219,16 +224,17 @@ def _positions_apart(first: EvalRecord, again: EvalRecord) -> int:
     return max(apart)
 
 
-def write_reproduction(
+def write_repetition(
     folder: Path, record: EvalRecord, again: EvalRecord, suite: Agreement
 ) -> tuple[Path, Deviation]:
-    """Keep that `again` agrees with `record`, in a results folder.
+    """Keep in a results folder that a second measurement agrees with a record.
 
-    A reproduction that still holds there is replaced only by one further off, as a share of what
-    the suite allows: what another machine showed outlasts a repetition on the record's own.
+    An earlier repetition that still holds is replaced only by one further off, as a share of what
+    the suite allows. So a repetition on the record's own machine does not replace one from
+    elsewhere.
 
     Returns:
-        The reproduction's file, and how far the two are apart.
+        The repetition's file, and how far the two measurements are apart.
 
     Raises:
         RecordError: it does not agree.
@@ -241,7 +247,7 @@ def write_reproduction(
             f"{suite.bits:g}), losses by {found.loss:.2g} ({suite.loss:g}), accepted steps by "
             f"{found.positions} of 0.05 octave ({suite.positions})"
         )
-    reproduction = Reproduction(
+    repetition = Repetition(
         record_id=record.id,
         record_checksum=record.checksum,
         **found._asdict(),
@@ -249,43 +255,43 @@ def write_reproduction(
         environment=again.environment,
         provenance=again.provenance,
     )
-    path = reproduction_path(folder, record)
+    path = repetition_path(folder, record)
     kept = _kept(path, record, suite)
     if kept is None or kept.deviation.share(suite) < found.share(suite):
-        write_atomically(path, canonical_lines(reproduction.model_dump(mode="json")).encode())
+        write_atomically(path, canonical_lines(repetition.model_dump(mode="json")).encode())
     return path, found
 
 
-def _kept(path: Path, record: EvalRecord, suite: Agreement) -> Reproduction | None:
-    """The reproduction that still holds; one that cannot be read does not."""
+def _kept(path: Path, record: EvalRecord, suite: Agreement) -> Repetition | None:
+    """The repetition that still holds; one that cannot be read does not."""
     with suppress(RecordError):
-        found = read_reproduction(path)
+        found = read_repetition(path)
         return found if found.holds(record, suite) else None
     return None
 
 
-def reproduction_path(folder: Path, record: EvalRecord) -> Path:
-    return folder / REPRODUCTIONS / file_name(record.identity)
+def repetition_path(folder: Path, record: EvalRecord) -> Path:
+    return folder / REPETITIONS / file_name(record.identity)
 
 
-def read_reproduction(path: Path) -> Reproduction:
-    """Raises `RecordError` if it is missing or not a reproduction."""
+def read_repetition(path: Path) -> Repetition:
+    """Raises `RecordError` if it is missing or not a repetition."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: cannot be read: {error}") from error
-    return parse_versioned(Reproduction, text, path)
+    return parse_versioned(Repetition, text, path)
 
 
 def standing(record: EvalRecord, folder: Path) -> Standing:
-    """Whether a results folder has a reproduction of exactly this record, as it is now.
+    """Whether a results folder has a repetition of exactly this record, as it is now.
 
-    Of a shipped suite it must be within what that suite allows today.
+    If the suite is a shipped one, the repetition must be within what that suite allows today.
     """
-    path = reproduction_path(folder, record)
+    path = repetition_path(folder, record)
     if not path.is_file():
         return "submitted"
-    found, suite = read_reproduction(path), shipped_suite(record.identity.suite)
+    found, suite = read_repetition(path), shipped_suite(record.identity.suite)
     allowed = found.agreement if suite is None else suite.agreement
     return "reproduced" if found.holds(record, allowed) else "submitted"
 

@@ -2,7 +2,7 @@
 
     python -m mdlbench.records.schema > record.schema.json
 
-All of it is taken from the models of `mdlbench.records.record` and `mdlbench.suite.suite`.
+All of it is taken from the models of `records.record` and `suite`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _schema_of(model: type[BaseModel]) -> Schema:
 
 
 def tables(schema: Schema) -> str:
-    """A schema in Markdown: for every object a heading, what it is, and a table of its keys."""
+    """A schema in Markdown: a heading, a description and a table of keys for every object."""
     definitions = schema.get("$defs", {})
     parts = [_section(schema)]
     parts += [_section(definitions[name]) for name in _reached(schema, definitions)]

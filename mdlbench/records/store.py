@@ -24,7 +24,7 @@ from mdlbench.suite.suite import Headline
 RECORDS = "records"
 REFERENCES = "references.json"
 HOMES = (Path("results"), Path("leaderboards"))
-"""Where a results folder is looked for by its name."""
+"""Where a results folder is looked up by its name."""
 ARCHIVE = "archive"
 """Subfolder of records that were measured with another version of their suite."""
 
@@ -36,7 +36,7 @@ class RecordStore:
         self.root, self.folder = folder, folder / RECORDS
 
     def prepare(self) -> None:
-        """Raises `OutputError` now rather than after an hour of work."""
+        """Raise `OutputError` now rather than after an hour of work."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -48,15 +48,15 @@ class RecordStore:
         """The finished record of exactly this identity, if there is one.
 
         Raises:
-            RecordError: there is a file in its place that cannot be read, is of a newer schema, or
-                is of something else; it is left as it is.
+            RecordError: the file in its place cannot be read, has a newer schema, or holds
+                something else; it is left as it is.
         """
         path = self.path(identity)
         if not path.exists():
             return None
         record = read_record(path)
         if record.identity != identity:
-            raise RecordError(f"{path}: in the place of another record; move it away")
+            raise RecordError(f"{path}: stands in the place of another record; move it away")
         return record
 
     def save(self, record: EvalRecord) -> Path:
@@ -71,8 +71,8 @@ class RecordStore:
             How many were moved.
 
         Raises:
-            OutputError: another record stands where one is to go; both are left as they are.
-            RecordError: a file among the records is not one.
+            OutputError: another record stands in the place of one; both are left as they are.
+            RecordError: a file among the records is not a record.
         """
         archive = self.root / ARCHIVE
         archived = _readable(record_paths(archive))
@@ -185,9 +185,9 @@ def results_folder(name: Path) -> Path:
 
 
 def read_archive(folder: Path) -> list[EvalRecord]:
-    """Records that a results folder keeps of other versions of its suite; there may be none.
+    """Archived records, measured with other versions of the suite; there may be none.
 
-    Those of older schemas can no longer be read, and are passed over.
+    Records of older schemas can no longer be read and are skipped.
     """
     return _sorted(_readable(record_paths(folder / ARCHIVE)).values())
 
@@ -198,7 +198,7 @@ def record_paths(folder: Path) -> list[Path]:
 
 
 def all_record_paths(places: Iterable[Path]) -> list[Path]:
-    """Record files, and those of results folders and of folders that hold such, each once.
+    """Record files, also from results folders and from folders of them, each once.
 
     What a results folder keeps in its archive is left out.
 
@@ -220,7 +220,7 @@ def _paths_within(folder: Path) -> list[Path]:
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Thousands of records are made and none dropped: nobody need search them for garbage.
+    """Keep the garbage collector from searching thousands of records of which none is dropped.
 
     They are still freed when nothing refers to them.
     """
@@ -244,7 +244,7 @@ def _readable(paths: Iterable[Path]) -> dict[Path, EvalRecord]:
 
 def _move(path: Path, target: Path) -> None:
     if target.exists():
-        raise OutputError(f"{path}: cannot be moved, {target} is in its place; move one away")
+        raise OutputError(f"{path}: cannot be moved: {target} is in its place; move one away")
     try:
         target.parent.mkdir(exist_ok=True)
         path.replace(target)

@@ -20,9 +20,9 @@ INK, FAINT, ALERT = "#222222", "#8a8a8a", "#D55E00"
 CATEGORIES = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B")
 """Okabe and Ito's colours, without the ones used for alerts and ink."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "8", "H")
-"""Of architectures, in the order of their names."""
+"""Markers of architectures, in the order of their names."""
 LEAST_LOSS = 1e-12
-"""Below every loss that is drawn on a logarithmic axis, the page's own included."""
+"""A loss below every one that is drawn on a logarithmic axis, the page's own included."""
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,

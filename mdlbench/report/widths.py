@@ -97,7 +97,7 @@ def tolerances_figure(board: Leaderboard) -> Figure:
 
 
 def best_per_width(rows: Iterable[Row]) -> list[Row]:
-    """Of each width the feasible SAE with the fewest bits, by width."""
+    """The feasible SAE with the fewest bits at each width, by width."""
     best: dict[int, Row] = {}
     for row in rows:
         bits = row.result.bits

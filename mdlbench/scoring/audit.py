@@ -17,7 +17,7 @@ from mdlbench.scoring.search import Limit, headline_limit
 from mdlbench.scoring.sweep import Sweep
 
 AUDITED_TOKENS = 1 << 15
-"""Longer test splits are coded for real in parts of so many tokens, so that memory suffices."""
+"""Longer test splits are coded in parts of so many tokens, so that memory suffices."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Audit:
     Attributes:
         position: where on the grid.
         coded: payload bits per token.
-        codebook_bits: bits of the codebook in the header, and of what else the mode sends once.
+        codebook_bits: bits of the codebook in the header and of all else that the mode sends once.
     """
 
     position: int
@@ -60,7 +60,7 @@ def _encode(
     code: Code,
     step: float,
 ) -> bytes:
-    """Symbols as a bitstream that was decoded again and compared, and so were their values."""
+    """Symbols as a bitstream, which is decoded again; symbols and values are compared."""
     spec = sweep.coder.spec
     metadata = {
         "suite": bench.suite.name,
@@ -73,9 +73,9 @@ def _encode(
     data = bitstream.encode(symbols, code.codebook, step=step, metadata=metadata, quantiser=told)
     decoded = bitstream.decode(data)
     if not _same(symbols, decoded.symbols):
-        raise MdlbenchError("bitstream: the decoded symbols are not the encoded ones")
+        raise MdlbenchError("bitstream: the decoded symbols differ from the encoded ones")
     if not np.array_equal(decoded_values(decoded).value, quantiser.values(symbols).value):
-        raise MdlbenchError("bitstream: the decoded values are not those of the symbols")
+        raise MdlbenchError("bitstream: the decoded values differ from those of the symbols")
     return data
 
 

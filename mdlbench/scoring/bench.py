@@ -39,7 +39,7 @@ class Bench:
 
     @classmethod
     def open(cls, opener: Opener, site: Site, quantiser: str | None = None) -> Bench:
-        """Load the suite's data; what takes passes over them waits until it is asked for.
+        """Load the suite's data; passes over them wait until their results are needed.
 
         Without a quantiser, the mode is the suite's own; raises `UsageError` for an unknown one.
         """

@@ -22,7 +22,7 @@ USUAL_WEIGHT_BITS = 8
 
 
 LARGEST_WEIGHT_BITS = 17
-"""Where it ends: a weight that needs more is sent as the float32 it is."""
+"""Where it ends: a weight that needs more bits is sent as float32."""
 
 
 def coder_facts(bench: Bench, run: Encoded, limits: list[Limit], audit: Audit) -> CoderFacts:
@@ -57,8 +57,8 @@ def coder_facts(bench: Bench, run: Encoded, limits: list[Limit], audit: Audit) -
 def decoder_weight_bits(bench: Bench, sweep: Sweep, limit: Limit | None) -> int | None:
     """The coarsest bits per decoder weight at which the SAE's step still meets the tolerance.
 
-    Found bit by bit from the usual precision on. None where no tolerance is met or the decoder has
-    no weights to round.
+    The search goes bit by bit from the usual precision. None where no tolerance is met or the
+    decoder has no weights to round.
     """
     if limit is None or limit.search.position is None or not sweep.has_weights:
         return None

@@ -59,9 +59,9 @@ def evaluate_coder(
     Args:
         bench: the suite, opened.
         coder: the SAE.
-        identity: of the record.
+        identity: the record's identity.
         on_stage: called with the name of each stage.
-        steps: of the refined grid, to have operating points at, too.
+        steps: further steps of the refined grid at which to have operating points.
 
     Raises:
         CoderError: the SAE misbehaves: wrong shapes, non-finite latents or reconstruction, facts
@@ -115,7 +115,7 @@ def _evaluate(
 
 
 def pictures(bench: Bench, coder: SparseCoder, rates: Rates) -> Pictures | None:
-    """Of the decoder rows that cost most bits, where activations are images."""
+    """Pictures of the decoder rows that cost most bits, where activations are images."""
     if bench.source.image_shape is None or not coder.spec.d_latents:
         return None
     rows = checked.decoder_rows(coder)

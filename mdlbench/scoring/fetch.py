@@ -1,7 +1,7 @@
 """Get all that a later run of a suite without a network needs, and check what is here already.
 
-Files of a hub repository are held to the hub's own names for their content (SHA-256, or git's SHA-1
-of small ones), and to the SHA-256 that was written down when they were first fetched. One that
+Files of a hub repository are compared with the hub's own names for their content (SHA-256, or git's
+SHA-1 for small ones), and with the SHA-256 that was noted when they were first fetched. A file that
 differs is fetched again.
 """
 
@@ -48,7 +48,7 @@ class Item:
         label: what it is, in words.
         get: obtains it, from the caches or else downloaded; raises `MdlbenchError`.
         places: where it is kept: folders of snapshots, and how the paths in a snapshot begin.
-        instead: what a run can do with if it cannot be had.
+        instead: what a run can use if it is not available.
     """
 
     label: str
@@ -71,7 +71,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Got:
-    """An item that is here, and what was wrong with those of its files that were fetched again."""
+    """An item that is here, and what was wrong with the files that were fetched again."""
 
     label: str
     n_files: int
@@ -89,7 +89,7 @@ class Got:
 
 @dataclass(frozen=True)
 class Missed:
-    """An item that cannot be had, why, and what a run can do with instead."""
+    """An item that is not available, why, and what a run can use instead."""
 
     label: str
     error: MdlbenchError
@@ -105,10 +105,10 @@ class Missed:
 
 
 def fetch(suite: Suite, on_stage: OnStage = silent) -> Iterator[Got | Missed]:
-    """Get and check everything, item by item; one that cannot be had stops no other.
+    """Get and check everything, item by item; one that is missing does not stop the others.
 
     Raises:
-        HubError: what was written down at the first fetch cannot be read.
+        HubError: the digests noted at the first fetch cannot be read.
     """
     checksums = Checksums.of(suite)
     for item in items(suite):
@@ -120,7 +120,7 @@ def fetch(suite: Suite, on_stage: OnStage = silent) -> Iterator[Got | Missed]:
 
 
 def shown_on(stream: TextIO, quiet: bool) -> OnStage:
-    """Progress on a terminal: what is being got, and the download bars of the hub's libraries."""
+    """Progress on a terminal: the current item, and the download bars of the hub's libraries."""
     if stream.isatty() and not quiet:
         return lambda label: print(f"fetching {label}", file=stream)
     import datasets
@@ -164,7 +164,7 @@ class Checksums:
         """Write down new files.
 
         Raises:
-            HubError: one is not what the hub calls it, or not what was fetched first.
+            HubError: the digest of one is neither the hub's nor that of the first fetch.
         """
         for file in files:
             if problem := self.problem(file):
@@ -174,7 +174,7 @@ class Checksums:
         write_atomically(self._path, content.encode())
 
     def forget(self, folder: Path) -> None:
-        """All files of a copy that is made here: another version may make them differently."""
+        """Forget the files of a copy made here: another version may make other files."""
         within = f"{_name(folder)}/"
         self._known = {k: v for k, v in self._known.items() if not k.startswith(within)}
 
@@ -266,7 +266,7 @@ def _saes(entry: SuiteEntry, folder: Path) -> Iterator[Item]:
 
 
 def _get_sae(spec: str, folder: Path) -> None:
-    """All that a run asks for, in its order: a download may move the cache to a newer commit."""
+    """All that a run needs, in its order: a download may move the cache to a newer commit."""
     origin_of(spec, folder=folder)
     identify_coder(spec, folder=folder)
     published = _published(spec, folder)
@@ -293,7 +293,7 @@ def _place(spec: str, folder: Path) -> tuple[str, ...] | None:
 
 
 def _published(spec: str, folder: Path) -> Published | None:
-    """A spec's SAE, if it is one of a release."""
+    """A spec's SAE, if it belongs to a release."""
     adapter, argument = _adapter_and_argument(spec)
     if adapter != "saelens" or argument.startswith(HUB) or (folder / argument).exists():
         return None

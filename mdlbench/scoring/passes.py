@@ -33,7 +33,7 @@ from mdlbench.suite.suite import Steps
 
 
 class EncodedSplit(NamedTuple):
-    """What encoding a split showed, beside the latents that it spooled.
+    """Facts from encoding a split, beside the spooled latents.
 
     Attributes:
         n_active: nonzero latents over all tokens, before quantisation.
@@ -47,7 +47,7 @@ class EncodedSplit(NamedTuple):
 
 
 def quantiser_scale(coder: SparseCoder, mode: Mode) -> Float32[np.ndarray, " latent"]:
-    """Factor on each latent before rounding: ‖w_i‖, but 1 for `uniform` (maths §2)."""
+    """Factor on each latent before rounding: 1 for `uniform`, otherwise ‖w_i‖ (maths §2)."""
     norms = coder.spec.decoder_norms
     return norms if mode.normalised else np.ones_like(norms)
 
@@ -58,10 +58,10 @@ def absolute_steps(
     source: ActivationSource,
     scale: Float32[np.ndarray, " latent"],
 ) -> Steps:
-    """The grid in the latents' own unit; a relative one, by their root mean square where active.
+    """The grid in the latents' own unit; a relative grid is scaled by their root mean square.
 
-    That is taken over the first calibration block, to three digits, so that rounding elsewhere
-    does not move the grid.
+    The mean runs over active latents of the first calibration block and is rounded to three
+    digits, so that rounding elsewhere does not move the grid.
     """
     if steps.unit == "absolute":
         return steps
@@ -159,7 +159,7 @@ def _reconstructions(
     scale: Float32[np.ndarray, " latent"],
     quantisers: Sequence[FittedQuantiser],
 ) -> Iterator[tuple[int, Block, Float[torch.Tensor, "token d_out"]]]:
-    """Of each block by each quantiser, with the quantiser's index."""
+    """Reconstructions of each block by each quantiser, with the quantiser's index."""
     inverse = reciprocal(scale)
     for block, run in zip(source.blocks("test"), test.runs(), strict=True):
         for i, quantiser in enumerate(quantisers):
@@ -186,7 +186,7 @@ def _errors(
 
 def _finite(*per_token: Float64[np.ndarray, " token"]) -> tuple[np.ndarray, ...]:
     if not all(np.isfinite(values).all() for values in per_token):
-        raise CoderError("decode returned NaN, infinite, or too large values")
+        raise CoderError("decode returned NaN, infinite or too large values")
     return per_token
 
 
@@ -229,7 +229,7 @@ def all_symbols(spool: LatentSpool, quantiser: FittedQuantiser) -> Symbols:
 def symbols_in_parts(
     spool: LatentSpool, quantiser: FittedQuantiser, at_least: float = math.inf
 ) -> Iterator[Symbols]:
-    """The symbols of a split, part by part, each of so many tokens or more but for the last."""
+    """The symbols of a split in parts of at least so many tokens; the last may be smaller."""
     part: list[SparseLatents] = []
     for run in spool.runs():
         part.append(run.latents)

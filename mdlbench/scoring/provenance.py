@@ -30,7 +30,8 @@ _LIBRARIES = (
 def provenance() -> Provenance:
     """Commit of the package where it is a git checkout, and the date in UTC.
 
-    Dirty means that code or suites differ from that commit; results beside them do not count.
+    Dirty means that code or suites differ from that commit; changed results beside them do not
+    count.
     """
     commit = _git("rev-parse", "HEAD")
     status = _git("status", "--porcelain", "--", "mdlbench", "suites") if commit else None
@@ -42,7 +43,7 @@ def provenance() -> Provenance:
 
 
 def environment(device: str, seconds: float) -> Environment:
-    """Where an SAE was scored; `seconds` it took."""
+    """Where an SAE was scored, and the `seconds` that it took."""
     return Environment(
         device=device,
         dtype="float32",

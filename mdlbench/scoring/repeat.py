@@ -12,7 +12,7 @@ from mdlbench.adapters.load import identify_coder
 from mdlbench.errors import MdlbenchError, OutputError, RecordError, UsageError
 from mdlbench.records.checks import problems_of_file, suite_of
 from mdlbench.records.record import EvalRecord, Identity
-from mdlbench.records.repetition import Deviation, write_reproduction
+from mdlbench.records.repetition import Deviation, write_repetition
 from mdlbench.records.store import RECORDS, read_record
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
@@ -29,10 +29,10 @@ class Claim:
     """A record file, and where its SAE is.
 
     Attributes:
-        path: of the record.
+        path: the record's file.
         record: what it claims.
-        suite: that it is of.
-        sae: the SAE's spec, where the suite and the record do not tell.
+        suite: the suite that it was measured on.
+        sae: the SAE's spec, if neither the suite nor the record has it.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Unverified:
-    """A record file that was not, and why."""
+    """A record file that did not agree or could not be measured, and why."""
 
     path: Path
     label: str
@@ -83,7 +83,7 @@ def verify(
     text: str | None = None,
     on_stage: OnStage = silent,
 ) -> Iterator[Verified | Unverified]:
-    """Measure records again; what agrees is kept as a reproduction in its results folder.
+    """Measure records again; what agrees is kept as a repetition in its results folder.
 
     Records at one site and in one mode share what is computed for all SAEs there.
 
@@ -94,7 +94,7 @@ def verify(
         on_stage: called with the name of each stage.
 
     Raises:
-        OutputError: a reproduction cannot be written.
+        OutputError: a repetition cannot be written.
     """
     for _, group in groupby(sorted(claims, key=_bench_key), key=_bench_key):
         yield from _verify_group(list(group), device, text, on_stage)
@@ -125,7 +125,7 @@ def _verify_group(
             target = target_of(claim)
             bench = bench or _open(opener, claim, target)
             again = _measure(bench, claim, target, labelled(on_stage, claim.record.label))
-            kept, found = write_reproduction(claim.folder, claim.record, again, suite.agreement)
+            kept, found = write_repetition(claim.folder, claim.record, again, suite.agreement)
             yield Verified(claim.path, claim.record.label, found, kept)
         except OutputError:
             raise
@@ -134,7 +134,7 @@ def _verify_group(
 
 
 def target_of(claim: Claim) -> Target:
-    """The SAE that a record is of: as asked for, as its suite has it, or as its identity says.
+    """The SAE of a record: as the user gives it, as its suite has it, or as its identity says.
 
     Raises:
         UsageError: nobody says where it is.
@@ -163,7 +163,7 @@ def _spec_of(adapter: str, arguments: dict[str, Any]) -> str | None:
 
 
 def _open(opener: Opener, claim: Claim, target: Target) -> Bench:
-    """Raises `RecordError` where the site or the data are not the record's."""
+    """Raises `RecordError` where the site or the data differ from the record's."""
     site, identity = target_site(opener, target), claim.record.identity
     if site != claim.record.site:
         raise RecordError(
@@ -193,4 +193,4 @@ def _difference(found: Identity, expected: Identity) -> str:
         a, b = getattr(found.coder, key), getattr(expected.coder, key)
         if a != b:
             return f"its {key} is {str(a)[:12]}, but {str(b)[:12]} in the record"
-    return "what is found here is not what the record is of"
+    return "the SAE or the data here differ from the record's"

@@ -43,11 +43,11 @@ def evaluate(
         name: what to call the SAE in the record.
         device: where to compute.
         limit: documents per split, for a quick look; such a record is never ranked.
-        text: of a language suite, one of its texts by name or a path.
+        text: for a language suite, one of its texts by name or a path.
         quantiser: the operating mode; the suite's own where None.
 
     Raises:
-        UsageError: no such suite, key, adapter or quantiser.
+        UsageError: there is no such suite, key, adapter or quantiser.
         CheckpointError: the SAE cannot be loaded.
         CoderError: the SAE misbehaves when run.
     """

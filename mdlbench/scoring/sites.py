@@ -1,4 +1,4 @@
-"""Where each SAE is scored: what the suite fixes, what the SAE's own config says, settled."""
+"""Where each SAE is scored: what the suite fixes, and what the SAE's own config says."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from mdlbench.suite.site import Place, Scalar, Site
 from mdlbench.suite.sources import LanguageConfig
 
 UNSAID = Place()
-"""Nothing said of where an SAE is scored."""
+"""An entry that says nothing about where its SAE is scored."""
 
 
 def site_of(opener: Opener, origin: Origin, place: Place = UNSAID, name: str = "SAE") -> Site:
     """The site at which an SAE is scored.
 
     What the suite fixes comes first, then what its entry for the SAE says (`place`), then the
-    SAE's own config. Hook points and models are not up to anyone: there all must agree. Options
-    that are off are left out, so that sites which are the same are equal.
+    SAE's own config. On hook points and models all must agree. Options that are off are left out,
+    so that equal sites compare as equal.
 
     Raises:
         CheckpointError: the SAE is for another hook point or model than the suite's.
-        UsageError: nobody says what the hook, the context or the BOS rule is, or what a transcoder
-            reconstructs.
+        UsageError: the hook, the context, the BOS rule, or the hook that a transcoder
+            reconstructs is given nowhere.
     """
     config = opener.suite.source
     if not isinstance(config, LanguageConfig):
@@ -74,7 +74,7 @@ def _agreed(what: str, values: list[str | None], name: str) -> str | None:
 
 
 def _switched_on(options: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Options that are not off; 1 and true are the same."""
+    """Options that are on; 1 and true are the same."""
     return {name: True if value == 1 else value for name, value in options.items() if value}
 
 

@@ -1,4 +1,4 @@
-"""Many SAEs on one suite: finished ones are not recomputed, a failing one stops no other."""
+"""Many SAEs on one suite: finished ones are kept, and a failing one does not stop the others."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Failed:
 
     @property
     def message(self) -> str:
-        """The error, led by the SAE's name where it does not begin with it."""
+        """The error, with the SAE's name before it unless it begins with the name."""
         text = str(self.error)
         return text if text.startswith(self.target.label) else f"{self.target.label}: {text}"
 
@@ -96,15 +96,15 @@ def run(
 ) -> Iterator[Scored | Failed]:
     """Score the targets, site by site, and keep their records under `folder`.
 
-    Without a quantiser, in the suite's own mode. Where activations are images, `draw` is called
-    for each SAE that is scored.
+    Without a quantiser, the suite's own mode is used. Where activations are images, `draw` is
+    called for each SAE that is scored.
 
-    Sites whose model is loaded alike follow each other, so that it is loaded once.
+    Sites that load a model with the same options follow each other, so that it is loaded once.
 
     Raises:
         UsageError: the folder holds results of another measurement, or there is no such text or
             quantiser.
-        OutputError: results cannot be written; what was finished before is kept.
+        OutputError: results cannot be written; those finished before are kept.
     """
     mode_of(quantiser or opener.suite.quantiser)
     results = _Results(RecordStore(folder), draw)
@@ -157,7 +157,7 @@ def _opened(opener: Opener, site: Site, results: _Results, quantiser: str | None
     """A bench at a site, and its part of the folder.
 
     Raises:
-        SourceError, HubError, SpoolError: nothing can be scored at this site, but maybe at others.
+        SourceError, HubError, SpoolError: nothing can be scored at this site; others may work.
         UsageError: the suite's data cannot be read, or the folder holds another measurement's.
     """
     try:
@@ -189,6 +189,6 @@ def _score(bench: Bench, target: Target, results: _Results, on_stage: OnStage) -
 
 
 def identity_of(bench: Bench, found: protocol.CoderIdentity, name: str | None) -> Identity:
-    """Of a measurement of that SAE on a bench, under this name or its own."""
+    """Identity of a measurement of that SAE on a bench, under this name or its own."""
     facts = asdict(found)
     return bench.identity(CoderIdentity(**facts | {"name": name or found.name}))

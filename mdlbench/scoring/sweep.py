@@ -150,7 +150,7 @@ class Sweep:
     def at_precision(self, position: int, weight_bits: int, spliced: bool) -> ErrorSums:
         """Losses with the decoder rounded to `weight_bits` a weight; only where it has weights.
 
-        Where they are not `spliced`, they are `ErrorSums` alone.
+        Without `spliced`, they are only `ErrorSums`.
         """
         rounded = checked.with_decoder_precision(self.coder, weight_bits)
         if rounded is None:

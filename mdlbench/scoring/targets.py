@@ -27,7 +27,7 @@ class Target:
         folder: what a relative path in it is relative to.
         name: what to call it; None for the adapter's own name.
         adapter: the adapter's name or class, if not in the spec.
-        place: what the suite says of where it is scored.
+        place: where it is scored, as far as the suite says.
     """
 
     spec: str
@@ -42,10 +42,10 @@ class Target:
 
 
 def targets(suite: Suite, saes: Sequence[str], adapter: str | None) -> list[Target]:
-    """The SAEs asked for, by key of the suite or by spec; all of the suite's if none is named.
+    """The SAEs to score, by key of the suite or by spec; all of the suite's if none is named.
 
     Raises:
-        UsageError: a name is no key of the suite, or there is nothing to score.
+        UsageError: a name is not a key of the suite, or there is nothing to score.
     """
     if not saes and not suite.saes:
         raise UsageError(f"suite {suite.name!r} lists no SAEs; name one with --sae")
@@ -55,7 +55,7 @@ def targets(suite: Suite, saes: Sequence[str], adapter: str | None) -> list[Targ
 
 
 def _targets(suite: Suite, sae: str, adapter: str | None) -> list[Target]:
-    """A key of the suite where it is one, or could be meant as one; else what a spec names."""
+    """A key of the suite, if the word is one or could be meant as one; otherwise a spec."""
     could_be_key = adapter is None and ":" not in sae and Path(sae).name == sae
     if could_be_key and (sae in suite.keys or not Path(sae).exists()):
         return [_entry_target(suite, suite.entry(sae))]
@@ -73,7 +73,7 @@ def _entry_target(suite: Suite, entry: SuiteEntry) -> Target:
 def open_target(
     opener: Opener, sae: str, adapter: str | None
 ) -> tuple[SparseCoder, ActivationSource]:
-    """One SAE, by key or by spec, and the activations of a suite that it is for; to look at."""
+    """One SAE, by key or by spec, and the suite's activations for it, to look at."""
     target = targets(opener.suite, [sae], adapter)[0]
     source = opener.open(target_site(opener, target))
     return load_target(source, target), source

@@ -57,7 +57,7 @@ class Images:
     def __init__(self, suite: Suite, device: str = "cpu", limit: int | None = None) -> None:
         config = suite.source
         if not isinstance(config, ImagesConfig):
-            raise UsageError(f"suite {suite.name!r} is not one of images")
+            raise UsageError(f"suite {suite.name!r} is not an image suite")
         files = [suite.path(name) for name in (config.images, config.labels, config.classifier)]
         images, labels = load_images(files[0], files[1])
         if not 0 < config.n_test < len(images):

@@ -1,7 +1,7 @@
 """A language model's activations at a hook point, and its next-token loss with them replaced.
 
-The model is run up to the hook once; what follows the hook, once for every reconstruction. Between
-passes everything lies on disk, so memory does not grow with the number of tokens.
+The model runs up to the hook once; the part after the hook runs once for every reconstruction.
+Between passes everything lies on disk, so memory does not grow with the number of tokens.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class Language:
         model: the language model.
         splits: the contexts of each split.
         site: where activations are taken.
-        on_stage: told what is computed, where it takes long.
+        on_stage: called with the name of each long computation.
 
     Raises:
-        UsageError: the model lacks the hook point, tokens are not of its vocabulary, or all of
+        UsageError: the model lacks the hook point, tokens lie outside its vocabulary, or all of
             them are excluded.
     """
 
@@ -123,7 +123,7 @@ class Language:
         return np.asarray(self._clean(block.index).ce.cpu())
 
     def ablated_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
-        """See `ActivationSource`; contexts that are the same with zeros in them are run once."""
+        """See `ActivationSource`; contexts that zeros make equal are run once."""
         part = self._part(block.index)
         residual = self._spliced(block, torch.zeros_like(block.activations))
         distinct, which = torch.unique(residual, dim=0, return_inverse=True)
@@ -191,7 +191,7 @@ class Language:
         return rest, clean_predictions(self._model.head, hidden, self._labels(part))
 
     def _written(self, activations: Float[torch.Tensor, "token d_out"]) -> torch.Tensor:
-        """What activations add to the residual stream, [token, d_model]."""
+        """The part of the residual stream that activations add, [token, d_model]."""
         if self._replaced.kind == "z":
             return self._model.write_z(self._replaced.layer, activations)
         return activations
@@ -223,7 +223,7 @@ class Language:
                 )
 
     def _digest(self) -> str:
-        """Of the model's weights, the site, and every token."""
+        """Digest of the model's weights, the site, and every token."""
         site = json.dumps(self.site.model_dump(mode="json"), sort_keys=True)
         digest = hashlib.sha256(f"{self._model.sha256}{site}".encode())
         for split in SPLITS:

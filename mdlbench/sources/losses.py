@@ -1,12 +1,12 @@
 """Next-token losses of a language model, without ever holding all of its logits.
 
-Logits come a part of the vocabulary at a time, for all tokens at once: so each part of the
-unembedding is read once, and log Z is that of the parts added up.
+Logits are computed for all tokens at once, one part of the vocabulary at a time: so each part of
+the unembedding is read once, and log Z is added up over the parts.
 
-KL(clean ‖ spliced) is linear in the spliced logits but for their normaliser, and logits are linear
-in the final hidden state h. With u = Σ_v p_v·W_v the mean unembedding under the clean distribution
-p, and Z the normaliser, KL = u·(h_clean − h_spliced) + log Z_spliced − log Z_clean: one vector a
-token keeps what would else be a second pass through the vocabulary.
+KL(clean ‖ spliced) is linear in the spliced logits apart from their normaliser, and logits are
+linear in the final hidden state h. With u = Σ_v p_v·W_v the mean unembedding under the clean
+distribution p, and Z the normaliser, KL = u·(h_clean − h_spliced) + log Z_spliced − log Z_clean:
+one vector a token saves a second pass through the vocabulary.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Logits = Float[torch.Tensor, "token word"]
 
 
 class Clean(NamedTuple):
-    """What is kept of the untouched model's predictions.
+    """The parts of the untouched model's predictions that are kept.
 
     Attributes:
         hidden: final hidden state h.
@@ -105,7 +105,7 @@ def cross_entropies(
     labels: Int64[torch.Tensor, " token"],
     state: Int64[torch.Tensor, " token"],
 ) -> Float64[np.ndarray, " token"]:
-    """CE of each token in nats, where several may have one hidden state and labels of their own."""
+    """CE of each token in nats; several tokens may share a hidden state."""
     sums = _CrossEntropy(labels, state, len(hidden))
     for words in _chunks(head, len(hidden)):
         sums.add(head(hidden, words), words)

@@ -40,10 +40,10 @@ PROCESSING = (
     "fold_value_biases",
     "refactor_factored_attn_matrices",
 )
-"""What TransformerLens may do to the weights: nothing of it unless a release says so."""
+"""Changes of weights by TransformerLens; none is made unless a release asks for it."""
 
 NORMALISED_OUTPUT = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
-"""Whose blocks normalise what attention and MLP write, and not what they read."""
+"""Families whose blocks normalise what attention and MLP write, not what they read."""
 
 CUT_ERRORS = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """How far, relatively, a model's pieces may be from the whole by rounding alone."""
@@ -58,7 +58,7 @@ class Hook:
 
     @classmethod
     def parse(cls, name: str) -> Hook:
-        """From a TransformerLens name, such as `blocks.8.hook_resid_pre`; raises `UsageError`."""
+        """From TransformerLens' name, such as `blocks.8.hook_resid_pre`; raises `UsageError`."""
         match = _HOOK.match(name)
         if match is None:
             known = [f"blocks.L.hook_{kind}" for kind in KINDS]
@@ -75,7 +75,7 @@ class Hook:
 
     @property
     def n_blocks(self) -> int:
-        """How many blocks must run for its activation to be there."""
+        """How many blocks must run before its activation exists."""
         return self.layer if self.kind == "resid_pre" else self.layer + 1
 
 
@@ -92,8 +92,8 @@ class Head:
     """Final hidden state → logits, in float32 whatever the model's precision.
 
     Attributes:
-        weight: of the unembedding.
-        bias: of the unembedding; None for none.
+        weight: the unembedding's weight.
+        bias: its bias, if it has one.
         softcap: logits are softcap·tanh(logits/softcap) if it is positive.
     """
 
@@ -146,7 +146,7 @@ class LanguageModel(Protocol):
         ...
 
     def write_z(self, layer: int, z: Heads) -> Written:
-        """What the heads' outputs, side by side, add to the residual stream."""
+        """The part of the residual stream that the heads' outputs, side by side, add."""
         ...
 
     def suffix(self, residual: Residual, entry: HookEntry) -> Residual:
@@ -219,8 +219,8 @@ class HookedModel:
 class BlocksModel:
     """A Llama-like model of `transformers`, its decoder layers run as modules.
 
-    Such a model begins with nothing but the token embedding and finds positions by itself, so one
-    with the first layers taken away, fed the residual stream, is the suffix.
+    Such a model begins with the token embedding alone and finds positions by itself. So the suffix
+    is the model without its first layers, which is given the residual stream.
     """
 
     def __init__(self, name: str, model: Any, tokenizer: Tokenizer, device: str) -> None:
@@ -300,7 +300,7 @@ class BlocksModel:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing of what libraries print as they load: stdout is for results."""
+    """Keep libraries from printing as they load: stdout is for results."""
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         yield
 
@@ -312,9 +312,9 @@ def load_model(
     """The suite's language model, loaded with the options that SAEs were trained with.
 
     Raises:
-        HubError: it cannot be had.
+        HubError: it is not available.
         SourceError: what it computes is not finite.
-        UsageError: it is of a kind that cannot be cut, or takes no such options.
+        UsageError: its kind cannot be cut, or it does not take such options.
     """
     if isinstance(config, HubModel) and _known_to_transformer_lens(config.name):
         return HookedModel(config.name, _load_hooked(config, options, device, dtype))
@@ -336,7 +336,7 @@ def official_name(name: str) -> str:
 
 
 def same_model(name: str, other: str) -> bool:
-    """Whether two names are of one model, its owner on the hub left aside."""
+    """Whether two names mean the same model, apart from its owner on the hub."""
     if name == other:
         return True
     one, two = (official_name(n).rpartition("/")[2] for n in (name, other))
@@ -380,7 +380,7 @@ def _known_to_transformer_lens(name: str) -> bool:
 
 
 def _load_from_hub(config: HubModel, device: str, dtype: torch.dtype) -> BlocksModel:
-    """A model that TransformerLens does not know, of Llama-like blocks."""
+    """A model with Llama-like blocks that TransformerLens does not know."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name, revision = config.name, config.revision
@@ -392,7 +392,7 @@ def _load_from_hub(config: HubModel, device: str, dtype: torch.dtype) -> BlocksM
 
 @contextmanager
 def _loading_errors(name: str) -> Iterator[None]:
-    """What the libraries raise while they load a model of the hub, as errors that name it."""
+    """Turn what libraries raise while they load a model into errors that name the model."""
     try:
         yield
     except Exception as error:
@@ -405,7 +405,7 @@ def _loading_errors(name: str) -> Iterator[None]:
             ) from error
         if isinstance(error, OSError):
             raise HubError(
-                f"model {name}: cannot be had ({first_line(error)}); run `mdlbench fetch` where "
+                f"model {name}: not available ({first_line(error)}); run `mdlbench fetch` where "
                 "the hub can be reached"
             ) from error
         if isinstance(error, ValueError):

@@ -24,13 +24,13 @@ from mdlbench.suite.sources import FileText, ImagesConfig, LanguageConfig, Synth
 from mdlbench.suite.suite import Suite
 
 TEST_SHARE = 0.1
-"""Of a text's contexts."""
+"""Share of a text's contexts in the test split."""
 SLACK = 1.1
 """More contexts than the budgets need, since the split is drawn."""
 LEAST_CONTEXTS = 200
-"""So many are split even for the smallest budgets, which leaves enough for each split."""
+"""The fewest contexts that are split, so that each split gets enough."""
 LEAST_DOCUMENTS: dict[Split, int] = {"calibration": 1, "test": 8}
-"""Intervals are of test documents drawn anew, which says nothing of a handful of them."""
+"""Intervals come from resampled test documents, so a handful of documents is too few."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Setting:
         device: where to compute.
         limit: documents of each split, for a quick look.
         text: one of a language suite's texts by name, or a path; by default the suite's first
-            that can be had.
-        dtype: of the language model.
-        calibration_tokens: of a language suite, instead of its own budget.
+            that is available.
+        dtype: precision of the language model.
+        calibration_tokens: for a language suite, instead of its own budget.
     """
 
     device: str = "cpu"
@@ -60,7 +60,7 @@ class Setting:
 class Opener:
     """Opens a suite's sources one after the other.
 
-    The last model is kept: sites with the same options, opened in a row, have it loaded once.
+    The last model is kept: it is loaded once for sites with the same options, opened in a row.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Opener:
         """The activations at a site.
 
         Raises:
-            HubError: the model or the text cannot be had.
+            HubError: the model or the text is not available.
             SourceError: what the model computes is not finite.
             UsageError: the model lacks the hook point or cannot read such long contexts, or the
-                text does not suffice.
+                text is too short.
         """
         config, setting = self.suite.source, self.setting
         if isinstance(config, ImagesConfig):
@@ -91,17 +91,17 @@ class Opener:
         return Language(model, splits, site, self._on_stage)
 
     def choose_text(self) -> None:
-        """Settle what text is measured on.
+        """Settle on which text to measure.
 
         Raises:
-            HubError: none of the suite's texts can be had.
-            UsageError: the text asked for is not there.
+            HubError: none of the suite's texts is available.
+            UsageError: the text that was named does not exist.
         """
         if isinstance(self.suite.source, LanguageConfig):
             self.text(self.suite.source)
 
     def text(self, config: LanguageConfig) -> Text:
-        """The text to measure on; the suite's first that can be had, unless one was asked for."""
+        """The text to measure on; by default the suite's first that is available."""
         if self._text is None:
             self._text = self._chosen_text(config)
         return self._text
@@ -128,7 +128,7 @@ class Opener:
         raise UsageError(f"--text {asked}: no such file. {did_you_mean(asked, named)}")
 
     def _first_text(self, texts: list[Text]) -> Text:
-        """The first that can be had; an only one is not tried, what is wrong shows when read."""
+        """The first that is available; a single one is not tried: reading it tells as much."""
         if len(texts) == 1:
             return texts[0]
         reasons: list[str] = []
@@ -136,9 +136,9 @@ class Opener:
             try:
                 next(read(text, self.suite.folder))
             except (HubError, MissingTextError) as error:
-                reasons.append(f"{text.name} cannot be had: {error}")
+                reasons.append(f"{text.name} is not available: {error}")
             except StopIteration:
-                reasons.append(f"{text.name} cannot be had: it is empty")
+                reasons.append(f"{text.name} is not available: it is empty")
             else:
                 return text
             self._on_stage(reasons[-1])
@@ -149,7 +149,7 @@ class Opener:
     ) -> dict[Split, Contexts]:
         """The contexts of each split, in an order drawn with the suite's seed.
 
-        Which split a context falls to depends on its place in the text alone, so SAEs trained on
+        The split of a context depends on its place in the text alone, so SAEs trained on
         the calibration split have not seen the test split, whatever the budgets were.
         """
         context = site.context or 0
@@ -178,7 +178,7 @@ class Opener:
         }
 
     def _require_enough(self, n_documents: int, split: Split, site: Site) -> None:
-        """Unless a limit was asked for: then one will do."""
+        """Refuse too few documents; with a limit, one is enough."""
         least = 1 if self.setting.limit else LEAST_DOCUMENTS[split]
         if n_documents < least:
             raise UsageError(
@@ -197,7 +197,7 @@ def _refuse_long_contexts(model: LanguageModel, site: Site) -> None:
 
 
 def _contexts_for(wanted: dict[Split, int]) -> int:
-    """So many contexts that both splits are likely to be filled."""
+    """A number of contexts that is likely to fill both splits."""
     share: dict[Split, float] = {"calibration": 1 - TEST_SHARE, "test": TEST_SHARE}
     needed = math.ceil(SLACK * max(n / share[split] for split, n in wanted.items()))
     return max(LEAST_CONTEXTS, needed)

@@ -26,10 +26,10 @@ def ensure(package: str, version: str, file: str, sha256: str) -> Path:
         package: name of the distribution on the package index.
         version: its version, exactly.
         file: the member of its wheel, with `/` between folders.
-        sha256: of the file, in hexadecimal. A local copy that differs is not used.
+        sha256: digest of the file, in hexadecimal. A local copy that differs is not used.
 
     Raises:
-        HubError: it cannot be had, or what the index has is another file.
+        HubError: it is not available, or the index has another file.
     """
     cached = package_folder(package, version) / file
     for path in (installed_file(package, version, file), cached):
@@ -45,7 +45,7 @@ def package_folder(package: str, version: str) -> Path:
 
 
 def installed_file(package: str, version: str, file: str) -> Path | None:
-    """The file of an installed distribution of that very version, found without importing it."""
+    """The file of an installed distribution of exactly that version, which is not imported."""
     try:
         found = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
@@ -88,7 +88,7 @@ def _download(requirement: str, folder: Path) -> Path:
 
 
 def _reason(stderr: str, folder: Path) -> str:
-    """Why pip failed: its last error, and what it means where it does not say so."""
+    """Why pip failed: its last error, explained where pip does not."""
     errors = [line for line in stderr.strip().splitlines() if line.startswith("ERROR:")]
     said = errors[0].removeprefix("ERROR:").strip() if errors else "pip gives no reason"
     if "No space left" in stderr:

@@ -24,7 +24,7 @@ class Block:
         index: position of the block within its split, from 0.
         document: the document of each token, numbered through the split, non-decreasing.
         activations: what is to be reconstructed, float32, on the source's device.
-        inputs: what the SAE is given, where that is something else: a transcoder's input.
+        inputs: what the SAE is given, if that is something else, as for a transcoder.
     """
 
     index: int
@@ -45,7 +45,7 @@ class Block:
 
 
 class SpliceLoss(NamedTuple):
-    """What the model loses on a block when its activations are replaced, in nats per token."""
+    """Losses of the model on a block whose activations are replaced, in nats per token."""
 
     ce: Float64[np.ndarray, " token"]
     kl: Float64[np.ndarray, " token"]

@@ -1,9 +1,9 @@
 """Activations made from a known dictionary: one token is one document, a read-out prices a splice.
 
-Why not `sae_lens.synthetic`: there, the correlation that is asked for is that of latent Gaussians,
-while the break-even of feature splitting (maths §9) is one of firing indicators; a hierarchy there
-lowers firing rates after they were drawn; and draws come from torch's global generator, which does
-not promise the same numbers in its next version. Here they come from NumPy's PCG64, and no matrix
+Why not `sae_lens.synthetic`? It correlates latent Gaussians, while the break-even of feature
+splitting (maths §9) needs correlated firing indicators. Its hierarchy lowers firing rates after
+they were drawn. And it draws from torch's global generator, which does not promise the same numbers
+in its next version. Here they come from NumPy's PCG64, and no matrix
 product touches the activations, so that their digest does not depend on a machine's BLAS.
 """
 
@@ -23,7 +23,7 @@ from mdlbench.suite.sources import SYNTHETIC, Features, LoneFeature, PairOfFeatu
 
 BLOCK_TOKENS = 4096
 THRESHOLD = 0.5
-"""A projection beyond it tells that a feature fired: half of the mean magnitude."""
+"""A larger projection shows that a feature fired: half of the mean magnitude."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def draw(config: SyntheticConfig, split: Split) -> SyntheticSplit:
 
 
 def outcomes(group: Features) -> list[tuple[list[bool], float]]:
-    """What may fire together, with its probability; with what is left of 1, none does."""
+    """Sets that may fire together, with their probabilities; otherwise none fires."""
     if isinstance(group, LoneFeature):
         return [([True], group.probability)]
     if isinstance(group, PairOfFeatures):
@@ -95,7 +95,7 @@ def _labels(
     contributions: Float64[np.ndarray, "token feature"],
     uniform: Float64[np.ndarray, " token"],
 ) -> Int64[np.ndarray, " token"]:
-    """Drawn from the read-out's own distribution on activations without noise."""
+    """Labels drawn from the read-out's own distribution on activations without noise."""
     nothing = np.full((len(contributions), 1), THRESHOLD)
     shares = np.exp(config.sharpness * np.concatenate([contributions, nothing], axis=1))
     cumulative = np.cumsum(shares, axis=1)
@@ -107,8 +107,8 @@ class Synthetic:
 
     The model that a reconstruction is spliced into reads features off the activation x: its logits
     are sharpness·⟨x, w_i⟩ for each true direction w_i, and sharpness·½ for "nothing". Labels are
-    drawn from that model's own distribution on activations without noise. So it is calibrated: but
-    for the noise, a splice adds KL(clean ‖ spliced) to the CE on average, and cannot lower it.
+    drawn from that model's own distribution on activations without noise. So it is calibrated:
+    apart from the noise, a splice adds KL(clean ‖ spliced) to the CE on average, never less.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class Synthetic:
 
 
 def _digest(config: SyntheticConfig, tokens: dict[Split, SyntheticSplit]) -> str:
-    """Of the activations, and of all that the read-out's loss depends on."""
+    """Digest of the activations, and of all that the read-out's loss depends on."""
     digest = hashlib.sha256(np.float64(config.sharpness).tobytes())
     digest.update(directions(config).astype("<f4").tobytes())
     for drawn in tokens.values():

@@ -17,13 +17,13 @@ from mdlbench.hub import explained, is_hub_error
 from mdlbench.suite.sources import FileText, HubText, Text
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-"""Which of `datasets`' readers a file's ending calls for; `.txt` is read as it is."""
+"""The reader of `datasets` for a file's ending; `.txt` is read as it is."""
 
 BATCH_TEXTS = 64
 """Texts handed to the tokenizer at once."""
 
 UNPREPARED = "Couldn't find cache for"
-"""How `datasets` begins to say, offline, that it has prepared a dataset but not this config."""
+"""Start of the message of `datasets`, offline, for a config that it has not prepared."""
 
 _TOP_HEADING = re.compile(r"^ ?= [^=].* = ?$")
 _SPACING = (
@@ -38,7 +38,7 @@ _SPACING = (
 
 
 class Tokenizer(Protocol):
-    """What is used of a `transformers` tokenizer."""
+    """The part of a `transformers` tokenizer that is used."""
 
     bos_token_id: int | None
     eos_token_id: int | None
@@ -62,9 +62,9 @@ def read(text: Text, folder: Path) -> Iterator[str]:
     """The texts, one by one; a relative path is relative to `folder`.
 
     Raises:
-        HubError: a dataset that cannot be had.
+        HubError: a dataset is not available.
         MissingTextError: there is no such file, or none in the folder.
-        UsageError: a file cannot be read, or what it holds is no text.
+        UsageError: a file cannot be read or does not hold text.
     """
     if isinstance(text, HubText):
         texts = _dataset(text)
@@ -78,7 +78,7 @@ def read(text: Text, folder: Path) -> Iterator[str]:
 
 
 def natural_spacing(text: str) -> str:
-    """Wikitext with the spaces of its tokenisation undone and its `<unk>` left out."""
+    """Wikitext without the spaces of its tokenisation and without `<unk>`."""
     for pattern, replacement in _SPACING:
         text = pattern.sub(replacement, text)
     return text
@@ -199,7 +199,7 @@ def _dataset(text: HubText) -> Iterator[str]:
 
 @contextmanager
 def _loading_errors(dataset: str) -> Iterator[None]:
-    """What `datasets` raises while it loads a dataset of the hub, as errors that name it."""
+    """Turn what `datasets` raises while it loads a dataset into errors that name the dataset."""
     from datasets.exceptions import DatasetsError
 
     try:
@@ -210,7 +210,7 @@ def _loading_errors(dataset: str) -> Iterator[None]:
             raise HubError(f"dataset {reason}; or give a text of yours with --text") from error
         if isinstance(error, OSError | DatasetsError) or str(error).startswith(UNPREPARED):
             raise HubError(
-                f"dataset {dataset}: cannot be had ({first_line(error)}); run `mdlbench fetch` "
+                f"dataset {dataset}: not available ({first_line(error)}); run `mdlbench fetch` "
                 "where the hub can be reached, or give a text of yours with --text"
             ) from error
         if isinstance(error, ValueError):

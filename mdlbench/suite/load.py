@@ -1,4 +1,4 @@
-"""Suites by name or path; a file that is not data, or does not fit, is refused."""
+"""Suites by name or path; a file that is not data, or does not fit the schema, is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def suite_names() -> list[str]:
 
 @cache
 def shipped_suite(name: str) -> Suite | None:
-    """The shipped suite of a name that a record gives, which is never read as a path; else None."""
+    """The shipped suite of that name, or None; a record's name is never read as a path."""
     return load_suite(suites_folder() / name) if name in suite_names() else None
 
 

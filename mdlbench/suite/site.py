@@ -1,4 +1,4 @@
-"""Where activations are taken: as far as somebody says it, and settled."""
+"""Where activations are taken: as suites and SAEs say it, and once all is settled."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Scalar = bool | int | float | str
 
 
 class Place(Strict):
-    """Where activations are taken and on which contexts; what is absent is the SAE's to say."""
+    """Where activations are taken and on which contexts; the SAE says what is absent here."""
 
     hook: str | None = None
     hook_out: str | None = None
-    """What is reconstructed, where that is another hook point: a transcoder's."""
+    """The hook point that is reconstructed, where it is another one, as for transcoders."""
     context: Annotated[int, Field(ge=2)] | None = None
     """Tokens of a context, BOS included."""
     prepend_bos: bool | None = None
@@ -27,7 +27,7 @@ class Place(Strict):
 class Site(Strict):
     """One place where activations are taken, every question settled; SAEs are ranked within one.
 
-    What does not apply to images is absent for them.
+    For images, the keys that do not apply are absent.
     """
 
     hook: str
@@ -35,7 +35,7 @@ class Site(Strict):
     model: str | None = None
     model_options: dict[str, Scalar] = Field(default={})
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the model; SAEs compute in float32."""
+    """Precision of the model; SAEs compute in float32."""
     text: str | None = None
     context: int | None = None
     prepend_bos: bool | None = None
@@ -44,7 +44,7 @@ class Site(Strict):
 
     @property
     def label(self) -> str:
-        """In words, as much as tells the sites of a suite apart."""
+        """Words that tell the sites of a suite apart."""
         parts = [self.hook if self.hook_out is None else f"{self.hook} → {self.hook_out}"]
         if self.context is not None:
             parts += [f"{self.context} tokens", "BOS" if self.prepend_bos else "no BOS"]

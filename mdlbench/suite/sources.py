@@ -1,4 +1,4 @@
-"""What a suite says of where its activations come from."""
+"""What a suite says about the source of its activations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PIXELS = "pixels"
 """The hook point of an image suite."""
 
 SYNTHETIC = "synthetic"
-"""The hook point of a suite whose activations are made."""
+"""The hook point of a suite with synthetic activations."""
 
 
 class ImagesConfig(Strict):
@@ -30,7 +30,7 @@ class ImagesConfig(Strict):
     classifier: str
     """safetensors of the classifier that reads the reconstructions."""
     n_test: Annotated[int, Field(gt=0)]
-    """The last `n_test` images are the test split; all before them are for calibration."""
+    """The last `n_test` images are the test split; all others are for calibration."""
 
 
 class HubModel(Strict):
@@ -38,7 +38,7 @@ class HubModel(Strict):
 
     kind: Literal["hub"]
     name: str
-    """As SAEs' configs call it, such as `gpt2`; an owner's repository as `owner/name`."""
+    """The name in SAEs' configs, such as `gpt2`; `owner/name` for an owner's repository."""
     revision: str | None = None
 
 
@@ -47,7 +47,7 @@ class PackagedModel(Strict):
 
     kind: Literal["package"]
     name: str
-    """As SAEs' configs call it."""
+    """The name in SAEs' configs."""
     package: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$")]
     file: Annotated[str, Field(pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$")]
@@ -75,7 +75,7 @@ class FileText(Strict):
     kind: Literal["file"]
     name: Key
     path: str
-    """Relative to the suite's folder."""
+    """A path relative to the suite's folder."""
     column: str = "text"
     wikitext_spacing: bool = False
 
@@ -105,11 +105,11 @@ class LanguageConfig(Strict):
     kind: Literal["language"]
     model: Model
     texts: Annotated[list[Text], Field(min_length=1)]
-    """The first one that can be had is measured on, unless one is asked for."""
+    """The first one that is available is used, unless the user names one."""
     place: Place = Place()
     tokens: TokenBudget
     first_position: Annotated[int, Field(ge=1)] = 1
-    """Positions before it are excluded, as special tokens are: from splice, metrics and rate."""
+    """Positions before it, like special tokens, are excluded from splice, metrics and rate."""
 
 
 class LoneFeature(Strict):
@@ -148,7 +148,7 @@ class PairOfFeatures(Strict):
 
     @property
     def _bounds(self) -> tuple[float, float]:
-        """Between which q lies, whatever the correlation."""
+        """The least and the greatest q that any correlation gives."""
         return max(0.0, sum(self.probabilities) - 1), min(self.probabilities)
 
     @model_validator(mode="after")
@@ -170,9 +170,9 @@ class ParentAndChild(Strict):
 
     kind: Literal["hierarchy"]
     probability: Probability
-    """Of the parent."""
+    """Probability that the parent fires."""
     child: Probability
-    """Of the child where the parent fires."""
+    """Probability that the child fires where the parent does."""
 
 
 Features = Annotated[
@@ -203,7 +203,7 @@ class SyntheticConfig(Strict):
     noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Standard deviation of the Gaussian noise in each dimension."""
     sharpness: Positive = 8.0
-    """Of the read-out: its logits are the activation's projections times this."""
+    """The read-out's logits are the activation's projections times this."""
 
     @property
     def n_features(self) -> int:

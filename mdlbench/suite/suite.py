@@ -50,7 +50,7 @@ class Headline(Strict):
 
 
 class Agreement(Strict):
-    """How far a measurement that is repeated elsewhere may lie from the first."""
+    """How far a repetition may lie from the first measurement."""
 
     bits: Positive = 1e-3
     """Relative difference of a rate at the same step."""
@@ -67,7 +67,7 @@ class SuiteEntry(Strict):
     spec: str
     """`ADAPTER:ARGUMENT`; a relative path in the argument is relative to the suite's folder."""
     place: Place = Place()
-    """What the SAE's own config leaves open, or gets wrong."""
+    """What the SAE's own config leaves open or gets wrong."""
 
     @field_validator("spec")
     @classmethod
@@ -82,7 +82,7 @@ OwnQuantiser = Literal["normalised", "uniform"]
 
 
 class Suite(Strict):
-    """A named, versioned measurement and the SAEs it is shipped with."""
+    """A named, versioned measurement and the SAEs that come with it."""
 
     name: Key
     title: str

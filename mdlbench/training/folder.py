@@ -33,7 +33,7 @@ PACKAGES = ("mdlbench", "sae-lens", "torch")
 NEVER_FIRED = 1e-10
 """Stands in for a firing rate of 0 under the logarithm, as in SAELens."""
 _DEFAULTS = {f.name: f.default for f in fields(TrainingConfig) if f.default is not MISSING}
-"""Of settings that a run may have been recorded without, being older than they are."""
+"""Values of settings that are younger than some recorded runs, which lack them."""
 
 
 class Epoch(NamedTuple):

@@ -32,7 +32,7 @@ from mdlbench.sources.protocol import ActivationSource
 
 ADAPTER = "baseline"
 VERSION = "1"
-"""Of these fits: it changes when the same data come to give another coder."""
+"""Version of these fits: it changes when the same data come to give another coder."""
 
 KMEANS_TOKENS = 65_536
 """k-means sees this many calibration tokens at most, the first ones."""

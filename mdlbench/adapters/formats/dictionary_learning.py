@@ -52,7 +52,7 @@ from mdlbench.errors import CheckpointError, did_you_mean, first_problem
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "ae.pt"
 VERSION = "1"
-"""Of this reader: it changes when the same files come to mean other numbers."""
+"""Version of this reader: it changes when the same files come to mean other numbers."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from mdlbench.adapters.protocol import CoderIdentity, Origin, Request
 
 WEIGHTS_FILE = "params.npz"
 VERSION = "1"
-"""Of this reader: it changes when the same files come to mean other numbers."""
+"""Version of this reader: it changes when the same files come to mean other numbers."""
 
 CONTEXT = 1024
 """Tokens of a context that all of Gemma Scope was trained on, the first of them BOS."""

@@ -41,7 +41,7 @@ from mdlbench.adapters.protocol import CoderIdentity, Origin, Request
 from mdlbench.errors import CheckpointError, did_you_mean, first_problem
 
 VERSION = "1"
-"""Of this reader: it changes when the same files come to mean other numbers."""
+"""Version of this reader: it changes when the same files come to mean other numbers."""
 
 ACTIVATIONS = {"ReLU": "standard", "TopK": "topk", "Identity": "linear"}
 """What the library calls them, and what the field calls such an SAE."""

@@ -30,7 +30,7 @@ from mdlbench.errors import CoderError, MdlbenchError, UsageError
 from mdlbench.sources.protocol import ActivationSource
 
 VERSION = "2"
-"""Of the way objects are wrapped and digested."""
+"""Version of the way objects are wrapped and digested."""
 
 PROBE_TOKENS = 64
 ROUNDING = 1000

@@ -45,7 +45,7 @@ CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae.safetensors"
 RUN_FILE = "config.json"
 VERSION = "1"
-"""Of this reader: it changes when the same files come to mean other numbers."""
+"""Version of this reader: it changes when the same files come to mean other numbers."""
 
 ACTIVATIONS = ("topk", "groupmax")
 UNSUPPORTED = {

@@ -17,7 +17,7 @@ from mdlbench.records.record import EvalRecord, ToleranceResult
 from mdlbench.suite.base import MetricName
 
 Basis = Literal["front", "hull"]
-"""Of a comparison: Pareto fronts, or lower hulls of linear rate and distortion (maths §8)."""
+"""What is compared: Pareto fronts, or lower hulls of linear rate and distortion (maths §8)."""
 INTERPOLATION: dict[Basis, Interpolation] = {"front": "pchip", "hull": "chords"}
 
 
@@ -37,7 +37,7 @@ class Contender:
 
     @property
     def ids(self) -> frozenset[str]:
-        """Of the members' records."""
+        """Ids of the members' records."""
         return frozenset(member.id for member in self.members)
 
     @cached_property

@@ -87,7 +87,7 @@ class Contest:
 
     @property
     def n_resamples(self) -> int:
-        """Of the curves; 0 where a record has none."""
+        """Resamples of the curves; 0 where a record has none."""
         return min(len(curve.resampled) for curve in self.curves)
 
 

@@ -27,7 +27,7 @@ class Channel(Protocol):
     """One side of a range-coded stream: the same calls write it and read it."""
 
     def given(self, n: int, compute: Callable[[], Any]) -> Int64[np.ndarray, " n"]:
-        """What only the writer knows: `compute()` when writing, `n` zeros when reading."""
+        """Values that only the writer knows: `compute()` when writing, `n` zeros when reading."""
         ...
 
     def code(self, model: object, symbols: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:

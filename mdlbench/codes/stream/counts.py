@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int32, Int64
 from mdlbench.codes.stream.channel import TABLE_CELLS, Channel, categorical
 
 TAIL = 2.0**-18
-"""Mass of the tail left to a second stage, at least; 24-bit probabilities resolve it."""
+"""The least mass of a tail that a second stage codes; 24-bit probabilities resolve it."""
 
 LEAST_PROBABILITY = 2.0**-53
 """Probabilities that rounded to 0 or 1 are moved this far inside."""
@@ -138,7 +138,7 @@ def _code_tails(
     start: Int64[np.ndarray, " row"],
     counts: Int64[np.ndarray, " row"],
 ) -> Int64[np.ndarray, " row"]:
-    """Counts known to lie at `start` or beyond it, window by window, so that each costs its all."""
+    """Code counts at `start` or beyond it, window by window; each costs its exact bits."""
     coded: Int64[np.ndarray, " row"] = start.copy()
     waiting = np.arange(len(start))
     while len(waiting):
@@ -170,7 +170,7 @@ def _code_cells(
 
 
 def _batches(family: CountFamily, n: int) -> Iterator[slice]:
-    """Parts of n rows whose tables are of a bounded size."""
+    """Parts of n rows whose tables have a bounded size."""
     rows = max(1, TABLE_CELLS // (2 * _reach(family)))
     for start in range(0, n, rows):
         yield slice(start, min(start + rows, n))
@@ -223,7 +223,7 @@ def code_active(
 ) -> Int64[np.ndarray, " row"]:
     """k ~ Binomial(n, π) of every latent, or context of one (maths §3).
 
-    Rows of equal n and π share a model, and those of no token have nothing to say.
+    Rows with equal n and π share a model; rows without tokens cost nothing.
     """
     p = np.clip(probability, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
     order = np.lexsort((p, tokens))

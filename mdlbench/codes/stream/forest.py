@@ -71,15 +71,15 @@ def _by_level(
 class _Contexts:
     """The contexts of the latents of one level: all with the parent off, then all with it on.
 
-    Where nothing is on above, as for roots, there are none of the latter.
+    If nothing is on above, as for roots, the second group is empty.
 
     Contexts lie behind one another; a token's rank is its number within its context, after the
     tokens of all contexts before.
 
     Attributes:
         n_tokens: N.
-        latents: those of the level, increasing.
-        parents: theirs; −1 for a root, which is never on.
+        latents: the latents of the level, increasing.
+        parents: their parents; −1 for a root, which is never on.
         above: latent·N + token of every firing of the level above, increasing.
     """
 
@@ -106,7 +106,7 @@ class _Contexts:
         return np.concatenate([[0], np.cumsum(self.tokens)])
 
     def ranks(self, places: Int64[np.ndarray, " nnz"]) -> Int64[np.ndarray, " nnz"]:
-        """Of firings of these latents at latent·N + token; both are increasing."""
+        """Ranks of the firings at these places, latent·N + token; both are increasing."""
         latent, token = np.divmod(places, max(self.n_tokens, 1))
         row = np.searchsorted(self.latents, latent)
         wanted = self._origin[row] + token

@@ -60,7 +60,7 @@ def code_support(
 
     Args:
         channel: a writer, or a reader.
-        tokens: of each row; rows lie behind one another.
+        tokens: tokens of each row; rows lie behind one another.
         counts: firings of each row.
         places: tokens of all rows before, and token within its row, of every firing, increasing;
             not looked at when reading.
@@ -83,7 +83,7 @@ def code_support(
 
 
 def _fill(blocks: Blocks, coded: Int64[np.ndarray, " nnz"]) -> None:
-    """Blocks that fire throughout have nothing left to say."""
+    """Blocks that fire throughout cost nothing."""
     coded[blocks.slots()] = np.repeat(blocks.start, blocks.ones) + within(blocks.ones)
 
 

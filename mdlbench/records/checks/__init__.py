@@ -1,8 +1,8 @@
 """Whether a record file can be believed as far as it can be checked without running anything.
 
-What is checked: the file is sealed and fits the schema; its identity is that of a current suite;
-every number that follows from others is recomputed from them. A record that was made up
-consistently passes: only `mdlbench verify`, which measures again, tells.
+The file must be sealed and fit the schema, and its identity must match a current suite. Every
+number that follows from others is recomputed from them. A record that was made up consistently
+passes: only `mdlbench verify`, which measures again, finds it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def problems_of_file(path: Path, suite: Suite | None = None) -> list[str]:
     """Everything wrong with a record file, in words; nothing where it is valid.
 
     Args:
-        path: of the file.
-        suite: what it should be of; the shipped suite that it names where None.
+        path: the record's file.
+        suite: the suite that it should belong to; None for the shipped suite that it names.
     """
     try:
         text = seal.read(path)
@@ -46,7 +46,7 @@ def problems_of(record: EvalRecord, suite: Suite) -> Iterator[str]:
 
 
 def named_suite(record: EvalRecord) -> Suite:
-    """The shipped suite that a record names; raises `RecordError` where there is none."""
+    """The shipped suite that a record names; raises `RecordError` if there is none."""
     name = record.identity.suite
     found = shipped_suite(name)
     if found is None:

@@ -24,17 +24,17 @@ from mdlbench.records.record import (
 from mdlbench.suite.suite import Suite
 
 LARGEST_PICTURES = 1 << 18
-"""Bytes of a PNG."""
+"""The most bytes of a PNG."""
 
 
 def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
     audited = _audited(record, suite)
     coded = [point for point in record.points if point.bits.coded is not None]
     if coded != [audited]:
-        yield "the audited point is not that of the headline"
+        yield "the audited point is not the headline's"
     yield from _of_coder(record, audited)
     if (record.latents is None) != (record.coder.d_latents == 0):
-        yield "latents: a profile is of an SAE with latents, and of none without"
+        yield "latents: an SAE with latents has a profile, and one without has none"
     elif record.latents is not None:
         yield from _of_profile(record, record.latents, audited)
 
@@ -54,7 +54,7 @@ def _of_coder(record: EvalRecord, audited: OperatingPoint) -> Iterator[str]:
     if abs(live - round(live)) > 1e-6:
         yield "coder.dead_fraction is not a share of its latents"
     if coder.d_in != coder.d_out and record.site.hook_out is None:
-        yield "coder: it reads and writes other widths, but is no transcoder"
+        yield "coder: d_in and d_out differ, but it is no transcoder"
     if not record.points[0].l0 * (1 - 1e-9) <= coder.l0 <= coder.d_latents:
         yield "coder.l0 is below the points', or above the number of latents"
     if not _is_decoder(coder, round(live)):
@@ -86,10 +86,10 @@ def _of_profile(
     columns = (profile.firing_rates, profile.bits, profile.cumulative_bits)
     ranks = profile_ranks(record.coder.d_latents).tolist()
     if profile.ranks != ranks or any(len(column) != len(ranks) for column in columns):
-        yield "latents.ranks are not those of so many latents"
+        yield "latents.ranks do not fit the number of latents"
         return
     if profile.step != audited.step:
-        yield "latents.step is not the audited one"
+        yield "latents.step is not the audited step"
     if not same(profile.cumulative_bits[-1], audited.bits.heldout):
         yield "latents.cumulative_bits do not end at heldout"
     if not _adds_up(ranks, profile.bits, np.diff(profile.cumulative_bits, prepend=0.0)):

@@ -1,4 +1,4 @@
-"""Whether a record is of the suite that it names, as that suite is now, and names what it may."""
+"""Whether a record fits the suite that it names, as that suite is now."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mdlbench.suite.suite import Suite
 
 LONGEST_NAME = 200
 LONGEST_TEXT = 4000
-"""Characters of any other text, but for encoded data."""
+"""The most characters of any other text, except encoded data."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40,64}")
 ENCODED = ("png", "bits", *METRICS)
-"""Keys whose texts are base64, and may be long."""
+"""Keys whose texts are base64 and may be long."""
 
 
 def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
@@ -37,7 +37,7 @@ def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
 def _of_measurement(record: EvalRecord, suite: Suite) -> Iterator[str]:
     identity = record.identity
     if record.id != identity.id:
-        yield "the id is not that of the identity"
+        yield "the id does not match the identity"
     expected = {
         "suite": suite.name,
         "suite_digest": suite.digest,
@@ -64,7 +64,7 @@ def _of_site(record: EvalRecord, suite: Suite) -> Iterator[str]:
 
 
 def _fixed_site(source: Source) -> dict[str, Any]:
-    """What a source says of the site; what it leaves to the SAE or the command line is absent."""
+    """The site as far as the source fixes it; what it leaves to others is absent."""
     if not isinstance(source, LanguageConfig):
         return Site(hook=source.hook).model_dump()
     fixed = {
@@ -91,7 +91,7 @@ def _of_tokens(record: EvalRecord, suite: Suite) -> Iterator[str]:
 
 
 def _stated_tokens(source: ImagesConfig | SyntheticConfig) -> dict[str, int]:
-    """Tokens of each split, all documents; how many images there are only their file says."""
+    """Tokens of all documents of each split; only the file tells how many images there are."""
     return {"test": source.n_test} if isinstance(source, ImagesConfig) else dict(source.tokens)
 
 

@@ -19,13 +19,13 @@ from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, position_of, step_at
 from mdlbench.suite.suite import Suite
 
 MOST_CODED_EXCESS = 0.005
-"""Of `heldout`: how far a real bitstream may be from it (maths §3)."""
+"""How far a real bitstream may be from `heldout`, relatively (maths §3)."""
 SIGMAS = 6.0
-"""Standard errors by which a mean of draws may be off."""
+"""How far a mean of draws may be off, in standard errors."""
 FLUSHED_BITS = 128
-"""Of a bitstream, at its end, beside that."""
+"""Bits at the end of a bitstream, allowed beside that."""
 ADAPTIVE_HEADER = 3 * codelength.PARAMETER_BITS + 1
-"""Bits that `adaptive` sends at least, less one for the rounding of its sums (maths §3)."""
+"""The fewest bits that `adaptive` sends, less one for the rounding of its sums (maths §3)."""
 
 
 def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
@@ -60,14 +60,14 @@ def _of_grid(record: EvalRecord, suite: Suite) -> Iterator[str]:
     found = positions(record)
     known = [position for position in found if position is not None]
     if len(known) < len(found) or not all(a < b for a, b in itertools.pairwise(known)):
-        yield "steps are not distinct ones of the grid, from the finest to the coarsest"
+        yield "steps are not distinct steps of the grid, from the finest to the coarsest"
     dyadic = range(0, suite.steps.octaves * STEPS_PER_OCTAVE, STEPS_PER_OCTAVE)
     if any(position not in range(dyadic[-1] + 1) for position in known):
         yield "a step is beyond the suite's grid"
     accepted = {result.step for result in record.tolerances}
     beside = [p for p in record.points if _position(p.step, finest) not in dyadic]
     if not set(dyadic) <= set(known) or any(point.step not in accepted for point in beside):
-        yield "points are not the dyadic steps and those accepted at a tolerance"
+        yield "points are not the dyadic steps and the steps accepted at a tolerance"
 
 
 def _of_point(record: EvalRecord, suite: Suite, point: OperatingPoint) -> Iterator[str]:
@@ -96,12 +96,12 @@ def _of_rates(record: EvalRecord, point: OperatingPoint) -> Iterator[str]:
 
 
 def _of_other_codes(record: EvalRecord, point: OperatingPoint) -> Iterator[str]:
-    """Those that are not ranked; maths §3 says what none of them can be shorter than."""
+    """Check the rates that are not ranked against their lower bounds (maths §3)."""
     bits, n_test = point.bits, record.n_tokens.test
     if bits.adaptive < bits.plugin * (1 - 1e-9) + ADAPTIVE_HEADER / n_test:
-        yield "bits.adaptive is below plugin and its header"
+        yield "bits.adaptive is below plugin plus its header"
     if bits.enumerative < (bits.magnitude + 1) * (1 - 1e-9):
-        yield "bits.enumerative is below magnitude and one bit"
+        yield "bits.enumerative is below magnitude plus one bit"
     if not _is_bound(bits.bound, point.l0, record.coder.d_latents):
         yield "bits.bound is not L0·(B + log₂ D) for a whole B"
     if bits.coded is not None and not math.isclose(
@@ -154,7 +154,7 @@ def _intervals(point: OperatingPoint) -> set[str]:
 
 
 def _is_centred(shares: np.ndarray | None) -> bool:
-    """Whether draws lie around what they are draws of, as means of resamples do.
+    """Whether the mean of draws is as close to its value as a mean of resamples should be.
 
     Their mean has a standard error of their spread over √n; half precision adds a little.
     """
@@ -185,7 +185,7 @@ def _of_range(loss: Distortion, suite: Suite) -> Iterator[str]:
 
 
 def _of_losses(losses: list[Distortion]) -> Iterator[str]:
-    """The clean and the ablated loss and the variance are one number each for all points."""
+    """Clean loss, ablated loss and variance must each be the same at all points."""
     largest = max(losses, key=lambda loss: loss.mse)
     if not all(_is_share(loss, largest) for loss in losses):
         yield "fvu is not mse over one variance at every point"
@@ -215,7 +215,7 @@ def _have_one_ablated_loss(losses: list[Distortion]) -> bool:
 
 
 def _of_order(points: list[OperatingPoint]) -> Iterator[str]:
-    """A coarser step of the same rounding leaves fewer latents on."""
+    """With the same rounding, a coarser step must not leave more latents on."""
     mode = MODES.get(points[0].quantiser)
     if mode is None or not mode.monotone:
         return

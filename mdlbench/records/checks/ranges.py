@@ -1,4 +1,4 @@
-"""Whether every number of a record is of a size that it can have at all."""
+"""Whether every number of a record lies in a possible range."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from mdlbench.records.record import EvalRecord
 from mdlbench.suite.suite import Suite
 
 LARGEST = 1e15
-"""Of any number in a record, tokens and bits included."""
+"""The largest number in a record, tokens and bits included."""
 FINEST, COARSEST = 1e-12, 1e12
-"""Steps."""
+"""Range of quantiser steps."""
 
 
 def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:

@@ -10,7 +10,7 @@ from mdlbench.errors import RecordError
 from mdlbench.records.record import CHECKSUM, checksum_of
 
 LARGEST_FILE = 16 << 20
-"""Bytes; a record of 100 points has about 0.5 MB."""
+"""The most bytes of a file; a record of 100 points has about 0.5 MB."""
 
 
 def read(path: Path) -> str:
@@ -37,7 +37,7 @@ def check(text: str) -> None:
     except ValueError as error:
         raise RecordError(f"not a record: {error}") from error
     if content[CHECKSUM] != expected:
-        raise RecordError("changed after it was written: the checksum is not that of its content")
+        raise RecordError("changed after it was written: the checksum does not match its content")
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

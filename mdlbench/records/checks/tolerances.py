@@ -53,7 +53,7 @@ def _of_feasible(record: EvalRecord, result: ToleranceResult) -> Iterator[str]:
 def _of_replicates(result: ToleranceResult, point: OperatingPoint) -> Iterator[str]:
     drawn = point.resampled_bits()
     if len(result.replicates) != len(drawn) or result.bits_ci is None:
-        yield "replicates are not as many as the point's resamples"
+        yield "there are not as many replicates as resamples of the point"
         return
     width = float(np.ptp(drawn))
     replicates = np.array(result.replicates, dtype=np.float64)
@@ -64,7 +64,7 @@ def _of_replicates(result: ToleranceResult, point: OperatingPoint) -> Iterator[s
         math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
         for a, b in zip(ends, result.bits_ci, strict=True)
     ):
-        yield "bits_ci is not that of the replicates"
+        yield "bits_ci is not the interval of the replicates"
 
 
 def _of_step(record: EvalRecord, result: ToleranceResult, point: OperatingPoint) -> Iterator[str]:
@@ -82,7 +82,7 @@ def _of_step(record: EvalRecord, result: ToleranceResult, point: OperatingPoint)
 
 
 def _of_monotony(result: ToleranceResult, coarser: list[OperatingPoint]) -> Iterator[str]:
-    """`coarser` are the dyadic points beyond the first one that fails."""
+    """Check `non_monotone`; `coarser` are the dyadic points beyond the first that fails."""
     may = any(_may_pass(point, result) for point in coarser)
     must = not all(_may_fail(point, result) for point in coarser)
     if (result.non_monotone and not may) or (must and not result.non_monotone):
@@ -105,6 +105,6 @@ def _may_fail(point: OperatingPoint, result: ToleranceResult) -> bool:
 
 
 def _upper(point: OperatingPoint, result: ToleranceResult) -> tuple[float, float]:
-    """Upper confidence limit of a point's loss (maths §6), and by how much rounding moves it."""
+    """Upper confidence limit of a point's loss (maths §6), and how far rounding moves it."""
     drawn = point.resampled(result.metric)
     return upper_limit(drawn), slack(percentile_interval(drawn))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
-"""Of contenders whose colour another has already."""
+"""Line styles of contenders that share a colour."""
 FAR = 2.0
 """A contender's bits at a tolerance widen the view up to this factor of the anchor's."""
 FAINTLY = 0.45
@@ -125,7 +125,7 @@ def _far_rate(contest: Contest) -> float:
 
 
 def _bands(contest: Contest) -> list[Band]:
-    """Of those that mostly overlap, or of all where none does."""
+    """Bands of the comparisons that mostly overlap, or of all where none does."""
     comparable = [one for one in contest.comparisons if one.overlap > MOSTLY]
     return [one.band for one in comparable or contest.comparisons if one.band is not None]
 

@@ -45,12 +45,12 @@ from mdlbench.suite.suite import Suite
 DIGITS = 6
 """Significant digits of a number in a plot."""
 TABLE_DIGITS = 10
-"""Of a number in a table, which is rounded once more where it is written."""
+"""Significant digits of a number in a table, which is rounded again where it is written."""
 TEXT_LENGTH = 200
 REFERENCE_POINTS = 80
-"""Of the Gaussian reference."""
+"""Points of the Gaussian reference."""
 PICTURE_CHARACTERS = 2_500_000
-"""Of all pictures of a page together, in base64."""
+"""Characters of all pictures of a page together, in base64."""
 ROW_FIELDS = (
     "rank",
     "status",
@@ -281,7 +281,7 @@ def _site(
 
 
 def _leave_out_pictures(sites: Sequence[SiteData]) -> None:
-    """Of the SAEs that come last at the headline, as many as the page has no room for."""
+    """Drop the pictures that the page has no room for, beginning with the last at the headline."""
     room = PICTURE_CHARACTERS
     for sae in _by_headline(sites):
         if (pictures := sae["pictures"]) and pictures["png"]:

@@ -34,7 +34,7 @@ SCRIPTS = (
     "main.js",
 )
 INDEX_ROWS = 5
-"""Of each board, on the page over all suites."""
+"""Rows of each board on the page over all suites."""
 ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 Links = Sequence[tuple[str, str]]

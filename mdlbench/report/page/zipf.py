@@ -9,7 +9,7 @@ import numpy as np
 from mdlbench.records.record import LatentProfile
 
 LEAST_RANKS = 3
-"""Of live latents that a line is fitted to; two points lie on one anyway."""
+"""The fewest live latents that a line is fitted to; two points always lie on one."""
 
 
 class Zipf(NamedTuple):

@@ -1,4 +1,4 @@
-"""SAEs that the seeds describe, as SAELens training classes: registered once this is imported.
+"""SAEs that the papers describe, as SAELens training classes: registered once this is imported.
 
 - `mutual_choice`, `feature_choice`: which latents are on is chosen over a batch (`choice`)
 - `tree`: a latent is on only where its parent is (`tree`)

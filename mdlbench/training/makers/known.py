@@ -1,4 +1,6 @@
-"""Dictionaries that nobody trains: `python -m mdlbench.training.known --suite toy -o FOLDER`.
+"""Dictionaries that nobody trains.
+
+    python -m mdlbench.training.makers.known --suite toy -o FOLDER
 
 The features of a synthetic suite are known, so an SAE can be written down that has exactly these,
 or others that describe the same activations: pairs split three ways, pairs merged, hierarchies
@@ -36,7 +38,7 @@ from mdlbench.suite.sources import (
 
 DIAGONAL = 0.5**0.5
 WIDEST_SPREAD = 0.15
-"""Of magnitudes, at which the lines that divide a pair's plane still tell its outcomes apart."""
+"""Largest spread of magnitudes at which lines still tell the outcomes of a pair apart."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 ADAPTER = "saelens"
 VERSION = "1"
-"""Of this reader: it changes when the same files come to mean other numbers."""
+"""Version of this reader: it changes when the same files come to mean other numbers."""
 
 
 class SAELensAdapter:

@@ -136,14 +136,14 @@ class Published:
         return CoderIdentity(self.name, adapter, version, arguments, weights_sha256)
 
     def converted_config(self) -> SAELensConfig:
-        """Of a release in another layout, as far as SAELens tells without the weights."""
+        """The config of a release in another layout, as SAELens knows it without the weights."""
         from sae_lens.loading import pretrained_sae_loaders as loaders
 
         getter = loaders.NAMED_PRETRAINED_SAE_CONFIG_GETTERS[self.release.converter]
         return self.parse(self._called(lambda: getter(**self._arguments())))
 
     def converted_tensors(self) -> dict[str, torch.Tensor]:
-        """Of a release in another layout."""
+        """The weights of a release in another layout."""
         from sae_lens.loading import pretrained_sae_loaders as loaders
 
         loader = loaders.NAMED_PRETRAINED_SAE_LOADERS[self.release.converter]

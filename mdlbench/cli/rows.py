@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from mdlbench.adapters import registry
-from mdlbench.suite.load import load_suite, suite_names
 
 if TYPE_CHECKING:
     from mdlbench.adapters.check import Check
@@ -20,6 +18,8 @@ Row = dict[str, Any]
 
 def suites() -> list[Row]:
     """The shipped suites."""
+    from mdlbench.suite.load import load_suite, suite_names
+
     loaded = [load_suite(name) for name in suite_names()]
     return [
         {"suite": s.name, "title": s.title, "SAEs": len(s.saes), "digest": s.digest[:12]}
@@ -29,6 +29,8 @@ def suites() -> list[Row]:
 
 def adapters() -> list[Row]:
     """Built-in adapters and those of installed packages; none of them is imported."""
+    from mdlbench.adapters import registry
+
     return [
         {"adapter": entry.name, "package": entry.distribution, "what": entry.description}
         for entry in registry.adapters()
@@ -82,7 +84,7 @@ def stream_facts(decoded: Decoded) -> Row:
 def symbols_npz(decoded: Decoded) -> bytes:
     """Symbols as an `.npz` of arrays token, latent, symbol and value.
 
-    Values are latents as the quantiser scales them: times decoder norms but for `uniform`.
+    Values are latents as the quantiser scales them: times decoder norms, except for `uniform`.
     """
     import numpy as np
 
@@ -101,6 +103,7 @@ def symbols_npz(decoded: Decoded) -> bytes:
 
 
 def check_rows(checks: Sequence[Check]) -> list[Row]:
+    """What an adapter was checked for, and what was found."""
     words = {True: "ok", False: "FAILED", "warning": "warning"}
     return [{"check": c.name, "": words[c.passed], "found": c.message} for c in checks]
 
@@ -116,12 +119,20 @@ def verification_row(outcome: Verified | Unverified) -> Row:
 
 
 def verification_line(row: Row) -> str:
+    """A row of `verification_row` as one line."""
     if "error" in row:
         return f"{row['SAE']}: not reproduced: {row['error']}"
     return (
         f"{row['SAE']}: reproduced; rates within {row['bits']:.1e}, losses within "
         f"{row['loss']:.1e}, accepted steps within {row['positions']} of 0.05 octave"
     )
+
+
+def show(rows: Sequence[Row], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print_table(rows)
 
 
 def print_pairs(facts: Row) -> None:

@@ -1,0 +1,62 @@
+"""The app: its commands by name, and the options that come before a command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Annotated
+
+import typer
+
+from mdlbench.cli.boards import cite, compare, leaderboard
+from mdlbench.cli.eval import check_adapter, eval_suite
+from mdlbench.cli.fetch import fetch_suite
+from mdlbench.cli.papers import reproduce
+from mdlbench.cli.records import list_things, validate, verify
+from mdlbench.cli.stream import decode, encode
+from mdlbench.cli.train import train
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "eval": eval_suite,
+    "ls": list_things,
+    "fetch": fetch_suite,
+    "check-adapter": check_adapter,
+    "leaderboard": leaderboard,
+    "cite": cite,
+    "validate": validate,
+    "verify": verify,
+    "compare": compare,
+    "train": train,
+    "reproduce": reproduce,
+    "encode": encode,
+    "decode": decode,
+}
+"""Every command, in the order of `mdlbench --help`."""
+
+
+DEBUG: ContextVar[bool] = ContextVar("debug", default=False)
+"""Whether an error is shown with its traceback."""
+
+
+def before_commands(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    DEBUG.set(debug)
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("mdlbench"))
+        raise typer.Exit
+
+
+app = typer.Typer(
+    help="Score sparse autoencoders by description length: bits per token at a given loss.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.callback(invoke_without_command=True)(before_commands)
+for name, command in COMMANDS.items():
+    app.command(name)(command)

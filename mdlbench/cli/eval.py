@@ -1,0 +1,158 @@
+"""`eval` and `check-adapter`: score SAEs, or look at one first."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mdlbench.cli.options import (
+    AdapterOption,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    LimitOption,
+    QuantiserOption,
+    QuietOption,
+    SuiteOption,
+    TextOption,
+    output_option,
+    setting,
+    torch_device,
+)
+from mdlbench.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mdlbench.scoring.suite_run import Failed, Scored
+    from mdlbench.suite.suite import Suite
+
+
+def eval_suite(
+    suite: SuiteOption,
+    sae: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sae",
+            metavar="SPEC",
+            help="Score only this SAE: a key of the suite, ADAPTER:ARGUMENT, or a folder. "
+            "Repeatable. Default: all of the suite's.",
+        ),
+    ] = None,
+    output: Annotated[Path | None, output_option("Results folder [results/SUITE].")] = None,
+    adapter: AdapterOption = None,
+    limit: LimitOption = None,
+    quantiser: QuantiserOption = None,
+    text: TextOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = Dtype.float32,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Score a suite's SAEs: records, leaderboard tables and figures in one folder.
+
+    Finished SAEs are not computed again: interrupt the run and start it again as you like. An SAE
+    that cannot be scored does not stop the others: it is reported at the end (exit code 1). Results
+    of several quantisers share one folder and one board, where those of a quantiser other than the
+    suite's are marked.
+    """
+    from mdlbench.cli.progress import suite_progress
+    from mdlbench.report.features import write_feature_grid
+    from mdlbench.scoring.suite_run import run
+    from mdlbench.scoring.targets import targets
+    from mdlbench.sources.open import Opener
+    from mdlbench.suite.load import load_suite
+
+    chosen = load_suite(suite)
+    wanted = targets(chosen, sae or [], adapter)
+    folder = output or Path("results") / (chosen.name + (f"-limit-{limit}" if limit else ""))
+    outcomes: list[Scored | Failed] = []
+    with suite_progress(len(wanted), quiet) as progress:
+        opener = Opener(chosen, setting(device, limit, text, dtype), progress.stage)
+        try:
+            found = run(opener, wanted, folder, progress.stage, quantiser, write_feature_grid)
+            for outcome in found:
+                outcomes.append(progress.finish(outcome))
+        except OutputError:
+            _name_failures(outcomes)
+            raise
+    if as_json:
+        _print_outcomes(outcomes)
+    _report(folder, chosen, printed=not as_json)
+    if failures := _name_failures(outcomes):
+        raise typer.Exit(max(failure.error.exit_code for failure in failures))
+
+
+def _report(folder: Path, suite: Suite, printed: bool) -> None:
+    """Write the tables and figures of a results folder, if it holds records."""
+    from mdlbench.boards.leaderboard import build_all
+    from mdlbench.records.store import read_archive, read_records, read_references, record_paths
+    from mdlbench.report import print_boards, write_report
+
+    if not record_paths(folder):
+        return
+    records = read_records(folder)
+    paths = write_report(records, read_references(folder), folder, read_archive(folder))
+    if printed:
+        print_boards(build_all(records, suite.headline))
+        print(f"\n{folder}/ holds the records and {', '.join(path.name for path in paths)}.")
+
+
+def _print_outcomes(outcomes: Sequence[Scored | Failed]) -> None:
+    from mdlbench.scoring.suite_run import Scored
+
+    records = [json.loads(o.record.to_json()) for o in outcomes if isinstance(o, Scored)]
+    failed = [
+        {"sae": o.target.label, "error": str(o.error)}
+        for o in outcomes
+        if not isinstance(o, Scored)
+    ]
+    print(json.dumps({"records": records, "failed": failed}, allow_nan=False))
+
+
+def _name_failures(outcomes: Sequence[Scored | Failed]) -> list[Failed]:
+    """Say on stderr what failed and why."""
+    from mdlbench.scoring.suite_run import Failed
+
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+    for failure in failures:
+        print(f"mdlbench: {failure.message}", file=sys.stderr)
+    return failures
+
+
+def check_adapter(
+    spec: Annotated[
+        str,
+        typer.Argument(help="ADAPTER:ARGUMENT or a folder; with --suite, also a key of the suite."),
+    ],
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Check on this suite's activations instead of standard-normal ones."),
+    ] = None,
+    adapter: AdapterOption = None,
+    text: TextOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a SPEC loads, and whether it behaves as an SAE should."""
+    from mdlbench.adapters.check import check_coder
+    from mdlbench.adapters.load import load_coder
+    from mdlbench.cli import rows
+    from mdlbench.scoring.targets import open_target
+    from mdlbench.sources.open import Opener
+    from mdlbench.suite.load import load_suite
+
+    if suite:
+        opener = Opener(load_suite(suite), setting(device, limit=None, text=text))
+        coder, source = open_target(opener, spec, adapter)
+    else:
+        coder, source = load_coder(spec, device=torch_device(device), adapter=adapter), None
+    checks = check_coder(coder, source)
+    rows.show(rows.check_rows(checks), as_json)
+    if any(check.passed is False for check in checks):
+        raise typer.Exit(1)

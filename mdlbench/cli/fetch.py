@@ -1,0 +1,31 @@
+"""`fetch`: what a run without a network needs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from mdlbench.cli.options import QuietOption, SuiteArgument
+
+
+def fetch_suite(suite: SuiteArgument, quiet: QuietOption = False) -> None:
+    """Get all that a later run without a network needs; check what is here already.
+
+    Run it again after an interruption, or to check the files: a damaged file is fetched again.
+    What is not available is reported (exit code 1); the rest is fetched all the same.
+    """
+    from mdlbench.scoring.fetch import Missed, fetch, shown_on
+    from mdlbench.suite.load import load_suite
+
+    chosen = load_suite(suite)
+    n_missed = 0
+    for outcome in fetch(chosen, shown_on(sys.stderr, quiet)):
+        if isinstance(outcome, Missed):
+            n_missed += outcome.instead is None
+            print(f"mdlbench: {outcome.message}", file=sys.stderr)
+        else:
+            print(outcome.message, flush=True)
+    if n_missed:
+        raise typer.Exit(1)
+    print(f"All that suite {chosen.name!r} needs is on this machine.")

@@ -1,0 +1,100 @@
+"""Options and arguments that commands share, each declared once, and what they stand for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mdlbench.errors import UsageError
+from mdlbench.quantisers.modes import MODES
+
+if TYPE_CHECKING:
+    from mdlbench.sources.open import Setting
+
+
+class Dtype(StrEnum):
+    """What a language model computes in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+QuantiserOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="; ".join(f"{mode.name}: {mode.help}" for mode in MODES.values()) + " [the suite's].",
+    ),
+]
+
+SUITE_HELP = "A shipped suite (see `mdlbench ls suites`) or a path."
+
+SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help=SUITE_HELP)]
+SuiteOption = Annotated[str, typer.Option("--suite", metavar="NAME", help=SUITE_HELP)]
+SuiteFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--suite",
+        metavar="PATH",
+        help="The suite of records whose suite is not a shipped one.",
+    ),
+]
+RecordsArgument = Annotated[
+    list[Path],
+    typer.Argument(metavar="RECORD", help="Record files, results folders, or folders of them."),
+]
+AdapterOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Adapter for SPEC: a name, or package.module:Class of your own."
+    ),
+]
+TextOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Text for a language suite: the name of one of its texts, or a file or folder "
+        "[the first of its texts that is available].",
+    ),
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Documents per split, for a quick look; never ranked."),
+]
+DeviceOption = Annotated[
+    str, typer.Option(metavar="DEVICE", help="Where to compute: cpu, cuda, cuda:1, …")
+]
+DtypeOption = Annotated[
+    Dtype, typer.Option(help="Precision of a language model; SAEs compute in float32.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+def output_option(help: str) -> typer.models.OptionInfo:
+    """`-o PATH`: exactly that path; `help` says what is written there."""
+    option: typer.models.OptionInfo = typer.Option("-o", "--output", metavar="PATH", help=help)
+    return option
+
+
+def setting(
+    device: str, limit: int | None, text: str | None, dtype: Dtype = Dtype.float32
+) -> Setting:
+    """How a suite is run; raises `UsageError` where the device is not available."""
+    from mdlbench.sources.open import Setting
+
+    return Setting(torch_device(device), limit, text, dtype.value)
+
+
+def torch_device(name: str) -> str:
+    """The device, if torch can compute on it; raises `UsageError` otherwise."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: not available: {error}") from error
+    return name

@@ -1,0 +1,151 @@
+"""`ls`, `validate` and `verify`: what there is, and whether it can be believed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mdlbench.cli.options import (
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    RecordsArgument,
+    SuiteFileOption,
+    torch_device,
+)
+from mdlbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mdlbench.scoring.repeat import Unverified, Verified
+    from mdlbench.stages import OnStage
+    from mdlbench.suite.suite import Suite
+
+LINE_LENGTH = 2000
+"""The most characters of the line about one record."""
+
+
+class Listing(StrEnum):
+    """What `mdlbench ls` lists."""
+
+    suites = "suites"
+    adapters = "adapters"
+    records = "records"
+
+
+def list_things(
+    what: Annotated[Listing, typer.Argument(help="suites, adapters or records")],
+    folder: Annotated[Path, typer.Argument(help="Where to look for records.")] = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """List suites, adapters, or the records under a folder."""
+    from mdlbench.cli import rows
+
+    if what is Listing.suites:
+        listed = rows.suites()
+    elif what is Listing.adapters:
+        listed = rows.adapters()
+    else:
+        listed = rows.records(folder)
+    rows.show(listed, as_json)
+
+
+def validate(
+    records: RecordsArgument,
+    suite: SuiteFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check records without running anything: schema, seal, identity, suite, derived numbers.
+
+    Exit code 1 if one is not valid. Only `mdlbench verify` shows that an SAE really costs what its
+    record says.
+    """
+    from mdlbench.records.checks import problems_of_file
+    from mdlbench.records.store import all_record_paths
+    from mdlbench.report.tables import printable
+    from mdlbench.suite.load import load_suite
+
+    chosen = load_suite(suite) if suite else None
+    found = {path: problems_of_file(path, chosen) for path in all_record_paths(records)}
+    if as_json:
+        rows = [{"record": str(path), "problems": problems} for path, problems in found.items()]
+        print(json.dumps(rows, indent=1))
+    else:
+        for path, problems in found.items():
+            print(printable(f"{path}: {'; '.join(problems) or 'valid'}", LINE_LENGTH))
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+def verify(
+    records: RecordsArgument,
+    sae: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Where the SAE is, if its suite does not have it; only with a single record.",
+        ),
+    ] = None,
+    suite: SuiteFileOption = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="A file or folder with the text of a language suite [the text that the record "
+            "names, which must be one of the suite's].",
+        ),
+    ] = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure records again and compare, within what their suite allows.
+
+    A second measurement of a record is called a repetition. If it agrees, the record is
+    reproduced: the repetition is kept in `reproductions/` beside the records and counts until the
+    record changes. Of several repetitions the one furthest off is kept. Exit code 1 if one does not
+    agree, or a record cannot be measured.
+    """
+    from mdlbench.cli import rows
+    from mdlbench.cli.progress import stages
+    from mdlbench.records.store import all_record_paths
+    from mdlbench.suite.load import load_suite
+
+    paths = all_record_paths(records)
+    if sae is not None and len(paths) > 1:
+        raise UsageError(f"--sae needs a single record, but there are {len(paths)}")
+    chosen = load_suite(suite) if suite else None
+    outcomes = []
+    with stages(quiet) as report:
+        for outcome in _measured_again(paths, chosen, sae, text, torch_device(device), report):
+            outcomes.append(rows.verification_row(outcome))
+            if not as_json:
+                print(rows.verification_line(outcomes[-1]), flush=True)
+    if as_json:
+        print(json.dumps(outcomes, indent=1))
+    if any("error" in row for row in outcomes):
+        raise typer.Exit(1)
+
+
+def _measured_again(
+    paths: Sequence[Path],
+    suite: Suite | None,
+    sae: str | None,
+    text: str | None,
+    device: str,
+    on_stage: OnStage,
+) -> Iterator[Verified | Unverified]:
+    """How each record fares; those that cannot be measured come first."""
+    from mdlbench.scoring.repeat import Claim, Unverified, read_claim
+    from mdlbench.scoring.repeat import verify as measure
+
+    found = [read_claim(path, suite, sae) for path in paths]
+    claims = [claim for claim in found if isinstance(claim, Claim)]
+    refused = [claim for claim in found if isinstance(claim, Unverified)]
+    return itertools.chain(refused, measure(claims, device, text, on_stage))

@@ -1,0 +1,210 @@
+"""`train`: the SAEs of a suite's recipe, or one of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mdlbench.cli.options import (
+    DeviceOption,
+    QuietOption,
+    SuiteOption,
+    TextOption,
+    output_option,
+    torch_device,
+)
+from mdlbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from mdlbench.sources.open import Opener
+    from mdlbench.training.config import TrainingConfig
+
+PATIENCE = 10
+"""Epochs without a better test MSE, where --patience is not given."""
+
+ARCHITECTURE_HELP = (
+    "A training class of SAELens (standard, topk, batchtopk, jumprelu, gated, "
+    "matryoshka_batchtopk, …) or one of ours: mutual_choice, feature_choice, tree, "
+    "group_sparse, mdl [batchtopk]."
+)
+
+
+class Kept(StrEnum):
+    """Which epoch of a training run is kept."""
+
+    best = "best"
+    last = "last"
+
+
+KeysArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY", help="SAEs of the suite's recipe to train [all of them]."),
+]
+FolderOption = Annotated[
+    Path | None,
+    output_option(
+        "Folder of the SAE; for a recipe, the folder of the SAEs' folders [the suite's saes/]."
+    ),
+]
+TokensOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Tokens of a language suite to train on [its calibration budget].",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="CPU threads; the weights depend on it [1 for a recipe]."
+    ),
+]
+WidthOption = Annotated[int | None, typer.Option(min=1, help="Latents of an SAE of your own.")]
+KOption = Annotated[
+    float | None,
+    typer.Option(help="Active latents per token, on average; not all architectures have it."),
+]
+ArchitectureOption = Annotated[str | None, typer.Option(help=ARCHITECTURE_HELP)]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A further setting of that class, such as l1_coefficient=2. Repeatable.",
+    ),
+]
+EpochsOption = Annotated[
+    int | None, typer.Option(min=1, help="Passes over the calibration split [50].")
+]
+BatchSizeOption = Annotated[int | None, typer.Option(min=1, help="Tokens per step [512].")]
+LrOption = Annotated[float | None, typer.Option(help="Adam's learning rate [0.003].")]
+PatienceOption = Annotated[
+    int | None,
+    typer.Option(min=1, help=f"Stop after so many epochs without a better test MSE [{PATIENCE}]."),
+]
+KeepOption = Annotated[
+    Kept | None,
+    typer.Option(help="The epoch to keep: the one with the lowest test MSE, or the last [best]."),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(help="Seed of the initial weights and the batches [0]."),
+]
+
+
+@dataclass(frozen=True)
+class OwnSettings:
+    """Options that only apply to an SAE of your own; None where one is not given."""
+
+    k: float | None
+    architecture: str | None
+    epochs: int | None
+    batch_size: int | None
+    lr: float | None
+    patience: int | None
+    keep: str | None
+    seed: int | None
+    set: list[str] | None
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value not in (None, [])}
+
+    def refuse(self) -> None:
+        """Raise `UsageError` where one is given."""
+        for name in self.given():
+            raise UsageError(f"--{name.replace('_', '-')} only applies with --width")
+
+    def config(self, width: int) -> TrainingConfig:
+        from mdlbench.training.config import TrainingConfig
+        from mdlbench.training.zoo import parse_options
+
+        settings = {"patience": PATIENCE, **self.given()}
+        options = parse_options(settings.pop("set", ()))
+        return TrainingConfig(width=width, options=options, **settings)
+
+
+def train(
+    keys: KeysArgument = None,
+    suite: SuiteOption = "mnist",
+    output: FolderOption = None,
+    text: TextOption = None,
+    tokens: TokensOption = None,
+    threads: ThreadsOption = None,
+    width: WidthOption = None,
+    k: KOption = None,
+    architecture: ArchitectureOption = None,
+    options: SetOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    lr: LrOption = None,
+    patience: PatienceOption = None,
+    keep: KeepOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = "cpu",
+    quiet: QuietOption = False,
+) -> None:
+    """Train SAEs on a suite's calibration split and save them as SAELens does.
+
+    Without --width: the SAEs that the suite ships with, by its recipe (zoo.yaml), either all of
+    them or the KEYs named. Finished ones are skipped.
+
+    With --width and -o: an SAE of your own. The settings from --k to --seed only apply to it.
+
+    Run either again after an interruption: it continues from its last checkpoint.
+    """
+    kept = None if keep is None else keep.value
+    own = OwnSettings(k, architecture, epochs, batch_size, lr, patience, kept, seed, options)
+    opener = _opener(suite, device, text, tokens)
+    if width is None:
+        own.refuse()
+        _use_threads(threads or 1)
+        _train_recipe(opener, keys or [], output, quiet)
+    else:
+        folder = _own_folder(keys or [], output)
+        _use_threads(threads)
+        _train_own(opener, own.config(width), folder, quiet)
+        print(f"{folder}: score it with `mdlbench eval --suite {suite} --sae {folder}`")
+
+
+def _opener(suite: str, device: str, text: str | None, tokens: int | None) -> Opener:
+    from mdlbench.sources.open import Opener, Setting
+    from mdlbench.suite.load import load_suite
+
+    setting = Setting(torch_device(device), text=text, calibration_tokens=tokens)
+    return Opener(load_suite(suite), setting)
+
+
+def _train_recipe(opener: Opener, keys: Sequence[str], output: Path | None, quiet: bool) -> None:
+    from mdlbench.training.zoo import train_zoo
+
+    for folder in train_zoo(opener, keys, output, progress=not quiet):
+        print(f"{folder}: trained", flush=True)
+
+
+def _own_folder(keys: Sequence[str], output: Path | None) -> Path:
+    """Where an SAE of your own is saved; raises `UsageError` if nothing says where."""
+    if keys:
+        raise UsageError(f"{keys[0]}: a KEY and --width cannot be combined")
+    if output is None:
+        raise UsageError("--width needs -o FOLDER")
+    return output
+
+
+def _train_own(opener: Opener, config: TrainingConfig, folder: Path, quiet: bool) -> None:
+    from mdlbench.training.trainer import train
+    from mdlbench.training.zoo import training_source
+
+    train(config, training_source(opener), folder, progress=not quiet)
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)

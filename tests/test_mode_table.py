@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from tiny import tiny_suite, write_sae, write_tiny_suite
 
 from mdlbench.boards.compare.choice import choose
 from mdlbench.boards.compare.contest import compare
@@ -34,6 +33,7 @@ from mdlbench.scoring.single import encode_target, evaluate
 from mdlbench.scoring.targets import targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
+from tests.tiny import tiny_suite, write_sae, write_tiny_suite
 
 MADE_UP = Mode(
     name="made-up",

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import forests, symbols_of
 
 from mdlbench.codes import bitstream
 from mdlbench.codes.forest import Forest
@@ -28,6 +27,7 @@ from mdlbench.quantisers.rdo_tree import (
     tree_prices,
     tree_rate,
 )
+from tests.references import forests, symbols_of
 
 FINEST = 2.0**-5
 PARENTS = np.array([-1, 0, 0, 1, -1, 4], dtype=np.int32)

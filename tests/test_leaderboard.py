@@ -326,7 +326,9 @@ def test_ten_thousand_saes_are_ranked_in_seconds():
 
 
 def test_imports_no_torch_and_no_matplotlib():
-    code = "import sys, mdlbench.boards.leaderboard as l; print({'torch', 'matplotlib'} & set(sys.modules))"
+    code = (
+        "import sys, mdlbench.boards.leaderboard; print({'torch', 'matplotlib'} & set(sys.modules))"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

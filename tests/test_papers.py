@@ -36,7 +36,7 @@ def test_latex_has_a_line_for_each_sae_and_escaped_names(boards):
     assert len(body) == len(board.headline.rows)
     n_columns = text[text.index(r"\toprule") :].splitlines()[1].count("&")
     assert all(line.count("&") == n_columns and line.endswith(r"\\") for line in body)
-    assert f"{board.headline.rows[0].bits:.2f}" in body[0]
+    assert f"{board.headline.rows[0].result.bits:.2f}" in body[0]
     assert text.count(r"\begin{longtable}") == 1
     assert text.startswith("% \\usepackage{booktabs,longtable}\n")
     assert to_latex(boards, True).count(r"\begin{longtable}") == len(board.tables)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
@@ -130,6 +131,11 @@ class PerMetric(Part):
     @classmethod
     def metric_keys(cls) -> dict[str, MetricKey]:
         """The keys that the table of metrics adds to this part's own."""
+        return cls._keys_for(tuple(METRICS.values()))
+
+    @classmethod
+    def _keys_for(cls, metrics: tuple[Metric, ...]) -> dict[str, MetricKey]:
+        """Those that these rows of the table add; each part says which."""
         raise NotImplementedError
 
     @property
@@ -139,7 +145,7 @@ class PerMetric(Part):
 
     @model_validator(mode="after")
     def _has_the_keys_of_the_table(self) -> Self:
-        keys, found = self.metric_keys(), self.by_metric
+        keys, found = self.metric_keys(), self.__pydantic_extra__
         for key, value in found.items():
             if key not in keys:
                 raise _problem(key, f"unknown key. {did_you_mean(key, keys)}")
@@ -231,10 +237,11 @@ class Distortion(PerMetric):
     kl: Finite
 
     @classmethod
-    def metric_keys(cls) -> dict[str, MetricKey]:
+    @cache
+    def _keys_for(cls, metrics: tuple[Metric, ...]) -> dict[str, MetricKey]:
         return {
             metric.name: _metric_key(float, metric, metric.meaning)
-            for metric in METRICS.values()
+            for metric in metrics
             if metric.name not in Distortion.model_fields
         }
 
@@ -288,10 +295,11 @@ class Resamples(PerMetric):
     bits: str
 
     @classmethod
-    def metric_keys(cls) -> dict[str, MetricKey]:
+    @cache
+    def _keys_for(cls, metrics: tuple[Metric, ...]) -> dict[str, MetricKey]:
         return {
             metric.name: _metric_key(str, metric, f"Shares of `{metric.share_of}`.")
-            for metric in METRICS.values()
+            for metric in metrics
             if metric.keeps_draws
         }
 
@@ -331,15 +339,16 @@ class OperatingPoint(Distortion):
     resamples: Resamples | None = None
 
     @classmethod
-    def metric_keys(cls) -> dict[str, MetricKey]:
+    @cache
+    def _keys_for(cls, metrics: tuple[Metric, ...]) -> dict[str, MetricKey]:
         intervals = {
             interval_key(metric.name): _metric_key(
                 tuple, metric, f"95% interval of `{metric.name}`."
             )
-            for metric in METRICS.values()
+            for metric in metrics
             if metric.keeps_draws
         }
-        return super().metric_keys() | intervals
+        return super()._keys_for(metrics) | intervals
 
     def interval(self, metric: str) -> Interval:
         """The 95% interval of a metric; raises `RecordError` where the record has none."""

@@ -18,7 +18,7 @@ Sums = Callable[[Any, Any], Any]
 the `Reference` to a float64 array, one sum a document."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Metric:
     """One loss of a reconstruction after quantisation.
 

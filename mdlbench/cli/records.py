@@ -109,8 +109,8 @@ def verify(
 
     A second measurement of a record is called a repetition. If it agrees, the record is
     reproduced: the repetition is kept in `reproductions/` beside the records and counts until the
-    record changes. Of several repetitions the one furthest off is kept. Exit code 1 if one does not
-    agree, or a record cannot be measured.
+    record changes. Of several repetitions the one furthest off is kept. Exit code 1 if a record is
+    not reproduced, or cannot be measured.
     """
     from mdlbench.cli import rows
     from mdlbench.cli.progress import stages

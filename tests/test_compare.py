@@ -671,7 +671,7 @@ def test_the_command_prints_json_only_and_imports_no_torch(folder):
     assert [c["name"] for c in content["contenders"]] == ["all jumprelu", "all kmeans", "all pca"]
     assert [at["epsilon"] for at in content["tolerances"]] == [0.03]
     assert "| torch\n" not in run.stderr
-    assert "mdlbench.compare.contest" in run.stderr
+    assert "mdlbench.boards.compare.contest" in run.stderr
 
 
 @pytest.mark.parametrize(

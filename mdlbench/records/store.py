@@ -222,13 +222,12 @@ def _paths_within(folder: Path) -> list[Path]:
 def _collector_paused() -> Iterator[None]:
     """Thousands of records are made and none dropped: nobody need search them for garbage.
 
-    They are still freed when nothing refers to them.
+    A search of all that is there would be made again and again while it grows.
     """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
-        gc.freeze()
     finally:
         if was_enabled:
             gc.enable()

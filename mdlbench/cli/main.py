@@ -14,6 +14,7 @@ import typer
 
 from mdlbench.errors import MdlbenchError, OutputError, UsageError
 from mdlbench.papers import EXPERIMENTS
+from mdlbench.training.catalogue import own_architectures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -591,8 +592,8 @@ def train(
         str | None,
         typer.Option(
             help="A training class of SAELens (standard, topk, batchtopk, jumprelu, gated, "
-            "matryoshka_batchtopk, …) or one of ours: mutual_choice, feature_choice, tree, "
-            "group_sparse, mdl [batchtopk]."
+            f"matryoshka_batchtopk, …) or one of ours: {', '.join(own_architectures())} "
+            "[batchtopk]."
         ),
     ] = None,
     options: Annotated[

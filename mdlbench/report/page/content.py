@@ -25,7 +25,9 @@ from mdlbench.records.repetition import Standing
 from mdlbench.records.store import RECORDS, file_name
 from mdlbench.report import references_of
 from mdlbench.report.page.zipf import zipf_fit
-from mdlbench.report.tables import TITLE_LENGTH, printable
+from mdlbench.report.tables import NOTES, TITLE_LENGTH, printable
+from mdlbench.report.view import Range, view_of
+from mdlbench.suite.base import Metric
 from mdlbench.suite.load import shipped_suite
 from mdlbench.suite.sources import LanguageConfig
 from mdlbench.suite.suite import Suite
@@ -55,7 +57,7 @@ ROW_FIELDS = (
     "at_coarsest",
     "non_monotone",
 )
-LOSSES = ("mse", "fvu", "delta_ce")
+LOSSES: tuple[Metric, ...] = ("mse", "fvu", "delta_ce")
 FLOORS = ("mse", "fvu", "cosine", "ce", "delta_ce", "ce_recovered", "kl")
 
 Part = TypeVar("Part", bound=BaseModel)
@@ -121,6 +123,20 @@ class ReferenceData(TypedDict):
     fvu_per_mse: float
 
 
+class RangeData(TypedDict):
+    """The ends of an axis, from low to high."""
+
+    linear: list[float]
+    log: list[float]
+
+
+class ViewData(TypedDict):
+    """What the plot of the curves shows: bits per token, and each loss."""
+
+    rates: RangeData
+    losses: dict[str, RangeData]
+
+
 class SiteData(TypedDict):
     """All SAEs that are ranked with each other."""
 
@@ -131,6 +147,7 @@ class SiteData(TypedDict):
     tables: list[TableData]
     saes: list[SaeData]
     references: ReferenceData
+    view: ViewData
 
 
 class PageData(TypedDict):
@@ -141,6 +158,7 @@ class PageData(TypedDict):
     digest: str
     protocol: int
     quantiser: str | None
+    notes: dict[str, str]
     sites: list[SiteData]
 
 
@@ -175,6 +193,7 @@ def page_data(
         "digest": printable(first.suite_digest),
         "protocol": first.protocol,
         "quantiser": None if suite is None else suite.quantiser,
+        "notes": NOTES,
         "sites": sites,
     }
 
@@ -216,6 +235,7 @@ def _site(
             for record in records
         ],
         "references": _references(references),
+        "view": _view(records),
     }
 
 
@@ -393,6 +413,21 @@ def _references(references: SiteReferences) -> ReferenceData:
         ],
         "dense": [[float(n * references.d), rounded(loss)] for n, loss in references.dense],
         "fvu_per_mse": rounded(references.d / variance) if variance else 0.0,
+    }
+
+
+def _view(records: Sequence[EvalRecord]) -> ViewData:
+    views = {metric: view_of(records, metric) for metric in LOSSES}
+    return {
+        "rates": _range(views["mse"].rates),
+        "losses": {metric: _range(view.losses) for metric, view in views.items()},
+    }
+
+
+def _range(ends: Range) -> RangeData:
+    return {
+        "linear": [rounded(end) for end in ends.linear],
+        "log": [rounded(end) for end in ends.log],
     }
 
 

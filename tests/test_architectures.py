@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +16,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sae_lens import SAE
+from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.batchtopk_sae import BatchTopK
 from sae_lens.saes.sae import TrainStepInput
 from safetensors.torch import load_file, save_file
@@ -25,16 +29,19 @@ from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.symbols import quantise
 from mdlbench.errors import CheckpointError, TrainingError, UsageError
 from mdlbench.sources.protocol import Block, Split
-from mdlbench.training.architectures.auxiliary import auxiliary_loss, underused, zipf_density
-from mdlbench.training.architectures.choice import quotas
-from mdlbench.training.architectures.entropy import STRENGTH
+from mdlbench.training import architectures
+from mdlbench.training.architectures.feature_choice import quotas
+from mdlbench.training.architectures.mdl import STRENGTH
+from mdlbench.training.architectures.shared.auxiliary import auxiliary_loss, underused, zipf_density
 from mdlbench.training.architectures.tree import branching_parents
+from mdlbench.training.catalogue import own_architectures
 from mdlbench.training.config import TrainingConfig, build_sae
 from mdlbench.training.inference import inference_sae
 from mdlbench.training.trainer import initialise_from_data, train
 from tests.test_training import CONFIG, SparseSource
 
 BATCH = 64
+README = Path(__file__).parent.parent / "README.md"
 GIVEN = Forest.from_parents(np.array(branching_parents([4, 1, 2])))
 OPTIONS: dict[str, dict[str, Any]] = {
     "mutual_choice": {"k": 3},
@@ -74,6 +81,32 @@ def step(sae: Any, x: torch.Tensor, **inputs: Any) -> Any:
 
 def batch() -> torch.Tensor:
     return SparseSource().tokens["calibration"][:BATCH]
+
+
+# Where an architecture is found
+
+
+def test_each_architecture_is_a_file_named_after_it():
+    assert own_architectures().keys() == OPTIONS.keys()
+    for name, summary in own_architectures().items():
+        sae_class, config_class = get_sae_training_class(name)
+        assert config_class.architecture() == name
+        assert sae_class.__module__ == config_class.__module__ == f"{architectures.__name__}.{name}"
+        assert summary == sys.modules[sae_class.__module__].__doc__.splitlines()[0]
+
+
+def test_the_catalogue_needs_neither_torch_nor_saelens():
+    code = (
+        "import sys; from mdlbench.training.catalogue import own_architectures as own;"
+        "print(sorted(own()), {'torch', 'sae_lens'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == f"{sorted(OPTIONS)} set()\n"
+
+
+def test_the_readme_explains_each_architecture():
+    rows = re.findall(r"^\| `(\w+)` \| .* \| .* \| .* \|$", README.read_text(), re.MULTILINE)
+    assert set(rows) >= OPTIONS.keys()
 
 
 # Which matches are made

@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from mdlbench.boards.leaderboard import build, build_all
 from mdlbench.cli.app import app
 from mdlbench.errors import RecordError
-from mdlbench.records.record import profile_ranks
+from mdlbench.records.record import operating_point, profile_ranks
 from mdlbench.records.repetition import write_repetition
 from mdlbench.records.store import RecordStore, results_folder
 from mdlbench.report.page import content, folders, write_pages
 from mdlbench.report.page.content import page_data
 from mdlbench.report.page.write import index_page, suite_page
 from mdlbench.report.page.zipf import zipf_fit
+from mdlbench.report.tables import NOTES
+from mdlbench.report.view import UNKNOWN, view_of
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.suite import Agreement
 from tests.crowd import crowd, evil_record, make_profile, references_of_evil
@@ -359,3 +361,38 @@ def test_the_command_writes_a_page(zoo, tmp_path, monkeypatch, capsys):
     app(["leaderboard", "mnist", "--html"], standalone_mode=False)
     assert capsys.readouterr().out == "results/mnist/index.html\n"
     assert len(embedded((tmp_path / "results/mnist/index.html").read_bytes())["sites"]) == 1
+
+
+def test_the_axes_show_the_tolerances_and_the_saes(zoo):
+    data = page_data(zoo, realistic_references())
+    view = data["sites"][0]["view"]
+    limits = [(r.metric, r.epsilon) for r in zoo[0].tolerances]
+    for metric, ends in view["losses"].items():
+        epsilons = [epsilon for name, epsilon in limits if name == metric]
+        if epsilons:
+            low, high = pytest.approx(0.75 * min(epsilons)), pytest.approx(1.6 * max(epsilons))
+            assert ends == {"linear": [0.0, high], "log": [low, high]}
+    bits = [r.bits for z in zoo if not z.is_baseline for r in z.tolerances if r.bits is not None]
+    for low, high in view["rates"].values():
+        assert low <= min(bits) < np.median(bits) <= high
+    assert view["rates"]["log"][0] == pytest.approx(0.8 * min(bits), rel=1e-5)
+    drawn = view_of(zoo, "mse")
+    assert view["rates"]["linear"] == pytest.approx(drawn.rates.linear, rel=1e-5)
+
+
+def test_a_metric_without_tolerance_is_shown_where_the_accepted_points_are():
+    record = make_record("a")
+    (metric,) = {r.metric for r in record.tolerances}
+    other = "delta_ce" if metric == "mse" else "mse"
+    losses = [
+        getattr(point, other)
+        for r in record.tolerances
+        if (point := operating_point(record, r)) and getattr(point, other) > 0
+    ]
+    shown = view_of([record], other).losses
+    expected = (0.75 * min(losses), 1.2 * max(losses)) if losses else UNKNOWN
+    assert shown.log == pytest.approx(expected)
+
+
+def test_notes_of_the_page_are_those_of_the_table(zoo):
+    assert page_data(zoo, realistic_references())["notes"] == NOTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from mdlbench.errors import RecordError
 from mdlbench.records.record import SCHEMA_VERSION, Identity, parse_record, parse_references
+from mdlbench.records.store import RecordStore, read_records
 from mdlbench.suite.site import Site
 from tests.records import (
     make_identity,
@@ -276,3 +278,16 @@ def test_references_round_trip_and_refuse_a_newer_schema():
     newer = json.dumps({**json.loads(text), "schema_version": 99})
     with pytest.raises(RecordError, match=r"references\.json.*newer"):
         parse_references(newer, "references.json")
+
+
+def test_reading_leaves_the_collector_as_it_was(tmp_path):
+    RecordStore(tmp_path).save(make_record("a"))
+    frozen = gc.get_freeze_count()
+    for is_enabled in (True, False):
+        gc.enable() if is_enabled else gc.disable()
+        try:
+            read_records(tmp_path)
+            assert gc.isenabled() == is_enabled
+        finally:
+            gc.enable()
+    assert gc.get_freeze_count() == frozen

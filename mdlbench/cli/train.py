@@ -19,6 +19,7 @@ from mdlbench.cli.options import (
     torch_device,
 )
 from mdlbench.errors import UsageError
+from mdlbench.training.catalogue import own_architectures
 
 if TYPE_CHECKING:
     from mdlbench.sources.open import Opener
@@ -29,8 +30,7 @@ PATIENCE = 10
 
 ARCHITECTURE_HELP = (
     "A training class of SAELens (standard, topk, batchtopk, jumprelu, gated, "
-    "matryoshka_batchtopk, …) or one of ours: mutual_choice, feature_choice, tree, "
-    "group_sparse, mdl [batchtopk]."
+    f"matryoshka_batchtopk, …) or one of ours: {', '.join(own_architectures())} [batchtopk]."
 )
 
 

@@ -405,6 +405,8 @@ def _by_latent(symbols: Symbols) -> _ByLatent:
     n = symbols.n_tokens
     scattered = symbols.token * np.int64(_multiplier(n)) % max(n, 1)
     order = _stable_order(scattered, n)
+    # by token, then stably by latent: two sorts of small keys are radix sorts, one of latent·N +
+    # token is not
     order = order[_stable_order(symbols.latent[order], symbols.n_latents)]
     place = symbols.latent * np.int64(n) + scattered
     return _ByLatent(place[order], symbols.symbol[order])
@@ -417,6 +419,8 @@ def _stable_order(key: Int[np.ndarray, " nnz"], limit: int) -> Int64[np.ndarray,
 
 def _multiplier(n_tokens: int) -> int:
     """Token t is coded as t·multiplier mod N: near N/φ, so that neighbours land far apart."""
+    # near the golden section, multiples are spread as evenly as can be, over any stretch of tokens;
+    # without a common divisor with N, the map can be undone
     multiplier = max(int(n_tokens * _GOLDEN), 1)
     while math.gcd(multiplier, n_tokens) > 1:
         multiplier += 1
@@ -496,6 +500,8 @@ def _check_depth(forest: Forest) -> None:
 
 def _pack(table: np.ndarray) -> bytes:
     """Integer columns: all first bytes, then all second, …"""
+    # high bytes are nearly all zero; side by side they compress to nothing, between low ones they
+    # do not
     planes = table.view(np.uint8).reshape(-1, table.itemsize).T
     return lzma.compress(planes.tobytes(), format=lzma.FORMAT_RAW, filters=_LZMA)
 
@@ -522,6 +528,7 @@ def _unpack_counts(packed: bytes, summary: Summary) -> SymbolCounts:
 def _decompress(packed: bytes, size: int) -> bytes:
     decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_LZMA)
     try:
+        # one byte more than stated shows that there is more, without unpacking all of it
         raw = decompressor.decompress(packed, max_length=size + 1)
     except lzma.LZMAError as error:
         raise RecordError(f"bitstream: codebook: does not decompress: {error}") from error

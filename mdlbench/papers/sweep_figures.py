@@ -30,6 +30,7 @@ from mdlbench.report.style import (
     MARKERS,
     colour_of,
     house_style,
+    legend_below,
     plain_log_scale,
     plain_numbers,
     width_colours,
@@ -143,7 +144,7 @@ def dead_latents(levels: Sequence[Level], widths: Sequence[int]) -> Figure:
             ax.tick_params(axis="x", labelrotation=90, labelsize=7)
             ax.set_title(at.limit)
         axes[0].set_ylabel(BITS)
-        _shared_legend(figure)
+        legend_below(figure)
         figure.suptitle(
             "Do dead latents begin where the code is shortest? Best sparsity of each width",
             x=0.01,
@@ -489,11 +490,3 @@ def _gain_dots(
         fillstyle="none",
         linestyle="none",
     )
-
-
-def _shared_legend(figure: Figure) -> None:
-    entries: dict[str, Any] = {}
-    for ax in figure.axes:
-        handles, labels = ax.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    figure.legend(list(entries.values()), list(entries), loc="outside lower left", ncols=4)

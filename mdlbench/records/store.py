@@ -222,13 +222,12 @@ def _paths_within(folder: Path) -> list[Path]:
 def _collector_paused() -> Iterator[None]:
     """Keep the garbage collector from searching thousands of records of which none is dropped.
 
-    They are still freed when nothing refers to them.
+    A search of all that is there would be made again and again while it grows.
     """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
-        gc.freeze()
     finally:
         if was_enabled:
             gc.enable()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float64
 
 from mdlbench.boards.leaderboard import Leaderboard, Table
 from mdlbench.curves.curve import gaussian_rate_distortion
@@ -29,6 +28,7 @@ from mdlbench.report.style import (
     width_colours,
 )
 from mdlbench.report.tables import TITLE_LENGTH, printable
+from mdlbench.report.view import View, view_of
 from mdlbench.statistics.metrics import metric_of
 from mdlbench.suite.base import MetricName
 
@@ -44,24 +44,6 @@ BASELINE_STYLES: dict[str, dict[str, Any]] = {
     "dense": {"color": "#8a8a8a", "linewidth": 1.2, "marker": "s", "markersize": 3},
 }
 DENSE = "fixed-length code, n bits per dimension"
-
-NEAR = 2.0
-"""A baseline's rate at a tolerance widens the view up to this factor of the SAEs' rates."""
-
-
-class View(NamedTuple):
-    """The part of the rate-distortion plane that a panel shows."""
-
-    rates: tuple[float, float]
-    distortions: tuple[float, float]
-
-    def shows(
-        self, rates: Float64[np.ndarray, " point"], distortions: Float64[np.ndarray, " point"]
-    ) -> bool:
-        """Whether the line through these points has one within the view."""
-        rate_in = (rates >= self.rates[0]) & (rates <= self.rates[1])
-        distortion_in = (distortions >= self.distortions[0]) & (distortions <= self.distortions[1])
-        return bool((rate_in & distortion_in).any())
 
 
 def curves_figure(
@@ -164,7 +146,7 @@ def _panel(
     headline: Table,
     colours: ScalarMappable,
 ) -> None:
-    view, marker = _view(records, metric), _markers(records)
+    view, marker = view_of(records, metric), _markers(records)
     ax.set_yscale("log")
     for record in sorted(records, key=lambda record: (record.coder.d_latents, record.name)):
         if record.is_baseline:
@@ -177,28 +159,12 @@ def _panel(
         if result.metric == metric:
             is_headline = (metric, result.epsilon) == (headline.metric, headline.epsilon)
             _tolerance_line(ax, result.epsilon, is_headline)
-    ax.set_xlim(view.rates)
-    ax.set_ylim(view.distortions)
+    ax.set_xlim(view.rates.linear)
+    ax.set_ylim(view.losses.log)
     plain_log_scale(ax.yaxis)
     ax.set_xlabel("rate (bits per token)")
     ax.set_ylabel(metric_of(metric).axis)
     ax.set_title(f"{metric_of(metric).label} after quantisation")
-
-
-def _view(records: Sequence[EvalRecord], metric: MetricName) -> View:
-    """The neighbourhood of the tolerances and of the SAEs; the same rates for every metric."""
-    results = [result for record in records for result in record.tolerances]
-    saes = [record for record in records if not record.is_baseline] or records
-    rates = [r.bits for record in saes for r in record.tolerances if r.bits is not None]
-    rates = rates or [point.bits.total for record in saes for point in record.points]
-    low, high = (float(rate) for rate in np.quantile(rates, [0.0, 0.97]))
-    near = [r.bits for r in results if r.bits is not None and r.bits <= NEAR * high]
-    high = max(high, 1.0, *near)
-    epsilons = [result.epsilon for result in results if result.metric == metric]
-    return View(
-        rates=(0.0 if low < 0.4 * high else 0.75 * low, 1.1 * high),
-        distortions=(0.75 * min(epsilons), 1.6 * max(epsilons)),
-    )
 
 
 def _sae(

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 LABEL_LENGTH = 60
 TITLE_LENGTH = 120
 ABSENT = "–"
+NOTES = {
+    "at_coarsest": "≤: even the coarsest step of the grid passes; fewer bits may do.",
+    "non_monotone": "†: a coarser step passes although a finer one fails; the finer side is used.",
+    "infeasible": "Infeasible: even the finest step of the quantiser exceeds the tolerance, so "
+    "they have no rank.",
+    "partial": "Partial: measured on some documents only, never ranked.",
+}
+"""What is said below a table that has such a row: a mark of its bits, or its status."""
 
 
 class Column(NamedTuple):
@@ -158,10 +166,7 @@ def _markdown_section(table: Table) -> list[str]:
         parts.append(_markdown_table(readable_columns(table), shown))
         parts.extend(_footnotes(shown))
     if infeasible:
-        parts.append(
-            "Infeasible: even the finest step of the quantiser exceeds the tolerance, so they have "
-            "no rank."
-        )
+        parts.append(NOTES["infeasible"])
         parts.append(_markdown_table(_infeasible_columns(table), infeasible))
     return parts
 
@@ -262,9 +267,9 @@ def _footnotes(rows: Iterable[Row]) -> list[str]:
     rows = list(rows)
     notes = []
     if any(row.result.at_coarsest for row in rows):
-        notes.append("≤: even the coarsest step of the grid passes; fewer bits may do.")
+        notes.append(NOTES["at_coarsest"])
     if any(row.result.non_monotone for row in rows):
-        notes.append("†: a coarser step passes although a finer one fails; the finer side is used.")
+        notes.append(NOTES["non_monotone"])
     return notes
 
 

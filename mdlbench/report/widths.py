@@ -16,6 +16,7 @@ from mdlbench.report.style import (
     INK,
     colour_of,
     house_style,
+    legend_below,
     markers,
     plain_numbers,
     width_colours,
@@ -23,7 +24,6 @@ from mdlbench.report.style import (
 from mdlbench.report.tables import TITLE_LENGTH, limit_name, printable
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -85,7 +85,7 @@ def tolerances_figure(board: Leaderboard) -> Figure:
                 ax.set_title(limit_name(tables[column]))
                 ax.set_ylabel("bits per token" if column == 0 else "")
                 ax.set_xlabel("width (latents)" if row == len(rows) - 1 else "")
-        _legend_of_all(figure)
+        legend_below(figure)
         figure.suptitle(
             f"{printable(board.title, TITLE_LENGTH)}: bits against width at every tolerance, "
             f"{BEST}",
@@ -337,15 +337,6 @@ def _baseline_line(ax: Axes, label: str, bits: float) -> None:
         textcoords="offset points",
         fontsize=8,
     )
-
-
-def _legend_of_all(figure: Figure) -> None:
-    """One legend for the labels of all panels, under them."""
-    entries: dict[str, Artist] = {}
-    for ax in figure.axes:
-        handles, labels = ax.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    figure.legend(list(entries.values()), list(entries), loc="outside lower left", ncols=4)
 
 
 def _width_axis(ax: Axes, rows: Iterable[Row]) -> None:

@@ -17,7 +17,7 @@ import mdlbench.training.architectures  # noqa: F401  (registers them)
 from mdlbench.errors import CoderError, UsageError, did_you_mean, first_problem
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.suite.site import Site
-from mdlbench.training.architectures.selection import ChosenPerBatch
+from mdlbench.training.architectures.shared.selection import ChosenPerBatch
 
 Keep = Literal["best", "last"]
 Precision = Literal["float16", "float32"]

@@ -23,6 +23,8 @@ def uniform(size: int) -> object:
     return constriction.stream.model.Uniform(size)
 
 
+# Writing and reading run the same code, so that no step of one can be forgotten in the other. What
+# differs is where a symbol comes from: `given` before it is coded, `code` afterwards.
 class Channel(Protocol):
     """One side of a range-coded stream: the same calls write it and read it."""
 

@@ -110,9 +110,11 @@ def _code_batch(
     counts: Int64[np.ndarray, " n"],
 ) -> Int64[np.ndarray, " n"]:
     up, down = _Side(family, family.mode, 1), _Side(family, family.mode, -1)
+    # both sides begin with the mode, whose weight is 1: count it once
     total = up.mass + down.mass - 1
     up.close(total)
     down.close(total)
+    # from the lowest count to the highest, so that a cell is a count less the first
     table = np.hstack([down.cells[:, :0:-1], up.cells])
     first = family.mode - down.last
     row = np.repeat(np.arange(len(members)), members)
@@ -120,6 +122,8 @@ def _code_batch(
     centre = down.cells.shape[1] - 1
     _code_cells(channel, table, centre - down.last, centre + up.last + 1, members, cell)
     coded: Int64[np.ndarray, " n"] = first[row] + cell
+    # what lies beyond a window comes after the cells of the whole batch: only then does a reader
+    # know which counts escaped, and all of them can be read together
     for side, beyond in (
         (up, up.is_open[row] & (cell == (up.last + down.last)[row])),
         (down, down.is_open[row] & (cell == 0)),
@@ -165,6 +169,7 @@ def _code_cells(
     bounds = zip(members.tolist(), begin.tolist(), end.tolist(), strict=True)
     for row, (n, low, high) in enumerate(bounds):
         start, stop = stop, stop + n
+        # what can only be one thing costs nothing, and the coder has no model of one symbol
         if high - low > 1:
             cell[start:stop] = channel.code(categorical(table[row, low:high]), cell[start:stop])
 
@@ -195,6 +200,10 @@ class _Side:
     def __init__(self, family: CountFamily, start: Int64[np.ndarray, " row"], step: int) -> None:
         reach = _reach(family)
         x = start[:, None] + step * np.arange(reach, dtype=np.float64)
+        # Neighbouring weights have a simple ratio, at most 1 away from the mode. Their product
+        # keeps its relative precision in the far tail, where a difference of log-gammas has none
+        # left; and products and quotients round alike on every machine, which logarithms do not: a
+        # reader must form the very same numbers.
         if step > 0:
             ratio = family.forward(x) / family.backward(x + 1)
         else:
@@ -203,15 +212,19 @@ class _Side:
         self.cells = np.ones((len(start), reach + 1))
         np.cumprod(ratio, axis=1, out=self.cells[:, 1:])
         self._available = (family.highest - start) if step > 0 else (start - family.lowest)
+        # summed from the far end, smallest first, so that a tail is not lost in the mass before it
         self._tails = np.cumsum(np.abs(self.cells)[:, ::-1], axis=1)[:, ::-1]
         self.mass = self._tails[:, 0]
 
     def close(self, total: Float64[np.ndarray, " row"]) -> None:
         """End the window where the mass beyond it would sink below `TAIL` of the total."""
         heavy = (self._tails >= TAIL * total[:, None]).sum(axis=1)
+        # at least one step, or a window in the tails would stand where it begins for ever
         self.last = np.minimum(np.maximum(heavy - 1, 1), self._available)
         self.is_open = self.last < self._available
         row = np.flatnonzero(self.is_open)
+        # the last cell stands for all that lies beyond it, too: no mass is lost, no count
+        # impossible
         self.cells[row, self.last[row]] = self._tails[row, self.last[row]]
 
 
@@ -226,6 +239,8 @@ def code_active(
     Rows with equal n and π share a model; rows without tokens cost nothing.
     """
     p = np.clip(probability, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    # equal models side by side, to tabulate each once; tokens first, so that rows without any lead
+    # and can be cut off
     order = np.lexsort((p, tokens))
     order = order[np.searchsorted(tokens, 1, sorter=order) :]
     first = _first_of_equals(tokens[order], p[order])

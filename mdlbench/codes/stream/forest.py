@@ -44,12 +44,15 @@ def code_forest(
     """
     forest = book.forest
     coded = [np.zeros(0, dtype=np.int64)]
+    # Level by level: a reader needs to know where a parent is on before it can tell the contexts of
+    # its children. A whole level at once, since its latents depend on the level above alone.
     for latents, known in zip(forest.levels, _by_level(forest, n_tokens, places), strict=True):
         contexts = _Contexts(n_tokens, latents, forest.parents[latents], coded[-1])
         ranks = contexts.ranks(known)
         active = np.diff(np.searchsorted(ranks, contexts.bounds))
         firing = book.firing_probability[: contexts.n_each, latents]
         active = code_active(channel, contexts.tokens, firing.ravel(), active)
+        # checked before a place is allocated for them: a hostile file may claim any number
         if (total := sum(map(len, coded)) + int(active.sum())) > n_nonzeros:
             raise RecordError(f"bitstream: {total} nonzeros or more, instead of {n_nonzeros}")
         ranks = code_support(channel, contexts.tokens, active, ranks)
@@ -114,6 +117,8 @@ class _Contexts:
         is_on = np.searchsorted(self.above, wanted, side="right") > before
         before -= self._first[row]
         context = row + len(self.latents) * is_on
+        # a token's number among the tokens where the parent is on is the firings of the parent
+        # before it; among the others, its own number less those
         return np.sort(self.bounds[context] + np.where(is_on, before, token - before))
 
     def places(
@@ -125,8 +130,11 @@ class _Contexts:
         is_on, row = np.divmod(context, max(len(self.latents), 1))
         off, on = np.flatnonzero(is_on == 0), np.flatnonzero(is_on)
         token = rank.copy()
+        # the r-th token where the parent is off lies behind as many firings of the parent as have
+        # at most r off-tokens before them: a search, where a list of off-tokens would take N places
         skipped = np.searchsorted(self._gaps, self._origin[row[off]] + rank[off], side="right")
         token[off] += skipped - self._first[row[off]]
+        # the r-th token where the parent is on is its r-th firing
         token[on] = self.above[self._first[row[on]] + rank[on]] - self._origin[row[on]]
         return np.sort(self.latents[row] * np.int64(self.n_tokens) + token)
 

@@ -58,6 +58,7 @@ def _masses(
     begin, end = np.searchsorted(counts.latent, [latents, latents + 1])
     row = np.repeat(np.arange(len(latents)), end - begin)
     pair = np.repeat(begin, end - begin) + within(end - begin)
+    # not divided by their sum: the coder itself scales weights to integers of 24 bits
     masses[row, np.searchsorted(pooled.alphabet, counts.symbol[pair])] += counts.count[pair]
     return masses
 
@@ -80,6 +81,8 @@ def code_integers(
 
     exponent = np.zeros(len(size), dtype=np.int64)
     longer = np.arange(len(size))
+    # bit by bit over all integers, rather than integer by integer: one call of the coder for a
+    # plane. The bound ends a corrupt stream of ones, which would grow for ever.
     while len(longer) and exponent.max() < LARGEST_EXPONENT:
         longer = longer[bits(size[longer] >> exponent[longer] > 1) == 1]
         exponent[longer] += 1

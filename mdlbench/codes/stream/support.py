@@ -71,6 +71,10 @@ def code_support(
     coded = np.empty(int(counts.sum()), dtype=np.int64)
     start = np.cumsum(tokens) - tokens
     blocks = Blocks(start, tokens, counts, np.cumsum(counts) - counts)
+    # C(N, k) equally likely supports are too many for one symbol of the coder. Halving gives the
+    # same price in small ones: P(ones in the first half) · 1/C(first) · 1/C(second) = 1/C(whole).
+    # All blocks of a depth go before the next depth (not one block to its end), since blocks of
+    # equal size and count then share a model, and one call of the coder.
     while len(blocks := blocks[blocks.ones > 0]):
         full = blocks.ones == blocks.size
         lone = ~full & (blocks.ones == 1) & (blocks.size <= LARGEST_UNIFORM)
@@ -89,8 +93,11 @@ def _fill(blocks: Blocks, coded: Int64[np.ndarray, " nnz"]) -> None:
 
 def _code_halves(channel: Channel, blocks: Blocks, places: Int64[np.ndarray, " nnz"]) -> Blocks:
     """Split each block and code how many of its firings are in the first half."""
+    # a pair (size, ones) as one integer: ones never exceed the largest size
     order, members = _groups(blocks.size * (blocks.size.max(initial=0) + 1) + blocks.ones)
     middle = blocks.start + first_half(blocks.size)
+    # places are sorted and a block owns a run of them from its slot: those before its middle are
+    # its first half's
     left_ones = channel.given(len(blocks), lambda: np.searchsorted(places, middle) - blocks.slot)
     row = order[np.cumsum(members) - members]
     family = Hypergeometric(blocks.size[row], blocks.ones[row])
@@ -120,12 +127,15 @@ def _code_masks(
     by_weight, rank, first = _mask_tables()
 
     def ranks() -> Int64[np.ndarray, " block"]:
+        # a mask is the sum of its bits; no block here is empty, for `reduceat` would give an empty
+        # one its neighbour's value
         bits = np.left_shift(1, places[slots] - start)
         return rank[np.add.reduceat(bits, np.cumsum(blocks.ones) - blocks.ones)]
 
     n_masks = _binomial_coefficients()[blocks.size, blocks.ones]
     ranked = _code_uniform(channel, n_masks, channel.given(len(blocks), ranks))
     masks = by_weight[first[blocks.ones] + ranked]
+    # `nonzero` goes row by row: the firings come in the order of the slots
     coded[slots] = start + np.nonzero(masks[:, None] >> np.arange(LEAF_TOKENS) & 1)[1]
 
 

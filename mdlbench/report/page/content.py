@@ -36,7 +36,8 @@ from mdlbench.records.repetition import Standing
 from mdlbench.records.store import RECORDS, file_name
 from mdlbench.report import references_of
 from mdlbench.report.page.zipf import zipf_fit
-from mdlbench.report.tables import TITLE_LENGTH, printable
+from mdlbench.report.tables import NOTES, TITLE_LENGTH, printable
+from mdlbench.report.view import Range, view_of
 from mdlbench.statistics.metrics import METRICS, Metric, in_order, shown_metrics
 from mdlbench.suite.load import shipped_suite
 from mdlbench.suite.sources import LanguageConfig
@@ -152,6 +153,20 @@ class ReferenceData(TypedDict):
     of_mse: dict[str, float]
 
 
+class RangeData(TypedDict):
+    """The ends of an axis, from low to high."""
+
+    linear: list[float]
+    log: list[float]
+
+
+class ViewData(TypedDict):
+    """What the plot of the curves shows: bits per token, and each loss."""
+
+    rates: RangeData
+    losses: dict[str, RangeData]
+
+
 class SiteData(TypedDict):
     """All SAEs that are ranked with each other."""
 
@@ -162,6 +177,7 @@ class SiteData(TypedDict):
     tables: list[TableData]
     saes: list[SaeData]
     references: ReferenceData
+    view: ViewData
 
 
 class PageData(TypedDict):
@@ -176,6 +192,7 @@ class PageData(TypedDict):
     losses: dict[str, str]
     """What each loss is called where there is room."""
     dashes: dict[str, tuple[float, ...]]
+    notes: dict[str, str]
     sites: list[SiteData]
 
 
@@ -214,6 +231,7 @@ def page_data(
         "metrics": [_metric(metric) for metric in metrics],
         "losses": {key: _loss_name(key) for key in _losses(metrics)},
         "dashes": {name: mode_of(name).dash for name in other_quantisers(records)},
+        "notes": NOTES,
         "sites": sites,
     }
 
@@ -277,6 +295,7 @@ def _site(
             for record in records
         ],
         "references": _references(references, metrics),
+        "view": _view(records, metrics),
     }
 
 
@@ -467,6 +486,21 @@ def _references(references: SiteReferences, metrics: Sequence[Metric]) -> Refere
             for metric in metrics
             if metric.of_mse is not None
         },
+    }
+
+
+def _view(records: Sequence[EvalRecord], metrics: Sequence[Metric]) -> ViewData:
+    views = {metric.name: view_of(records, metric.name) for metric in metrics}
+    return {
+        "rates": _range(next(iter(views.values())).rates),
+        "losses": {metric: _range(view.losses) for metric, view in views.items()},
+    }
+
+
+def _range(ends: Range) -> RangeData:
+    return {
+        "linear": [rounded(end) for end in ends.linear],
+        "log": [rounded(end) for end in ends.log],
     }
 
 

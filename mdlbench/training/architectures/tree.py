@@ -21,11 +21,11 @@ from sae_lens.saes.sae import SAEConfig, SAEMetadata
 from typing_extensions import override
 
 from mdlbench.codes.forest import ROOT, Forest
-from mdlbench.training.architectures.choice import largest
-from mdlbench.training.architectures.selection import (
+from mdlbench.training.architectures.shared.selection import (
     Metadata,
     SelectionConfig,
     SelectionTrainingSAE,
+    largest,
 )
 
 
@@ -159,3 +159,7 @@ def branching_parents(branching: Sequence[int]) -> list[int]:
         parents += [parent for parent in level for _ in range(children)]
         level = list(range(first, len(parents)))
     return parents
+
+
+TRAINING = (TreeTrainingSAE, TreeTrainingConfig)
+INFERENCE = (TreeSAE, TreeConfig)

@@ -1,6 +1,5 @@
 // Rate-distortion curves of all SAEs of a site, and bits against width and L0 at one tolerance.
 
-const NEAR = 2;
 const REFERENCES = {
   gaussian: {
     name: "R(D) of a Gaussian with the data's covariance: a reference, no bound",
@@ -15,14 +14,19 @@ const REFERENCES = {
 /** The chart of one distortion against bits per token. */
 function curvesChart() {
   const [site, metric] = [currentSite(), state.metric];
+  const { rates, losses } = site.view;
   const shown = site.saes.filter(passes);
   return {
-    x: { label: 'rate (bits per token)', log: state.logRate, range: rateRange(site, state.logRate) },
-    y: { label: METRICS[metric].label, log: state.logLoss, range: lossRange(site, metric) },
+    x: { label: 'rate (bits per token)', log: state.logRate, range: rangeOf(rates, state.logRate) },
+    y: { label: METRICS[metric].label, log: state.logLoss, range: rangeOf(losses[metric], state.logLoss) },
     lines: [...referenceLines(site, metric), ...shown.map((sae) => curveLine(sae, site, metric))],
     rules: site.tables.filter((table) => table.metric === metric).map(toleranceRule),
     pick: select,
   };
+}
+
+function rangeOf({ linear, log }, isLog) {
+  return isLog ? log : linear;
 }
 
 function curveLine(sae, site, metric) {
@@ -73,38 +77,10 @@ function referenceLines(site, metric) {
   ];
 }
 
-/** The neighbourhood of the SAEs at their tolerances; the same for every metric. */
-function rateRange(site, log) {
-  const rates = site.tables.flatMap((table) => rowsOf(table, site))
-    .filter((row) => row.bits !== null);
-  const trained = rates.filter((row) => !row.sae.baseline).map((row) => row.bits);
-  const bits = (trained.length ? trained : site.saes.flatMap((sae) => sae.points.bits))
-    .sort((a, b) => a - b);
-  const typical = bits[Math.floor(0.97 * (bits.length - 1))] ?? 1;
-  const near = rates.map((row) => row.bits).filter((rate) => rate <= NEAR * typical);
-  const [low, high] = [bits.find((rate) => rate > 0) ?? 1, Math.max(typical, ...near)];
-  return log ? [0.8 * low, 1.1 * high] : around([low, high]);
-}
-
 /** From 0, or from below the smallest value where that is far from 0. */
 function around(values) {
   const [low, high] = [Math.min(...values), Math.max(...values, 1)];
   return [low > 0.4 * high && low < high ? 0.75 * low : 0, 1.1 * high];
-}
-
-function lossRange(site, metric) {
-  const epsilons = site.tables.filter((t) => t.metric === metric).map((t) => t.epsilon);
-  if (!epsilons.length) return acceptedRange(site, metric);
-  return [state.logLoss ? 0.75 * Math.min(...epsilons) : 0, 1.6 * Math.max(...epsilons)];
-}
-
-/** Where the suite has no tolerance on a metric: the accepted points of all others. */
-function acceptedRange(site, metric) {
-  const losses = site.saes.flatMap((sae) =>
-    pointsAt(site.tables, sae, site).map((i) => sae.points[metric][i]));
-  const found = losses.filter((loss) => loss > 0);
-  if (!found.length) return [1e-3, 1];
-  return [state.logLoss ? 0.75 * Math.min(...found) : 0, 1.2 * Math.max(...found)];
 }
 
 /** Bits at the chosen tolerance against a property of the SAEs. */

@@ -126,17 +126,11 @@ function plain(column, row) {
   return column.text ? column.text(value) : String(value);
 }
 
+/** What is said of marks and statuses, where a row has them. */
 function notes(rows) {
-  return [
-    rows.some((row) => row.at_coarsest)
-      && '≤: even the coarsest step passes; fewer bits may do.',
-    rows.some((row) => row.non_monotone)
-      && '†: a coarser step passes although a finer one fails; the finer side is used.',
-    rows.some((row) => row.status === 'infeasible')
-      && 'Infeasible: the loss is above ε even before quantisation, or at the finest step.',
-    rows.some((row) => row.status === 'partial')
-      && 'Partial: measured on some documents only, never ranked.',
-  ].filter(Boolean);
+  return Object.entries(page.notes)
+    .filter(([key]) => rows.some((row) => row[key] === true || row.status === key))
+    .map(([, note]) => note);
 }
 
 function markSelected() {

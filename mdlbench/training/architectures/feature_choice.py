@@ -1,9 +1,8 @@
-"""Feature Choice and Mutual Choice: z = S ⊙ z′, with the matches S chosen over a batch.
+"""Feature Choice SAEs: the m_j largest matches of each latent in a batch are on.
 
-TopK lets each token choose k latents. Mutual Choice chooses the k·B largest matches of a batch of B
-tokens (BatchTopK's rule); Feature Choice lets each latent choose its m_j largest, with m_j equal or
-by a Zipf law of the latent's index. Thresholds of inference make both JumpReLU SAEs: one for all
-latents, and one for each.
+z = S ⊙ z′, with the matches S chosen over a batch: m_j is equal for all latents, or follows a Zipf
+law of the latent's index. A threshold for each latent stands in at inference, so that what is saved
+is a JumpReLU SAE.
 """
 
 from __future__ import annotations
@@ -16,32 +15,10 @@ from jaxtyping import Bool, Float, Int64
 from typing_extensions import override
 
 from mdlbench.codes.closed_forms import zipf_rates
-from mdlbench.training.architectures.selection import SelectionConfig, SelectionTrainingSAE
+from mdlbench.training.architectures.shared.selection import SelectionConfig, SelectionTrainingSAE
 
 LATENTS_AT_ONCE = 128
 """Quotas fall with the index, so that each run of latents need be sorted as far as its first."""
-
-
-@dataclass
-class MutualChoiceConfig(SelectionConfig):
-    """Settings of a Mutual Choice SAE."""
-
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "mutual_choice"
-
-
-class MutualChoiceTrainingSAE(SelectionTrainingSAE):
-    """The k·B largest positive matches of a batch."""
-
-    cfg: MutualChoiceConfig
-
-    @override
-    def select(
-        self, magnitude: Float[torch.Tensor, "token latent"]
-    ) -> Bool[torch.Tensor, "token latent"]:
-        return largest(magnitude, round(self.cfg.k * len(magnitude)))
 
 
 @dataclass
@@ -98,15 +75,6 @@ class FeatureChoiceTrainingSAE(SelectionTrainingSAE):
         return smallest, smallest.isfinite()
 
 
-def largest(
-    magnitude: Float[torch.Tensor, "token match"], n: int
-) -> Bool[torch.Tensor, "token match"]:
-    """The n largest positive entries of a whole batch, and what equals the last of them."""
-    flat = magnitude.flatten()
-    least = flat.topk(min(n, len(flat)), sorted=False).values.min()
-    return (magnitude >= least) & (magnitude > 0)
-
-
 @functools.cache
 def quotas(k: float, n_tokens: int, n_latents: int, zipf: float) -> Int64[torch.Tensor, " latent"]:
     """m_j: tokens of a batch that each latent may choose; they sum to k·n_tokens.
@@ -127,3 +95,6 @@ def quotas(k: float, n_tokens: int, n_latents: int, zipf: float) -> Int64[torch.
             f"batch_size, or lower the width {n_latents} or zipf"
         )
     return whole
+
+
+TRAINING = (FeatureChoiceTrainingSAE, FeatureChoiceConfig)

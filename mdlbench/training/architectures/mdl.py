@@ -23,7 +23,7 @@ from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 from torch import nn
 from typing_extensions import override
 
-from mdlbench.training.architectures.selection import pre_activations, require
+from mdlbench.training.architectures.shared.selection import pre_activations, require
 
 LARGEST_SYMBOL = 63
 """Larger symbols are priced as this one."""
@@ -33,7 +33,7 @@ STRENGTH = 20.0
 
 
 @dataclass
-class EntropyConfig(TrainingSAEConfig):
+class MDLConfig(TrainingSAEConfig):
     """Settings of a directly MDL-trained SAE.
 
     Args:
@@ -67,13 +67,13 @@ class EntropyConfig(TrainingSAEConfig):
         return JumpReLUSAEConfig
 
 
-class EntropyTrainingSAE(TrainingSAE[EntropyConfig]):
+class MDLTrainingSAE(TrainingSAE[MDLConfig]):
     """Minimises ‖x − x̂‖² + λ·bits per token, with x̂ decoded from rounded latents."""
 
     b_enc: nn.Parameter
     histogram: torch.Tensor
 
-    def __init__(self, cfg: EntropyConfig, use_error_term: bool = False) -> None:
+    def __init__(self, cfg: MDLConfig, use_error_term: bool = False) -> None:
         super().__init__(cfg, use_error_term)
         histogram = torch.zeros(cfg.d_sae, LARGEST_SYMBOL + 1, device=self.W_dec.device)
         self.register_buffer("histogram", histogram)
@@ -165,3 +165,6 @@ def symbols(relative: Float[torch.Tensor, "token latent"]) -> Int64[torch.Tensor
 def _whole(relative: Float[torch.Tensor, "token latent"]) -> Int64[torch.Tensor, "token latent"]:
     """Rounded down; what is not finite, as in a run that diverges, becomes 0."""
     return relative.nan_to_num(0.0, posinf=0.0, neginf=0.0).clamp(0, 2**30).long()
+
+
+TRAINING = (MDLTrainingSAE, MDLConfig)

@@ -18,7 +18,7 @@ from sae_lens.saes.sae import SAEConfig, SAEMetadata, TrainStepInput, TrainStepO
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from typing_extensions import override
 
-from mdlbench.training.architectures.auxiliary import Auxiliary, auxiliary_loss, underused
+from mdlbench.training.architectures.shared.auxiliary import Auxiliary, auxiliary_loss, underused
 
 Metadata = SAEMetadata | dict[str, Any]
 """What SAELens makes of a config's metadata, and what it gives a config's class to begin with."""
@@ -51,6 +51,15 @@ def require_match(k: float, batch_size: int) -> None:
     """Raise `ValueError` unless k·B is at least one match."""
     if k * batch_size < 1:
         raise ValueError(f"k={k:g} chooses nothing in a batch of {batch_size} tokens")
+
+
+def largest(
+    magnitude: Float[torch.Tensor, "token match"], n: int
+) -> Bool[torch.Tensor, "token match"]:
+    """The n largest positive entries of a whole batch, and what equals the last of them."""
+    flat = magnitude.flatten()
+    least = flat.topk(min(n, len(flat)), sorted=False).values.min()
+    return (magnitude >= least) & (magnitude > 0)
 
 
 @dataclass

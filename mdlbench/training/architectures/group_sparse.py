@@ -18,9 +18,9 @@ from sae_lens.saes.sae import SAEMetadata, TrainCoefficientConfig, TrainStepInpu
 from torch import nn
 from typing_extensions import override
 
-from mdlbench.training.architectures.choice import largest
-from mdlbench.training.architectures.selection import (
+from mdlbench.training.architectures.shared.selection import (
     Metadata,
+    largest,
     pre_activations,
     require,
     require_match,
@@ -200,3 +200,7 @@ class GroupSparseTrainingSAE(TrainingSAE[GroupSparseTrainingConfig]):
             grouped = state_dict[name].unflatten(-1, (-1, size))
             state_dict[name] = torch.einsum("...gm,gmn->...gn", grouped, turned).flatten(-2)
         state_dict["W_dec"] = (principal.mT @ orthonormal).flatten(0, 1)
+
+
+TRAINING = (GroupSparseTrainingSAE, GroupSparseTrainingConfig)
+INFERENCE = (GroupSparseSAE, GroupSparseConfig)

@@ -35,6 +35,20 @@ def test_unknown_names_suggest_the_nearest(folder):
         load_suite(folder).entry("kmean")
 
 
+DIGESTS = {
+    "gpt2-l8": "bef26e70bf67ac0cd6a1a974fc4e2e2a7cb37a3a0bc02ff382a891bd6f52ad5b",
+    "gpt2-res-jb": "54d13cd932e4c1a8bcede8afedf7f5d661ca2d964cddcd5bbbb52b4bdecfb656",
+    "mnist": "386b68d9c953a93af6060f8d0c6ccfb9aa65ae72f299c78f32af81c6bc29f806",
+    "smollm2-l15": "c98eab8f53d2e6bedc4edcd25a4fe3a91334779dde54b45dd20f9d3b683d6122",
+    "toy": "60e087aacb075fd83718d01cbdec7af882898ae36d6cc57961f95714f935469d",
+}
+"""Records name them, so a change of code must not change one."""
+
+
+def test_the_digests_of_shipped_suites_stay():
+    assert {name: load_suite(name).digest for name in suite_names()} == DIGESTS
+
+
 def test_the_digest_covers_what_decides_numbers_and_nothing_else(folder):
     suite = load_suite(folder)
     assert rewrite(folder, title="Other").digest == suite.digest

@@ -19,9 +19,9 @@ from mdlbench.adapters.formats.saelens.config import parse_config
 from mdlbench.adapters.load import load_coder
 from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.sources.images import Images
+from mdlbench.sources.kinds.images import PIXELS
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import PIXELS
 
 HOOK = "blocks.8.hook_resid_pre"
 CENTRED = {"center_writing_weights": True}

@@ -14,10 +14,10 @@ from mdlbench.scoring.bench import Bench, spliced
 from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.search import search_limit
 from mdlbench.sources.images import Images
+from mdlbench.sources.kinds.images import PIXELS
 from mdlbench.sources.open import Opener
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import PIXELS
 from mdlbench.suite.suite import Steps
 from tests.tiny import tiny_suite, write_sae
 

@@ -53,10 +53,10 @@ from mdlbench.scoring.audit import encode_test_split
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.single import evaluate
+from mdlbench.sources.kinds.images import PIXELS
 from mdlbench.sources.open import Opener
 from mdlbench.suite.base import ModeName
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import PIXELS
 from tests.records import make_identity, make_record
 from tests.tiny import tiny_suite, write_sae
 

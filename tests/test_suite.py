@@ -61,6 +61,14 @@ def test_the_digest_covers_what_decides_numbers_and_nothing_else(folder):
     assert rewrite(folder, **original).digest == suite.digest
 
 
+SYNTHETIC = {
+    "kind": "synthetic",
+    "d": 4,
+    "tokens": {"calibration": 8, "test": 8},
+    "features": [{"kind": "lone", "probability": 0.5}],
+}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -71,6 +79,10 @@ def test_the_digest_covers_what_decides_numbers_and_nothing_else(folder):
         ({"saes": [{"key": "a", "spec": "b"}] * 2}, "repeated key 'a'"),
         ({"saes": [{"key": "../a", "spec": "b"}]}, "saes.0.key"),
         ({"replicates": 5}, "replicates"),
+        ({"source": {"kind": "imagse"}}, "source: unknown kind 'imagse'. Did you mean 'images'"),
+        ({"source": {"images": "images.npy.xz"}}, "source: say its kind: one of 'images', "),
+        ({"source": []}, "source: .*valid dictionary"),
+        ({"source": SYNTHETIC | {"nois": 1}}, "source.nois: unknown key. Did you mean 'noise'"),
     ],
 )
 def test_a_malformed_suite_names_the_key(folder, changes, message):
@@ -84,11 +96,11 @@ MODEL = {"kind": "package", "name": "m", "package": "p", "version": "1", "file":
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"texts": []}, "source.language.texts"),
+        ({"texts": []}, "source.texts"),
         ({"texts": [{"kind": "python-docs", "name": "a"}] * 2}, "source.texts: repeated name"),
-        ({"texts": [{"kind": "web", "name": "a"}]}, "source.language.texts.0"),
+        ({"texts": [{"kind": "web", "name": "a"}]}, "source.texts.0"),
         ({"model": {"kind": "hub", "name": "m", "weights": "x"}}, "unknown key"),
-        ({"model": MODEL | {"sha256": "abc"}}, "source.language.model.package.sha256"),
+        ({"model": MODEL | {"sha256": "abc"}}, "source.model.package.sha256"),
         ({"model": MODEL | {"package": "x @ file:///x.tar.gz#"}}, "package.package: .*pattern"),
         ({"model": MODEL | {"package": "--index-url=x"}}, "package.package: .*pattern"),
         ({"model": MODEL | {"version": "1 --pre"}}, "package.version: .*pattern"),
@@ -96,10 +108,10 @@ MODEL = {"kind": "package", "name": "m", "package": "p", "version": "1", "file":
         ({"model": MODEL | {"file": "/etc/x"}}, "package.file: .*pattern"),
         ({"model": MODEL | {"file": "a/../../x"}}, "package.file: .*pattern"),
         ({"model": MODEL | {"file": "a\\..\\x"}}, "package.file: .*pattern"),
-        ({"tokens": {"calibration": 0, "test": 8}}, "source.language.tokens.calibration"),
-        ({"place": {"context": 1}}, "source.language.place.context"),
-        ({"place": {"hok": "x"}}, "source.language.place.hok: unknown key"),
-        ({"first_position": 0}, "source.language.first_position"),
+        ({"tokens": {"calibration": 0, "test": 8}}, "source.tokens.calibration"),
+        ({"place": {"context": 1}}, "source.place.context"),
+        ({"place": {"hok": "x"}}, "source.place.hok: unknown key"),
+        ({"first_position": 0}, "source.first_position"),
     ],
 )
 def test_a_malformed_language_suite_names_the_key(tmp_path, source, message):

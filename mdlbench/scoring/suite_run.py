@@ -75,7 +75,7 @@ def run(
     """
     store = RecordStore(folder)
     store.prepare()
-    opener.choose_text()
+    opener.settle()
     by_site: dict[str, tuple[Site, list[Target]]] = {}
     for target in wanted:
         try:

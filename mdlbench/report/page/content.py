@@ -27,7 +27,6 @@ from mdlbench.report import references_of
 from mdlbench.report.page.zipf import zipf_fit
 from mdlbench.report.tables import TITLE_LENGTH, printable
 from mdlbench.suite.load import shipped_suite
-from mdlbench.suite.sources import LanguageConfig
 from mdlbench.suite.suite import Suite
 
 DIGITS = 6
@@ -370,17 +369,12 @@ def _commands(record: EvalRecord, suite: Suite | None) -> list[str]:
     options = {
         "--quantiser": record.identity.quantiser,
         "--limit": record.identity.limit,
-        "--text": record.site.text if _has_text(suite, record.site.text) else None,
+        "--text": record.site.text if record.site.text in suite.source.text_names else None,
         "--dtype": None if record.site.dtype == "float32" else record.site.dtype,
     }
     for option, value in options.items():
         command += [] if value is None else [option, str(value)]
     return [shlex.join(command), verify]
-
-
-def _has_text(suite: Suite, name: str | None) -> bool:
-    source = suite.source
-    return isinstance(source, LanguageConfig) and name in [text.name for text in source.texts]
 
 
 def _references(references: SiteReferences) -> ReferenceData:

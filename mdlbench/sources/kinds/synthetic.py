@@ -1,115 +1,18 @@
-"""What a suite says of where its activations come from."""
+"""What a suite of made activations says of the dictionary that they are made from."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mdlbench.suite.base import Key, Positive, Probability, Strict
-from mdlbench.suite.site import Place
-
-PIXELS = "pixels"
-"""The hook point of an image suite."""
+from mdlbench.suite.base import Positive, Probability, Strict
+from mdlbench.suite.site import Site
+from mdlbench.suite.source import SourceConfig, TokenBudget
 
 SYNTHETIC = "synthetic"
 """The hook point of a suite whose activations are made."""
-
-
-class ImagesConfig(Strict):
-    """Images as activations; the spliced-in loss is a classifier's cross-entropy."""
-
-    hook: ClassVar[str] = PIXELS
-
-    kind: Literal["images"]
-    images: str
-    """xz-compressed `.npy` of uint8 [image, row, column], relative to the suite's folder."""
-    labels: str
-    """xz-compressed `.npy` of uint8 [image]."""
-    classifier: str
-    """safetensors of the classifier that reads the reconstructions."""
-    n_test: Annotated[int, Field(gt=0)]
-    """The last `n_test` images are the test split; all before them are for calibration."""
-
-
-class HubModel(Strict):
-    """A language model on the model hub."""
-
-    kind: Literal["hub"]
-    name: str
-    """As SAEs' configs call it, such as `gpt2`; an owner's repository as `owner/name`."""
-    revision: str | None = None
-
-
-class PackagedModel(Strict):
-    """A language model as a GGUF file inside a wheel of the package index."""
-
-    kind: Literal["package"]
-    name: str
-    """As SAEs' configs call it."""
-    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$")]
-    file: Annotated[str, Field(pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$")]
-    """Path inside the wheel, with `/` between folders."""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class HubText(Strict):
-    """A text dataset that `datasets` can load."""
-
-    kind: Literal["hub"]
-    name: Key
-    dataset: str
-    config: str | None = None
-    split: str = "train"
-    column: str = "text"
-    revision: str | None = None
-    wikitext_spacing: bool = False
-    """Undo the spacing of wikitext's tokenisation (` @-@ `, ` ,`), and drop its `<unk>`."""
-
-
-class FileText(Strict):
-    """Text, JSON lines or Parquet in a file, or in all files of a folder."""
-
-    kind: Literal["file"]
-    name: Key
-    path: str
-    """Relative to the suite's folder."""
-    column: str = "text"
-    wikitext_spacing: bool = False
-
-
-class PythonDocs(Strict):
-    """The language reference that every Python carries; it differs between versions."""
-
-    kind: Literal["python-docs"]
-    name: Key
-
-
-Model = Annotated[HubModel | PackagedModel, Field(discriminator="kind")]
-
-Text = Annotated[HubText | FileText | PythonDocs, Field(discriminator="kind")]
-
-
-class TokenBudget(Strict):
-    """Tokens of each split, rounded down to whole contexts."""
-
-    calibration: Annotated[int, Field(gt=0)]
-    test: Annotated[int, Field(gt=0)]
-
-
-class LanguageConfig(Strict):
-    """Activations of a language model; the spliced-in loss is its next-token cross-entropy."""
-
-    kind: Literal["language"]
-    model: Model
-    texts: Annotated[list[Text], Field(min_length=1)]
-    """The first one that can be had is measured on, unless one is asked for."""
-    place: Place = Place()
-    tokens: TokenBudget
-    first_position: Annotated[int, Field(ge=1)] = 1
-    """Positions before it are excluded, as special tokens are: from splice, metrics and rate."""
 
 
 class LoneFeature(Strict):
@@ -181,7 +84,7 @@ Features = Annotated[
 ]
 
 
-class SyntheticConfig(Strict):
+class SyntheticConfig(SourceConfig):
     """Activations made from a known dictionary; the spliced-in loss is a linear read-out's.
 
     An activation is the sum of the directions of the features that fire, each times its magnitude,
@@ -189,7 +92,7 @@ class SyntheticConfig(Strict):
     is drawn.
     """
 
-    hook: ClassVar[str] = SYNTHETIC
+    opener: ClassVar[str] = "mdlbench.sources.synthetic:SyntheticOpener"
 
     kind: Literal["synthetic"]
     seed: Annotated[int, Field(ge=0)] = 0
@@ -206,6 +109,14 @@ class SyntheticConfig(Strict):
     """Of the read-out: its logits are the activation's projections times this."""
 
     @property
+    def fixed_site(self) -> dict[str, Any]:
+        return Site(hook=SYNTHETIC).model_dump()
+
+    @property
+    def exact_tokens(self) -> dict[str, int]:
+        return dict(self.tokens)
+
+    @property
     def n_features(self) -> int:
         return sum(group.n_features for group in self.features)
 
@@ -217,9 +128,3 @@ class SyntheticConfig(Strict):
                 "dimensions"
             )
         return self
-
-
-Source = Annotated[
-    ImagesConfig | SyntheticConfig | LanguageConfig,
-    Field(discriminator="kind"),
-]

@@ -1,8 +1,8 @@
 """What may stand in a record file, or in a suite: as JSON Schema, and as tables to read.
 
-    python -m mdlbench.schema > record.schema.json
+    python -m mdlbench.records.schema > record.schema.json
 
-All of it is taken from the models of `mdlbench.record` and `mdlbench.suite`.
+All of it is taken from the models of `mdlbench.records` and `mdlbench.suite`.
 """
 
 from __future__ import annotations

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import operator
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 from typing import Any
 
 from mdlbench.errors import MdlbenchError, UsageError, did_you_mean
-from mdlbench.files import PACKAGE
 from mdlbench.suite.source import SourceConfig
 
 ENTRY_POINTS = "mdlbench.sources"
@@ -19,8 +18,7 @@ BUILT_IN = "mdlbench.sources.kinds"
 
 def built_in_kinds() -> list[str]:
     """By name; none of them is imported."""
-    folder = PACKAGE.joinpath(*BUILT_IN.split(".")[1:])
-    return sorted(module.name for module in iter_modules([str(folder)]))
+    return sorted(module.name for module in iter_modules(import_module(BUILT_IN).__path__))
 
 
 def config_class(kind: str) -> type[SourceConfig]:
@@ -46,7 +44,7 @@ def import_target(target: str, what: str) -> Any:
     """
     module, _, attribute = target.partition(":")
     try:
-        return operator.attrgetter(attribute)(importlib.import_module(module))
+        return operator.attrgetter(attribute)(import_module(module))
     except Exception as error:
         raise MdlbenchError(
             f"{what} cannot be imported from {target!r}: {type(error).__name__}: {error}"
@@ -64,7 +62,7 @@ def _entry_point(kind: str) -> EntryPoint:
     points = entry_points(group=ENTRY_POINTS)
     found = [point for point in points if point.name == kind]
     if not found:
-        known = [*built_in_kinds(), *points.names]
+        known = {*built_in_kinds(), *points.names}
         raise UsageError(f"unknown kind {kind!r}. {did_you_mean(kind, known)}")
     if len(found) > 1:
         rivals = " and ".join(sorted(point.value for point in found))

@@ -36,9 +36,13 @@ def _configured(content: Any) -> Any:
     kind = content.get("kind")
     if not isinstance(kind, str):
         known = ", ".join(map(repr, built_in_kinds()))
-        raise PydanticCustomError("source_kind", "{text}", {"text": f"say its kind: one of {known}"})
+        raise _refusal(f"say its kind: one of {known}, or one that a package brings")
     try:
         config = config_class(kind)
     except MdlbenchError as error:
-        raise PydanticCustomError("source_kind", "{text}", {"text": str(error)}) from error
+        raise _refusal(str(error)) from error
     return config.model_validate(content)
+
+
+def _refusal(reason: str) -> PydanticCustomError:
+    return PydanticCustomError("source_kind", "{reason}", {"reason": reason})

@@ -177,7 +177,7 @@ class Synthetic:
 
 
 def _digest(config: SyntheticConfig, tokens: dict[Split, SyntheticSplit]) -> str:
-    """Of the activations, and of all that the read-out's loss depends on."""
+    """SHA-256 of the activations, and of all that the read-out's loss depends on."""
     digest = hashlib.sha256(np.float64(config.sharpness).tobytes())
     digest.update(directions(config).astype("<f4").tobytes())
     for drawn in tokens.values():

@@ -66,7 +66,7 @@ class Site(Strict):
     model: str | None = None
     model_options: dict[str, Scalar] = Field(default={})
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the model; SAEs compute in float32."""
+    """Precision of the model; SAEs compute in float32."""
     text: str | None = None
     context: int | None = None
     prepend_bos: bool | None = None

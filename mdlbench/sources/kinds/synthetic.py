@@ -73,9 +73,9 @@ class ParentAndChild(Strict):
 
     kind: Literal["hierarchy"]
     probability: Probability
-    """Of the parent."""
+    """The parent fires with this probability."""
     child: Probability
-    """Of the child where the parent fires."""
+    """The child fires with this probability where the parent does."""
 
 
 Features = Annotated[
@@ -106,7 +106,7 @@ class SyntheticConfig(SourceConfig):
     noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Standard deviation of the Gaussian noise in each dimension."""
     sharpness: Positive = 8.0
-    """Of the read-out: its logits are the activation's projections times this."""
+    """How sharp the read-out is: its logits are the activation's projections times this."""
 
     @property
     def fixed_site(self) -> dict[str, Any]:

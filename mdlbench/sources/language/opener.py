@@ -23,7 +23,7 @@ from mdlbench.sources.protocol import SourceOpener, Split
 from mdlbench.suite.site import Origin, Place, Site
 
 TEST_SHARE = 0.1
-"""Of a text's contexts."""
+"""The share of a text's contexts that is for testing."""
 SLACK = 1.1
 """More contexts than the budgets need, since the split is drawn."""
 LEAST_CONTEXTS = 200

@@ -214,7 +214,7 @@ class Language:
                 )
 
     def _digest(self) -> str:
-        """Of the model's weights, the site, and every token."""
+        """SHA-256 of the model's weights, the site, and every token."""
         site = json.dumps(self.site.model_dump(mode="json"), sort_keys=True)
         digest = hashlib.sha256(f"{self._model.sha256}{site}".encode())
         for split in SPLITS:

@@ -50,10 +50,11 @@ from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.passes import EncodedSplit
 from mdlbench.scoring.spool import LatentSpool
-from mdlbench.sources.language import BLOCK_TOKENS, Language
-from mdlbench.sources.losses import cross_entropies
-from mdlbench.sources.models import Hook, HookedModel, HookEntry
-from mdlbench.sources.text import Contexts
+from mdlbench.sources.language.hooked import HookedModel
+from mdlbench.sources.language.hooks import Hook, HookEntry
+from mdlbench.sources.language.losses import cross_entropies
+from mdlbench.sources.language.source import BLOCK_TOKENS, Language
+from mdlbench.sources.language.text import Contexts
 from mdlbench.statistics.distortion import Reference
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Steps, Suite

@@ -21,7 +21,7 @@ class _Extent(NamedTuple):
 
 
 class BlockFile:
-    """Tuples of arrays, one tuple a block, in a file without a name.
+    """Tuples of arrays by the number of their block, in a file without a name.
 
     The file vanishes with the process, however it ends, or once it is closed.
 
@@ -34,7 +34,7 @@ class BlockFile:
 
     def __init__(self, content: str) -> None:
         self._content = content
-        self._blocks: list[list[_Extent]] = []
+        self._blocks: dict[int, list[_Extent]] = {}
         try:
             self._file = TemporaryFile()  # noqa: SIM115
         except OSError as error:
@@ -43,8 +43,11 @@ class BlockFile:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def append(self, arrays: Sequence[np.ndarray]) -> None:
-        """Write a block's arrays at the end of the file."""
+    def __contains__(self, index: int) -> bool:
+        return index in self._blocks
+
+    def put(self, index: int, arrays: Sequence[np.ndarray]) -> None:
+        """Write a block's arrays at the end of the file; blocks may come in any order."""
         extents, start = [], self._file.seek(0, os.SEEK_END)
         for array in arrays:
             extents.append(_Extent(start, array.dtype, array.shape))
@@ -57,10 +60,10 @@ class BlockFile:
             raise SpoolError(
                 f"{gettempdir()}: no room for {self._content} (set TMPDIR): {error}"
             ) from error
-        self._blocks.append(extents)
+        self._blocks[index] = extents
 
     def read(self, index: int) -> list[np.ndarray]:
-        """The arrays of a block, as they were appended."""
+        """The arrays of a block, as they were put."""
         return [self._read(*extent) for extent in self._blocks[index]]
 
     def _read(self, start: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

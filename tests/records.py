@@ -24,8 +24,8 @@ from mdlbench.records.record import (
     TokenCounts,
     ToleranceResult,
 )
+from mdlbench.sources.kinds.images import PIXELS
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import PIXELS
 from mdlbench.suite.suite import Headline
 
 HEADLINE = Headline(metric="mse", epsilon=0.015)

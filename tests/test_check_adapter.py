@@ -17,9 +17,9 @@ from mdlbench.adapters.formats.saelens.config import parse_config
 from mdlbench.adapters.load import load_coder
 from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.sources.images import Images
+from mdlbench.sources.kinds.images import PIXELS
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import PIXELS
 from tests.test_adapters import WIDTH, coder_of, write_checkpoint
 from tests.tiny import D_IN, tiny_suite, write_sae
 

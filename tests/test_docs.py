@@ -39,6 +39,7 @@ from tests.surrogate_hub import environment, serving
 
 SHIPPED = suites_folder() / "mnist" / "saes"
 MNIST = "{} --limit 200"
+INSTALLED = "{} --quiet --no-deps --no-index --no-build-isolation --target installed"
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,8 @@ INSTEAD: dict[str, str | Elsewhere] = {
     "mdlbench reproduce mnist-case-study": Elsewhere(
         "test_case_study.py::test_only_the_sweep_is_scored_and_only_once", "13 CPU minutes"
     ),
-    "pip install ./mdlbench-npz": (
-        "{} --quiet --no-deps --no-index --no-build-isolation --target installed"
-    ),
+    "pip install ./mdlbench-npz": INSTALLED,
+    "pip install ./mdlbench-tiny": INSTALLED,
 }
 """What is executed in a command's place; `{}` is the command itself."""
 

@@ -24,11 +24,11 @@ from mdlbench.scoring.pictures import pictures_of
 from mdlbench.scoring.single import evaluate
 from mdlbench.sources import images
 from mdlbench.sources.images import Images
+from mdlbench.sources.kinds.images import PIXELS
 from mdlbench.sources.open import Opener
 from mdlbench.statistics.bootstrap import Bootstrap, percentile_interval
 from mdlbench.statistics.tolerance import step_at
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import PIXELS
 from tests.tiny import N_TEST, N_TRAIN, tiny_suite, write_sae
 
 

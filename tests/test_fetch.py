@@ -18,8 +18,8 @@ from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CheckpointError, HubError
 from mdlbench.files import cache_folder, sha256_of
 from mdlbench.hub import HubUnreachableError
-from mdlbench.scoring import fetch as fetching
 from mdlbench.scoring.fetch import Got, Missed, fetch
+from mdlbench.sources.language import needs
 from mdlbench.suite.load import load_suite, suites_folder
 from tests.surrogate_hub import as_json, serving, write_repository
 from tests.test_hub import DISCARD, fake, set_endpoint
@@ -309,7 +309,7 @@ def test_a_prepared_dataset_is_made_again_as_a_whole(empty, monkeypatch):
                 (prepared / name).write_bytes(content)
         yield "a text"
 
-    monkeypatch.setattr(fetching, "read", prepare)
+    monkeypatch.setattr(needs, "read", prepare)
     texts = load_suite("gpt2-l8").model_dump()["source"]["texts"][:1]
     suite = language_suite(empty, {}, texts=texts)
     (_, text) = fetch(suite)

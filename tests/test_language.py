@@ -8,13 +8,17 @@ import torch
 from safetensors import SafetensorError
 
 from mdlbench.errors import HubError, SourceError, UsageError
-from mdlbench.sources import language, losses
-from mdlbench.sources.language import Language, Wiring
-from mdlbench.sources.losses import clean_predictions, spliced_losses
-from mdlbench.sources.models import Head, Hook, HookedModel, HookEntry, load_model, weights_digest
-from mdlbench.sources.text import Contexts
+from mdlbench.sources.kinds.language import HubModel
+from mdlbench.sources.language import losses
+from mdlbench.sources.language import source as language
+from mdlbench.sources.language.cut import Head, weights_digest
+from mdlbench.sources.language.hooked import HookedModel
+from mdlbench.sources.language.hooks import Hook, HookEntry, Wiring
+from mdlbench.sources.language.load import load_model
+from mdlbench.sources.language.losses import clean_predictions, spliced_losses
+from mdlbench.sources.language.source import Language
+from mdlbench.sources.language.text import Contexts
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import HubModel
 from tests.tiny_language import (
     ARCHITECTURES,
     CONTEXT,

@@ -14,11 +14,11 @@ from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.search import search_limit
 from mdlbench.sources.images import Images
+from mdlbench.sources.kinds.images import PIXELS
 from mdlbench.sources.open import Opener
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums
 from mdlbench.statistics.metrics import METRICS
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import PIXELS
 from mdlbench.suite.suite import Steps
 from tests.tiny import tiny_suite, write_sae
 

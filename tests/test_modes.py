@@ -46,9 +46,9 @@ from mdlbench.scoring.audit import encode_test_split
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.single import evaluate
+from mdlbench.sources.kinds.images import PIXELS
 from mdlbench.sources.open import Opener
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import PIXELS
 from mdlbench.suite.suite import OwnQuantiser
 from tests.records import make_identity, make_record
 from tests.tiny import tiny_suite, write_sae

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,11 +36,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plugin package, really built and installed into a folder of its own."""
     folder = tmp_path_factory.mktemp("installed")
     source = tmp_path_factory.mktemp("source") / "plugin"
-    source.mkdir()
-    (source / "pyproject.toml").write_text((PLUGIN / "pyproject.toml").read_text())
-    (source / "mdlbench_tiny").mkdir()
-    module = PLUGIN / "mdlbench_tiny" / "__init__.py"
-    (source / "mdlbench_tiny" / "__init__.py").write_text(module.read_text())
+    shutil.copytree(PLUGIN, source, ignore=shutil.ignore_patterns("__pycache__"))
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     subprocess.run(
         [sys.executable, "-m", "pip", "install", *options, "--target", str(folder), str(source)],

@@ -53,6 +53,19 @@ def test_a_suite_with_a_misspelt_key_does_not_fit():
     assert not SUITE.is_valid({**content, "tolerence": []})
 
 
+def test_a_suites_source_is_of_one_of_the_built_in_kinds():
+    kinds = {"images": "ImagesConfig", "language": "LanguageConfig", "synthetic": "SyntheticConfig"}
+    source = suite_schema()["properties"]["source"]
+    references = {kind: f"#/$defs/{name}" for kind, name in kinds.items()}
+    assert source["discriminator"] == {"propertyName": "kind", "mapping": references}
+    content = yaml.safe_load((suites_folder() / "mnist" / "suite.yaml").read_text())
+    assert not SUITE.is_valid({**content, "source": {**content["source"], "n_tset": 1}})
+    assert not SUITE.is_valid({**content, "source": {"kind": "audio"}})
+    text = tables(suite_schema())
+    assert "| `source` | [ImagesConfig](#imagesconfig) or [LanguageConfig]" in text
+    assert all(f"## {name}\n" in text for name in kinds.values())
+
+
 def test_tables_explain_what_the_code_says():
     text = tables(record_schema())
     assert text.startswith("## EvalRecord\n\nOne SAE scored on one suite.\n\n| Key | Type |")

@@ -21,14 +21,13 @@ from mdlbench.scoring import passes
 from mdlbench.scoring import suite_run as runs
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.single import evaluate
-from mdlbench.scoring.sites import UNSAID, site_of
 from mdlbench.scoring.suite_run import Failed, Scored, run
 from mdlbench.scoring.targets import Target, targets
-from mdlbench.sources import open as opening
-from mdlbench.sources.language import Language
+from mdlbench.sources.kinds.images import PIXELS
+from mdlbench.sources.language import opener as opening
+from mdlbench.sources.language.source import Language
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.suite.site import Place, Site
-from mdlbench.suite.sources import PIXELS
+from mdlbench.suite.site import UNSAID, Place, Site
 from tests.tiny import tiny_suite
 from tests.tiny_language import hooked_model, hooked_transformer, language_suite, write_saelens
 
@@ -39,12 +38,12 @@ OWN, SILENT = Setting(text="own"), Origin()
 
 
 def site(folder, origin=SILENT, entry=UNSAID, **source):
-    return site_of(Opener(language_suite(folder, source), OWN), origin, entry, "sae")
+    return Opener(language_suite(folder, source), OWN).site_of(origin, entry, "sae")
 
 
 def test_images_have_one_site(tmp_path):
     opener = Opener(tiny_suite(tmp_path))
-    assert site_of(opener, Origin(hook="blocks.1.hook_z")) == Site(hook=PIXELS)
+    assert opener.site_of(Origin(hook="blocks.1.hook_z")) == Site(hook=PIXELS)
 
 
 def test_a_config_that_says_all_is_enough(tmp_path):
@@ -82,7 +81,7 @@ def test_the_suite_comes_first_then_its_entry_then_the_config(tmp_path):
 def test_the_setting_and_the_suite_decide_the_rest(tmp_path):
     suite = language_suite(tmp_path, {"first_position": 3})
     opener = Opener(suite, Setting(text="docs", dtype="bfloat16"))
-    found = site_of(opener, Origin(hook=PRE))
+    found = opener.site_of(Origin(hook=PRE))
     assert (found.first_position, found.text, found.dtype) == (3, "docs", "bfloat16")
 
 
@@ -104,7 +103,7 @@ def test_options_that_are_off_make_no_other_site(tmp_path):
 def test_options_that_are_off_make_no_other_data(loaded, tmp_path):
     opener = Opener(language_suite(tmp_path), OWN)
     one, other = (
-        opener.open(site_of(opener, Origin(hook=PRE, model_options=options)))
+        opener.open(opener.site_of(Origin(hook=PRE, model_options=options)))
         for options in ({}, {"fold_ln": False})
     )
     assert one.data_sha256 == other.data_sha256
@@ -149,9 +148,9 @@ def test_names_of_one_model_are_one(tmp_path):
     suite = language_suite(tmp_path, {"model": {"kind": "hub", "name": "gpt2"}})
     opener = Opener(suite, OWN)
     for name in ("gpt2", "gpt2-small", "openai-community/gpt2"):
-        assert site_of(opener, Origin(model=name, hook=PRE)).model == "gpt2"
+        assert opener.site_of(Origin(model=name, hook=PRE)).model == "gpt2"
     with pytest.raises(CheckpointError, match="'gpt2-medium'"):
-        site_of(opener, Origin(model="gpt2-medium", hook=PRE))
+        opener.site_of(Origin(model="gpt2-medium", hook=PRE))
 
 
 def test_labels_tell_sites_apart():
@@ -411,7 +410,7 @@ def test_relative_steps_are_multiples_of_the_latents_root_mean_square(loaded, tm
     suite = language_suite(tmp_path / "suite")
     record = evaluate(str(sae), suite, text="own")
     opener = Opener(suite, OWN)
-    source = opener.open(site_of(opener, Origin(hook=PRE)))
+    source = opener.open(opener.site_of(Origin(hook=PRE)))
     x = next(iter(source.blocks("calibration"))).activations.numpy().astype(np.float64)
     from safetensors.numpy import load_file
 

@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 
 from mdlbench.adapters.load import load_coder
-from mdlbench.adapters.protocol import Origin
 from mdlbench.records.record import parse_record
-from mdlbench.scoring.sites import site_of
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
 
@@ -50,7 +48,7 @@ def test_a_few_contexts_end_to_end(tmp_path: Path) -> None:
 def test_the_real_model_is_cut_where_it_should_be() -> None:
     """A splice of the activations themselves is free, and one of a shipped SAE's output is not."""
     opener = Opener(load_suite(SUITE), Setting(limit=1, text="python-docs"))
-    source = opener.open(site_of(opener, Origin()))
+    source = opener.open(opener.site_of())
     block = next(iter(source.blocks("test")))
     clean = source.clean_ce(block)
     free = source.splice(block, block.activations)

@@ -63,8 +63,10 @@ def test_a_block_file_gives_arrays_back_in_any_order_as_they_were():
         [generator.normal(size=(2, 2, 2))],
         [],
     ]
-    for block in blocks:
-        file.append(block)
+    for index in (2, 0, 1):
+        assert index not in file
+        file.put(index, blocks[index])
+        assert index in file
     assert len(file) == len(blocks)
     for index in (1, 0, 2, 0):
         found = file.read(index)

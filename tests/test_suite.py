@@ -35,6 +35,20 @@ def test_unknown_names_suggest_the_nearest(folder):
         load_suite(folder).entry("kmean")
 
 
+DIGESTS = {
+    "gpt2-l8": "bef26e70bf67ac0cd6a1a974fc4e2e2a7cb37a3a0bc02ff382a891bd6f52ad5b",
+    "gpt2-res-jb": "54d13cd932e4c1a8bcede8afedf7f5d661ca2d964cddcd5bbbb52b4bdecfb656",
+    "mnist": "386b68d9c953a93af6060f8d0c6ccfb9aa65ae72f299c78f32af81c6bc29f806",
+    "smollm2-l15": "c98eab8f53d2e6bedc4edcd25a4fe3a91334779dde54b45dd20f9d3b683d6122",
+    "toy": "60e087aacb075fd83718d01cbdec7af882898ae36d6cc57961f95714f935469d",
+}
+"""Records name them, so a change of code must not change one."""
+
+
+def test_the_digests_of_shipped_suites_stay():
+    assert {name: load_suite(name).digest for name in suite_names()} == DIGESTS
+
+
 def test_the_digest_covers_what_decides_numbers_and_nothing_else(folder):
     suite = load_suite(folder)
     assert rewrite(folder, title="Other").digest == suite.digest
@@ -47,6 +61,14 @@ def test_the_digest_covers_what_decides_numbers_and_nothing_else(folder):
     assert rewrite(folder, **original).digest == suite.digest
 
 
+SYNTHETIC = {
+    "kind": "synthetic",
+    "d": 4,
+    "tokens": {"calibration": 8, "test": 8},
+    "features": [{"kind": "lone", "probability": 0.5}],
+}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -57,6 +79,10 @@ def test_the_digest_covers_what_decides_numbers_and_nothing_else(folder):
         ({"saes": [{"key": "a", "spec": "b"}] * 2}, "repeated key 'a'"),
         ({"saes": [{"key": "../a", "spec": "b"}]}, "saes.0.key"),
         ({"replicates": 5}, "replicates"),
+        ({"source": {"kind": "imagse"}}, "source: unknown kind 'imagse'. Did you mean 'images'"),
+        ({"source": {"images": "images.npy.xz"}}, "source: say its kind: one of 'images', "),
+        ({"source": []}, "source: .*valid dictionary"),
+        ({"source": SYNTHETIC | {"nois": 1}}, "source.nois: unknown key. Did you mean 'noise'"),
     ],
 )
 def test_a_malformed_suite_names_the_key(folder, changes, message):
@@ -70,11 +96,11 @@ MODEL = {"kind": "package", "name": "m", "package": "p", "version": "1", "file":
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"texts": []}, "source.language.texts"),
+        ({"texts": []}, "source.texts"),
         ({"texts": [{"kind": "python-docs", "name": "a"}] * 2}, "source.texts: repeated name"),
-        ({"texts": [{"kind": "web", "name": "a"}]}, "source.language.texts.0"),
+        ({"texts": [{"kind": "web", "name": "a"}]}, "source.texts.0"),
         ({"model": {"kind": "hub", "name": "m", "weights": "x"}}, "unknown key"),
-        ({"model": MODEL | {"sha256": "abc"}}, "source.language.model.package.sha256"),
+        ({"model": MODEL | {"sha256": "abc"}}, "source.model.package.sha256"),
         ({"model": MODEL | {"package": "x @ file:///x.tar.gz#"}}, "package.package: .*pattern"),
         ({"model": MODEL | {"package": "--index-url=x"}}, "package.package: .*pattern"),
         ({"model": MODEL | {"version": "1 --pre"}}, "package.version: .*pattern"),
@@ -82,10 +108,10 @@ MODEL = {"kind": "package", "name": "m", "package": "p", "version": "1", "file":
         ({"model": MODEL | {"file": "/etc/x"}}, "package.file: .*pattern"),
         ({"model": MODEL | {"file": "a/../../x"}}, "package.file: .*pattern"),
         ({"model": MODEL | {"file": "a\\..\\x"}}, "package.file: .*pattern"),
-        ({"tokens": {"calibration": 0, "test": 8}}, "source.language.tokens.calibration"),
-        ({"place": {"context": 1}}, "source.language.place.context"),
-        ({"place": {"hok": "x"}}, "source.language.place.hok: unknown key"),
-        ({"first_position": 0}, "source.language.first_position"),
+        ({"tokens": {"calibration": 0, "test": 8}}, "source.tokens.calibration"),
+        ({"place": {"context": 1}}, "source.place.context"),
+        ({"place": {"hok": "x"}}, "source.place.hok: unknown key"),
+        ({"first_position": 0}, "source.first_position"),
     ],
 )
 def test_a_malformed_language_suite_names_the_key(tmp_path, source, message):

@@ -17,11 +17,11 @@ from mdlbench.adapters.load import load_coder
 from mdlbench.errors import SuiteError, UsageError
 from mdlbench.records.store import read_records
 from mdlbench.scoring.fetch import items
+from mdlbench.sources.kinds.synthetic import PairOfFeatures, ParentAndChild, SyntheticConfig
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.sources.synthetic import Synthetic, directions, draw, outcomes
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import PairOfFeatures, ParentAndChild, SyntheticConfig
 from mdlbench.training.config import TrainingConfig
 from mdlbench.training.makers.known import (
     KNOWN,
@@ -214,7 +214,7 @@ def test_a_suites_error_names_file_and_place(toy, tmp_path):
     content = yaml.safe_load(toy.path("suite.yaml").read_text())
     content["source"]["features"][0]["correlation"] = -0.5
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump(content))
-    where = r"suite\.yaml: source\.synthetic\.features\.0\.pair: .*correlation from -0\.111 to 1"
+    where = r"suite\.yaml: source\.features\.0\.pair: .*correlation from -0\.111 to 1"
     with pytest.raises(SuiteError, match=where):
         load_suite(tmp_path)
 

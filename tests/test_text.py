@@ -9,14 +9,20 @@ import numpy as np
 import pytest
 
 from mdlbench.errors import HubError, SuiteError, UsageError
-from mdlbench.sources.open import LEAST_DOCUMENTS, TEST_SHARE, Opener, Setting
-from mdlbench.sources.text import natural_spacing, pack, read
+from mdlbench.sources.kinds.language import FileText, HubText, PythonDocs
+from mdlbench.sources.language.opener import LEAST_DOCUMENTS, TEST_SHARE, LanguageOpener
+from mdlbench.sources.language.text import natural_spacing, pack, read
+from mdlbench.sources.open import Setting
+from mdlbench.stages import silent
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import FileText, HubText, PythonDocs
 from tests.tiny_language import Characters, language_suite
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "wikitext-2"
 BOS, EOS = 0, 7
+
+
+def opener(suite, source=None, on_stage=silent, **setting):
+    return LanguageOpener(source or suite.source, suite, Setting(**setting), on_stage)
 
 
 def ids(text):
@@ -301,7 +307,7 @@ def test_a_dataset_prepared_with_another_config_alone_cannot_be_had(offline, tmp
     suite = language_suite(tmp_path / "suite")
     texts = [HUB_TEXT, *suite.source.texts[1:]]
     source = suite.source.model_copy(update={"texts": texts})
-    assert Opener(suite).text(source).name == "own"
+    assert opener(suite, source).text().name == "own"
 
 
 def test_a_dataset_of_other_columns(monkeypatch):
@@ -317,13 +323,12 @@ def test_a_dataset_of_other_columns(monkeypatch):
 
 
 def chosen_text(suite, **setting):
-    return Opener(suite, Setting(**setting)).text(suite.source).name
+    return opener(suite, **setting).text().name
 
 
 def test_the_first_text_that_can_be_had_is_taken(offline, tmp_path):
     suite, told = language_suite(tmp_path), []
-    opener = Opener(suite, on_stage=told.append)
-    assert opener.text(suite.source).name == "own"
+    assert opener(suite, on_stage=told.append).text().name == "own"
     assert "wikitext is not available" in told[0]
     assert chosen_text(suite, text="docs") == "docs"
 
@@ -331,7 +336,7 @@ def test_the_first_text_that_can_be_had_is_taken(offline, tmp_path):
 def test_a_file_that_is_missing_is_passed_over(offline, tmp_path):
     suite, told = language_suite(tmp_path), []
     (tmp_path / "own.txt").unlink()
-    assert Opener(suite, on_stage=told.append).text(suite.source).name == "docs"
+    assert opener(suite, on_stage=told.append).text().name == "docs"
     assert [line.partition(" ")[0] for line in told] == ["wikitext", "own"]
     assert "own.txt: no such text" in told[1]
     assert chosen_text(suite, text="own") == "own"
@@ -344,7 +349,7 @@ def test_a_file_that_cannot_be_read_is_not_passed_over(tmp_path):
     (tmp_path / "own.txt").write_bytes(b"\xff")
     source = suite.source.model_copy(update={"texts": suite.source.texts[1:]})
     with pytest.raises(UsageError, match=r"own\.txt: cannot be read as text"):
-        Opener(suite).text(source)
+        opener(suite, source).text()
 
 
 def test_where_no_text_can_be_had_every_reason_is_said(offline, tmp_path):
@@ -355,7 +360,7 @@ def test_where_no_text_can_be_had_every_reason_is_said(offline, tmp_path):
     texts = [*suite.source.texts[:2], empty]
     source = suite.source.model_copy(update={"texts": texts})
     with pytest.raises(HubError) as caught:
-        Opener(suite).text(source)
+        opener(suite, source).text()
     for reason in (
         "wikitext is not available: dataset Salesforce/wikitext is not in the cache",
         f"own is not available: {tmp_path / 'own.txt'}: no such text",
@@ -363,7 +368,7 @@ def test_where_no_text_can_be_had_every_reason_is_said(offline, tmp_path):
     ):
         assert reason in str(caught.value)
     source = suite.source.model_copy(update={"texts": texts[1:2]})
-    assert Opener(suite).text(source).name == "own"
+    assert opener(suite, source).text().name == "own"
 
 
 def test_a_text_of_ones_own(offline, tmp_path):
@@ -376,9 +381,8 @@ def test_a_text_of_ones_own(offline, tmp_path):
 
 
 def splits(suite, site=None, **setting):
-    opener = Opener(suite, Setting(text="own", **setting))
     place = site or Site(hook="blocks.1.hook_resid_pre", context=8, prepend_bos=True, text="own")
-    return opener._contexts(suite.source, place, Characters())
+    return opener(suite, text="own", **setting)._contexts(place, Characters())
 
 
 def rows(contexts):

@@ -14,8 +14,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from mdlbench.sources.models import BlocksModel, HookedModel
-from mdlbench.sources.text import Contexts
+from mdlbench.sources.language.blocks import BlocksModel
+from mdlbench.sources.language.hooked import HookedModel
+from mdlbench.sources.language.text import Contexts
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.suite import Suite
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +13,8 @@ from jaxtyping import Float, Float32, Int32
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import UsageError, did_you_mean
 from mdlbench.sources.protocol import ActivationSource
+from mdlbench.suite.site import SILENT
+from mdlbench.suite.site import Origin as Origin
 
 
 @dataclass(frozen=True)
@@ -32,27 +33,6 @@ class CoderIdentity:
     version: str
     arguments: dict[str, Any]
     weights_sha256: str
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What an SAE's config says of the activations it was trained on; None where it is silent.
-
-    Attributes:
-        model: the language model's name.
-        hook: the hook point it reads, by its TransformerLens name.
-        hook_out: the hook point that a transcoder reconstructs; empty if it does not say.
-        context: tokens of a context.
-        prepend_bos: whether a context begins with the BOS token.
-        model_options: how the model was loaded, e.g. `center_writing_weights`.
-    """
-
-    model: str | None = None
-    hook: str | None = None
-    hook_out: str | None = None
-    context: int | None = None
-    prepend_bos: bool | None = None
-    model_options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +66,7 @@ class CoderSpec:
     promised_l0: float | None = None
     side_bits: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
-    origin: Origin = Origin()
+    origin: Origin = SILENT
     parents: Int32[np.ndarray, " child"] | None = None
 
     @property

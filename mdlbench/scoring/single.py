@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from mdlbench.adapters.formats.python import coder_of
-from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import (
     MdlbenchError,
     UsageError,
@@ -16,7 +15,6 @@ from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.search import search_limit
-from mdlbench.scoring.sites import site_of
 from mdlbench.scoring.suite_run import identity_of
 from mdlbench.scoring.targets import Target, load_target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
@@ -54,7 +52,7 @@ def evaluate(
     loaded = suite if isinstance(suite, Suite) else load_suite(suite)
     opener = Opener(loaded, Setting(device, limit, text))
     if not isinstance(sae, str | Path):
-        bench = Bench.open(opener, site_of(opener, Origin(), name=name or "SAE"), quantiser)
+        bench = Bench.open(opener, opener.site_of(name=name or "SAE"), quantiser)
         coder = coder_of(sae, source=bench.source, device=device)
         return evaluate_coder(bench, coder, identity_of(bench, coder.spec.identity, name)).record
     target = targets(loaded, [str(sae)], adapter=None)[0]

@@ -52,14 +52,15 @@ class LatentSpool:
         document: Int64[np.ndarray, " token"],
     ) -> None:
         """Write a run's latents, in 12 bytes each, behind those of the runs before it."""
-        self._blocks.append(
+        self._blocks.put(
+            len(self._blocks),
             [
                 latents.token.astype(np.int32, copy=False),
                 latents.latent.astype(np.int32, copy=False),
                 latents.value.astype(np.float32, copy=False),
                 side.astype(np.float32, copy=False),
                 document,
-            ]
+            ],
         )
 
     def runs(self) -> Iterator[SpooledRun]:

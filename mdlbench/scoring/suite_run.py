@@ -109,7 +109,7 @@ def run(
     mode_of(quantiser or opener.suite.quantiser)
     results = _Results(RecordStore(folder), draw)
     results.store.prepare()
-    opener.choose_text()
+    opener.settle()
     by_site: dict[str, tuple[Site, list[Target]]] = {}
     for target in wanted:
         try:

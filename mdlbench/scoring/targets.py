@@ -11,10 +11,9 @@ from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.errors import (
     UsageError,
 )
-from mdlbench.scoring.sites import UNSAID, site_of
 from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import ActivationSource
-from mdlbench.suite.site import Place, Site
+from mdlbench.suite.site import UNSAID, Place, Site
 from mdlbench.suite.suite import Suite, SuiteEntry
 
 
@@ -80,9 +79,9 @@ def open_target(
 
 
 def target_site(opener: Opener, target: Target) -> Site:
-    """Where a target is scored; raises as `site_of` does."""
+    """Where a target is scored; raises as `Opener.site_of` does."""
     origin = origin_of(target.spec, folder=target.folder, adapter=target.adapter)
-    return site_of(opener, origin, target.place, target.label)
+    return opener.site_of(origin, target.place, target.label)
 
 
 def load_target(source: ActivationSource, target: Target) -> SparseCoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -16,9 +17,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mdlbench.errors import SuiteError, UsageError
-from mdlbench.sources.protocol import Block, SpliceLoss, Split
+from mdlbench.sources.kinds.images import PIXELS, ImagesConfig
+from mdlbench.sources.protocol import Block, SourceOpener, SpliceLoss, Split
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import PIXELS, ImagesConfig
 from mdlbench.suite.suite import Suite
 
 BLOCK_IMAGES = 4096
@@ -93,26 +94,31 @@ class Images:
                 f"images of {self.d_in}"
             )
         self._classifier = classifier.to(self.device)
-        self._test_blocks: list[Block] = []
+        self._test_blocks: dict[int, Block] = {}
         self._clean: dict[int, torch.Tensor] = {}
 
-    def blocks(self, split: Split) -> Iterator[Block]:
-        if split == "calibration":
-            yield from self._blocks(split)
-            return
-        if not self._test_blocks:
-            self._test_blocks = list(self._blocks(split))
-        yield from self._test_blocks
+    def n_blocks(self, split: Split) -> int:
+        return math.ceil(len(self._images[split]) / BLOCK_IMAGES)
 
-    def _blocks(self, split: Split) -> Iterator[Block]:
-        images = self._images[split]
-        for index, start in enumerate(range(0, len(images), BLOCK_IMAGES)):
-            pixels = torch.from_numpy(images[start : start + BLOCK_IMAGES]).to(self.device)
-            yield Block(
-                index=index,
-                document=np.arange(start, start + len(pixels), dtype=np.int64),
-                activations=pixels.reshape(len(pixels), self.d_in).float() / 255.0,
-            )
+    def blocks(self, split: Split, start: int = 0, stop: int | None = None) -> Iterator[Block]:
+        """See `ActivationSource`; test blocks are kept, since every SAE is run on them often."""
+        for index in range(self.n_blocks(split))[start:stop]:
+            if split == "calibration":
+                yield self._block(split, index)
+                continue
+            if index not in self._test_blocks:
+                self._test_blocks[index] = self._block(split, index)
+            yield self._test_blocks[index]
+
+    def _block(self, split: Split, index: int) -> Block:
+        first = index * BLOCK_IMAGES
+        images = self._images[split][first : first + BLOCK_IMAGES]
+        pixels = torch.from_numpy(images).to(self.device)
+        return Block(
+            index=index,
+            document=np.arange(first, first + len(images), dtype=np.int64),
+            activations=pixels.reshape(len(pixels), self.d_in).float() / 255.0,
+        )
 
     def clean_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
         return self._ce(self._log_probabilities(block.activations), block)
@@ -142,6 +148,13 @@ class Images:
 
     def _test_labels(self, block: Block) -> Int64[np.ndarray, " token"]:
         return np.asarray(self._labels["test"][block.document], dtype=np.int64)
+
+
+class ImagesOpener(SourceOpener[ImagesConfig]):
+    """Reads a suite's images."""
+
+    def open(self, site: Site) -> Images:
+        return Images(self.suite, self.setting.device, self.setting.limit)
 
 
 def load_images(

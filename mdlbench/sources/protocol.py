@@ -1,17 +1,28 @@
-"""Where activations come from, and what splicing a reconstruction back in costs."""
+"""Where activations come from, what splicing a reconstruction back in costs, and who opens them.
+
+A kind of source is three classes: its `SourceConfig` (`mdlbench.suite.source`), which is what a
+suite says; its `SourceOpener`, which settles where an SAE is scored and opens the activations
+there; and its `ActivationSource`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, Protocol
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 
-from mdlbench.suite.site import Site
+from mdlbench.errors import UsageError
+from mdlbench.items import Item
+from mdlbench.stages import OnStage, silent
+from mdlbench.suite.site import Origin, Place, Site
+from mdlbench.suite.source import SourceConfig
+from mdlbench.suite.suite import Suite
 
 Split = Literal["calibration", "test"]
 
@@ -51,6 +62,30 @@ class SpliceLoss(NamedTuple):
     kl: Float64[np.ndarray, " token"]
 
 
+@dataclass(frozen=True)
+class Setting:
+    """How a suite is run.
+
+    Attributes:
+        device: where to compute.
+        limit: documents of each split, for a quick look.
+        text: one of a language suite's texts by name, or a path; by default the suite's first
+            that is available.
+        dtype: of the language model.
+        calibration_tokens: of a language suite, instead of its own budget.
+    """
+
+    device: str = "cpu"
+    limit: int | None = None
+    text: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    calibration_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit must be at least 1, not {self.limit}")
+
+
 class ActivationSource(Protocol):
     """Activations in blocks of documents, and the loss of a model into which they are spliced.
 
@@ -75,8 +110,15 @@ class ActivationSource(Protocol):
     image_shape: tuple[int, int] | None
     device: torch.device
 
-    def blocks(self, split: Split) -> Iterator[Block]:
-        """The blocks of a split, the same ones in the same order at every call."""
+    def n_blocks(self, split: Split) -> int:
+        """How many blocks a split has."""
+        ...
+
+    def blocks(self, split: Split, start: int = 0, stop: int | None = None) -> Iterator[Block]:
+        """The blocks of a split from `start` up to `stop`, as a slice would have them; all of them.
+
+        A block is the same whichever range it is asked for in, and at every call.
+        """
         ...
 
     def clean_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
@@ -92,3 +134,51 @@ class ActivationSource(Protocol):
     ) -> SpliceLoss:
         """CE and KL(clean ‖ spliced) with the reconstruction in the activation's place."""
         ...
+
+
+Config = TypeVar("Config", bound=SourceConfig)
+
+
+class SourceOpener(ABC, Generic[Config]):
+    """Opens the sources of one suite, site after site.
+
+    Args:
+        config: what the suite says of its source.
+        suite: it, for its seed and its folder.
+        setting: how it is run.
+        on_stage: told what is done, where it takes long.
+    """
+
+    def __init__(
+        self, config: Config, suite: Suite, setting: Setting, on_stage: OnStage = silent
+    ) -> None:
+        self.config, self.suite, self.setting, self.on_stage = config, suite, setting, on_stage
+
+    @abstractmethod
+    def open(self, site: Site) -> ActivationSource:
+        """The activations at a site."""
+
+    def settle(self) -> None:
+        """Settle what every site shares, before anything is scored; by default there is nothing.
+
+        Raises:
+            MdlbenchError: no site could be opened.
+        """
+
+    def site_of(self, origin: Origin, place: Place, name: str) -> Site:
+        """The site at which an SAE is scored; by default the one that the suite fixes.
+
+        Args:
+            origin: what the SAE's own config says.
+            place: what the suite's entry for the SAE says.
+            name: the SAE, in messages.
+
+        Raises:
+            CheckpointError: the SAE is for another site than the suite's.
+            UsageError: something that decides the site is said nowhere.
+        """
+        return Site(**self.config.fixed_site)
+
+    def needs(self) -> Iterable[Item]:
+        """What must be fetched before the suite can run without a network; by default nothing."""
+        return ()

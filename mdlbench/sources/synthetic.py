@@ -10,6 +10,7 @@ product touches the activations, so that their digest does not depend on a machi
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,9 +18,15 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from mdlbench.sources.protocol import Block, SpliceLoss, Split
+from mdlbench.sources.kinds.synthetic import (
+    SYNTHETIC,
+    Features,
+    LoneFeature,
+    PairOfFeatures,
+    SyntheticConfig,
+)
+from mdlbench.sources.protocol import Block, SourceOpener, SpliceLoss, Split
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import SYNTHETIC, Features, LoneFeature, PairOfFeatures, SyntheticConfig
 
 BLOCK_TOKENS = 4096
 THRESHOLD = 0.5
@@ -133,12 +140,15 @@ class Synthetic:
         self._sharpness = config.sharpness
         self._read_out = torch.from_numpy(directions(config).T).to(self.device)
 
-    def blocks(self, split: Split) -> Iterator[Block]:
-        activations = self._activations[split]
-        for index, start in enumerate(range(0, len(activations), BLOCK_TOKENS)):
-            part = torch.from_numpy(activations[start : start + BLOCK_TOKENS]).to(self.device)
-            document = np.arange(start, start + len(part), dtype=np.int64)
-            yield Block(index=index, document=document, activations=part)
+    def n_blocks(self, split: Split) -> int:
+        return math.ceil(len(self._activations[split]) / BLOCK_TOKENS)
+
+    def blocks(self, split: Split, start: int = 0, stop: int | None = None) -> Iterator[Block]:
+        for index in range(self.n_blocks(split))[start:stop]:
+            first = index * BLOCK_TOKENS
+            part = self._activations[split][first : first + BLOCK_TOKENS]
+            document = np.arange(first, first + len(part), dtype=np.int64)
+            yield Block(index, document, torch.from_numpy(part).to(self.device))
 
     def clean_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
         return self._ce(self._log_probabilities(block.activations), block)
@@ -167,10 +177,17 @@ class Synthetic:
 
 
 def _digest(config: SyntheticConfig, tokens: dict[Split, SyntheticSplit]) -> str:
-    """Digest of the activations, and of all that the read-out's loss depends on."""
+    """SHA-256 of the activations, and of all that the read-out's loss depends on."""
     digest = hashlib.sha256(np.float64(config.sharpness).tobytes())
     digest.update(directions(config).astype("<f4").tobytes())
     for drawn in tokens.values():
         digest.update(drawn.activations.astype("<f4").tobytes())
         digest.update(drawn.labels.astype("<i8").tobytes())
     return digest.hexdigest()
+
+
+class SyntheticOpener(SourceOpener[SyntheticConfig]):
+    """Draws a suite's activations."""
+
+    def open(self, site: Site) -> Synthetic:
+        return Synthetic(self.config, self.setting.device, self.setting.limit)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from mdlbench.errors import SuiteError, UsageError, did_you_mean
 from mdlbench.files import PACKAGE
+from mdlbench.suite.kinds import config_class
 from mdlbench.suite.suite import Suite
 
 SUITE_FILE = "suite.yaml"
@@ -54,7 +57,7 @@ def load_suite(name: str | Path) -> Suite:
     try:
         suite = Suite.model_validate(content)
     except ValidationError as error:
-        raise SuiteError(f"{path}: {_first_problems(error)}") from error
+        raise SuiteError(f"{path}: {_first_problems(error, content)}") from error
     suite._folder = path.parent
     return suite
 
@@ -71,13 +74,20 @@ def _suite_file(name: str | Path) -> Path:
     raise UsageError(f"unknown suite {str(name)!r}. {did_you_mean(str(name), suite_names())}")
 
 
-def _first_problems(error: ValidationError, limit: int = 3) -> str:
+def _first_problems(error: ValidationError, content: dict[str, Any], limit: int = 3) -> str:
     problems = []
     for item in error.errors()[:limit]:
         where = ".".join(map(str, item["loc"])) or "suite"
         message = item["msg"]
         if item["type"] == "extra_forbidden":
-            known = Suite.model_fields if len(item["loc"]) == 1 else ()
+            known = _known_keys(item["loc"][:-1], content)
             message = "unknown key. " + (did_you_mean(str(item["loc"][-1]), known) if known else "")
         problems.append(f"{where}: {message.strip()}")
     return "; ".join(problems)
+
+
+def _known_keys(where: tuple[int | str, ...], content: dict[str, Any]) -> Iterable[str]:
+    """The keys that a suite may have, or its source; empty for what stands within them."""
+    if where == ("source",):
+        return config_class(content["source"]["kind"]).model_fields
+    return () if where else Suite.model_fields

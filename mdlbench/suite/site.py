@@ -1,7 +1,9 @@
-"""Where activations are taken: as suites and SAEs say it, and once all is settled."""
+"""Where activations are taken: as far as a suite or an SAE says it, and settled."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -22,6 +24,35 @@ class Place(Strict):
     prepend_bos: bool | None = None
     model_options: dict[str, Scalar] | None = None
     """How TransformerLens loads the model, e.g. `center_writing_weights`."""
+
+
+UNSAID = Place()
+"""Nothing said about where an SAE is scored."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an SAE's config says of the activations it was trained on; None where it is silent.
+
+    Attributes:
+        model: the language model's name.
+        hook: the hook point it reads, by its TransformerLens name.
+        hook_out: the hook point that a transcoder reconstructs; empty if it does not say.
+        context: tokens of a context.
+        prepend_bos: whether a context begins with the BOS token.
+        model_options: how the model was loaded, e.g. `center_writing_weights`.
+    """
+
+    model: str | None = None
+    hook: str | None = None
+    hook_out: str | None = None
+    context: int | None = None
+    prepend_bos: bool | None = None
+    model_options: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+SILENT = Origin()
+"""An SAE whose config says nothing."""
 
 
 class Site(Strict):

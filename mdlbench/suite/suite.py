@@ -11,14 +11,16 @@ from typing import Annotated, Literal, get_args
 from pydantic import (
     Field,
     PrivateAttr,
+    SerializeAsAny,
     field_validator,
     model_validator,
 )
 
 from mdlbench.errors import SuiteError, UsageError, did_you_mean
 from mdlbench.suite.base import Key, MetricName, Positive, Strict
+from mdlbench.suite.of_kind import OfKind
 from mdlbench.suite.site import Place
-from mdlbench.suite.sources import LanguageConfig, Source
+from mdlbench.suite.source import SourceConfig
 
 
 class Steps(Strict):
@@ -86,7 +88,7 @@ class Suite(Strict):
 
     name: Key
     title: str
-    source: Source
+    source: Annotated[SerializeAsAny[SourceConfig], OfKind()]
     quantiser: OwnQuantiser = "normalised"
     steps: Steps
     tolerances: Annotated[list[Tolerance], Field(min_length=1)]
@@ -112,10 +114,6 @@ class Suite(Strict):
     def _consistent(self) -> Suite:
         if repeated := {key for key in self.keys if self.keys.count(key) > 1}:
             raise ValueError(f"saes: repeated key {sorted(repeated)[0]!r}")
-        if isinstance(self.source, LanguageConfig):
-            names = [text.name for text in self.source.texts]
-            if len(set(names)) < len(names):
-                raise ValueError("source.texts: repeated name")
         if (self.headline.metric, self.headline.epsilon) not in list(self.limits()):
             raise ValueError("headline: not among the tolerances")
         return self

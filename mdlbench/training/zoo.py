@@ -13,9 +13,7 @@ from typing import Any
 
 import yaml
 
-from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import SuiteError, UsageError, did_you_mean
-from mdlbench.scoring.sites import site_of
 from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.suite.suite import Suite
@@ -94,7 +92,7 @@ def train_zoo(
 
 def training_source(opener: Opener) -> ActivationSource:
     """The activations at the place that the suite fixes; raises `UsageError` if it fixes none."""
-    return opener.open(site_of(opener, Origin(), name=f"suite {opener.suite.name!r}"))
+    return opener.open(opener.site_of(name=f"suite {opener.suite.name!r}"))
 
 
 def parse_options(settings: Sequence[str]) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def choose(words: Sequence[str], folder: Path | None = None) -> Choice:
             `results`.
 
     Raises:
-        UsageError: a word names nothing or several things, or no folder is to be had.
+        UsageError: a word names nothing or several things, or there is no folder.
         RecordError: a file is not a record.
     """
     shelf: Shelf | None = None

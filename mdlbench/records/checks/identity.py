@@ -12,8 +12,6 @@ from typing import Any
 
 from mdlbench.records.record import PROTOCOL, EvalRecord
 from mdlbench.statistics.metrics import METRICS
-from mdlbench.suite.site import Site
-from mdlbench.suite.sources import ImagesConfig, LanguageConfig, Source, SyntheticConfig
 from mdlbench.suite.suite import Suite
 
 LONGEST_NAME = 200
@@ -57,42 +55,22 @@ def _of_measurement(record: EvalRecord, suite: Suite) -> Iterator[str]:
 
 
 def _of_site(record: EvalRecord, suite: Suite) -> Iterator[str]:
-    for key, value in _fixed_site(suite.source).items():
+    for key, value in suite.source.fixed_site.items():
         found = getattr(record.site, key)
         if found != value:
             yield f"site.{key} {str(found)[:80]!r} is not the suite's, {value!r}"
-
-
-def _fixed_site(source: Source) -> dict[str, Any]:
-    """The site as far as the source fixes it; what it leaves to others is absent."""
-    if not isinstance(source, LanguageConfig):
-        return Site(hook=source.hook).model_dump()
-    fixed = {
-        "model": source.model.name,
-        "first_position": source.first_position,
-        "context": source.place.context,
-        "prepend_bos": source.place.prepend_bos,
-    }
-    return {key: value for key, value in fixed.items() if value is not None}
 
 
 def _of_tokens(record: EvalRecord, suite: Suite) -> Iterator[str]:
     tokens, source = record.n_tokens, suite.source
     if min(tokens.calibration, tokens.test) < 1:
         yield "no tokens were measured"
-    if isinstance(source, LanguageConfig):
-        if tokens.calibration > source.tokens.calibration or tokens.test > source.tokens.test:
-            yield "more tokens than the suite has"
-        return
-    for split, stated in _stated_tokens(source).items():
+    if any(getattr(tokens, split) > most for split, most in source.most_tokens.items()):
+        yield "more tokens than the suite has"
+    for split, stated in source.exact_tokens.items():
         found, expected = getattr(tokens, split), min(stated, record.identity.limit or stated)
         if found != expected:
             yield f"{found} {split} tokens are not the suite's {expected}"
-
-
-def _stated_tokens(source: ImagesConfig | SyntheticConfig) -> dict[str, int]:
-    """Tokens of all documents of each split; only the file tells how many images there are."""
-    return {"test": source.n_test} if isinstance(source, ImagesConfig) else dict(source.tokens)
 
 
 def _of_names(record: EvalRecord) -> Iterator[str]:

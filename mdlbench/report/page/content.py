@@ -40,7 +40,6 @@ from mdlbench.report.tables import NOTES, TITLE_LENGTH, printable
 from mdlbench.report.view import Range, view_of
 from mdlbench.statistics.metrics import METRICS, Metric, in_order, shown_metrics
 from mdlbench.suite.load import shipped_suite
-from mdlbench.suite.sources import LanguageConfig
 from mdlbench.suite.suite import Suite
 
 DIGITS = 6
@@ -459,17 +458,12 @@ def _commands(record: EvalRecord, suite: Suite | None) -> list[str]:
     options = {
         "--quantiser": record.identity.quantiser,
         "--limit": record.identity.limit,
-        "--text": record.site.text if _has_text(suite, record.site.text) else None,
+        "--text": record.site.text if record.site.text in suite.source.text_names else None,
         "--dtype": None if record.site.dtype == "float32" else record.site.dtype,
     }
     for option, value in options.items():
         command += [] if value is None else [option, str(value)]
     return [shlex.join(command), verify]
-
-
-def _has_text(suite: Suite, name: str | None) -> bool:
-    source = suite.source
-    return isinstance(source, LanguageConfig) and name in [text.name for text in source.texts]
 
 
 def _references(references: SiteReferences, metrics: Sequence[Metric]) -> ReferenceData:

@@ -13,8 +13,8 @@ from torch import nn
 
 from mdlbench.files import write_atomically
 from mdlbench.sources.images import Classifier, load_images
+from mdlbench.sources.kinds.images import ImagesConfig
 from mdlbench.suite.load import load_suite
-from mdlbench.suite.sources import ImagesConfig
 
 EPOCHS = 30
 BATCH_IMAGES = 256

@@ -26,15 +26,16 @@ from scipy.linalg import block_diag
 from mdlbench.codes.closed_forms import entropy, fixed_rates_bits
 from mdlbench.errors import UsageError
 from mdlbench.files import write_atomically
-from mdlbench.sources.synthetic import directions, outcomes
-from mdlbench.suite.load import load_suite
-from mdlbench.suite.sources import (
+from mdlbench.sources.kinds.synthetic import (
+    SYNTHETIC,
     Features,
     LoneFeature,
     PairOfFeatures,
     ParentAndChild,
     SyntheticConfig,
 )
+from mdlbench.sources.synthetic import directions, outcomes
+from mdlbench.suite.load import load_suite
 
 DIAGONAL = 0.5**0.5
 WIDEST_SPREAD = 0.15
@@ -198,7 +199,7 @@ def write_sae(config: SyntheticConfig, name: str, folder: Path) -> None:
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"hook_name": config.hook, "training_architecture": "known"},
+        "metadata": {"hook_name": SYNTHETIC, "training_architecture": "known"},
     }
     write_atomically(folder / SAE_CFG_FILENAME, (json.dumps(settings, indent=2) + "\n").encode())
     write_atomically(folder / SAE_WEIGHTS_FILENAME, save(tensors))

@@ -10,55 +10,28 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 
 from mdlbench.errors import SourceError, UsageError
-from mdlbench.sources.losses import Clean, clean_predictions, cross_entropies, spliced_losses
-from mdlbench.sources.models import Activation, Hook, HookEntry, LanguageModel
+from mdlbench.sources.language.cut import Activation, LanguageModel
+from mdlbench.sources.language.hooks import Hook, Wiring
+from mdlbench.sources.language.losses import (
+    Clean,
+    clean_predictions,
+    cross_entropies,
+    spliced_losses,
+)
+from mdlbench.sources.language.text import Contexts
 from mdlbench.sources.protocol import Block, SpliceLoss, Split
-from mdlbench.sources.text import Contexts
 from mdlbench.spool import BlockFile
 from mdlbench.stages import OnStage, silent
 from mdlbench.suite.site import Site
 
 BLOCK_TOKENS = 4096
 SPLITS: tuple[Split, ...] = ("calibration", "test")
-
-
-@dataclass(frozen=True)
-class Wiring:
-    """How the activation at a hook point becomes the residual stream again.
-
-    Attributes:
-        entry: where the residual stream is whole again.
-        base: hooks whose sum is the rest of the residual stream there.
-    """
-
-    entry: HookEntry
-    base: tuple[Hook, ...]
-
-    @classmethod
-    def of(cls, hook: Hook, is_parallel: bool) -> Wiring:
-        layer = hook.layer
-        pre, mid = Hook(layer, "resid_pre"), Hook(layer, "resid_mid")
-        if hook.kind == "resid_pre":
-            return cls(HookEntry(layer), ())
-        if hook.kind == "resid_post":
-            return cls(HookEntry(layer + 1), ())
-        if is_parallel and hook.kind == "resid_mid":
-            raise UsageError(f"{hook.name}: attention and MLP of this model are parallel")
-        if is_parallel:
-            other = "mlp_out" if hook.kind != "mlp_out" else "attn_out"
-            return cls(HookEntry(layer + 1), (pre, Hook(layer, other)))
-        if hook.kind == "resid_mid":
-            return cls(HookEntry(layer, "mlp"), ())
-        if hook.kind == "mlp_out":
-            return cls(HookEntry(layer + 1), (mid,))
-        return cls(HookEntry(layer, "mlp"), (pre,))
 
 
 class Language:
@@ -103,15 +76,20 @@ class Language:
         widths = model.capture(first, [self._read, self._replaced])
         self.d_in = widths[self._read].shape[-1]
         self.d_out = widths[self._replaced].shape[-1]
-        self._activations: dict[Split, BlockFile] = {}
+        self._activations: dict[Split, BlockFile] = {s: BlockFile("activations") for s in SPLITS}
         self._rest = BlockFile("activations")
 
-    def blocks(self, split: Split) -> Iterator[Block]:
-        if split not in self._activations:
-            self._activations[split] = self._run_prefix(split)
-        file = self._activations[split]
-        for index in range(len(file)):
-            document, activations, *inputs = file.read(index)
+    def n_blocks(self, split: Split) -> int:
+        return math.ceil(self.n_documents[split] / self._block_documents)
+
+    def blocks(self, split: Split, start: int = 0, stop: int | None = None) -> Iterator[Block]:
+        """See `ActivationSource`; each block is computed when it is first asked for, and kept."""
+        wanted = range(self.n_blocks(split))[start:stop]
+        for index in wanted:
+            if index not in self._activations[split]:
+                self._run_prefix(split, index)
+        for index in wanted:
+            document, activations, *inputs = self._activations[split].read(index)
             yield Block(
                 index=index,
                 document=document,
@@ -148,32 +126,28 @@ class Language:
         residual[self._mask_of(self._part(block.index))] += self._written(reconstruction)
         return residual
 
-    def _run_prefix(self, split: Split) -> BlockFile:
-        """Capture a split's activations; for the test split also all that a splice needs."""
-        file, rest = BlockFile("activations"), BlockFile("activations")
-        n_blocks = math.ceil(self.n_documents[split] / self._block_documents)
-        for index in range(n_blocks):
-            self._on_stage(f"{split} activations at {self.hook}: block {index + 1} of {n_blocks}")
-            part = self._part(index)
-            tokens = self._tensor(self._splits[split].tokens[part])
-            mask = self._tensor(self._masks[split][part])
-            hooks = {self._read, self._replaced, *self._wiring.base}
-            captured = self._model.capture(tokens, sorted(hooks))
-            taken = {hook: captured[hook][mask] for hook in (self._read, self._replaced)}
-            for hook, values in taken.items():
-                self._require_finite(values, f"activations at {hook.name}", split, index)
-            document = np.arange(*part.indices(self.n_documents[split]))
-            arrays = [np.repeat(document, mask.sum(dim=1).cpu()), _numpy(taken[self._replaced])]
-            if self._read != self._replaced:
-                arrays.append(_numpy(taken[self._read]))
-            file.append(arrays)
-            if split == "test":
-                without, clean = self._untouched(captured, mask, part)
-                self._require_finite(clean.ce, "next-token losses", split, index)
-                rest.append([_numpy(without), *map(_numpy, clean)])
+    def _run_prefix(self, split: Split, index: int) -> None:
+        """Capture a block's activations; for the test split also all that a splice needs."""
+        n_blocks = self.n_blocks(split)
+        self._on_stage(f"{split} activations at {self.hook}: block {index + 1} of {n_blocks}")
+        part = self._part(index)
+        mask = self._tensor(self._masks[split][part])
+        hooks = {self._read, self._replaced, *self._wiring.base}
+        captured = self._model.capture(
+            self._tensor(self._splits[split].tokens[part]), sorted(hooks)
+        )
+        taken = {hook: captured[hook][mask] for hook in (self._read, self._replaced)}
+        for hook, values in taken.items():
+            self._require_finite(values, f"activations at {hook.name}", split, index)
         if split == "test":
-            self._rest = rest
-        return file
+            without, clean = self._untouched(captured, mask, part)
+            self._require_finite(clean.ce, "next-token losses", split, index)
+            self._rest.put(index, [_numpy(without), *map(_numpy, clean)])
+        document = np.arange(*part.indices(self.n_documents[split]))
+        arrays = [np.repeat(document, mask.sum(dim=1).cpu()), _numpy(taken[self._replaced])]
+        if self._read != self._replaced:
+            arrays.append(_numpy(taken[self._read]))
+        self._activations[split].put(index, arrays)
 
     def _untouched(
         self,
@@ -223,7 +197,7 @@ class Language:
                 )
 
     def _digest(self) -> str:
-        """Digest of the model's weights, the site, and every token."""
+        """SHA-256 of the model's weights, the site, and every token."""
         site = json.dumps(self.site.model_dump(mode="json"), sort_keys=True)
         digest = hashlib.sha256(f"{self._model.sha256}{site}".encode())
         for split in SPLITS:

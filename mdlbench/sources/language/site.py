@@ -1,36 +1,44 @@
-"""Where each SAE is scored: what the suite fixes, and what the SAE's own config says."""
+"""Where an SAE of a language model is scored: what is said of it, settled."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CheckpointError, UsageError
-from mdlbench.sources.models import Hook, same_model
-from mdlbench.sources.open import Opener
-from mdlbench.suite.site import Place, Scalar, Site
-from mdlbench.suite.sources import LanguageConfig
-
-UNSAID = Place()
-"""An entry that says nothing about where its SAE is scored."""
+from mdlbench.sources.kinds.language import LanguageConfig
+from mdlbench.sources.language.hooks import Hook
+from mdlbench.sources.language.load import same_model
+from mdlbench.suite.site import Origin, Place, Scalar, Site
 
 
-def site_of(opener: Opener, origin: Origin, place: Place = UNSAID, name: str = "SAE") -> Site:
+def site_of(
+    config: LanguageConfig,
+    text: str,
+    dtype: Literal["float32", "bfloat16"],
+    origin: Origin,
+    place: Place,
+    name: str,
+) -> Site:
     """The site at which an SAE is scored.
 
     What the suite fixes comes first, then what its entry for the SAE says (`place`), then the
     SAE's own config. On hook points and models all must agree. Options that are off are left out,
     so that equal sites compare as equal.
 
+    Args:
+        config: what the suite fixes.
+        text: name of the text that is measured on.
+        dtype: the model's.
+        origin: the SAE's own config.
+        place: the suite's entry for the SAE.
+        name: the SAE, in messages.
+
     Raises:
         CheckpointError: the SAE is for another hook point or model than the suite's.
         UsageError: the hook, the context, the BOS rule, or the hook that a transcoder
             reconstructs is given nowhere.
     """
-    config = opener.suite.source
-    if not isinstance(config, LanguageConfig):
-        return Site(hook=config.hook)
     _refuse_other_model(config, origin, name)
     sources = (config.place, place, origin)
     hook = _agreed("hook", [_canonical(s.hook, name) for s in sources], name)
@@ -44,8 +52,8 @@ def site_of(opener: Opener, origin: Origin, place: Place = UNSAID, name: str = "
         hook_out=None if hook_out == hook else hook_out,
         model=config.model.name,
         model_options=_switched_on(_first(sources, "model_options") or {}),
-        dtype=opener.setting.dtype,
-        text=opener.text(config).name,
+        dtype=dtype,
+        text=text,
         context=_said(sources, "context", name),
         prepend_bos=_said(sources, "prepend_bos", name),
         first_position=config.first_position,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 
-from mdlbench.sources.models import Head
+from mdlbench.sources.language.cut import Head
 from mdlbench.sources.protocol import SpliceLoss
 
 CHUNK_BYTES = 1 << 25

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 
 from mdlbench.errors import HubError, SuiteError, UsageError, first_line
 from mdlbench.hub import explained, is_hub_error
-from mdlbench.suite.sources import FileText, HubText, Text
+from mdlbench.sources.kinds.language import FileText, HubText, Text
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 """The reader of `datasets` for a file's ending; `.txt` is read as it is."""

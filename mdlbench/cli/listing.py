@@ -30,8 +30,8 @@ def suites() -> list[Row]:
 def adapters() -> list[Row]:
     """Built-in adapters and those of installed packages; none of them is imported."""
     return [
-        {"adapter": entry.name, "package": entry.distribution, "what": entry.description}
-        for entry in registry.adapters()
+        {"adapter": plugin.name, "package": plugin.distribution, "what": plugin.description}
+        for plugin in registry.ADAPTERS.plugins()
     ]
 
 

@@ -268,7 +268,7 @@ def check_adapter(
 ) -> None:
     """Say what a SPEC loads, and whether it behaves as an SAE should."""
     from mdlbench.adapters.check import check_coder
-    from mdlbench.adapters.load import load_coder
+    from mdlbench.adapters.load import NamedCoder
     from mdlbench.cli import listing
     from mdlbench.scoring.targets import open_target
     from mdlbench.sources.open import Opener
@@ -278,7 +278,8 @@ def check_adapter(
         opener = Opener(load_suite(suite), _setting(device, limit=None, text=text))
         coder, source = open_target(opener, spec, adapter)
     else:
-        coder, source = load_coder(spec, device=_torch_device(device), adapter=adapter), None
+        named = NamedCoder(spec, adapter=adapter)
+        coder, source = named.load(device=_torch_device(device)), None
     checks = check_coder(coder, source)
     rows = listing.check_rows(checks)
     if as_json:

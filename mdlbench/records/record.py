@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mdlbench.adapters.identity import CoderIdentity, Facts
 from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
 from mdlbench.suite.base import Metric, ModeName
 from mdlbench.suite.site import Site
@@ -48,27 +49,8 @@ Interval = tuple[Finite, Finite]
 Versioned = TypeVar("Versioned", bound=BaseModel)
 
 
-def _finite(facts: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    json.dumps(facts, allow_nan=False)
-    return facts
-
-
-Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
-"""Whatever JSON can hold; no NaN."""
-
-
 class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class CoderIdentity(Part):
-    """Which SAE, as far as it decides numbers."""
-
-    name: str
-    adapter: str
-    version: str
-    arguments: Facts
-    weights_sha256: str
 
 
 class Identity(Part):
@@ -113,7 +95,9 @@ class CoderFacts(Part):
     """Coarsest bits per decoder weight that still keep the headline tolerance; where the SAE does
     not meet that one, the first tolerance that it meets."""
     decoder_bits: Finite | None = None
-    """(live rows · d + d) · decoder_weight_bits (maths §3)."""
+    """(live rows · d + d) · decoder_weight_bits (maths §3), or `model_bits`."""
+    model_bits: Finite | None = None
+    """What the decoder takes by the account of its adapter, where it is not rows and a bias."""
     codebook_bits: Finite | None = None
     """Real size of the codebook in the audited bitstream's header, and `header_bits` there."""
     break_even_tokens: Finite | None = None

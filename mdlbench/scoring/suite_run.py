@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from mdlbench.adapters import checked, protocol
-from mdlbench.adapters.load import identify_coder
+from mdlbench.adapters import checked
 from mdlbench.errors import (
     CheckpointError,
     HubError,
@@ -19,12 +18,12 @@ from mdlbench.errors import (
     UsageError,
 )
 from mdlbench.files import write_atomically
-from mdlbench.records.record import CoderIdentity, EvalRecord, Identity, References
+from mdlbench.records.record import EvalRecord, References
 from mdlbench.records.store import REFERENCES, RecordStore, read_references
 from mdlbench.report.features import write_feature_grid
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
-from mdlbench.scoring.targets import Target, load_target, target_site
+from mdlbench.scoring.targets import Target, target_site
 from mdlbench.sources.open import Opener
 from mdlbench.stages import OnStage, labelled, silent
 from mdlbench.suite.base import ModeName
@@ -180,14 +179,12 @@ def _claim(store: RecordStore, bench: Bench) -> None:
 
 def _score(bench: Bench, target: Target, store: RecordStore, on_stage: OnStage) -> Scored:
     on_stage("load")
-    found = identify_coder(
-        target.spec, source=bench.source, folder=target.folder, adapter=target.adapter
-    )
-    identity = identity_of(bench, found, target.name)
+    found = target.sae.identify(bench.source)
+    identity = bench.identity(found, target.name)
     finished = store.find(identity)
     if finished is not None:
         return Scored(target, finished, reused=True)
-    coder = load_target(bench.source, target)
+    coder = target.sae.load(bench.source, str(bench.source.device), found)
     record, latent_bits = evaluate_coder(bench, coder, identity, on_stage)
     store.save(record)
     if bench.source.image_shape is not None and coder.spec.d_latents:
@@ -195,9 +192,3 @@ def _score(bench: Bench, target: Target, store: RecordStore, on_stage: OnStage) 
         rows = checked.decoder_rows(coder)
         write_feature_grid(path, record.label, rows, bench.source.image_shape, latent_bits)
     return Scored(target, record, reused=False)
-
-
-def identity_of(bench: Bench, found: protocol.CoderIdentity, name: str | None) -> Identity:
-    """Of a measurement of that SAE on a bench, under this name or its own."""
-    facts = asdict(found)
-    return bench.identity(CoderIdentity(**facts | {"name": name or found.name}))

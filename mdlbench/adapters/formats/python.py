@@ -1,5 +1,6 @@
-"""Any Python object with `encode` and `decode`, on torch tensors or numpy arrays.
+"""`python:PACKAGE.MODULE:ATTRIBUTE` — any object, class or factory with encode and decode.
 
+They are given torch tensors or numpy arrays, whichever they take.
 `encode` takes activations [token, d_in] and returns latents [token, latent]; `decode` takes those
 and returns activations. Where decode is affine, as it is for nearly all SAEs, the harness decodes
 sparsely with the rows it found; where it is not, it calls `decode` on dense blocks.
@@ -19,14 +20,16 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 
+from mdlbench.adapters.checked import check_spec, check_width
 from mdlbench.adapters.formats.saelens.build import build
 from mdlbench.adapters.formats.saelens.config import TENSORS, parse_config
-from mdlbench.adapters.imports import import_object
-from mdlbench.adapters.load import check_spec, check_width
-from mdlbench.adapters.parts import BLOCK_BYTES, Decoder
-from mdlbench.adapters.protocol import CoderIdentity, CoderSpec, Request, SparseCoder
+from mdlbench.adapters.identity import CoderIdentity
+from mdlbench.adapters.parts import Decoder, block_tokens
+from mdlbench.adapters.protocol import CoderSpec, Request, SparseCoder
+from mdlbench.adapters.sample import sample
 from mdlbench.codes.latents import SparseLatents, concatenate
 from mdlbench.errors import CoderError, MdlbenchError, UsageError
+from mdlbench.plugins import import_object
 from mdlbench.sources.protocol import ActivationSource
 
 VERSION = "2"
@@ -38,7 +41,7 @@ ROUNDING = 1000
 
 
 class PythonAdapter:
-    """`python:PACKAGE.MODULE:ATTRIBUTE`. It runs that package's code, as importing it does."""
+    """Imports what its argument names, and so runs that package's code."""
 
     def load(self, request: Request) -> SparseCoder:
         request.reject_unknown_options()
@@ -50,6 +53,9 @@ class PythonAdapter:
             name=request.argument,
             arguments={"object": request.argument},
         )
+
+
+ADAPTER = PythonAdapter
 
 
 def coder_of(
@@ -188,7 +194,7 @@ class ForeignCoder:
     def encode(
         self, x: Float[torch.Tensor, "token d_in"]
     ) -> tuple[SparseLatents, Float32[np.ndarray, "token side"]]:
-        block = _block_tokens(self.spec.d_latents)
+        block = block_tokens(self.spec.d_latents)
         runs = [self._sparse(part) for part in torch.split(x, block)]
         return concatenate(runs), np.zeros((len(x), 0), dtype=np.float32)
 
@@ -238,17 +244,20 @@ def _coder(
         decoder, origin = _probed(foreign, z.shape[1]), "probed one latent at a time"
     d_latents, d_out = decoder.W_dec.shape
     spec = CoderSpec(
-        name=foreign.name,
-        adapter="python",
-        version=VERSION,
-        arguments=arguments,
-        weights_sha256=_digest(foreign, decoder, z),
+        CoderIdentity(
+            name=foreign.name,
+            adapter="python",
+            version=VERSION,
+            arguments=arguments,
+            weights_sha256=_digest(foreign, decoder, z),
+        ),
         architecture=type(foreign.target).__name__,
         hook="",
         d_in=foreign.d_in,
         d_out=d_out,
         d_latents=d_latents,
         decoder_norms=decoder.norms(),
+        affine=affine,
         details={"arrays": foreign.convention, "decoder_rows": origin, "affine_decoder": affine},
     )
     return ForeignCoder(spec, foreign, decoder, affine)
@@ -263,16 +272,6 @@ def _imported(path: str) -> Any:
         raise MdlbenchError(
             f"python:{path}: importing it fails: {type(error).__name__}: {error}"
         ) from error
-
-
-def sample(
-    d_in: int, source: ActivationSource | None, n_tokens: int
-) -> Float32[torch.Tensor, "token d_in"]:
-    """What the source gives first on the test split; standard-normal values without a source."""
-    if source is None:
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(n_tokens, d_in, generator=generator)
-    return next(source.blocks("test")).given[:n_tokens].float()
 
 
 def _instance(found: Any) -> Any:
@@ -354,7 +353,7 @@ def _probed(foreign: Foreign, d_latents: int) -> Decoder:
     bias = foreign.decode(torch.zeros(1, d_latents, device=foreign.device))[0]
     rows = [
         foreign.decode(_one_hots(start, d_latents, foreign.device)) - bias
-        for start in range(0, d_latents, _block_tokens(d_latents))
+        for start in range(0, d_latents, block_tokens(d_latents))
     ]
     return Decoder(torch.cat(rows), bias)
 
@@ -362,7 +361,7 @@ def _probed(foreign: Foreign, d_latents: int) -> Decoder:
 def _one_hots(
     start: int, d_latents: int, device: torch.device
 ) -> Float32[torch.Tensor, "block latent"]:
-    stop = min(start + _block_tokens(d_latents), d_latents)
+    stop = min(start + block_tokens(d_latents), d_latents)
     block = torch.zeros(stop - start, d_latents, device=device)
     block[torch.arange(stop - start), torch.arange(start, stop)] = 1.0
     return block
@@ -398,7 +397,13 @@ def _saelens_coder(target: Any, name: str, arguments: dict[str, Any], device: st
     config = parse_config(target.cfg.to_dict(), name)
     digest = hashlib.sha256(config.model_dump_json().encode())
     _update(digest, target.state_dict())
-    identity = CoderIdentity(name, "python", VERSION, arguments, digest.hexdigest())
+    identity = CoderIdentity(
+        name=name,
+        adapter="python",
+        version=VERSION,
+        arguments=arguments,
+        weights_sha256=digest.hexdigest(),
+    )
     return build(config, target.state_dict(), identity, name, device)
 
 
@@ -441,11 +446,7 @@ def _update(digest: Any, arrays: dict[str, Any]) -> None:
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
-def _block_tokens(d_latents: int) -> int:
-    return max(1, BLOCK_BYTES // (4 * max(1, d_latents)))
-
-
 def _runs(latents: SparseLatents) -> Iterator[SparseLatents]:
-    block = _block_tokens(latents.n_latents)
+    block = block_tokens(latents.n_latents)
     for start in range(0, max(1, latents.n_tokens), block):
         yield latents.rows(start, min(start + block, latents.n_tokens))

@@ -325,7 +325,7 @@ def test_a_folder_of_that_name_comes_first(cache: Path, tmp_path: Path) -> None:
     argument = RES_JB.removeprefix("saelens:")
     write_checkpoint(tmp_path / argument, seed=3)
     local = load_coder(RES_JB, folder=tmp_path).spec
-    assert local.arguments == {}
+    assert local.identity.arguments == {}
     assert local.weights_sha256 != load_coder(RES_JB).spec.weights_sha256
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,8 +141,11 @@ def test_a_run_scores_the_others(honest, tmp_path, monkeypatch):
         "unrounded": Broken(honest, with_decoder_precision=lambda bits: 1 / 0),
         "honest": honest,
     }
-    monkeypatch.setattr(NamedCoder, "load", lambda named, *args: coders[named.spec])
-    monkeypatch.setattr(NamedCoder, "identify", lambda *args: honest.spec.identity)
+    found = {
+        name: SimpleNamespace(identity=honest.spec.identity, coder=coder)
+        for name, coder in coders.items()
+    }
+    monkeypatch.setattr(NamedCoder, "at", lambda named, *args: found[named.spec])
     monkeypatch.setattr(NamedCoder, "origin", lambda named: Origin())
     opener = Opener(tiny_suite(tmp_path / "suite"))
     wanted = [Target(NamedCoder(name), name) for name in coders]

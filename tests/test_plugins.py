@@ -1,5 +1,6 @@
 """Plugins are found by their folder or by their entry points, and named, without being imported."""
 
+import importlib
 import sys
 from collections import Counter
 from importlib.metadata import EntryPoint
@@ -16,7 +17,7 @@ from mdlbench.scoring.suite_run import Scored, run
 from mdlbench.scoring.targets import targets
 from mdlbench.sources.images import Images
 from mdlbench.sources.open import Opener
-from tests.tiny import tiny_suite, write_sae
+from tests.tiny import D_IN, tiny_suite, write_sae
 
 
 class Installed:
@@ -118,6 +119,25 @@ def test_a_spec_is_resolved_once_and_weights_are_hashed_once(
     assert isinstance(scored, Scored)
     assert asked["entry points"] == 1
     assert (asked["cfg.json"], asked["sae_weights.safetensors"]) == (1, 1)
+
+
+def test_what_must_be_loaded_to_be_told_is_loaded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "counted_sae.py").write_text(
+        "made = []\n"
+        "class SAE:\n"
+        f"    d_in = {D_IN}\n"
+        "    def __init__(self): made.append(self)\n"
+        "    def encode(self, x): return x.clip(0)\n"
+        "    def decode(self, z): return z\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    suite = tiny_suite(tmp_path / "suite")
+    wanted = targets(suite, ["python:counted_sae:SAE"], None)
+    (scored,) = run(Opener(suite), wanted, tmp_path / "out")
+    assert isinstance(scored, Scored)
+    assert len(importlib.import_module("counted_sae").made) == 1
 
 
 @pytest.mark.parametrize("spec", ["baseline:pca", "baseline:kmeans?k=3", "baseline:dense?bits=4"])

@@ -101,40 +101,17 @@ class NamedCoder:
             return _guarded(plugin, request, adapter.origin)
         return Origin()
 
+    def at(self, source: ActivationSource | None = None, device: str = "cpu") -> CoderAt:
+        """It for a source's activations, whose width is checked, computing on a device."""
+        return CoderAt(self, source, device)
+
     def identify(self, source: ActivationSource | None = None) -> CoderIdentity:
-        """What `load` would load, without fitting it where its adapter can tell."""
-        plugin, adapter, request = self._resolved
-        if isinstance(adapter, Identifies):
-            return _guarded(plugin, replace(request, source=source), adapter.identify)
-        return self.load(source).spec.identity
+        """See `CoderAt.identity`."""
+        return self.at(source).identity
 
-    def load(
-        self,
-        source: ActivationSource | None = None,
-        device: str = "cpu",
-        identity: CoderIdentity | None = None,
-    ) -> SparseCoder:
-        """The coder.
-
-        Args:
-            source: the activations that it is for; their width is checked.
-            device: where it computes.
-            identity: what `identify` has said with the same source, if it was asked.
-
-        Raises:
-            CheckpointError: it is damaged, or for another width.
-            CoderError: what its adapter says of it contradicts itself.
-        """
-        plugin, adapter, request = self._resolved
-        request = replace(request, source=source, device=device, identity=identity)
-        coder = _guarded(plugin, request, adapter.load)
-        if not isinstance(coder, SparseCoder) or not isinstance(coder.spec, CoderSpec):
-            raise MdlbenchError(
-                f"adapter {plugin.name!r} ({plugin.target}) returned a {type(coder).__name__}, "
-                "which is not a SparseCoder"
-            )
-        check_spec(coder.spec, source)
-        return coder
+    def load(self, source: ActivationSource | None = None, device: str = "cpu") -> SparseCoder:
+        """See `CoderAt.coder`."""
+        return self.at(source, device).coder
 
     def hub_place(self) -> HubPlace | None:
         """Where the model hub keeps it; None for one that is on this machine."""
@@ -155,6 +132,53 @@ class NamedCoder:
         plugin, adapter, request = self._resolved
         if isinstance(adapter, NeedsNetwork):
             _guarded(plugin, request, adapter.check_offline)
+
+
+@dataclass(frozen=True)
+class CoderAt:
+    """A named coder for some activations; it is identified once, and loaded once.
+
+    Attributes:
+        named: the coder by its spec.
+        source: the activations that it is for; None if there are none.
+        device: where it computes.
+    """
+
+    named: NamedCoder
+    source: ActivationSource | None
+    device: str
+
+    @cached_property
+    def identity(self) -> CoderIdentity:
+        """What is loaded, found without loading or fitting it where its adapter can tell.
+
+        It is the same on every device: a coder that must be run to be told is run on the CPU.
+        """
+        plugin, adapter, request = self.named._resolved
+        if isinstance(adapter, Identifies):
+            return _guarded(plugin, replace(request, source=self.source), adapter.identify)
+        here = self if self.device == "cpu" else replace(self, device="cpu")
+        return here.coder.spec.identity
+
+    @cached_property
+    def coder(self) -> SparseCoder:
+        """The coder.
+
+        Raises:
+            CheckpointError: it is damaged, or for another width.
+            CoderError: what its adapter says of it contradicts itself.
+        """
+        plugin, adapter, request = self.named._resolved
+        known = self.identity if isinstance(adapter, Identifies) else None
+        request = replace(request, source=self.source, device=self.device, identity=known)
+        coder = _guarded(plugin, request, adapter.load)
+        if not isinstance(coder, SparseCoder) or not isinstance(coder.spec, CoderSpec):
+            raise MdlbenchError(
+                f"adapter {plugin.name!r} ({plugin.target}) returned a {type(coder).__name__}, "
+                "which is not a SparseCoder"
+            )
+        check_spec(coder.spec, self.source)
+        return coder
 
 
 def load_coder(

@@ -163,13 +163,12 @@ def _open(opener: Opener, claim: Claim, target: Target) -> Bench:
 
 def _measure(bench: Bench, claim: Claim, target: Target, on_stage: OnStage) -> EvalRecord:
     name, expected = claim.record.name, claim.record.identity
-    found = target.sae.identify(bench.source)
-    identity = bench.identity(found, name)
+    found = target.sae.at(bench.source, str(bench.source.device))
+    identity = bench.identity(found.identity, name)
     if identity != expected:
         raise RecordError(f"{name}: {_difference(identity, expected)}")
     steps = [point.step for point in claim.record.points]
-    coder = target.sae.load(bench.source, str(bench.source.device), found)
-    return evaluate_coder(bench, coder, identity, on_stage, steps).record
+    return evaluate_coder(bench, found.coder, identity, on_stage, steps).record
 
 
 def _difference(found: Identity, expected: Identity) -> str:

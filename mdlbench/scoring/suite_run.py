@@ -179,12 +179,12 @@ def _claim(store: RecordStore, bench: Bench) -> None:
 
 def _score(bench: Bench, target: Target, store: RecordStore, on_stage: OnStage) -> Scored:
     on_stage("load")
-    found = target.sae.identify(bench.source)
-    identity = bench.identity(found, target.name)
+    found = target.sae.at(bench.source, str(bench.source.device))
+    identity = bench.identity(found.identity, target.name)
     finished = store.find(identity)
     if finished is not None:
         return Scored(target, finished, reused=True)
-    coder = target.sae.load(bench.source, str(bench.source.device), found)
+    coder = found.coder
     record, latent_bits = evaluate_coder(bench, coder, identity, on_stage)
     store.save(record)
     if bench.source.image_shape is not None and coder.spec.d_latents:

@@ -38,6 +38,7 @@ from mdlbench.plugins import Plugin
 from mdlbench.sources.protocol import ActivationSource
 
 Answer = TypeVar("Answer")
+Asked = TypeVar("Asked", Request, CoderIdentity)
 
 
 class Resolved(NamedTuple):
@@ -69,7 +70,8 @@ class NamedCoder:
     adapter: str | None = None
 
     @cached_property
-    def _resolved(self) -> Resolved:
+    def resolved(self) -> Resolved:
+        """The adapter of the spec, and the request that it makes."""
         name, text = (self.adapter, self.spec) if self.adapter else _split(self.spec, self.folder)
         argument, _, query = text.partition("?")
         try:
@@ -84,7 +86,7 @@ class NamedCoder:
 
     def expand(self) -> list[NamedCoder]:
         """The coders that a pattern stands for; itself where its adapter knows none."""
-        plugin, adapter, request = self._resolved
+        plugin, adapter, request = self.resolved
         if not isinstance(adapter, Expands):
             return [self]
         arguments = _guarded(plugin, request, adapter.expand)
@@ -96,7 +98,7 @@ class NamedCoder:
 
     def origin(self) -> Origin:
         """Which activations it was trained on, as far as its adapter can tell."""
-        plugin, adapter, request = self._resolved
+        plugin, adapter, request = self.resolved
         if isinstance(adapter, KnowsOrigin):
             return _guarded(plugin, request, adapter.origin)
         return Origin()
@@ -115,7 +117,7 @@ class NamedCoder:
 
     def hub_place(self) -> HubPlace | None:
         """Where the model hub keeps it; None for one that is on this machine."""
-        plugin, adapter, request = self._resolved
+        plugin, adapter, request = self.resolved
         ask = adapter.hub_place if isinstance(adapter, OnHub) else places.hub_place
         return _guarded(plugin, request, ask)
 
@@ -129,7 +131,7 @@ class NamedCoder:
         """
         self.origin()
         self.identify()
-        plugin, adapter, request = self._resolved
+        plugin, adapter, request = self.resolved
         if isinstance(adapter, NeedsNetwork):
             _guarded(plugin, request, adapter.check_offline)
 
@@ -154,7 +156,7 @@ class CoderAt:
 
         It is the same on every device: a coder that must be run to be told is run on the CPU.
         """
-        plugin, adapter, request = self.named._resolved
+        plugin, adapter, request = self.named.resolved
         if isinstance(adapter, Identifies):
             return _guarded(plugin, replace(request, source=self.source), adapter.identify)
         here = self if self.device == "cpu" else replace(self, device="cpu")
@@ -168,7 +170,7 @@ class CoderAt:
             CheckpointError: it is damaged, or for another width.
             CoderError: what its adapter says of it contradicts itself.
         """
-        plugin, adapter, request = self.named._resolved
+        plugin, adapter, request = self.named.resolved
         known = self.identity if isinstance(adapter, Identifies) else None
         request = replace(request, source=self.source, device=self.device, identity=known)
         coder = _guarded(plugin, request, adapter.load)
@@ -197,8 +199,11 @@ def spec_of(identity: CoderIdentity) -> str | None:
     """How to ask for the coder of an identity; None if that does not tell where it is."""
     if identity.adapter not in ADAPTERS.names():
         return None
-    adapter = import_adapter(find_adapter(identity.adapter))
-    text = adapter.spec_of(identity) if isinstance(adapter, WritesSpecs) else None
+    plugin = find_adapter(identity.adapter)
+    adapter = import_adapter(plugin)
+    if not isinstance(adapter, WritesSpecs):
+        return None
+    text = _guarded(plugin, identity, adapter.spec_of)
     return None if text is None else f"{identity.adapter}:{text}"
 
 
@@ -221,17 +226,18 @@ def import_adapter(plugin: Plugin) -> Adapter:
     return adapter
 
 
-def _guarded(plugin: Plugin, request: Request, method: Callable[[Request], Answer]) -> Answer:
+def _guarded(plugin: Plugin, asked: Asked, method: Callable[[Asked], Answer]) -> Answer:
     """The adapter's answer; however a package's adapter fails, it is an expected error."""
     if plugin.is_built_in:
-        return method(request)
+        return method(asked)
     try:
-        return method(request)
+        return method(asked)
     except MdlbenchError:
         raise
     except Exception as error:
+        subject = asked.argument if isinstance(asked, Request) else asked.name
         raise CheckpointError(
-            f"{request.argument}: adapter {plugin.name!r} ({plugin.target}) fails: "
+            f"{subject}: adapter {plugin.name!r} ({plugin.target}) fails: "
             f"{type(error).__name__}: {error}"
         ) from error
 

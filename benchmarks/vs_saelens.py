@@ -28,7 +28,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,7 +44,6 @@ from mdlbench.adapters.load import load_coder
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.codes.symbols import PlainStep
 from mdlbench.quantisers.modes import MODES
-from mdlbench.records.record import CoderIdentity
 from mdlbench.scoring import passes
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
@@ -466,7 +465,7 @@ def evaluate_whole(
     bench = Bench(suite(hook), source, None)
     bench.references()
     coder = load_coder(f"saelens:{sae}", source=source)
-    identity = bench.identity(CoderIdentity(**asdict(coder.spec.identity)))
+    identity = bench.identity(coder.spec.identity)
     evaluate_coder(bench, coder, identity)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.records.record import (
     PROTOCOL,
     Bits,
     CoderFacts,
-    CoderIdentity,
     Distortion,
     Environment,
     EvalRecord,

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from mdlbench.adapters import parts
 from mdlbench.adapters.check import check_coder
 from mdlbench.adapters.formats.python import coder_of
-from mdlbench.adapters.load import identify_coder, load_coder
-from mdlbench.adapters.parts import Decoder
+from mdlbench.adapters.load import NamedCoder, load_coder
+from mdlbench.adapters.parts import Decoder, blocks
 from mdlbench.adapters.protocol import CoderSpec, SparseCoder
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.symbols import dequantise, quantise
@@ -294,7 +294,7 @@ def test_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     x = activations(50)
     whole, side = coder.encode(x)
     decoded = coder.decode(whole, side)
-    monkeypatch.setattr(parts, "BLOCK_BYTES", 4 * WIDTH * 7)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * WIDTH * 7)
     pieces, _ = coder.encode(x)
     np.testing.assert_array_equal(pieces.token, whole.token)
     np.testing.assert_allclose(pieces.to_dense(), whole.to_dense(), atol=1e-5)
@@ -655,7 +655,7 @@ def test_baselines_are_known_before_they_are_fitted(
     source: Images, name: str, tmp_path: Path
 ) -> None:
     unread = Unread(tiny_suite(tmp_path / "tiny"))
-    identity = identify_coder(f"baseline:{name}", source=unread)
+    identity = NamedCoder(f"baseline:{name}").identify(unread)
     coder = load_coder(f"baseline:{name}", source=source)
     again = load_coder(f"baseline:{name}", source=source)
     assert identity == coder.spec.identity
@@ -664,13 +664,11 @@ def test_baselines_are_known_before_they_are_fitted(
 
 
 def test_baselines_of_other_data_or_arguments_differ(source: Images, tmp_path: Path) -> None:
-    digests = {
-        identify_coder(f"baseline:{name}", source=source).weights_sha256 for name in BASELINES
-    }
+    digests = {NamedCoder(f"baseline:{name}").identify(source).weights_sha256 for name in BASELINES}
     fewer = Images(tiny_suite(tmp_path / "tiny"), limit=50)
-    digests.add(identify_coder("baseline:pca", source=fewer).weights_sha256)
+    digests.add(NamedCoder("baseline:pca").identify(fewer).weights_sha256)
     assert len(digests) == len(BASELINES) + 1
-    default = identify_coder("baseline:kmeans", source=source)
+    default = NamedCoder("baseline:kmeans").identify(source)
     assert default.arguments == {"baseline": "kmeans", "k": 1024}
 
 
@@ -914,7 +912,7 @@ def test_an_object_is_named_by_module_and_attribute(
     (tmp_path / "my_failing_module.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
     coder = load_coder("python:my_sae_module")
-    assert coder.spec.arguments == {"object": "my_sae_module"}
+    assert coder.spec.identity.arguments == {"object": "my_sae_module"}
     latents, _ = coder.encode(torch.tensor([[1.0, -1.0, 2.0]]))
     assert latents.to_dense().tolist() == [[1, 0, 2]]
     with pytest.raises(UsageError, match="No module named 'no_such_module'"):

@@ -124,7 +124,7 @@ def test_a_silent_config_on_a_language_suite(
     spec = load_coder(str(write_checkpoint(tmp_path / "sae", metadata=metadata))).spec
     assert check_origin(spec, SITE) == [Check("trained on", "warning", expected)]
     assert check_origin(spec, None) == check_origin(spec, Site(hook=PIXELS)) == []
-    assert check_origin(replace(spec, adapter="baseline"), SITE) == []
+    assert check_origin(replace(spec, fitted=True), SITE) == []
 
 
 def test_images_have_no_contexts(source: Images, tmp_path: Path) -> None:

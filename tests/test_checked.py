@@ -3,17 +3,18 @@
 import dataclasses
 import errno
 import os
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from mdlbench.adapters import checked
-from mdlbench.adapters.load import load_coder
+from mdlbench.adapters.load import NamedCoder, load_coder
 from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CoderError, OutputError
 from mdlbench.scoring import suite_run as runs
+from mdlbench.scoring.targets import Target, targets
 from mdlbench.sources.open import Opener
 from tests.tiny import N_TEST, tiny_suite, write_sae
 
@@ -99,7 +100,7 @@ def test_an_honest_coder_passes_unchanged(honest):
 def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, monkeypatch):
     suite = tiny_suite(tmp_path / "suite")
     opener, folder = Opener(suite), tmp_path / "out"
-    wanted = runs.targets(suite, ["mean", "pca"], adapter=None)
+    wanted = targets(suite, ["mean", "pca"], adapter=None)
     outcomes = runs.run(opener, wanted, folder)
     first = next(outcomes)
     record = (folder / "records").glob("mean*.json")
@@ -122,9 +123,10 @@ def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, monkeypatch):
 
 def test_an_unreadable_path_fails_alone(tmp_path):
     suite = tiny_suite(tmp_path / "suite")
-    wanted = [runs.Target("saelens:" + "x" * 300, tmp_path), *runs.targets(suite, ["mean"], None)]
-    unreadable, scored = runs.run(Opener(suite), wanted, tmp_path / "out")
-    assert "File name too long" in unreadable.message
+    unreadable = Target(NamedCoder("saelens:" + "x" * 300, tmp_path))
+    wanted = [unreadable, *targets(suite, ["mean"], None)]
+    failed, scored = runs.run(Opener(suite), wanted, tmp_path / "out")
+    assert "File name too long" in failed.message
     assert scored.record.name == "mean"
 
 
@@ -139,11 +141,14 @@ def test_a_run_scores_the_others(honest, tmp_path, monkeypatch):
         "unrounded": Broken(honest, with_decoder_precision=lambda bits: 1 / 0),
         "honest": honest,
     }
-    monkeypatch.setattr(runs, "load_target", lambda bench, target: coders[target.name])
-    monkeypatch.setattr(runs, "identify_coder", lambda *args, **kwargs: honest.spec.identity)
-    monkeypatch.setattr(runs, "origin_of", lambda *args, **kwargs: Origin())
+    found = {
+        name: SimpleNamespace(identity=honest.spec.identity, coder=coder)
+        for name, coder in coders.items()
+    }
+    monkeypatch.setattr(NamedCoder, "at", lambda named, *args: found[named.spec])
+    monkeypatch.setattr(NamedCoder, "origin", lambda named: Origin())
     opener = Opener(tiny_suite(tmp_path / "suite"))
-    wanted = [runs.Target("x", Path(), name) for name in coders]
+    wanted = [Target(NamedCoder(name), name) for name in coders]
     outcomes = list(runs.run(opener, wanted, tmp_path / "out"))
     failed = {o.target.name: o.message for o in outcomes if isinstance(o, runs.Failed)}
     assert set(failed) == {"raises", "huge", "unspeakable", "unrounded"}

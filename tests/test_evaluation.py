@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 
 from mdlbench.adapters.load import load_coder
 from mdlbench.codes import bitstream
-from mdlbench.records.record import CoderIdentity, operating_point, profile_ranks
+from mdlbench.records.checks import problems_of
+from mdlbench.records.record import operating_point, profile_ranks
 from mdlbench.scoring import evaluation
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
@@ -219,6 +220,29 @@ def test_decoder_precision_is_the_coarsest_that_keeps_the_headline(record, oracl
     assert record.coder.break_even_tokens == pytest.approx(model_bits / headline)
 
 
+@pytest.mark.parametrize("model_bits", [lambda bits: 700 * bits + 32, 12_345.0])
+def test_a_factored_decoder_is_priced_by_its_adapter(suite, sae, record, model_bits):
+    """Its rows come from fewer numbers than they have, or cost the same at any precision."""
+    bench = open_bench(suite)
+    coder = load_coder(str(sae), source=bench.source)
+    factored = dataclasses.replace(
+        coder, spec=dataclasses.replace(coder.spec, model_bits=model_bits)
+    )
+    found = evaluate_coder(bench, factored, bench.identity(coder.spec.identity)).record
+    facts, plain = found.coder, record.coder
+    bits = plain.decoder_weight_bits if callable(model_bits) else None
+    expected = 700 * bits + 32 if bits else 12_345
+    assert (facts.decoder_weight_bits, facts.decoder_bits) == (bits, expected)
+    assert facts.model_bits == expected
+    assert facts.break_even_tokens == pytest.approx(
+        (expected + facts.codebook_bits) / found.at("mse", 0.004).bits
+    )
+    assert found.points == record.points
+    assert list(problems_of(found, suite)) == []
+    assert json.loads(found.to_json())["coder"]["model_bits"] == expected
+    assert "model_bits" not in json.loads(record.to_json())["coder"]
+
+
 def test_rescaling_encoder_against_decoder_changes_nothing(suite, sae, tmp_path, record):
     from safetensors.numpy import save_file
 
@@ -295,7 +319,7 @@ def test_references_against_numpy(suite, oracle):
 def test_bits_of_latents_add_up_to_the_rate(suite, sae):
     bench = open_bench(suite)
     coder = load_coder(str(sae), source=bench.source)
-    identity = bench.identity(CoderIdentity(**dataclasses.asdict(coder.spec.identity)))
+    identity = bench.identity(coder.spec.identity)
     record, latent_bits = evaluate_coder(bench, coder, identity)
     assert latent_bits.sum() == pytest.approx(record.at("mse", 0.004).bits, rel=1e-12)
     assert latent_bits[-8:].max() < 0.01 < latent_bits[:16].min()

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 from safetensors.torch import save
 
-from mdlbench.adapters.load import load_coder, origin_of
+from mdlbench.adapters.load import NamedCoder, load_coder
 from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CheckpointError, HubError
 from mdlbench.files import cache_folder, sha256_of
@@ -178,12 +178,12 @@ def test_what_tells_the_site_of_an_sae_is_got_and_checked(empty, monkeypatch):
         assert (got.label, got.n_files, got.damaged) == ("s", 3, [])
         cached(empty, "run/config.json").resolve().write_bytes(b"{")
         with pytest.raises(CheckpointError, match=r"config\.json: not JSON"):
-            origin_of(SPARSIFY)
+            NamedCoder(SPARSIFY).origin()
         (_, got) = fetch(suite)
         assert [problem.split()[0] for problem in got.damaged] == ["config.json"]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     expected = Origin(model="gpt2", hook="blocks.8.hook_resid_post", context=64)
-    assert load_coder(SPARSIFY).spec.origin == origin_of(SPARSIFY) == expected
+    assert load_coder(SPARSIFY).spec.origin == NamedCoder(SPARSIFY).origin() == expected
 
 
 def test_what_tells_the_site_of_an_sae_must_be_cached_if_the_hub_has_it(empty, monkeypatch):
@@ -191,7 +191,7 @@ def test_what_tells_the_site_of_an_sae_must_be_cached_if_the_hub_has_it(empty, m
     for offline in (False, True):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
         with pytest.raises(HubUnreachableError, match=r"'run/config\.json' is not in the cache"):
-            origin_of(SPARSIFY)
+            NamedCoder(SPARSIFY).origin()
 
 
 def test_that_the_hub_says_nothing_of_the_site_is_kept(empty, fake, monkeypatch):
@@ -202,13 +202,13 @@ def test_that_the_hub_says_nothing_of_the_site_is_kept(empty, fake, monkeypatch)
     for offline in (False, True):
         set_endpoint(monkeypatch, DISCARD)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
-        assert origin_of(SPARSIFY) == Origin(hook="blocks.8.hook_resid_post")
+        assert NamedCoder(SPARSIFY).origin() == Origin(hook="blocks.8.hook_resid_post")
 
 
 def test_an_sae_at_the_root_of_a_repository_has_nothing_above_it(empty):
     files = {name.removeprefix("run/layers.8/"): file for name, file in sparsify_files().items()}
     write_repository(empty / "hub", "ann/saes", files)
-    assert origin_of("sparsify:hf://ann/saes") == Origin()
+    assert NamedCoder("sparsify:hf://ann/saes").origin() == Origin()
 
 
 def test_places_on_the_hub_are_read_as_adapters_read_them(empty):

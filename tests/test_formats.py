@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mdlbench import hub
 from mdlbench.adapters import parts
 from mdlbench.adapters.check import check_coder
-from mdlbench.adapters.load import identify_coder, load_coder, origin_of
+from mdlbench.adapters.load import NamedCoder, load_coder
 from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.cli.app import app
 from mdlbench.errors import CheckpointError, HubError, UsageError
@@ -152,11 +152,11 @@ def test_a_k_is_not_thrown_away(
 def test_the_path_tells_openais_hook(tmp_path: Path, location: str, hook: str) -> None:
     spec = f"openai:gpt2-small/{location}/autoencoders/8.pt"
     expected = Origin("gpt2-small", f"blocks.8.{hook}")
-    origin = origin_of(spec, folder=tmp_path)
+    origin = NamedCoder(spec, tmp_path).origin()
     assert (origin.model, origin.hook) == (expected.model, expected.hook)
     assert origin.model_options == {"center_writing_weights": False}
     write_openai(tmp_path / "gpt2-small" / location / "autoencoders" / "8.pt")
-    assert identify_coder(spec, folder=tmp_path).name == f"{location}/8"
+    assert NamedCoder(spec, tmp_path).identify().name == f"{location}/8"
 
 
 LINEAR = {"encoder.weight": (WIDTH, D), "encoder.bias": (WIDTH,), "decoder.weight": (D, WIDTH)}
@@ -316,7 +316,7 @@ def test_a_hook_is_told_where_it_is_certain(
     tmp_path: Path, changes: dict[str, Any], hook: str | None
 ) -> None:
     write_trainer(tmp_path / "trainer_0", "AutoEncoder", **changes)
-    assert origin_of(f"dictionary_learning:{tmp_path / 'trainer_0'}").hook == hook
+    assert NamedCoder(f"dictionary_learning:{tmp_path / 'trainer_0'}").origin().hook == hook
 
 
 def write_sparsify(folder: Path, **changes: Any) -> Tensors:
@@ -415,8 +415,8 @@ def test_sparsify_hooks(tmp_path: Path, folder: str, model: str | None, hook: st
         run = {"model": model, "ctx_len": 512, "sae": {"k": K}}
         (tmp_path / "run" / "config.json").write_text(json.dumps(run))
     expected = Origin(model, hook, context=512 if model else None)
-    assert origin_of(f"sparsify:run/{folder}", folder=tmp_path) == expected
-    assert identify_coder(f"sparsify:run/{folder}", folder=tmp_path).name == folder
+    assert NamedCoder(f"sparsify:run/{folder}", tmp_path).origin() == expected
+    assert NamedCoder(f"sparsify:run/{folder}", tmp_path).identify().name == folder
 
 
 def write_gemma(folder: Path, d_in: int = D, d_out: int = D) -> Tensors:
@@ -548,7 +548,7 @@ def test_places_on_the_hub(
     write[name]()
     there, here = load_coder(argument).spec, load_coder(f"{name}:{folder}").spec
     assert there.identity == here.identity
-    assert there.origin == here.origin == origin_of(argument)
+    assert there.origin == here.origin == NamedCoder(argument).origin()
     assert len(asked) == files
     with pytest.raises(HubError, match="someone/empty: no file"):
         load_coder(f"{name}:hf://someone/empty/nothing")

@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import constants
 
 from mdlbench.adapters.formats.saelens.releases import find_release
-from mdlbench.adapters.load import load_coder, origin_of
+from mdlbench.adapters.load import NamedCoder, load_coder
 from mdlbench.suite.load import load_suite, suites_folder
 from tests.surrogate_hub import N_HEADS, WIDTH, environment
 
@@ -99,7 +99,7 @@ def test_saelens_opens_it_offline_and_agrees(entry, cached):
         found.to_dense(), latents.reshape(16, -1).numpy(), rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(ours.decode(found, side), decoded, rtol=1e-4, atol=1e-4)
-    said, metadata = origin_of(entry.spec), theirs.cfg.metadata
+    said, metadata = NamedCoder(entry.spec).origin(), theirs.cfg.metadata
     bos = entry.place.prepend_bos if said.prepend_bos is None else said.prepend_bos
     assert (said.context, bos) == (metadata.context_size, metadata.prepend_bos)
     assert said.model_options == (metadata.model_from_pretrained_kwargs or {})

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mdlbench.adapters.load import check_spec, identify_coder, load_coder
+from mdlbench.adapters.checked import check_spec
+from mdlbench.adapters.identity import CoderIdentity
+from mdlbench.adapters.load import NamedCoder, load_coder
 from mdlbench.adapters.protocol import CoderSpec, Request
-from mdlbench.adapters.registry import adapters, find_adapter
+from mdlbench.adapters.registry import ADAPTERS, find_adapter
 from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageError
 from mdlbench.sources.images import Images
 from tests.tiny import D_IN, tiny_suite, write_sae
@@ -48,17 +50,17 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_built_in_adapters_are_listed_without_importing_torch() -> None:
     code = (
-        "import sys; from mdlbench.adapters.registry import adapters;"
-        "print([entry.name for entry in adapters()], 'torch' in sys.modules)"
+        "import sys; from mdlbench.adapters.registry import ADAPTERS;"
+        "print([entry.name for entry in ADAPTERS.plugins()], 'torch' in sys.modules)"
     )
-    names = [*FORMATS, "baseline", "python"]
+    names = sorted([*FORMATS, "baseline", "python"])
     assert run_python(code).stdout == f"{names} False\n"
 
 
 def test_every_built_in_adapter_can_be_imported_and_described() -> None:
     from mdlbench.adapters.load import import_adapter
 
-    for entry in adapters():
+    for entry in ADAPTERS.plugins():
         assert entry.description
         assert callable(import_adapter(entry).load)
 
@@ -69,7 +71,7 @@ def seen(plugin: Path) -> dict[str, Any]:
     code = """
 import json, torch
 from mdlbench.adapters.load import load_coder
-from mdlbench.adapters.registry import adapters, find_adapter
+from mdlbench.adapters.registry import ADAPTERS, find_adapter
 from mdlbench.errors import MdlbenchError
 
 def failure(spec):
@@ -78,7 +80,7 @@ def failure(spec):
     except MdlbenchError as error:
         return [type(error).__name__, str(error)]
 
-entry = next(entry for entry in adapters() if entry.name == "scaled")
+entry = next(entry for entry in ADAPTERS.plugins() if entry.name == "scaled")
 coder = load_coder("scaled:4?width=3")
 latents, side = coder.encode(torch.tensor([[1.0, -1.0, 0.5]]))
 print(json.dumps({
@@ -89,7 +91,7 @@ print(json.dumps({
     "absent": failure("absent:x"),
     "failing": failure("scaled:four"),
     "saelens": find_adapter("saelens").distribution,
-    "shadow": [[e.usable, e.description] for e in adapters() if e.name == "saelens"][1],
+    "shadow": [[e.usable, e.description] for e in ADAPTERS.plugins() if e.name == "saelens"][1],
 }))
 """
     run = run_python(code, plugin)
@@ -140,7 +142,7 @@ def test_a_plugin_that_fails_to_identify_is_an_expected_error(
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(CheckpointError) as raised:
-        identify_coder("mine", adapter="faulty_plugin:Adapter")
+        NamedCoder("mine", adapter="faulty_plugin:Adapter").identify()
     assert str(raised.value) == (
         "mine: adapter 'faulty_plugin:Adapter' (faulty_plugin:Adapter) fails: KeyError: 'mine'"
     )
@@ -181,8 +183,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with pytest.raises(
         CheckpointError,
-        match=r"not a checkpoint .*\(expected .*, ae\.pt \(dictionary_learning\), .*"
-        r"cfg\.json \(saelens\)\)",
+        match=r"not a checkpoint .*\(expected ae\.pt \(dictionary_learning\), "
+        r"params\.npz \(gemma_scope\), sae_weights\.safetensors \(saelens\), "
+        r"sae\.safetensors \(sparsify\), cfg\.json \(saelens\)\)",
     ):
         load_coder("other", folder=tmp_path)
     with pytest.raises(CheckpointError, match="no such file or folder"):
@@ -217,12 +220,11 @@ def test_another_width_is_refused(tmp_path: Path) -> None:
 
 def odd_spec(norms: list[float], parents: list[int] | None = None) -> CoderSpec:
     """The spec of a coder with three latents."""
+    identity = CoderIdentity(
+        name="odd", adapter="test", version="1", arguments={}, weights_sha256=""
+    )
     return CoderSpec(
-        "odd",
-        "test",
-        "1",
-        {},
-        "",
+        identity,
         "linear",
         "",
         4,
@@ -257,7 +259,7 @@ def test_an_identity_tells_weights_apart_and_not_places(tmp_path: Path) -> None:
     write_sae(tmp_path / "a" / "sae", seed=1)
     write_sae(tmp_path / "b" / "sae", seed=1)
     write_sae(tmp_path / "c" / "sae", seed=2)
-    a, b, c = (identify_coder(f"saelens:{x}/sae", folder=tmp_path) for x in "abc")
+    a, b, c = (NamedCoder(f"saelens:{x}/sae", tmp_path).identify() for x in "abc")
     assert a == b
     assert a.weights_sha256 != c.weights_sha256
     assert a == load_coder("a/sae", folder=tmp_path).spec.identity

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from mdlbench.adapters.check import check_coder
 from mdlbench.adapters.formats.python import coder_of
-from mdlbench.adapters.formats.saelens import matching_pursuit
 from mdlbench.adapters.formats.saelens.build import build
 from mdlbench.adapters.formats.saelens.config import parse_config
-from mdlbench.adapters.load import expand_spec, load_coder, origin_of
-from mdlbench.adapters.parts import LinearCoder
-from mdlbench.adapters.protocol import CoderIdentity, Origin
+from mdlbench.adapters.identity import CoderIdentity
+from mdlbench.adapters.load import NamedCoder, load_coder
+from mdlbench.adapters.parts import LinearCoder, blocks
+from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CheckpointError, CoderError, HubError, UsageError
 from tests.surrogate_hub import write_repository
 from tests.test_adapters import (
@@ -127,14 +127,14 @@ def test_where_a_transcoder_reads_and_writes(tmp_path: Path) -> None:
         model_options={"fold_ln": False},
     )
     spec = load_coder(str(folder)).spec
-    assert origin_of(str(folder)) == spec.origin == expected
+    assert NamedCoder(str(folder)).origin() == spec.origin == expected
     assert spec.hook == "blocks.3.ln2.hook_normalized"
 
 
 def test_an_origin_needs_no_weights(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "sae")
     (folder / "sae_weights.safetensors").unlink()
-    assert origin_of(str(folder)) == Origin()
+    assert NamedCoder(str(folder)).origin() == Origin()
 
 
 @pytest.mark.parametrize("inside", ["", "saes/layer8"])
@@ -149,7 +149,11 @@ def test_a_folder_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in
     there, here, x = load_coder(spec), load_coder(str(folder)), activations(20)
     assert there.spec.identity == here.spec.identity
     assert there.spec.name == (Path(inside).name or "my-saes")
-    assert origin_of(spec) == here.spec.origin == Origin("gpt2-small", "blocks.8.hook_resid_pre")
+    assert (
+        NamedCoder(spec).origin()
+        == here.spec.origin
+        == Origin("gpt2-small", "blocks.8.hook_resid_pre")
+    )
     np.testing.assert_array_equal(there.encode(x)[0].to_dense(), here.encode(x)[0].to_dense())
 
 
@@ -161,7 +165,8 @@ def test_folders_that_the_hub_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_coder("saelens:hf://me/my-saes/layer9")
     with pytest.raises(UsageError, match="is written hf://OWNER/REPO/PATH"):
         load_coder("saelens:hf://me")
-    assert expand_spec("saelens:hf://me/my-saes/*") == ["saelens:hf://me/my-saes/*"]
+    everything = NamedCoder("saelens:hf://me/my-saes/*")
+    assert everything.expand() == [everything]
 
 
 def test_a_transcoder_of_equal_widths(tmp_path: Path) -> None:
@@ -249,7 +254,7 @@ def test_matching_pursuit_against_saelens(
 def test_pursuit_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coder, x = load_coder(str(write_pursuit(tmp_path / "mp"))), activations(50)
     whole, _ = coder.encode(x)
-    monkeypatch.setattr(matching_pursuit, "BLOCK_BYTES", 4 * WIDTH * 7)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * WIDTH * 7)
     np.testing.assert_allclose(coder.encode(x)[0].to_dense(), whole.to_dense(), atol=1e-4)
     x[3, 2] = float("inf")
     with pytest.raises(CoderError, match="NaN or infinite"):
@@ -272,7 +277,9 @@ FOLDED = [
 def with_scale(folder: Path) -> LinearCoder:
     content = json.loads((folder / "cfg.json").read_text())
     config = parse_config(content, "cfg", norm_scaling_factor=SCALE)
-    identity = CoderIdentity("x", "saelens", "1", {}, "0")
+    identity = CoderIdentity(
+        name="x", adapter="saelens", version="1", arguments={}, weights_sha256="0"
+    )
     return build(config, load_file(folder / "sae_weights.safetensors"), identity, "x", "cpu")
 
 

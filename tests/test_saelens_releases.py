@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from safetensors.torch import save
 
 from mdlbench.adapters.formats.saelens import releases
-from mdlbench.adapters.load import expand_spec, identify_coder, load_coder, origin_of
+from mdlbench.adapters.load import NamedCoder, load_coder
 from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.errors import CheckpointError, HubError, MdlbenchError, UsageError
 from tests.surrogate_hub import write_repository
@@ -179,11 +179,11 @@ def test_a_release_is_what_saelens_loads(cache: Path, spec: str) -> None:
     np.testing.assert_allclose(z, expected_z, rtol=1e-4, atol=2e-5)
     torch.testing.assert_close(decoded, expected_x, rtol=1e-4, atol=5e-5)
     assert coder.spec.name == f"{release}/{id}"
-    assert coder.spec.arguments["release"] == release
-    assert coder.spec.arguments["id"] == id
+    assert coder.spec.identity.arguments["release"] == release
+    assert coder.spec.identity.arguments["id"] == id
     assert coder.spec.hook == theirs.cfg.metadata.hook_name
-    assert coder.spec.identity == identify_coder(spec)
-    assert coder.spec.origin == origin_of(spec)
+    assert coder.spec.identity == NamedCoder(spec).identify()
+    assert coder.spec.origin == NamedCoder(spec).origin()
 
 
 @pytest.mark.parametrize("spec", [RES_JB, HOOK_Z])
@@ -212,17 +212,19 @@ def test_the_scale_of_a_release_is_folded(cache: Path) -> None:
     z, decoded = run(coder, x)
     np.testing.assert_allclose(z, expected_z, rtol=1e-4, atol=2e-5)
     np.testing.assert_allclose(decoded, expected_x / scale, rtol=1e-4, atol=5e-5)
-    assert coder.spec.arguments["norm_scaling_factor"] == scale
+    assert coder.spec.identity.arguments["norm_scaling_factor"] == scale
 
 
 def test_what_decides_numbers_is_part_of_the_identity(cache: Path) -> None:
-    assert identify_coder(RES_JB).arguments == {
+    assert NamedCoder(RES_JB).identify().arguments == {
         "release": "gpt2-small-res-jb",
         "id": "blocks.8.hook_resid_pre",
     }
-    assert identify_coder(MISTRAL).arguments["normalize_activations"] == "constant_norm_rescale"
+    assert (
+        NamedCoder(MISTRAL).identify().arguments["normalize_activations"] == "constant_norm_rescale"
+    )
     assert load_coder(MISTRAL).spec.side_bits == 32
-    digests = [identify_coder(spec).weights_sha256 for spec in (RES_JB, HOOK_Z, TOPK_DL)]
+    digests = [NamedCoder(spec).identify().weights_sha256 for spec in (RES_JB, HOOK_Z, TOPK_DL)]
     assert len(set(digests)) == 3
 
 
@@ -239,23 +241,23 @@ def test_converted_weights_are_told_apart(cache: Path) -> None:
 def test_origins(cache: Path) -> None:
     centred = {"center_writing_weights": True}
     small = {"model": "gpt2-small"}
-    assert origin_of(RES_JB) == Origin(
+    assert NamedCoder(RES_JB).origin() == Origin(
         hook="blocks.8.hook_resid_pre", context=128, model_options=centred, **small
     )
-    assert origin_of(V5) == Origin(
+    assert NamedCoder(V5).origin() == Origin(
         hook="blocks.8.hook_resid_post", context=64, prepend_bos=False, **small
     )
-    assert origin_of(MLP_TM) == Origin(
+    assert NamedCoder(MLP_TM).origin() == Origin(
         hook="blocks.8.hook_mlp_out",
         context=128,
         prepend_bos=True,
         model_options=centred,
         **small,
     )
-    assert origin_of(HOOK_Z) == Origin(
+    assert NamedCoder(HOOK_Z).origin() == Origin(
         hook="blocks.8.attn.hook_z", context=128, prepend_bos=True, **small
     )
-    assert origin_of(QWEN) == Origin(
+    assert NamedCoder(QWEN).origin() == Origin(
         model="Qwen/Qwen3-0.6B",
         hook="blocks.0.mlp.hook_in",
         hook_out="blocks.0.hook_mlp_out",
@@ -274,7 +276,7 @@ def test_an_origin_needs_the_config_alone(
     }
     write_repository(tmp_path, JB_REPO, files)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    assert origin_of(RES_JB).hook == "blocks.8.hook_resid_pre"
+    assert NamedCoder(RES_JB).origin().hook == "blocks.8.hook_resid_pre"
     with pytest.raises(HubError, match=r"sae_weights\.safetensors' is not in the cache"):
         load_coder(RES_JB)
 
@@ -286,16 +288,20 @@ def test_corrections_reach_configs_of_either_age(
     config = {"architecture": "standard", "metadata": metadata}
     write_repository(tmp_path, JB_REPO, folder_files("blocks.8.hook_resid_pre", config))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    assert origin_of(RES_JB) == Origin(
+    assert NamedCoder(RES_JB).origin() == Origin(
         hook="blocks.8.hook_resid_pre",
         context=9,
         model_options={"center_writing_weights": True},
     )
 
 
+def expanded(spec: str, adapter: str | None = None) -> list[str]:
+    return [named.spec for named in NamedCoder(spec, adapter=adapter).expand()]
+
+
 def test_patterns() -> None:
-    assert expand_spec("saelens:gpt2-small-res-jb/blocks.8.*") == [RES_JB]
-    splits = expand_spec("saelens:gpt2-small-res-jb-feature-splitting/*")
+    assert expanded("saelens:gpt2-small-res-jb/blocks.8.*") == [RES_JB]
+    splits = expanded("saelens:gpt2-small-res-jb-feature-splitting/*")
     assert [spec.rsplit("_", 1)[1] for spec in splits] == [
         "768",
         "1536",
@@ -306,22 +312,20 @@ def test_patterns() -> None:
         "49152",
         "98304",
     ]
-    assert len(expand_spec("saelens:gpt2-small-res-jb/blocks.*.hook_resid_pre")) == 12
-    layers = expand_spec("saelens:gpt2-small-mlp-tm/blocks.[89].*")
+    assert len(expanded("saelens:gpt2-small-res-jb/blocks.*.hook_resid_pre")) == 12
+    layers = expanded("saelens:gpt2-small-mlp-tm/blocks.[89].*")
     assert layers == [MLP_TM, MLP_TM.replace(".8.", ".9.")]
-    assert expand_spec(RES_JB) == [RES_JB]
-    assert expand_spec("gpt2-small-mlp-tm/*8*", adapter="saelens") == [
-        MLP_TM.removeprefix("saelens:")
-    ]
+    assert expanded(RES_JB) == [RES_JB]
+    assert expanded("gpt2-small-mlp-tm/*8*", adapter="saelens") == [MLP_TM.removeprefix("saelens:")]
     with pytest.raises(CheckpointError, match=r"has no SAE 'blocks\.99\*'. The nearest of 13"):
-        expand_spec("saelens:gpt2-small-res-jb/blocks.99*")
+        expanded("saelens:gpt2-small-res-jb/blocks.99*")
 
 
 def test_a_folder_of_that_name_comes_first(cache: Path, tmp_path: Path) -> None:
     argument = RES_JB.removeprefix("saelens:")
     write_checkpoint(tmp_path / argument, seed=3)
     local = load_coder(RES_JB, folder=tmp_path).spec
-    assert local.arguments == {}
+    assert local.identity.arguments == {}
     assert local.weights_sha256 != load_coder(RES_JB).spec.weights_sha256
 
 
@@ -341,7 +345,8 @@ def test_a_folder_of_that_name_comes_first(cache: Path, tmp_path: Path) -> None:
     ],
 )
 def test_names_that_are_not_there(cache: Path, spec: str, message: str) -> None:
-    for ask in (load_coder, identify_coder, origin_of):
+    named = NamedCoder
+    for ask in (load_coder, lambda spec: named(spec).identify(), lambda spec: named(spec).origin()):
         with pytest.raises(CheckpointError, match=message):
             ask(f"saelens:{spec}")
 
@@ -435,7 +440,7 @@ def test_saelens_asks_the_network_whatever_is_cached(
     message = rf"{GEMMA_3[8:]}: SAELens itself asks the network .*, even where everything is cached"
     set_endpoint(monkeypatch, DISCARD)
     with pytest.raises(HubError, match=f"{message}: ConnectionError"):
-        origin_of(GEMMA_3)
+        NamedCoder(GEMMA_3).origin()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match=f"{message}: HF_HUB_OFFLINE is set"):
         load_coder(GEMMA_3)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mdlbench.adapters.formats.saelens.config import parse_config
+from mdlbench.adapters.load import NamedCoder
 from mdlbench.adapters.protocol import Origin
 from mdlbench.boards.leaderboard import build_all
 from mdlbench.errors import CheckpointError, SpoolError, UsageError
@@ -381,7 +381,7 @@ def test_a_text_that_is_not_there_is_said_once(loaded, tmp_path):
 def test_an_sae_for_another_model_fails_alone(loaded, tmp_path):
     other = write_saelens(tmp_path / "other", model_name="gpt2", hook_name=PRE)
     suite = language_suite(tmp_path / "suite", saes=[SAES[2]])
-    wanted = [Target(str(other), Path()), *targets(suite, [], None)]
+    wanted = [Target(NamedCoder(str(other))), *targets(suite, [], None)]
     failed, mean = run(Opener(suite, OWN), wanted, tmp_path / "out")
     assert "was trained on model 'gpt2'" in failed.message
     assert mean.record.name == "mean-pre"

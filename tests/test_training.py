@@ -21,7 +21,7 @@ from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from mdlbench.adapters.load import origin_of
+from mdlbench.adapters.load import NamedCoder
 from mdlbench.adapters.protocol import Origin
 from mdlbench.cli.app import app
 from mdlbench.errors import CheckpointError, OutputError, SuiteError, TrainingError, UsageError
@@ -558,7 +558,7 @@ def test_the_config_says_what_it_was_trained_on(tmp_path):
     assert metadata["context_size"] == 16
     assert metadata["prepend_bos"] is True
     assert metadata["model_from_pretrained_kwargs"] == {"center_writing_weights": True}
-    assert origin_of(str(folder)) == Origin(
+    assert NamedCoder(str(folder)).origin() == Origin(
         model="tiny",
         hook="blocks.3.hook_resid_pre",
         context=16,

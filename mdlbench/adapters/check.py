@@ -12,9 +12,8 @@ from jaxtyping import Float, Float32, Float64
 
 from mdlbench.adapters import checked
 from mdlbench.adapters.agreement import described, doubts, is_of_language_model
-from mdlbench.adapters.formats import baseline
-from mdlbench.adapters.formats.python import sample
 from mdlbench.adapters.protocol import CoderSpec, SparseCoder
+from mdlbench.adapters.sample import sample
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import CoderError
 from mdlbench.sources.protocol import ActivationSource
@@ -97,7 +96,7 @@ def check_coder(coder: SparseCoder, source: ActivationSource | None = None) -> l
 
 def check_origin(spec: CoderSpec, site: Site | None) -> list[Check]:
     """Whether a language model's SAE is given what it was trained on; nothing for others."""
-    if spec.adapter == baseline.ADAPTER or not is_of_language_model(spec.origin, site):
+    if spec.fitted or not is_of_language_model(spec.origin, site):
         return []
     found = doubts(spec.origin, site)
     message = "; ".join(filter(None, [described(spec.origin), *found]))
@@ -173,7 +172,7 @@ def check_l0(trial: TriedCoder) -> Check:
         return Check("L0", False, f"{found}, but {promised:g} is promised: loaded as another kind")
     if mean == 0 and trial.spec.d_latents:
         return Check("L0", False, "no latent is ever active")
-    expected = None if trial.target is None else _trained_l0(trial.spec)
+    expected = None if trial.target is None else trial.spec.trained_l0
     least = K_SHARE if _is_topk(trial.spec) else 1 / L0_RATIO
     if expected is not None and not least <= mean / expected <= L0_RATIO:
         return Check("L0", "warning", f"{found}, but it was trained to {expected:g}")
@@ -207,7 +206,7 @@ def check_decoder(trial: TriedCoder) -> Check:
     error = float(np.abs(decoded - expected).max(initial=0.0)) / max(size, 1e-30)
     if error <= TOLERANCE:
         return Check("decoder", True, f"decode is the weighted sum of its rows to {error:.0e}")
-    if trial.spec.details.get("affine_decoder") is False:
+    if not trial.spec.affine:
         return Check(
             "decoder",
             "warning",
@@ -284,8 +283,8 @@ def check_scale(trial: TriedCoder, target: Float64[torch.Tensor, "token d_out"])
 
 def check_input_norm(trial: TriedCoder) -> list[Check]:
     """Whether inputs have the norm of training, where activations were scaled to √d on average."""
-    s = trial.spec.details.get("norm_scaling_factor")
-    if not isinstance(s, float):
+    s = trial.spec.input_scale
+    if s is None:
         return []
     expected = trial.spec.d_in**0.5 / s
     norm = float(trial.x.norm(dim=1).mean())
@@ -334,13 +333,7 @@ def _scale(
 
 def _is_topk(spec: CoderSpec) -> bool:
     """Whether its k is of every token, not of the average one as in a BatchTopK SAE."""
-    return spec.promised_l0 is not None and spec.promised_l0 == spec.details.get("k")
-
-
-def _trained_l0(spec: CoderSpec) -> float | None:
-    """The k, or the mean L0, that the checkpoint tells of its training."""
-    l0 = spec.details.get("k", spec.details.get("average_l0"))
-    return float(l0) if isinstance(l0, int | float) and l0 > 0 else None
+    return spec.promised_l0 is not None and spec.promised_l0 == spec.trained_l0
 
 
 def _description(spec: CoderSpec) -> str:
@@ -349,7 +342,7 @@ def _description(spec: CoderSpec) -> str:
     hook = f"hook {spec.hook}; " if spec.hook else ""
     facts = ", ".join(f"{key}={value}" for key, value in spec.details.items())
     return (
-        f"{spec.name}: {spec.architecture} by adapter {spec.adapter} {spec.version}; "
+        f"{spec.name}: {spec.architecture} by adapter {spec.adapter} {spec.identity.version}; "
         f"{spec.d_in} → {spec.d_latents} → {spec.d_out}; {hook}{promised}{side}"
         f"weights {spec.weights_sha256[:12]}; {facts}"
     ).rstrip("; ")

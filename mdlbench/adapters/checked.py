@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 
-from mdlbench.adapters.protocol import SparseCoder
+from mdlbench.adapters.protocol import CoderSpec, SparseCoder
+from mdlbench.codes.forest import Forest
 from mdlbench.codes.latents import SparseLatents
-from mdlbench.errors import CoderError, MdlbenchError
+from mdlbench.errors import CheckpointError, CoderError, MdlbenchError
+from mdlbench.sources.protocol import ActivationSource
 
 
 def encode(
@@ -68,6 +70,65 @@ def with_decoder_precision(coder: SparseCoder, bits: int) -> SparseCoder | None:
     """The coder with its decoder rounded; raises `CoderError` if it cannot do that."""
     with _blamed(coder, "with_decoder_precision"):
         return coder.with_decoder_precision(bits)
+
+
+def check_spec(spec: CoderSpec, source: ActivationSource | None) -> None:
+    """Raise unless the spec is consistent and the coder reads and writes the source's width.
+
+    Raises:
+        CheckpointError: the coder is for another width; names both.
+        CoderError: its decoder norms are not one finite number a latent, or its parents are not
+            a forest.
+    """
+    if len(spec.decoder_norms) != spec.d_latents or not np.isfinite(spec.decoder_norms).all():
+        raise CoderError(
+            f"{spec.name}: expected {spec.d_latents} finite decoder norms, found "
+            f"{int(np.isfinite(spec.decoder_norms).sum())}"
+        )
+    _check_parents(spec)
+    if source is None:
+        return
+    check_width(spec.name, spec.d_in, source)
+    if spec.d_out != source.d_out:
+        raise CheckpointError(
+            f"{spec.name}: reconstructs to width {spec.d_out}, but activations at hook "
+            f"{source.site.hook_out or source.hook!r} have width {source.d_out}"
+        )
+
+
+def _check_parents(spec: CoderSpec) -> None:
+    if spec.parents is None:
+        return
+    if len(spec.parents) != spec.d_latents:
+        raise CoderError(
+            f"{spec.name}: expected the parents of {spec.d_latents} latents, found "
+            f"{len(spec.parents)}"
+        )
+    try:
+        Forest.from_parents(spec.parents)
+    except CoderError as error:
+        raise CoderError(f"{spec.name}: {error}") from error
+
+
+def check_width(name: str, d_in: int, source: ActivationSource) -> None:
+    """Raise `CheckpointError` unless activations of the source are `d_in` wide."""
+    if d_in != source.d_in:
+        raise CheckpointError(
+            f"{name}: reads activations of width {d_in}, but those at hook "
+            f"{source.hook!r} have width {source.d_in}"
+        )
+
+
+def model_bits(coder: SparseCoder, weight_bits: int | None) -> float | None:
+    """What its adapter says that the decoder takes, at a precision of its weights (maths §3).
+
+    None where that depends on the precision, and there is none; raises `CoderError` if it fails.
+    """
+    said = coder.spec.model_bits
+    if not callable(said):
+        return said
+    with _blamed(coder, "model_bits"):
+        return None if weight_bits is None else float(said(weight_bits))
 
 
 def _check_latents(latents: object, n_tokens: int, n_latents: int) -> None:

@@ -5,41 +5,182 @@ A path to a folder that an adapter recognises will do as well: `runs/my-sae`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
-import numpy as np
-
-from mdlbench.adapters.imports import import_object
+from mdlbench.adapters import places
+from mdlbench.adapters.checked import check_spec
+from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.protocol import (
     Adapter,
-    CoderIdentity,
     CoderSpec,
     Expands,
+    HubPlace,
     Identifies,
     KnowsOrigin,
+    NeedsNetwork,
+    OnHub,
     Origin,
+    Recognises,
     Request,
     SparseCoder,
+    WritesSpecs,
     expanded,
 )
-from mdlbench.adapters.registry import BUILT_IN, AdapterEntry, adapters, find_adapter
-from mdlbench.codes.forest import Forest
-from mdlbench.errors import CheckpointError, CoderError, MdlbenchError, UsageError, did_you_mean
+from mdlbench.adapters.registry import ADAPTERS, find_adapter
+from mdlbench.errors import CheckpointError, MdlbenchError, UsageError, did_you_mean
+from mdlbench.plugins import Plugin
 from mdlbench.sources.protocol import ActivationSource
 
 Answer = TypeVar("Answer")
+Asked = TypeVar("Asked", Request, CoderIdentity)
 
-RECOGNISED = {
-    "sae_weights.safetensors": "saelens",
-    "sae.safetensors": "sparsify",
-    "ae.pt": "dictionary_learning",
-    "params.npz": "gemma_scope",
-    "cfg.json": "saelens",
-}
-"""Files that tell a folder's adapter, which need not be named then; the first found decides."""
+
+class Resolved(NamedTuple):
+    """What a spec comes to: an adapter, and what it is asked for."""
+
+    plugin: Plugin
+    adapter: Adapter
+    request: Request
+
+
+@dataclass(frozen=True)
+class NamedCoder:
+    """A coder by its spec; nothing of it is read until it is asked for.
+
+    The spec is resolved once, by the first question, which raises:
+
+        UsageError: the spec cannot be read, or names no known adapter.
+        CheckpointError: it is a path, and there is no such SAE.
+        MdlbenchError: a plugin cannot be imported.
+
+    Attributes:
+        spec: `ADAPTER:ARGUMENT`, or a path.
+        folder: what relative paths are relative to; the working folder by default.
+        adapter: the adapter's name or `package.module:Class`; `spec` is then its argument alone.
+    """
+
+    spec: str
+    folder: Path = Path()
+    adapter: str | None = None
+
+    @cached_property
+    def resolved(self) -> Resolved:
+        """The adapter of the spec, and the request that it makes."""
+        name, text = (self.adapter, self.spec) if self.adapter else _split(self.spec, self.folder)
+        argument, _, query = text.partition("?")
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+        except ValueError as error:
+            raise UsageError(
+                f"{self.spec!r}: options are written ?name=value&name=value"
+            ) from error
+        plugin = find_adapter(name)
+        request = Request(argument, dict(pairs), self.folder, "cpu", None)
+        return Resolved(plugin, import_adapter(plugin), request)
+
+    def expand(self) -> list[NamedCoder]:
+        """The coders that a pattern stands for; itself where its adapter knows none."""
+        plugin, adapter, request = self.resolved
+        if not isinstance(adapter, Expands):
+            return [self]
+        arguments = _guarded(plugin, request, adapter.expand)
+        if arguments == [request.argument]:
+            return [self]
+        prefix = "" if self.adapter else f"{plugin.name}:"
+        _, mark, query = self.spec.partition("?")
+        return [replace(self, spec=f"{prefix}{one}{mark}{query}") for one in arguments]
+
+    def origin(self) -> Origin:
+        """Which activations it was trained on, as far as its adapter can tell."""
+        plugin, adapter, request = self.resolved
+        if isinstance(adapter, KnowsOrigin):
+            return _guarded(plugin, request, adapter.origin)
+        return Origin()
+
+    def at(self, source: ActivationSource | None = None, device: str = "cpu") -> CoderAt:
+        """It for a source's activations, whose width is checked, computing on a device."""
+        return CoderAt(self, source, device)
+
+    def identify(self, source: ActivationSource | None = None) -> CoderIdentity:
+        """See `CoderAt.identity`."""
+        return self.at(source).identity
+
+    def load(self, source: ActivationSource | None = None, device: str = "cpu") -> SparseCoder:
+        """See `CoderAt.coder`."""
+        return self.at(source, device).coder
+
+    def hub_place(self) -> HubPlace | None:
+        """Where the model hub keeps it; None for one that is on this machine."""
+        plugin, adapter, request = self.resolved
+        ask = adapter.hub_place if isinstance(adapter, OnHub) else places.hub_place
+        return _guarded(plugin, request, ask)
+
+    def fetch(self) -> None:
+        """Get all that a later run asks for, in a run's order, into the caches.
+
+        A download may move the cache to a newer commit, so the order counts.
+
+        Raises:
+            HubError: it cannot be had, or a run without a network could not load it.
+        """
+        self.origin()
+        self.identify()
+        plugin, adapter, request = self.resolved
+        if isinstance(adapter, NeedsNetwork):
+            _guarded(plugin, request, adapter.check_offline)
+
+
+@dataclass(frozen=True)
+class CoderAt:
+    """A named coder for some activations; it is identified once, and loaded once.
+
+    Attributes:
+        named: the coder by its spec.
+        source: the activations that it is for; None if there are none.
+        device: where it computes.
+    """
+
+    named: NamedCoder
+    source: ActivationSource | None
+    device: str
+
+    @cached_property
+    def identity(self) -> CoderIdentity:
+        """What is loaded, found without loading or fitting it where its adapter can tell.
+
+        It is the same on every device: a coder that must be run to be told is run on the CPU.
+        """
+        plugin, adapter, request = self.named.resolved
+        if isinstance(adapter, Identifies):
+            return _guarded(plugin, replace(request, source=self.source), adapter.identify)
+        here = self if self.device == "cpu" else replace(self, device="cpu")
+        return here.coder.spec.identity
+
+    @cached_property
+    def coder(self) -> SparseCoder:
+        """The coder.
+
+        Raises:
+            CheckpointError: it is damaged, or for another width.
+            CoderError: what its adapter says of it contradicts itself.
+        """
+        plugin, adapter, request = self.named.resolved
+        known = self.identity if isinstance(adapter, Identifies) else None
+        request = replace(request, source=self.source, device=self.device, identity=known)
+        coder = _guarded(plugin, request, adapter.load)
+        if not isinstance(coder, SparseCoder) or not isinstance(coder.spec, CoderSpec):
+            raise MdlbenchError(
+                f"adapter {plugin.name!r} ({plugin.target}) returned a {type(coder).__name__}, "
+                "which is not a SparseCoder"
+            )
+        check_spec(coder.spec, self.source)
+        return coder
 
 
 def load_coder(
@@ -50,168 +191,60 @@ def load_coder(
     folder: Path | None = None,
     adapter: str | None = None,
 ) -> SparseCoder:
-    """The coder that `spec` names.
-
-    Args:
-        spec: `ADAPTER:ARGUMENT`, or a path.
-        device: where it computes.
-        source: the activations that it is for; their width is checked.
-        folder: what relative paths are relative to; the working folder by default.
-        adapter: the adapter's name or `package.module:Class`; `spec` is then its argument alone.
-
-    Raises:
-        UsageError: the spec cannot be read, or names no known adapter.
-        CheckpointError: there is no such SAE, it is damaged, or it is for another width.
-        MdlbenchError: a plugin cannot be imported.
-    """
-    entry, request = _request(spec, device, source, folder, adapter)
-    coder = _guarded(entry, request, import_adapter(entry).load)
-    if not isinstance(coder, SparseCoder) or not isinstance(coder.spec, CoderSpec):
-        raise MdlbenchError(
-            f"adapter {entry.name!r} ({entry.target}) returned a {type(coder).__name__}, "
-            "which is not a SparseCoder"
-        )
-    check_spec(coder.spec, source)
-    return coder
+    """The coder that `spec` names; see `NamedCoder`."""
+    return NamedCoder(spec, folder or Path(), adapter).load(source, device)
 
 
-def _guarded(entry: AdapterEntry, request: Request, method: Callable[[Request], Answer]) -> Answer:
-    """The adapter's answer; however a package's adapter fails, it is an expected error."""
-    if entry in BUILT_IN:
-        return method(request)
-    try:
-        return method(request)
-    except MdlbenchError:
-        raise
-    except Exception as error:
-        raise CheckpointError(
-            f"{request.argument}: adapter {entry.name!r} ({entry.target}) fails: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+def spec_of(identity: CoderIdentity) -> str | None:
+    """How to ask for the coder of an identity; None if that does not tell where it is."""
+    if identity.adapter not in ADAPTERS.names():
+        return None
+    plugin = find_adapter(identity.adapter)
+    adapter = import_adapter(plugin)
+    if not isinstance(adapter, WritesSpecs):
+        return None
+    text = _guarded(plugin, identity, adapter.spec_of)
+    return None if text is None else f"{identity.adapter}:{text}"
 
 
-def identify_coder(
-    spec: str,
-    *,
-    source: ActivationSource | None = None,
-    folder: Path | None = None,
-    adapter: str | None = None,
-) -> CoderIdentity:
-    """What `load_coder` would load, without fitting it where its adapter can tell."""
-    entry, request = _request(spec, "cpu", source, folder, adapter)
-    loader = import_adapter(entry)
-    if isinstance(loader, Identifies):
-        return _guarded(entry, request, loader.identify)
-    return load_coder(spec, source=source, folder=folder, adapter=adapter).spec.identity
-
-
-def origin_of(spec: str, *, folder: Path | None = None, adapter: str | None = None) -> Origin:
-    """Which activations `load_coder` would load an SAE for, as far as its adapter can tell."""
-    entry, request = _request(spec, "cpu", None, folder, adapter)
-    loader = import_adapter(entry)
-    if isinstance(loader, KnowsOrigin):
-        return _guarded(entry, request, loader.origin)
-    return Origin()
-
-
-def expand_spec(spec: str, *, folder: Path | None = None, adapter: str | None = None) -> list[str]:
-    """The specs that a spec with a pattern stands for; itself where its adapter knows none."""
-    entry, request = _request(spec, "cpu", None, folder, adapter)
-    loader = import_adapter(entry)
-    if not isinstance(loader, Expands):
-        return [spec]
-    arguments = _guarded(entry, request, loader.expand)
-    prefix = "" if adapter else f"{entry.name}:"
-    _, mark, query = spec.partition("?")
-    return [f"{prefix}{argument}{mark}{query}" for argument in arguments]
-
-
-def import_adapter(entry: AdapterEntry) -> Adapter:
+def import_adapter(plugin: Plugin) -> Adapter:
     """An instance of the adapter's class.
 
     Raises:
         MdlbenchError: it cannot be imported, or is no adapter; names its package and target.
     """
-    owner = f" of package {entry.distribution!r}" if entry.distribution else ""
+    found = ADAPTERS.imported(plugin)
     try:
-        adapter = import_object(entry.target)()
+        adapter = found()
     except Exception as error:
         raise MdlbenchError(
-            f"adapter {entry.name!r}{owner} cannot be imported from {entry.target!r}: "
+            f"{ADAPTERS.called(plugin)}: {plugin.target!r} cannot be made without arguments: "
             f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(adapter, Adapter):
-        raise MdlbenchError(f"adapter {entry.name!r}{owner}: {entry.target!r} has no method load")
+        raise MdlbenchError(f"{ADAPTERS.called(plugin)}: {plugin.target!r} has no method load")
     return adapter
 
 
-def check_spec(spec: CoderSpec, source: ActivationSource | None) -> None:
-    """Raise unless the spec is consistent and the coder reads and writes the source's width.
-
-    Raises:
-        CheckpointError: the coder is for another width; names both.
-        CoderError: its decoder norms are not one finite number a latent, or its parents are not
-            a forest.
-    """
-    if len(spec.decoder_norms) != spec.d_latents or not np.isfinite(spec.decoder_norms).all():
-        raise CoderError(
-            f"{spec.name}: expected {spec.d_latents} finite decoder norms, found "
-            f"{int(np.isfinite(spec.decoder_norms).sum())}"
-        )
-    _check_parents(spec)
-    if source is None:
-        return
-    check_width(spec.name, spec.d_in, source)
-    if spec.d_out != source.d_out:
-        raise CheckpointError(
-            f"{spec.name}: reconstructs to width {spec.d_out}, but activations at hook "
-            f"{source.site.hook_out or source.hook!r} have width {source.d_out}"
-        )
-
-
-def _check_parents(spec: CoderSpec) -> None:
-    if spec.parents is None:
-        return
-    if len(spec.parents) != spec.d_latents:
-        raise CoderError(
-            f"{spec.name}: expected the parents of {spec.d_latents} latents, found "
-            f"{len(spec.parents)}"
-        )
+def _guarded(plugin: Plugin, asked: Asked, method: Callable[[Asked], Answer]) -> Answer:
+    """The adapter's answer; however a package's adapter fails, it is an expected error."""
+    if plugin.is_built_in:
+        return method(asked)
     try:
-        Forest.from_parents(spec.parents)
-    except CoderError as error:
-        raise CoderError(f"{spec.name}: {error}") from error
-
-
-def check_width(name: str, d_in: int, source: ActivationSource) -> None:
-    """Raise `CheckpointError` unless activations of the source are `d_in` wide."""
-    if d_in != source.d_in:
+        return method(asked)
+    except MdlbenchError:
+        raise
+    except Exception as error:
+        subject = asked.argument if isinstance(asked, Request) else asked.name
         raise CheckpointError(
-            f"{name}: reads activations of width {d_in}, but those at hook "
-            f"{source.hook!r} have width {source.d_in}"
-        )
-
-
-def _request(
-    spec: str,
-    device: str,
-    source: ActivationSource | None,
-    folder: Path | None,
-    adapter: str | None,
-) -> tuple[AdapterEntry, Request]:
-    folder = folder or Path()
-    name, text = (adapter, spec) if adapter else _split(spec, folder)
-    argument, _, query = text.partition("?")
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
-    except ValueError as error:
-        raise UsageError(f"{spec!r}: options are written ?name=value&name=value") from error
-    return find_adapter(name), Request(argument, dict(pairs), folder, device, source)
+            f"{subject}: adapter {plugin.name!r} ({plugin.target}) fails: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _split(spec: str, folder: Path) -> tuple[str, str]:
     """Adapter and argument of a SPEC."""
-    known = {entry.name for entry in adapters() if entry.usable}
+    known = ADAPTERS.names()
     name, colon, argument = spec.partition(":")
     if colon and name in known:
         return name, argument
@@ -228,11 +261,24 @@ def _split(spec: str, folder: Path) -> tuple[str, str]:
 
 
 def _recognised(path: Path) -> str:
-    for file, name in RECOGNISED.items():
+    """The adapter of a folder, by its files; the surest one that is there decides."""
+    files = list(_telling_files())
+    for file, name in files:
         if (path / file).is_file():
             return name
-    expected = ", ".join(f"{file} ({name})" for file, name in RECOGNISED.items())
+    expected = ", ".join(f"{file} ({name})" for file, name in files)
     raise CheckpointError(
         f"{path}: not a checkpoint that is recognised by its files (expected {expected}); "
         "name its adapter: ADAPTER:PATH"
     )
+
+
+def _telling_files() -> Iterator[tuple[str, str]]:
+    """File and adapter: the surest file of every built-in adapter, then their next ones."""
+    told = [
+        [(file, plugin.name) for file in adapter.recognised_by]
+        for plugin in ADAPTERS.plugins()
+        if plugin.is_built_in and isinstance(adapter := import_adapter(plugin), Recognises)
+    ]
+    for rank in zip_longest(*told):
+        yield from (found for found in rank if found is not None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mdlbench import hub
 from mdlbench.adapters.checkpoint import require_file
-from mdlbench.adapters.protocol import Request
+from mdlbench.adapters.protocol import HubPlace, Request
 from mdlbench.errors import UsageError
 
 HUB = "hf://"
@@ -27,6 +27,14 @@ def place(request: Request, *files: str) -> tuple[Path, ...]:
     owner, name, *inside = hub_parts(request.argument)
     within = ["/".join([*inside, file]) for file in files] or ["/".join(inside)]
     return tuple(hub.hub_file(f"{owner}/{name}", file) for file in within)
+
+
+def hub_place(request: Request) -> HubPlace | None:
+    """What of the hub `hf://OWNER/REPO/PATH` names; None for an argument that does not begin so."""
+    if not request.argument.startswith(HUB):
+        return None
+    owner, name, *inside = hub_parts(request.argument)
+    return HubPlace(f"{owner}/{name}", ("/".join(inside),))
 
 
 def parts(request: Request) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int32
 
+from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import UsageError, did_you_mean
 from mdlbench.sources.protocol import ActivationSource
@@ -18,45 +20,32 @@ from mdlbench.suite.site import Origin as Origin
 
 
 @dataclass(frozen=True)
-class CoderIdentity:
-    """What decides a coder's numbers; known before it is fitted or run.
-
-    Attributes:
-        name: what to call it, from the file or the argument; shown, never used as a path.
-        adapter, version: which adapter loads it, and that adapter's or its library's version.
-        arguments: what it is loaded with, as far as it decides numbers; no path of any machine.
-        weights_sha256: digest of everything that was learned, or that a fit is determined by.
-    """
-
-    name: str
-    adapter: str
-    version: str
-    arguments: dict[str, Any]
-    weights_sha256: str
-
-
 @dataclass(frozen=True)
 class CoderSpec:
     """What a loaded SAE is.
 
     Attributes:
-        name, adapter, version, arguments, weights_sha256: as in `CoderIdentity`.
+        identity: which one; its name, adapter and digest can be asked of the spec as well.
         architecture: as the field calls it, e.g. "jumprelu", "pca".
         hook: hook point that it was trained on; empty if not known.
         d_in, d_out, d_latents: widths.
         decoder_norms: ‖w_i‖ of each latent's decoder row.
         promised_l0: active latents per token that the checkpoint promises never to exceed.
+        trained_l0: active latents per token that it was trained to have, if it tells.
         side_bits: bits per token that the decoder needs beside the latents.
-        details: further facts worth showing, such as the training architecture and k.
+        model_bits: where the decoder is not one row a latent and a bias, the bits that it takes to
+            send it (maths §3): a number, or a function of the bits a weight.
+        affine: whether decode is the bias plus the rows weighted by the latents.
+        input_scale: the factor by which the activations were multiplied in training so that
+            their norm was √d on average, now folded into the weights; None if there was none.
+        fitted: whether it was fitted to the calibration split rather than trained elsewhere.
         origin: the activations it was trained on, as far as its config says.
         parents: index of each latent's parent, −1 for a root; None where the SAE has no tree.
+        details: further facts worth showing, such as the training architecture; nothing else
+            is done with them.
     """
 
-    name: str
-    adapter: str
-    version: str
-    arguments: dict[str, Any]
-    weights_sha256: str
+    identity: CoderIdentity
     architecture: str
     hook: str
     d_in: int
@@ -64,16 +53,27 @@ class CoderSpec:
     d_latents: int
     decoder_norms: Float32[np.ndarray, " latent"]
     promised_l0: float | None = None
+    trained_l0: float | None = None
     side_bits: float = 0.0
-    details: dict[str, Any] = field(default_factory=dict)
+    model_bits: float | Callable[[int], float] | None = None
+    affine: bool = True
+    input_scale: float | None = None
+    fitted: bool = False
     origin: Origin = SILENT
     parents: Int32[np.ndarray, " child"] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def identity(self) -> CoderIdentity:
-        return CoderIdentity(
-            self.name, self.adapter, self.version, self.arguments, self.weights_sha256
-        )
+    def name(self) -> str:
+        return self.identity.name
+
+    @property
+    def adapter(self) -> str:
+        return self.identity.adapter
+
+    @property
+    def weights_sha256(self) -> str:
+        return self.identity.weights_sha256
 
 
 @runtime_checkable
@@ -114,6 +114,8 @@ class Request:
         folder: what a relative path in the argument is relative to.
         device: where the coder computes.
         source: the activations, for coders that are fitted to data; None if there are none.
+        identity: what the adapter's `identify` has answered to this request, if it was asked; its
+            `load` need not hash the weights again.
     """
 
     argument: str
@@ -121,6 +123,7 @@ class Request:
     folder: Path
     device: str
     source: ActivationSource | None
+    identity: CoderIdentity | None = None
 
     @property
     def path(self) -> Path:
@@ -149,8 +152,8 @@ class Request:
 class Adapter(Protocol):
     """Loads one kind of SAE. Implement it in a package of your own to add a kind.
 
-    An adapter may also have `identify(request) -> CoderIdentity` where it can tell what would be
-    loaded without loading it; a finished record is then recognised without fitting anything.
+    Only `load` is required. What else an adapter knows, it says by methods of the protocols below:
+    `identify`, `origin`, `expand`, `spec_of`, `hub_place`, `check_offline`, `recognised_by`.
     """
 
     def load(self, request: Request) -> SparseCoder:
@@ -168,7 +171,10 @@ def expanded(text: str, folder: Path) -> Path:
 
 @runtime_checkable
 class Identifies(Protocol):
-    """An adapter that knows a coder's identity before it loads it."""
+    """An adapter that knows a coder's identity before it loads it.
+
+    A finished record is then recognised without loading or fitting anything.
+    """
 
     def identify(self, request: Request) -> CoderIdentity: ...
 
@@ -186,4 +192,57 @@ class Expands(Protocol):
 
     def expand(self, request: Request) -> list[str]:
         """The arguments that the request's stands for."""
+        ...
+
+
+@runtime_checkable
+class WritesSpecs(Protocol):
+    """An adapter that can tell from an identity alone how to ask for that coder again."""
+
+    def spec_of(self, identity: CoderIdentity) -> str | None:
+        """What to write after `ADAPTER:`; None where the identity does not say where it is."""
+        ...
+
+
+@dataclass(frozen=True)
+class HubPlace:
+    """Where a repository of the model hub keeps an SAE.
+
+    Attributes:
+        repo: "owner/name".
+        beginnings: how the paths of the SAE's files in it may begin.
+    """
+
+    repo: str
+    beginnings: tuple[str, ...]
+
+
+@runtime_checkable
+class OnHub(Protocol):
+    """An adapter whose SAEs may be on the hub otherwise than as `hf://OWNER/REPO/PATH` alone."""
+
+    def hub_place(self, request: Request) -> HubPlace | None:
+        """Where the hub keeps the SAE; None for one on this machine."""
+        ...
+
+
+@runtime_checkable
+class NeedsNetwork(Protocol):
+    """An adapter some of whose SAEs cannot be loaded from the cache alone."""
+
+    def check_offline(self, request: Request) -> None:
+        """Raise `HubError` if a run without a network cannot load it, whatever is cached."""
+        ...
+
+
+@runtime_checkable
+class Recognises(Protocol):
+    """An adapter that need not be named for a folder, because the folder's files tell it.
+
+    Only built-in adapters are asked: no installed package is imported to look at a folder.
+    """
+
+    @property
+    def recognised_by(self) -> tuple[str, ...]:
+        """Names of files, the surest first; a folder that has one of them is such an SAE."""
         ...

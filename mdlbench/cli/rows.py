@@ -32,8 +32,8 @@ def adapters() -> list[Row]:
     from mdlbench.adapters import registry
 
     return [
-        {"adapter": entry.name, "package": entry.distribution, "what": entry.description}
-        for entry in registry.adapters()
+        {"adapter": plugin.name, "package": plugin.distribution, "what": plugin.description}
+        for plugin in registry.ADAPTERS.plugins()
     ]
 
 

@@ -22,12 +22,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    JsonValue,
     ValidationError,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from mdlbench.adapters.identity import CoderIdentity, Facts
 from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
 from mdlbench.quantisers.modes import MODES, mode_of
 from mdlbench.statistics.metrics import METRICS, Metric, metric_of
@@ -58,11 +58,6 @@ Interval = tuple[Finite, Finite]
 Versioned = TypeVar("Versioned", bound=BaseModel)
 
 
-def _finite(facts: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    json.dumps(facts, allow_nan=False)
-    return facts
-
-
 def _known_mode(name: str) -> str:
     try:
         return mode_of(name).name
@@ -76,9 +71,6 @@ def _name_modes(schema: dict[str, Any]) -> None:
 
 Quantiser = Annotated[str, AfterValidator(_known_mode), Field(json_schema_extra=_name_modes)]
 """The name of an operating mode."""
-
-Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
-"""Whatever JSON can hold; no NaN."""
 
 
 class Part(BaseModel):
@@ -161,16 +153,6 @@ def _problem(key: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("metric_key", "{message}", {"message": f"{key}: {message}"})
 
 
-class CoderIdentity(Part):
-    """Which SAE it is: all of it that decides numbers."""
-
-    name: str
-    adapter: str
-    version: str
-    arguments: Facts
-    weights_sha256: str
-
-
 class Identity(Part):
     """All that decides a record's numbers; computed before the run, compared by equality."""
 
@@ -213,7 +195,9 @@ class CoderFacts(Part):
     """Fewest bits per decoder weight that still keep the headline tolerance or, if the SAE does not
     meet that one, the first tolerance that it meets."""
     decoder_bits: Finite | None = None
-    """(live rows · d + d) · decoder_weight_bits (maths §3)."""
+    """(live rows · d + d) · decoder_weight_bits (maths §3), or `model_bits`."""
+    model_bits: Finite | None = None
+    """What the decoder takes by the account of its adapter, where it is not rows and a bias."""
     codebook_bits: Finite | None = None
     """Real size of the codebook in the audited bitstream's header, and `header_bits` there."""
     break_even_tokens: Finite | None = None

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.errors import UsageError
 from mdlbench.quantisers.modes import Mode, mode_of
 from mdlbench.records.record import (
     PROTOCOL,
-    CoderIdentity,
     Identity,
     Measurement,
     SiteReferences,
@@ -61,12 +61,13 @@ class Bench:
     def bootstrap(self) -> Bootstrap:
         return Bootstrap(self.reference.tokens, self.suite.replicates, self.suite.seed)
 
-    def identity(self, coder: CoderIdentity) -> Identity:
+    def identity(self, coder: CoderIdentity, name: str | None = None) -> Identity:
+        """The identity of a measurement of that SAE here, under this name or its own."""
         return Identity(
             suite=self.suite.name,
             suite_digest=self.suite.digest,
             protocol=PROTOCOL,
-            coder=coder,
+            coder=coder.named(name),
             data_sha256=self.source.data_sha256,
             seed=self.suite.seed,
             limit=self.limit,

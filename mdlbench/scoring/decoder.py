@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool
 
+from mdlbench.adapters import checked
+from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.codes import codelength
-from mdlbench.records.record import (
-    CoderFacts,
-)
+from mdlbench.records.record import CoderFacts
 from mdlbench.scoring.audit import Audit
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import Encoded
@@ -30,9 +30,7 @@ def coder_facts(bench: Bench, run: Encoded, limits: list[Limit], audit: Audit) -
     spec, n_test = run.sweep.coder.spec, bench.source.n_tokens["test"]
     alive: Bool[np.ndarray, " latent"] = run.calibration.fired | run.test.fired
     weight_bits = decoder_weight_bits(bench, run.sweep, headline_limit(bench, limits))
-    model = None
-    if weight_bits is not None:
-        model = codelength.decoder_bits(int(alive.sum()), spec.d_out, weight_bits)
+    model = model_part(run.sweep.coder, int(alive.sum()), weight_bits)
     bits_per_token = run.sweep.rates(audit.position).heldout + spec.side_bits
     return CoderFacts(
         d_in=spec.d_in,
@@ -44,6 +42,7 @@ def coder_facts(bench: Bench, run: Encoded, limits: list[Limit], audit: Audit) -
         dead_fraction=float(1 - alive.mean()) if len(alive) else 0.0,
         decoder_weight_bits=weight_bits,
         decoder_bits=model,
+        model_bits=None if spec.model_bits is None else model,
         codebook_bits=audit.codebook_bits,
         break_even_tokens=(
             codelength.break_even_tokens(model + audit.codebook_bits, bits_per_token)
@@ -54,13 +53,28 @@ def coder_facts(bench: Bench, run: Encoded, limits: list[Limit], audit: Audit) -
     )
 
 
+def model_part(coder: SparseCoder, live_rows: int, weight_bits: int | None) -> float | None:
+    """Bits to send the decoder once, at a precision of its weights (maths §3).
+
+    Those of rows and bias, unless the SAE's adapter says what its decoder takes. None where there
+    is no such precision, and the adapter gives no number that does without.
+    """
+    if coder.spec.model_bits is not None:
+        return checked.model_bits(coder, weight_bits)
+    if weight_bits is None:
+        return None
+    return codelength.decoder_bits(live_rows, coder.spec.d_out, weight_bits)
+
+
 def decoder_weight_bits(bench: Bench, sweep: Sweep, limit: Limit | None) -> int | None:
     """The coarsest bits per decoder weight at which the SAE's step still meets the tolerance.
 
-    The search goes bit by bit from the usual precision. None where no tolerance is met or the
-    decoder has no weights to round.
+    The search goes bit by bit from the usual precision. None where no tolerance is met, the
+    decoder has no weights to round, or its price is one number whatever their precision.
     """
-    if limit is None or limit.search.position is None or not sweep.has_weights:
+    model_bits = sweep.coder.spec.model_bits
+    is_fixed = model_bits is not None and not callable(model_bits)
+    if limit is None or limit.search.position is None or is_fixed or not sweep.has_weights:
         return None
     position = limit.search.position
 

@@ -13,14 +13,10 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from mdlbench.adapters.formats.saelens.releases import Published, find_release
-from mdlbench.adapters.formats.sparsify import RUN_FILE
-from mdlbench.adapters.load import expand_spec, identify_coder, origin_of
-from mdlbench.adapters.places import HUB, hub_parts
+from mdlbench.adapters.load import NamedCoder
 from mdlbench.errors import HubError, MdlbenchError
 from mdlbench.files import cache_folder, sha256_of, write_atomically
 from mdlbench.hub import HubUnreachableError
@@ -183,25 +179,16 @@ def _remove(file: Path, checksums: Checksums) -> None:
 def _saes(entry: SuiteEntry, folder: Path) -> Iterator[Item]:
     """The SAEs of an entry that are on the hub."""
     try:
-        found = [(spec, _place(spec, folder)) for spec in expand_spec(entry.spec, folder=folder)]
+        found = [(sae, sae.hub_place()) for sae in NamedCoder(entry.spec, folder).expand()]
     except MdlbenchError as error:
         yield Item(entry.key, _raising(error))
         return
-    for spec, place in found:
+    for sae, place in found:
         if place is not None:
-            label = entry.key if len(found) == 1 else f"{entry.key}: {spec}"
-            repo, *beginnings = place
-            places = tuple((snapshots(repo), beginning) for beginning in beginnings)
-            yield Item(label, partial(_get_sae, spec, folder), places)
-
-
-def _get_sae(spec: str, folder: Path) -> None:
-    """All that a run needs, in its order: a download may move the cache to a newer commit."""
-    origin_of(spec, folder=folder)
-    identify_coder(spec, folder=folder)
-    published = _published(spec, folder)
-    if published is not None and published.is_live:
-        raise published.live_error("it cannot be loaded without one")
+            label = entry.key if len(found) == 1 else f"{entry.key}: {sae.spec}"
+            kept = snapshots(place.repo)
+            places = tuple((kept, beginning) for beginning in place.beginnings)
+            yield Item(label, sae.fetch, places)
 
 
 def _raising(error: MdlbenchError) -> Callable[[], None]:
@@ -209,31 +196,6 @@ def _raising(error: MdlbenchError) -> Callable[[], None]:
         raise error
 
     return get
-
-
-def _place(spec: str, folder: Path) -> tuple[str, ...] | None:
-    """The hub repository of a spec's SAE, then how its files' paths may begin; None if local."""
-    _, argument = _adapter_and_argument(spec)
-    if argument.startswith(HUB):
-        owner, name, *inside = hub_parts(argument)
-        above = ["/".join([*inside[:depth], RUN_FILE]) for depth in range(len(inside))]
-        return f"{owner}/{name}", "/".join(inside), *above
-    found = _published(spec, folder)
-    return (found.release.repo, found.path.removesuffix(".pt")) if found else None
-
-
-def _published(spec: str, folder: Path) -> Published | None:
-    """A spec's SAE, if it belongs to a release."""
-    adapter, argument = _adapter_and_argument(spec)
-    if adapter != "saelens" or argument.startswith(HUB) or (folder / argument).exists():
-        return None
-    release, _, id = argument.partition("/")
-    return find_release(release, folder / argument).published(id)
-
-
-def _adapter_and_argument(spec: str) -> tuple[str, str]:
-    adapter, _, rest = spec.partition(":")
-    return adapter, rest.partition("?")[0]
 
 
 def _name(file: Path) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from mdlbench.adapters.load import identify_coder
+from mdlbench.adapters.load import spec_of
 from mdlbench.errors import MdlbenchError, OutputError, RecordError, UsageError
 from mdlbench.records.checks import problems_of_file, suite_of
 from mdlbench.records.record import EvalRecord, Identity
@@ -16,8 +15,7 @@ from mdlbench.records.repetition import Deviation, write_repetition
 from mdlbench.records.store import RECORDS, read_record
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
-from mdlbench.scoring.suite_run import identity_of
-from mdlbench.scoring.targets import Target, load_target, target_site, targets
+from mdlbench.scoring.targets import Target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.stages import OnStage, labelled, silent
 from mdlbench.suite.suite import Suite
@@ -142,22 +140,10 @@ def target_of(claim: Claim) -> Target:
         return targets(claim.suite, [claim.sae], None)[0]
     if coder.name in claim.suite.keys:
         return targets(claim.suite, [coder.name], None)[0]
-    spec = _spec_of(coder.adapter, coder.arguments)
+    spec = spec_of(coder)
     if spec is None:
         raise UsageError(f"{coder.name}: say with --sae where it is; the suite does not have it")
     return targets(claim.suite, [spec], None)[0]
-
-
-def _spec_of(adapter: str, arguments: dict[str, Any]) -> str | None:
-    """The spec of a published SAE or a baseline."""
-    if adapter == "saelens" and {"release", "id"} <= set(arguments):
-        return f"saelens:{arguments['release']}/{arguments['id']}"
-    if adapter == "baseline" and "baseline" in arguments:
-        options = [f"{key}={value}" for key, value in arguments.items() if key != "baseline"]
-        return "?".join(
-            [f"baseline:{arguments['baseline']}", *(["&".join(options)] if options else [])]
-        )
-    return None
 
 
 def _open(opener: Opener, claim: Claim, target: Target) -> Bench:
@@ -175,15 +161,12 @@ def _open(opener: Opener, claim: Claim, target: Target) -> Bench:
 
 def _measure(bench: Bench, claim: Claim, target: Target, on_stage: OnStage) -> EvalRecord:
     name, expected = claim.record.name, claim.record.identity
-    found = identify_coder(
-        target.spec, source=bench.source, folder=target.folder, adapter=target.adapter
-    )
-    identity = identity_of(bench, found, name)
+    found = target.sae.at(bench.source, str(bench.source.device))
+    identity = bench.identity(found.identity, name)
     if identity != expected:
         raise RecordError(f"{name}: {_difference(identity, expected)}")
     steps = [point.step for point in claim.record.points]
-    coder = load_target(bench.source, target)
-    return evaluate_coder(bench, coder, identity, on_stage, steps).record
+    return evaluate_coder(bench, found.coder, identity, on_stage, steps).record
 
 
 def _difference(found: Identity, expected: Identity) -> str:

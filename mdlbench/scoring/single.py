@@ -15,8 +15,7 @@ from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.search import search_limit
-from mdlbench.scoring.suite_run import identity_of
-from mdlbench.scoring.targets import Target, load_target, target_site, targets
+from mdlbench.scoring.targets import Target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.suite import Suite
@@ -54,11 +53,11 @@ def evaluate(
     if not isinstance(sae, str | Path):
         bench = Bench.open(opener, opener.site_of(name=name or "SAE"), quantiser)
         coder = coder_of(sae, source=bench.source, device=device)
-        return evaluate_coder(bench, coder, identity_of(bench, coder.spec.identity, name)).record
+        return evaluate_coder(bench, coder, bench.identity(coder.spec.identity, name)).record
     target = targets(loaded, [str(sae)], adapter=None)[0]
     bench = Bench.open(opener, target_site(opener, target), quantiser)
-    coder = load_target(bench.source, target)
-    identity = identity_of(bench, coder.spec.identity, name or target.name)
+    coder = target.sae.load(bench.source, str(bench.source.device))
+    identity = bench.identity(coder.spec.identity, name or target.name)
     return evaluate_coder(bench, coder, identity).record
 
 
@@ -72,7 +71,8 @@ def encode_target(
         MdlbenchError: no step meets the headline tolerance.
     """
     bench = Bench.open(opener, target_site(opener, target), quantiser)
-    with encoded(bench, load_target(bench.source, target)) as run:
+    coder = target.sae.load(bench.source, str(bench.source.device))
+    with encoded(bench, coder) as run:
         finest = run.sweep.finest
         if step is not None and not step >= finest:
             raise UsageError(f"--step {step:g} is finer than the suite's finest step {finest:g}")

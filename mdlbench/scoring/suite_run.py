@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from mdlbench.adapters import checked, protocol
-from mdlbench.adapters.load import identify_coder
+from mdlbench.adapters import checked
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.errors import (
     CheckpointError,
@@ -23,11 +22,11 @@ from mdlbench.errors import (
     UsageError,
 )
 from mdlbench.quantisers.modes import mode_of
-from mdlbench.records.record import CoderIdentity, EvalRecord, Identity
+from mdlbench.records.record import EvalRecord
 from mdlbench.records.store import RecordStore
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import Evaluation, evaluate_coder
-from mdlbench.scoring.targets import Target, load_target, target_site
+from mdlbench.scoring.targets import Target, target_site
 from mdlbench.sources.open import Opener
 from mdlbench.stages import OnStage, labelled, silent
 from mdlbench.suite.site import Site
@@ -174,21 +173,13 @@ def _opened(opener: Opener, site: Site, results: _Results, quantiser: str | None
 
 def _score(bench: Bench, target: Target, results: _Results, on_stage: OnStage) -> Scored:
     on_stage("load")
-    found = identify_coder(
-        target.spec, source=bench.source, folder=target.folder, adapter=target.adapter
-    )
-    identity = identity_of(bench, found, target.name)
+    found = target.sae.at(bench.source, str(bench.source.device))
+    identity = bench.identity(found.identity, target.name)
     finished = results.store.find(identity)
     if finished is not None:
         return Scored(target, finished, reused=True)
-    coder = load_target(bench.source, target)
+    coder = found.coder
     evaluation = evaluate_coder(bench, coder, identity, on_stage)
     results.store.save(evaluation.record)
     results.draw_features(bench, coder, evaluation)
     return Scored(target, evaluation.record, reused=False)
-
-
-def identity_of(bench: Bench, found: protocol.CoderIdentity, name: str | None) -> Identity:
-    """Identity of a measurement of that SAE on a bench, under this name or its own."""
-    facts = asdict(found)
-    return bench.identity(CoderIdentity(**facts | {"name": name or found.name}))

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdlbench.adapters.load import expand_spec, load_coder, origin_of
+from mdlbench.adapters.load import NamedCoder
 from mdlbench.adapters.protocol import SparseCoder
-from mdlbench.errors import (
-    UsageError,
-)
+from mdlbench.errors import UsageError
 from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.suite.site import UNSAID, Place, Site
@@ -22,22 +20,18 @@ class Target:
     """One SAE to score.
 
     Attributes:
-        spec: `ADAPTER:ARGUMENT` or a path.
-        folder: what a relative path in it is relative to.
+        sae: the SAE by its spec.
         name: what to call it; None for the adapter's own name.
-        adapter: the adapter's name or class, if not in the spec.
         place: where it is scored, as far as the suite says.
     """
 
-    spec: str
-    folder: Path
+    sae: NamedCoder
     name: str | None = None
-    adapter: str | None = None
     place: Place = UNSAID
 
     @property
     def label(self) -> str:
-        return self.name or self.spec
+        return self.name or self.sae.spec
 
 
 def targets(suite: Suite, saes: Sequence[str], adapter: str | None) -> list[Target]:
@@ -59,14 +53,12 @@ def _targets(suite: Suite, sae: str, adapter: str | None) -> list[Target]:
     if could_be_key and (sae in suite.keys or not Path(sae).exists()):
         return [_entry_target(suite, suite.entry(sae))]
     places = {entry.spec: entry.place for entry in suite.saes}
-    return [
-        Target(spec, Path(), adapter=adapter, place=places.get(spec, UNSAID))
-        for spec in expand_spec(sae, adapter=adapter)
-    ]
+    named = NamedCoder(sae, adapter=adapter)
+    return [Target(found, place=places.get(found.spec, UNSAID)) for found in named.expand()]
 
 
 def _entry_target(suite: Suite, entry: SuiteEntry) -> Target:
-    return Target(entry.spec, suite.folder, entry.key, place=entry.place)
+    return Target(NamedCoder(entry.spec, suite.folder), entry.key, entry.place)
 
 
 def open_target(
@@ -75,21 +67,9 @@ def open_target(
     """One SAE, by key or by spec, and the suite's activations for it, to look at."""
     target = targets(opener.suite, [sae], adapter)[0]
     source = opener.open(target_site(opener, target))
-    return load_target(source, target), source
+    return target.sae.load(source, str(source.device)), source
 
 
 def target_site(opener: Opener, target: Target) -> Site:
     """Where a target is scored; raises as `Opener.site_of` does."""
-    origin = origin_of(target.spec, folder=target.folder, adapter=target.adapter)
-    return opener.site_of(origin, target.place, target.label)
-
-
-def load_target(source: ActivationSource, target: Target) -> SparseCoder:
-    """The target's SAE, for these activations; raises as `load_coder` does."""
-    return load_coder(
-        target.spec,
-        device=str(source.device),
-        source=source,
-        folder=target.folder,
-        adapter=target.adapter,
-    )
+    return opener.site_of(target.sae.origin(), target.place, target.label)

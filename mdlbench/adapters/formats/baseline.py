@@ -1,4 +1,7 @@
-"""Codes to beat, fitted on the calibration split and scored through the same path as any SAE.
+"""`baseline:pca`, `baseline:kmeans?k=N`, `baseline:dense?bits=N`, `baseline:mean` — fitted on the
+calibration split.
+
+Codes to beat, scored through the same path as any SAE.
 
 `pca`: transform coding; signed coefficients of all principal components, the mean as bias.
 `kmeans?k=K`: vector quantisation; one latent of value 1, its decoder row the centroid.
@@ -24,13 +27,14 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from mdlbench.adapters.parts import Decoder, Encoder, LinearCoder, OneHot, Unnormalised, Unrectified
-from mdlbench.adapters.protocol import CoderIdentity, CoderSpec, Request, SparseCoder
+from mdlbench.adapters.identity import CoderIdentity
+from mdlbench.adapters.parts import Decoder, Encoder, LinearCoder, OneHot, Unrectified, assemble
+from mdlbench.adapters.protocol import CoderSpec, Request, SparseCoder
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import CoderError, UsageError, did_you_mean
 from mdlbench.sources.protocol import ActivationSource
 
-ADAPTER = "baseline"
+NAME = "baseline"
 VERSION = "1"
 """Version of these fits: it changes when the same data come to give another coder."""
 
@@ -41,7 +45,7 @@ KMEANS_BATCH = 2048
 
 
 class BaselineAdapter:
-    """`baseline:NAME?OPTION=VALUE`."""
+    """Fits what its argument names."""
 
     def identify(self, request: Request) -> CoderIdentity:
         """The identity without the fit, which is a function of the arguments and the data."""
@@ -59,16 +63,27 @@ class BaselineAdapter:
         canonical = json.dumps(determined_by, sort_keys=True, separators=(",", ":"))
         return CoderIdentity(
             name="-".join([request.argument, *(f"{k}{v}" for k, v in arguments.items())]),
-            adapter=ADAPTER,
+            adapter=NAME,
             version=VERSION,
             arguments={"baseline": request.argument, **arguments},
             weights_sha256=hashlib.sha256(canonical.encode()).hexdigest(),
         )
 
     def load(self, request: Request) -> SparseCoder:
-        identity = self.identify(request)
+        identity = request.identity or self.identify(request)
         fit = _named(request.argument).fit
         return fit(_source(request), _named(request.argument).arguments(request), identity)
+
+    def spec_of(self, identity: CoderIdentity) -> str | None:
+        """Every baseline's identity says how it was fitted."""
+        options = dict(identity.arguments)
+        if "baseline" not in options:
+            return None
+        name = str(options.pop("baseline"))
+        return "?".join([name, "&".join(f"{k}={v}" for k, v in options.items())]).rstrip("?")
+
+
+ADAPTER = BaselineAdapter
 
 
 @torch.no_grad()
@@ -88,7 +103,14 @@ def fit_pca(
     encoder = Encoder(
         basis.T.contiguous(), torch.zeros(rank, device=source.device), bias, Unrectified()
     )
-    return _coder("pca", identity, encoder, Decoder(basis, bias), {"rank": rank}, None)
+    return assemble(
+        identity,
+        encoder,
+        Decoder(basis, bias),
+        architecture="pca",
+        fitted=True,
+        details={"rank": rank},
+    )
 
 
 @torch.no_grad()
@@ -124,7 +146,15 @@ def fit_kmeans(
     )
     decoder = Decoder(rows, torch.zeros(source.d_in, device=source.device))
     details = {"fitted_tokens": len(tokens), "epochs": KMEANS_EPOCHS}
-    return _coder("kmeans", identity, encoder, decoder, details, 1.0)
+    return assemble(
+        identity,
+        encoder,
+        decoder,
+        architecture="kmeans",
+        promised_l0=1,
+        fitted=True,
+        details=details,
+    )
 
 
 @torch.no_grad()
@@ -137,7 +167,14 @@ def fit_mean(
     bias = (total / source.n_tokens["calibration"]).float()
     none = torch.zeros(source.d_in, 0, device=source.device)
     encoder = Encoder(none, none[0], torch.zeros_like(bias), Unrectified())
-    return _coder("mean", identity, encoder, Decoder(none.T, bias), {}, 0.0)
+    return assemble(
+        identity,
+        encoder,
+        Decoder(none.T, bias),
+        architecture="mean",
+        promised_l0=0,
+        fitted=True,
+    )
 
 
 def fit_dense(
@@ -146,13 +183,14 @@ def fit_dense(
     """With `bits`, the step is that at which the calibration range takes all 2^bits levels."""
     bits = arguments.get("bits", 0)
     spec = CoderSpec(
-        **vars(identity),
+        identity,
         architecture="dense",
         hook=source.hook,
         d_in=source.d_in,
         d_out=source.d_in,
         d_latents=source.d_in,
         decoder_norms=np.ones(source.d_in, dtype=np.float32),
+        fitted=True,
         details={"bits": bits} if bits else {},
     )
     return DenseCoder(spec, _level_step(source, bits) if bits else None, source.device)
@@ -240,29 +278,6 @@ def _source(request: Request) -> ActivationSource:
             f"{site.hook} is read and {site.hook_out} is to be reconstructed"
         )
     return request.source
-
-
-def _coder(
-    architecture: str,
-    identity: CoderIdentity,
-    encoder: Encoder,
-    decoder: Decoder,
-    details: dict[str, Any],
-    promised_l0: float | None,
-) -> LinearCoder:
-    d_latents, d = decoder.W_dec.shape
-    spec = CoderSpec(
-        **vars(identity),
-        architecture=architecture,
-        hook="",
-        d_in=d,
-        d_out=d,
-        d_latents=d_latents,
-        decoder_norms=decoder.norms(),
-        promised_l0=promised_l0,
-        details=details,
-    )
-    return LinearCoder(spec, encoder, decoder, Unnormalised())
 
 
 def _moments(

@@ -1,4 +1,4 @@
-"""SAEs that the dictionary_learning library trains: folders with `config.json` and `ae.pt`.
+"""`dictionary_learning:FOLDER` — config.json and ae.pt as dictionary_learning saves them.
 
 Latents are those of the library's `encode` and reconstructions those of its `decode`, by class:
 
@@ -34,6 +34,7 @@ from mdlbench.adapters.checkpoint import (
     matrix_shape,
     only_tensors,
 )
+from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import (
     Activation,
     Decoder,
@@ -46,7 +47,7 @@ from mdlbench.adapters.parts import (
     assemble,
 )
 from mdlbench.adapters.places import parts, place
-from mdlbench.adapters.protocol import CoderIdentity, Origin, Request
+from mdlbench.adapters.protocol import Origin, Request
 from mdlbench.errors import CheckpointError, did_you_mean, first_problem
 
 CONFIG_FILE = "config.json"
@@ -134,7 +135,9 @@ class Config(BaseModel):
 
 
 class DictionaryLearningAdapter:
-    """`dictionary_learning:FOLDER`."""
+    """Reads a folder whose config names a class of the library."""
+
+    recognised_by = (WEIGHTS_FILE,)
 
     def identify(self, request: Request) -> CoderIdentity:
         request.reject_unknown_options()
@@ -153,9 +156,12 @@ class DictionaryLearningAdapter:
         return read_config(request).origin()
 
     def load(self, request: Request) -> LinearCoder:
-        identity, config = self.identify(request), read_config(request)
+        identity, config = request.identity or self.identify(request), read_config(request)
         (file,) = place(request, WEIGHTS_FILE)
         return build(config, load_pickle_free(file), identity, str(file), request.device)
+
+
+ADAPTER = DictionaryLearningAdapter
 
 
 def read_config(request: Request) -> Config:
@@ -198,6 +204,7 @@ def build(
         architecture=config.layout.architecture,
         origin=config.origin(),
         promised_l0=k if config.trainer.dict_class == "AutoEncoderTopK" else None,
+        trained_l0=k,
         details=_details(config, weights, k) | training,
     )
 

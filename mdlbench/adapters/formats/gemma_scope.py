@@ -1,5 +1,6 @@
-"""JumpReLU SAEs and transcoders of Gemma Scope (arXiv:2408.05147): `params.npz`.
+"""`gemma_scope:FOLDER` — params.npz of Gemma Scope.
 
+These are JumpReLU SAEs and transcoders (arXiv:2408.05147):
 z = relu(a)·(a > θ), a = x W_enc + b_enc; x̂ = z W_dec + b_dec. There is no config: the path tells
 the hook point and the L0 that the SAE had in training.
 """
@@ -14,9 +15,10 @@ from typing import Any
 import torch
 
 from mdlbench.adapters.checkpoint import as_float32, digest_files, load_npz, matrix_shape
+from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import Decoder, Encoder, JumpReLU, LinearCoder, Unnormalised, assemble
 from mdlbench.adapters.places import parts, place
-from mdlbench.adapters.protocol import CoderIdentity, Origin, Request
+from mdlbench.adapters.protocol import Origin, Request
 
 WEIGHTS_FILE = "params.npz"
 VERSION = "1"
@@ -39,7 +41,9 @@ Transcoders can be loaded and checked, but not scored: no model is cut at `ln2.h
 
 
 class GemmaScopeAdapter:
-    """`gemma_scope:FOLDER` or `gemma_scope:PATH.npz`."""
+    """Reads a folder, or the archive `gemma_scope:PATH.npz` itself."""
+
+    recognised_by = (WEIGHTS_FILE,)
 
     def identify(self, request: Request) -> CoderIdentity:
         request.reject_unknown_options()
@@ -68,11 +72,14 @@ class GemmaScopeAdapter:
         )
 
     def load(self, request: Request) -> LinearCoder:
-        identity, file = self.identify(request), _file(request)
+        identity, file = request.identity or self.identify(request), _file(request)
         facts = _facts(_path(request))
         return build(
             load_npz(file), identity, self.origin(request), facts, str(file), request.device
         )
+
+
+ADAPTER = GemmaScopeAdapter
 
 
 def build(
@@ -107,7 +114,7 @@ def build(
         Unnormalised(),
         architecture="jumprelu_transcoder" if origin.hook_out else "jumprelu",
         origin=origin,
-        promised_l0=None,
+        trained_l0=facts.get("average_l0") or None,
         details=facts,
     )
 

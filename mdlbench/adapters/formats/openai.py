@@ -1,4 +1,4 @@
-"""The autoencoders of OpenAI's sparse_autoencoder: one `.pt` file, a state dict.
+"""`openai:PATH.pt` — a state dict of OpenAI's sparse_autoencoder.
 
 latents = act(W_enc (x − pre_bias) + latent_bias), x̂ = W_dec latents + pre_bias. The input is
 layer-normalised exactly if the activation is TopK; x̂ is then scaled back by the token's mean and
@@ -24,6 +24,7 @@ from mdlbench.adapters.checkpoint import (
     matrix_shape,
     only_tensors,
 )
+from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import (
     Activation,
     Decoder,
@@ -37,7 +38,7 @@ from mdlbench.adapters.parts import (
     assemble,
 )
 from mdlbench.adapters.places import parts, place
-from mdlbench.adapters.protocol import CoderIdentity, Origin, Request
+from mdlbench.adapters.protocol import Origin, Request
 from mdlbench.errors import CheckpointError, did_you_mean, first_problem
 
 VERSION = "1"
@@ -79,7 +80,7 @@ class TopKState(BaseModel):
 
 
 class OpenAIAdapter:
-    """`openai:PATH.pt`."""
+    """Reads one file; its path may tell what it was trained on."""
 
     def identify(self, request: Request) -> CoderIdentity:
         request.reject_unknown_options()
@@ -107,10 +108,13 @@ class OpenAIAdapter:
         )
 
     def load(self, request: Request) -> LinearCoder:
-        identity = self.identify(request)
+        identity = request.identity or self.identify(request)
         (file,) = place(request)
         content = load_pickle_free(file)
         return build(content, identity, self.origin(request), str(file), request.device)
+
+
+ADAPTER = OpenAIAdapter
 
 
 def build(
@@ -144,6 +148,7 @@ def build(
         architecture=ACTIVATIONS[name],
         origin=origin,
         promised_l0=state.k if state else None,
+        trained_l0=state.k if state else None,
         details={
             **(state.model_dump() if state else {}),
             "normalize_activations": "layer_norm" if state else "none",

@@ -1,9 +1,10 @@
-"""SAEs and transcoders that EleutherAI's sparsify trains: folders named by hook point.
+"""`sparsify:FOLDER` — cfg.json and sae.safetensors as sparsify saves them.
 
-A folder holds `cfg.json` and `sae.safetensors`. With a = relu(W_enc (x − b_dec) + b_enc), the
-latents are the k largest of a (`topk`) or the largest of each of k groups of neighbouring latents
-(`groupmax`); x̂ = z W_dec + b_dec. A transcoder subtracts nothing from x. A skip connection adds
-W_skip x to x̂: the latents do not carry it, so it is side information.
+These are SAEs and transcoders of EleutherAI's library, in folders named by hook point. With
+a = relu(W_enc (x − b_dec) + b_enc), the latents are the k largest of a (`topk`) or the largest of
+each of k groups of neighbouring latents (`groupmax`); x̂ = z W_dec + b_dec. A transcoder subtracts
+nothing from x. A skip connection adds W_skip x to x̂: the latents do not carry it, so it is side
+information.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mdlbench.adapters.checkpoint import (
     load_json,
     load_safetensors,
 )
+from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import (
     Activation,
     Decoder,
@@ -36,8 +38,8 @@ from mdlbench.adapters.parts import (
     Unnormalised,
     assemble,
 )
-from mdlbench.adapters.places import HUB, hub_parts, parts, place
-from mdlbench.adapters.protocol import CoderIdentity, Origin, Request
+from mdlbench.adapters.places import HUB, hub_parts, hub_place, parts, place
+from mdlbench.adapters.protocol import HubPlace, Origin, Request
 from mdlbench.errors import CheckpointError, did_you_mean, first_problem
 from mdlbench.hub import NoSuchFileError
 
@@ -98,7 +100,9 @@ class RunConfig(BaseModel):
 
 
 class SparsifyAdapter:
-    """`sparsify:FOLDER`."""
+    """Reads a folder, and the `config.json` of the training run above it."""
+
+    recognised_by = (WEIGHTS_FILE,)
 
     def identify(self, request: Request) -> CoderIdentity:
         request.reject_unknown_options()
@@ -125,10 +129,22 @@ class SparsifyAdapter:
         )
 
     def load(self, request: Request) -> LinearCoder:
-        identity, config = self.identify(request), read_config(request)
+        identity, config = request.identity or self.identify(request), read_config(request)
         (file,) = place(request, WEIGHTS_FILE)
         tensors = load_safetensors(file)
         return build(config, tensors, identity, self.origin(request), str(file), request.device)
+
+    def hub_place(self, request: Request) -> HubPlace | None:
+        """The folder, and every place above it where the run's config may be."""
+        found = hub_place(request)
+        if found is None:
+            return None
+        inside = hub_parts(request.argument)[2:]
+        above = ["/".join([*inside[:depth], RUN_FILE]) for depth in range(len(inside))]
+        return replace(found, beginnings=(*found.beginnings, *above))
+
+
+ADAPTER = SparsifyAdapter
 
 
 def read_config(request: Request) -> SparsifyConfig:
@@ -187,6 +203,7 @@ def build(
         architecture=config.architecture,
         origin=origin,
         promised_l0=config.k,
+        trained_l0=config.k,
         details=_details(config, tensors["W_dec"].dtype),
     )
 

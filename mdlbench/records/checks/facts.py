@@ -58,7 +58,7 @@ def _of_coder(record: EvalRecord, audited: OperatingPoint) -> Iterator[str]:
     if not record.points[0].l0 * (1 - 1e-9) <= coder.l0 <= coder.d_latents:
         yield "coder.l0 is below the points', or above the number of latents"
     if not _is_decoder(coder, round(live)):
-        yield "coder.decoder_bits is not (live rows · d + d) · decoder_weight_bits"
+        yield "coder.decoder_bits is not (live rows · d + d) · decoder_weight_bits, or model_bits"
     if coder.codebook_bits is not None and coder.codebook_bits < (audited.header_bits or 0):
         yield "coder.codebook_bits is less than the audited point's header_bits"
     if not _breaks_even(record, audited):
@@ -66,6 +66,8 @@ def _of_coder(record: EvalRecord, audited: OperatingPoint) -> Iterator[str]:
 
 
 def _is_decoder(coder: CoderFacts, live_rows: int) -> bool:
+    if coder.model_bits is not None:
+        return coder.decoder_bits == coder.model_bits >= 0
     if coder.decoder_bits is None or coder.decoder_weight_bits is None:
         return coder.decoder_bits is coder.decoder_weight_bits
     bits = codelength.decoder_bits(live_rows, coder.d_out, coder.decoder_weight_bits)

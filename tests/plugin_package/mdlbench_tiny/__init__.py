@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mdlbench.adapters import CoderSpec, Request
+from mdlbench.adapters import CoderIdentity, CoderSpec, Request
 from mdlbench.codes.latents import SparseLatents
 
 
@@ -17,11 +17,13 @@ class ScaledCoder:
     def __init__(self, factor: float, width: int) -> None:
         self.factor = factor
         self.spec = CoderSpec(
-            name=f"scaled-{factor:g}",
-            adapter="scaled",
-            version="2.5",
-            arguments={"factor": factor, "width": width},
-            weights_sha256="",
+            CoderIdentity(
+                name=f"scaled-{factor:g}",
+                adapter="scaled",
+                version="2.5",
+                arguments={"factor": factor, "width": width},
+                weights_sha256="",
+            ),
             architecture="scaled",
             hook="",
             d_in=width,

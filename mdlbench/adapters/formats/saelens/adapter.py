@@ -19,14 +19,15 @@ from mdlbench.adapters.formats.saelens.releases import (
     digest_converted,
     find_release,
 )
+from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import LinearCoder
-from mdlbench.adapters.places import HUB, parts, place
-from mdlbench.adapters.protocol import CoderIdentity, Origin, Request
+from mdlbench.adapters.places import HUB, hub_place, parts, place
+from mdlbench.adapters.protocol import HubPlace, Origin, Request
 from mdlbench.errors import CheckpointError
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
-ADAPTER = "saelens"
+NAME = "saelens"
 VERSION = "1"
 """Version of this reader: it changes when the same files come to mean other numbers."""
 
@@ -36,6 +37,8 @@ class SAELensAdapter:
 
     FOLDER may be `hf://OWNER/REPO/PATH`.
     """
+
+    recognised_by = (WEIGHTS_FILE, CONFIG_FILE)
 
     def identify(self, request: Request) -> CoderIdentity:
         return _checkpoint(request).identity
@@ -52,7 +55,25 @@ class SAELensAdapter:
 
     def load(self, request: Request) -> LinearCoder:
         found = _checkpoint(request)
-        return build(found.config, found.tensors, found.identity, found.where, request.device)
+        identity = request.identity or found.identity
+        return build(found.config, found.tensors, identity, found.where, request.device)
+
+    def spec_of(self, identity: CoderIdentity) -> str | None:
+        """That of a release's SAE; a folder's identity does not say where it is."""
+        if not {"release", "id"} <= set(identity.arguments):
+            return None
+        return f"{identity.arguments['release']}/{identity.arguments['id']}"
+
+    def hub_place(self, request: Request) -> HubPlace | None:
+        if _is_folder(request):
+            return hub_place(request)
+        sae = _published(request)
+        return HubPlace(sae.release.repo, (sae.path.removesuffix(".pt"),))
+
+    def check_offline(self, request: Request) -> None:
+        """SAELens itself asks the network for some layouts."""
+        if not _is_folder(request) and (sae := _published(request)).is_live:
+            raise sae.live_error("it cannot be loaded without one")
 
 
 class Checkpoint(Protocol):
@@ -88,7 +109,13 @@ class NamedFolder:
     @property
     def identity(self) -> CoderIdentity:
         digest = digest_files(self._file(CONFIG_FILE), self._file(WEIGHTS_FILE))
-        return CoderIdentity(parts(self.request)[-1], ADAPTER, VERSION, {}, digest)
+        return CoderIdentity(
+            name=parts(self.request)[-1],
+            adapter=NAME,
+            version=VERSION,
+            arguments={},
+            weights_sha256=digest,
+        )
 
     @cached_property
     def config(self) -> SAELensConfig:
@@ -122,7 +149,7 @@ class HubFolder:
     @property
     def identity(self) -> CoderIdentity:
         digest = digest_files(self.sae.file(CONFIG_FILE), self.sae.file(WEIGHTS_FILE))
-        return self.sae.identity(ADAPTER, VERSION, digest)
+        return self.sae.identity(NAME, VERSION, digest)
 
     @cached_property
     def config(self) -> SAELensConfig:
@@ -146,7 +173,7 @@ class Converted:
     @property
     def identity(self) -> CoderIdentity:
         digest = digest_converted(self.config, self.tensors)
-        return self.sae.identity(ADAPTER, VERSION, digest)
+        return self.sae.identity(NAME, VERSION, digest)
 
     @cached_property
     def config(self) -> SAELensConfig:
@@ -159,13 +186,20 @@ class Converted:
 
 def _checkpoint(request: Request) -> Checkpoint:
     request.reject_unknown_options()
-    name, _, id = request.argument.partition("/")
-    if not name or name in (".", "..", "~") or _is_folder(request):
+    if _is_folder(request):
         return NamedFolder(request)
-    sae = find_release(name, request.path).published(id)
+    sae = _published(request)
     return Converted(sae) if sae.release.converter else HubFolder(sae)
+
+
+def _published(request: Request) -> Published:
+    """The SAE of a release that the request names."""
+    name, _, id = request.argument.partition("/")
+    return find_release(name, request.path).published(id)
 
 
 def _is_folder(request: Request) -> bool:
     """Whether it names a folder, on this machine or on the hub, rather than a release."""
-    return request.argument.startswith(HUB) or request.path.exists()
+    if request.argument.startswith(HUB) or request.path.exists():
+        return True
+    return request.argument.partition("/")[0] in ("", ".", "..", "~")

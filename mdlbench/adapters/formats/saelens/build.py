@@ -18,6 +18,7 @@ from jaxtyping import Float32
 from mdlbench.adapters.checkpoint import as_float32, find_tensor
 from mdlbench.adapters.formats.saelens.config import NORMALISATIONS, SAELensConfig, plain
 from mdlbench.adapters.formats.saelens.matching_pursuit import MatchingPursuit
+from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import (
     Activation,
     Decoder,
@@ -34,7 +35,6 @@ from mdlbench.adapters.parts import (
     TreeEncoder,
     assemble,
 )
-from mdlbench.adapters.protocol import CoderIdentity
 from mdlbench.codes.forest import ROOT, Forest
 from mdlbench.errors import CheckpointError, CoderError
 
@@ -58,6 +58,7 @@ def build(
     if config.k and config.rescale_acts_by_decoder_norm:
         weights = _with_norms_folded(weights, where)
     encoder, decoder = _encoder(config, weights), _decoder(config, weights)
+    details = _details(config, tensors["W_dec"].dtype)
     if config.architecture == "tree" and forest is not None:
         encoder = TreeEncoder(encoder, forest)
         decoder = TreeDecoder(decoder.W_dec, decoder.b_dec, forest)
@@ -69,7 +70,9 @@ def build(
         architecture=config.metadata.training_architecture or config.architecture,
         origin=config.origin,
         promised_l0=config.k or config.max_iterations,
-        details=_details(config, tensors["W_dec"].dtype),
+        trained_l0=_trained_l0(details),
+        input_scale=config.norm_scaling_factor,
+        details=details,
         forest=forest,
     )
 
@@ -201,6 +204,12 @@ def _without_unit_scaling(tensors: Mapping[str, torch.Tensor]) -> Weights:
         for name, tensor in tensors.items()
         if name != "scaling_factor" or not bool((tensor == 1).all())
     }
+
+
+def _trained_l0(details: Mapping[str, Any]) -> float | None:
+    """The k, or the mean L0, that the config tells."""
+    l0 = details.get("k", details.get("average_l0"))
+    return l0 if isinstance(l0, int | float) and l0 > 0 else None
 
 
 def _details(config: SAELensConfig, dtype: torch.dtype) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float32, Int64
 
-from mdlbench.adapters.parts import BLOCK_BYTES
+from mdlbench.adapters.parts import block_tokens
 from mdlbench.codes.latents import SparseLatents, concatenate
 from mdlbench.errors import CoderError
 
@@ -33,11 +33,11 @@ class MatchingPursuit:
         return self.W_dec.shape[1]
 
     def __call__(self, x: Float32[torch.Tensor, "token d_in"]) -> SparseLatents:
-        """Latents of all tokens, in blocks that keep [token, latent] below `BLOCK_BYTES`."""
+        """Latents of all tokens, block by block."""
         if not x.isfinite().all():
             raise CoderError("encode: pre-activations are NaN or infinite")
-        block = max(1, BLOCK_BYTES // (4 * len(self.W_dec)))
-        return concatenate([self._block(part) for part in torch.split(x, block)])
+        parts = torch.split(x, block_tokens(len(self.W_dec)))
+        return concatenate([self._block(part) for part in parts])
 
     def _block(self, x: Float32[torch.Tensor, "token d_in"]) -> SparseLatents:
         rest = x - self.centre

@@ -28,7 +28,7 @@ from mdlbench.adapters.formats.saelens.config import (
     overridden,
     parse_config,
 )
-from mdlbench.adapters.protocol import CoderIdentity
+from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.errors import CheckpointError, HubError, MdlbenchError
 
 DIRECTORY_FILE = "pretrained_saes.yaml"
@@ -133,7 +133,13 @@ class Published:
         if self.norm_scaling_factor is not None:
             computed["norm_scaling_factor"] = self.norm_scaling_factor
         arguments = {"release": self.release.name, "id": self.id, **computed}
-        return CoderIdentity(self.name, adapter, version, arguments, weights_sha256)
+        return CoderIdentity(
+            name=self.name,
+            adapter=adapter,
+            version=version,
+            arguments=arguments,
+            weights_sha256=weights_sha256,
+        )
 
     def converted_config(self) -> SAELensConfig:
         """The config of a release in another layout, as SAELens knows it without the weights."""

@@ -21,7 +21,7 @@ from mdlbench.codes.codelength import Codebook
 from mdlbench.codes.tally import SymbolCounts
 
 CPU_SECONDS = 30
-PLACES = ("coder", "suite", "hook", "model", "text", "architecture", "details", "provenance")
+OTHER_PLACES = ("suite", "hook", "model", "text", "architecture", "details", "provenance")
 
 
 class Names:
@@ -85,17 +85,15 @@ def _shown(watch: Watch, folder: Path, *arguments: str) -> None:
 
 
 def _in_records(name: str, folder: Path, watch: Watch) -> None:
-    """In every place that has a name, each in turn, until one of them fails."""
-    for place in PLACES:
+    """As the SAE's name, then in every other place that has one."""
+    for places in (("coder",), OTHER_PLACES):
         shutil.rmtree(folder / "board", ignore_errors=True)
         shutil.rmtree(folder / "compared", ignore_errors=True)
         path, content = board.make(folder / "board")
-        _put(content, place, name)
+        for place in places:
+            _put(content, place, name)
         path.write_text(board.sealed(content))
-        before = watch.failed
         board.read_all(folder, watch)
-        if watch.failed != before and watch.failed is not None:
-            watch.failed = (f"{watch.failed[0]} (from the {place})", watch.failed[1])
 
 
 def _put(content: dict[str, Any], place: str, name: str) -> None:

@@ -106,7 +106,7 @@ def _hostile_value(path: Path, content: dict[str, Any], draw: random.Random) -> 
     owner[key] = MARK
     text = json.dumps(content, indent=1, ensure_ascii=False).replace(f'"{MARK}"', value.text)
     path.write_text(text)
-    return Broken(f"{where} is {value.name}")
+    return Broken(f"{where} is {value.name}", honest_seal=False)
 
 
 def _hostile_text(path: Path, content: dict[str, Any], draw: random.Random) -> Broken:
@@ -171,7 +171,11 @@ def _other_json(path: Path, content: dict[str, Any], draw: random.Random) -> Bro
 def _scrambled(path: Path, content: dict[str, Any], draw: random.Random) -> Broken:
     how, data = scrambled(path.read_bytes(), draw)
     path.write_bytes(data)
-    return Broken(how, invalid=data != path.read_bytes())
+    try:
+        same = json.loads(data) == content
+    except ValueError:
+        same = False
+    return Broken(how, honest_seal=same, invalid=not same)
 
 
 def _replaced(path: Path, content: dict[str, Any], draw: random.Random) -> Broken:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CPU_SECONDS = 10
-WALL_SECONDS = 40
-"""The machine may be busy: only work counts against the limit, but nobody waits for ever."""
+IDLE_SECONDS = 15
+"""Without any work, after which a child is taken to wait for ever; the machine may be busy."""
 MEGABYTES = 2048
 SPARE_BYTES = 4 << 30
 """What a child may ask for beyond what its parent has; a guard of the machine, not the limit."""
@@ -114,7 +114,9 @@ def forked(
     child = os.fork()
     if child == 0:
         _be_child(work, cwd, private, cpu_seconds)
-    waited = _wait(child, WALL_SECONDS if kill_after is None else kill_after)
+    waited = _stuck(child) if kill_after is None else not _ends_within(child, kill_after)
+    if waited:
+        _kill(child)
     _, status, usage = os.wait4(child, 0)
     said = [
         (private / name).read_bytes()[: 1 << 24].decode(errors="surrogateescape")
@@ -129,19 +131,35 @@ def forked(
     )
 
 
-def _wait(child: int, seconds: float) -> bool:
-    """Wait so long for the child to end; kill its group otherwise, and say so."""
+def _ends_within(child: int, seconds: float) -> bool:
     handle = os.pidfd_open(child)
     try:
-        if select.select([handle], [], [], seconds)[0]:
-            return False
+        return bool(select.select([handle], [], [], seconds)[0])
     finally:
         os.close(handle)
+
+
+def _stuck(child: int) -> bool:
+    """Wait for the child's end; whether it does nothing instead."""
+    work = -1
+    while not _ends_within(child, IDLE_SECONDS):
+        before, work = work, _ticks(child)
+        if work == before:
+            return True
+    return False
+
+
+def _ticks(child: int) -> int:
+    """Of work so far, in user mode and in the kernel."""
+    fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def _kill(child: int) -> None:
     try:
         os.killpg(child, signal.SIGKILL)
     except ProcessLookupError:
         os.kill(child, signal.SIGKILL)
-    return True
 
 
 def _be_child(work: Callable[[], int], cwd: Path, private: Path, cpu_seconds: int) -> None:

@@ -67,11 +67,11 @@ class Job:
         if not watch.see(self.run(folder), command):
             watch.blame("cannot go on", command)
             return
-        for difference in differences(self.whole, contents(folder / "out")):
-            watch.blame(difference, command)
         for path, stamp in early.items():
             if not path.exists() or path.stat().st_mtime_ns != stamp:
                 watch.blame("a finished record was made again", command)
+        for difference in differences(self.whole, contents(folder / "out")):
+            watch.blame(difference, command)
 
 
 def finished_records(folder: Path) -> dict[Path, int]:

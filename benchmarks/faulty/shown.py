@@ -14,7 +14,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 NUMBER = re.compile(r"[+-]?(\d[\d,]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
 MARKER = "pwned"
 """In every script that a hostile name would run."""
-COMMANDS = re.compile(r"(?<!\\textbackslash\{\})\\(input|write18|def|immediate)\b")
+COMMANDS = re.compile(r"\\(input|write18|def|immediate)\b")
 
 
 def on_terminal(text: str) -> str | None:

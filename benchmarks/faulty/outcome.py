@@ -21,28 +21,26 @@ class Outcome:
     Attributes:
         case: what was broken, and how.
         verdict: refused, harmless or failed.
-        words: how it failed.
-        command: that which failed.
+        failures: in words, each with the command that failed in this way.
         seconds, megabytes: the worst of its commands.
     """
 
     case: str
     verdict: Verdict
-    words: str = ""
-    command: str = ""
+    failures: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     megabytes: float = 0.0
 
 
 @dataclass
 class Watch:
-    """Commands of one case, judged one after the other; the first failure stands."""
+    """Commands of one case, judged one after the other."""
 
     case: str
     seconds: float = 0.0
     megabytes: float = 0.0
     refusals: int = 0
-    failed: tuple[str, str] | None = None
+    failures: dict[str, str] = field(default_factory=dict)
 
     def see(self, ran: Ran, command: str, says_on_stdout: bool = False) -> bool:
         """Whether the command was content with what it was given."""
@@ -60,17 +58,14 @@ class Watch:
         return ran.code == 0
 
     def blame(self, words: str, command: str) -> None:
-        if self.failed is None:
-            self.failed = (words, command)
+        self.failures.setdefault(words, command)
 
     def outcome(self) -> Outcome:
         verdict: Verdict = "refused" if self.refusals else "harmless"
-        words, command = self.failed or ("", "")
         return Outcome(
             self.case,
-            "failed" if self.failed else verdict,
-            words,
-            command,
+            "failed" if self.failures else verdict,
+            self.failures,
             self.seconds,
             self.megabytes,
         )
@@ -115,18 +110,28 @@ class Tally:
         return [self.name, tried, *verdicts, f"{seconds:.1f}", f"{megabytes:,.0f}"]
 
     def failures(self) -> list[str]:
-        """A line for each way of failing, with its first case and how often it was seen."""
-        seen: dict[tuple[str, str], list[tuple[int, Outcome]]] = {}
+        """A line for each way of failing: how often it was seen, and in which cases first."""
+        seen: dict[str, list[tuple[int, Outcome]]] = {}
         for number, outcome in self.outcomes:
-            if outcome.verdict == "failed":
-                key = (outcome.case.partition(" #")[0], outcome.words)
-                seen.setdefault(key, []).append((number, outcome))
+            for words in outcome.failures:
+                seen.setdefault(words, []).append((number, outcome))
         return [
-            f"{self.name} {found[0][0]}: {case}: {words} ({len(found)}×) [{found[0][1].command}]"
-            for (case, words), found in seen.items()
+            f"{self.name}: {words}: {len(found)}×, as {_first_cases(found)} "
+            f"[{found[0][1].failures[words]}]"
+            for words, found in seen.items()
         ]
 
 
+def _first_cases(found: Sequence[tuple[int, Outcome]]) -> str:
+    """Numbers and kinds of the first cases; each kind once."""
+    kinds: dict[str, int] = {}
+    for number, outcome in found:
+        kinds.setdefault(outcome.case.partition(" #")[0], number)
+    shown = [f"{number} ({kind})" for kind, number in kinds.items()][:CASES_SHOWN]
+    return ", ".join(shown)
+
+
+CASES_SHOWN = 4
 HEADINGS = ["part", "tried", "refused", "harmless", "failed", "worst s", "worst MB"]
 
 

@@ -56,8 +56,6 @@ class Bitstreams:
         watch = Watch(f"{self._broken(file, draw)} #{number}")
         ran = mdlbench(["decode", "x.bits", "-o", "x.npz"], folder, after=self._compare)
         command = "mdlbench decode x.bits -o x.npz"
-        if ran.code == 3:
-            watch.blame(ran.stderr.strip()[:200], command)
         watch.see(ran, command)
         return watch.outcome()
 

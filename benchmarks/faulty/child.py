@@ -21,6 +21,8 @@ MEGABYTES = 2048
 SPARE_BYTES = 4 << 30
 """What a child may ask for beyond what its parent has; a guard of the machine, not the limit."""
 LONGEST_MESSAGE = 4000
+MISMATCH = 3
+"""Exit code of a child whose command was content, but whose result is not right."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Ran:
             return "hangs"
         if "Traceback (most recent call last)" in self.stderr:
             return f"traceback: {_clipped(self.stderr.strip().splitlines()[-1])}"
+        if self.code == MISMATCH:
+            return _clipped(self.stderr.strip())
         if self.code not in (0, 1, 2):
             return f"ends with code {self.code}"
         if self.megabytes > MEGABYTES:
@@ -80,7 +84,7 @@ def mdlbench(
         cwd: the working folder; its subfolder `.child` is the child's own.
         before: called in the child first.
         after: called in the child where the command ends with code 0; if it raises `MismatchError`,
-            the child ends with code 3 and the message on stderr.
+            the child ends with code `MISMATCH` and the message on stderr.
         kill_after: seconds until SIGKILL.
         cpu_seconds: of work until the child is stopped.
     """
@@ -182,7 +186,7 @@ def _ended(work: Callable[[], int]) -> int:
         return work()
     except MismatchError as mismatch:
         print(mismatch, file=sys.stderr)
-        return 3
+        return MISMATCH
     except BaseException:
         traceback.print_exc()
         return 1

@@ -70,10 +70,14 @@ class Kind:
 
     def plugins(self) -> list[Plugin]:
         """The built-in ones by name, then those of installed packages by name."""
-        here = _built_in(self.package, self.attribute)
+        here = self.built_in()
         taken = {plugin.name for plugin in here}
         found = [self._installed(point, taken) for point in _installed(self.group)]
         return [*here, *sorted(found, key=lambda plugin: (plugin.name, plugin.distribution))]
+
+    def built_in(self) -> tuple[Plugin, ...]:
+        """The built-in ones by name; for these, no installed package is looked at."""
+        return _built_in(self.package, self.attribute)
 
     def names(self) -> set[str]:
         """Those that can be asked for."""
@@ -86,7 +90,8 @@ class Kind:
             UsageError: there is none; the message names the nearest.
             MdlbenchError: two installed packages bring one of that name.
         """
-        found = [plugin for plugin in self.plugins() if plugin.usable and plugin.name == name]
+        found = [plugin for plugin in self.built_in() if plugin.name == name]
+        found = found or [plugin for plugin in self.plugins() if plugin.name == name]
         if not found:
             raise UsageError(f"unknown {self.noun} {name!r}. {did_you_mean(name, self.names())}")
         if len(found) > 1:

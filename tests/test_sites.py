@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 from mdlbench.adapters.formats.saelens.config import parse_config
-from mdlbench.adapters.load import NamedCoder
+from mdlbench.adapters.load import CoderAt, NamedCoder
 from mdlbench.adapters.protocol import Origin
 from mdlbench.boards.leaderboard import build_all
 from mdlbench.errors import CheckpointError, SpoolError, UsageError
 from mdlbench.records.store import read_records, read_references
 from mdlbench.report import write_report
 from mdlbench.scoring import passes
-from mdlbench.scoring import suite_run as runs
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.single import evaluate
 from mdlbench.scoring.suite_run import Failed, Scored, run
@@ -269,7 +268,7 @@ def test_what_is_finished_costs_no_pass(results, monkeypatch):
 
     monkeypatch.setattr(Language, "_run_prefix", refuse)
     monkeypatch.setattr(passes, "reference", refuse)
-    monkeypatch.setattr(runs, "load_target", refuse)
+    monkeypatch.setattr(CoderAt, "coder", property(refuse))
     before = {p: p.stat().st_mtime_ns for p in results.folder.rglob("*") if p.is_file()}
     again = scored(results.suite, results.folder)
     assert [outcome.reused for outcome in again] == [True] * 4

@@ -15,6 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdlbench import plugins
 from mdlbench.errors import MdlbenchError, UsageError
 from mdlbench.sources import images as image_source
 from mdlbench.sources import kinds
@@ -128,7 +129,7 @@ def test_what_is_wrong_with_a_packages_source_is_one_sentence(plugin, tmp_path, 
     run = run_python(f"CONTENT = {TINY!r}\n{REFUSED}", plugin, REPOSITORY)
     unknown, bad, misspelt, lost, odd, shadow = run.stdout.splitlines()
     assert unknown == (
-        "SuiteError: suite.yaml: source: unknown kind 'tony'. Did you mean 'tiny'? "
+        "SuiteError: suite.yaml: source: unknown source kind 'tony'. Did you mean 'tiny'? "
         "Known: images, language, lost, odd, synthetic, tiny."
     )
     assert bad == "SuiteError: suite.yaml: source.width: Input should be greater than 0"
@@ -173,9 +174,10 @@ def test_suites_are_read_without_torch():
 def test_a_source_in_the_tree_is_one_file(tmp_path, monkeypatch):
     text = (PLUGIN / "mdlbench_tiny" / "source.py").read_text()
     (tmp_path / "tiny.py").write_text(
-        text.replace("mdlbench_tiny.source", f"{kinds.__name__}.tiny")
+        text.replace("mdlbench_tiny.source", f"{kinds.__name__}.tiny") + "CONFIG = TinyConfig\n"
     )
     monkeypatch.setattr(kinds, "__path__", [*kinds.__path__, str(tmp_path)])
+    monkeypatch.setattr(plugins, "_built_in", plugins._built_in.__wrapped__)
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump(TINY))
     opener = Opener(load_suite(tmp_path))
     source = opener.open(opener.site_of())
@@ -204,11 +206,12 @@ def test_two_packages_with_one_kind_are_named(tmp_path, monkeypatch):
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n")
         (folder / "entry_points.txt").write_text(f"[mdlbench.sources]\nsame = {package}:Config\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_installed", plugins._installed.__wrapped__)
     with pytest.raises(
-        MdlbenchError, match="'same' is brought by one:Config and two:Config; uninst"
+        MdlbenchError, match=r"'same' is brought by one \(one:Config\) and two \(two:Config\); un"
     ):
         config_class("same")
-    with pytest.raises(UsageError, match=r"unknown kind 'sane'\. Did you mean 'same'"):
+    with pytest.raises(UsageError, match=r"unknown source kind 'sane'\. Did you mean 'same'"):
         config_class("sane")
 
 

@@ -79,7 +79,10 @@ SYNTHETIC = {
         ({"saes": [{"key": "a", "spec": "b"}] * 2}, "repeated key 'a'"),
         ({"saes": [{"key": "../a", "spec": "b"}]}, "saes.0.key"),
         ({"replicates": 5}, "replicates"),
-        ({"source": {"kind": "imagse"}}, "source: unknown kind 'imagse'. Did you mean 'images'"),
+        (
+            {"source": {"kind": "imagse"}},
+            "source: unknown source kind 'imagse'. Did you mean 'im",
+        ),
         ({"source": {"images": "images.npy.xz"}}, "source: say its kind: one of 'images', "),
         ({"source": []}, "source: .*valid dictionary"),
         ({"source": SYNTHETIC | {"nois": 1}}, "source.nois: unknown key. Did you mean 'noise'"),

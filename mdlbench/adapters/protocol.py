@@ -20,7 +20,6 @@ from mdlbench.suite.site import Origin as Origin
 
 
 @dataclass(frozen=True)
-@dataclass(frozen=True)
 class CoderSpec:
     """What a loaded SAE is.
 

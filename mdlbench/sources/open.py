@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from mdlbench.errors import MdlbenchError
 from mdlbench.items import Item
+from mdlbench.plugins import Plugin
 from mdlbench.sources.protocol import ActivationSource, Setting, SourceOpener
 from mdlbench.stages import OnStage, silent
-from mdlbench.suite.kinds import import_target
+from mdlbench.suite.kinds import subclass_of
 from mdlbench.suite.site import SILENT, UNSAID, Origin, Place, Site
 from mdlbench.suite.source import SourceConfig
 from mdlbench.suite.suite import Suite
@@ -50,8 +50,4 @@ class Opener:
 
 
 def _opener_class(config: SourceConfig) -> type[SourceOpener[Any]]:
-    what = f"source kind {config.kind!r}"
-    found = import_target(config.opener, what)
-    if not (isinstance(found, type) and issubclass(found, SourceOpener)):
-        raise MdlbenchError(f"{what}: {config.opener!r} is no SourceOpener")
-    return found
+    return subclass_of(SourceOpener, Plugin(config.kind, config.opener))  # type: ignore[type-abstract]

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import operator
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from pkgutil import iter_modules
-from typing import Any
+from typing import TypeVar
 
-from mdlbench.errors import MdlbenchError, UsageError, did_you_mean
+from mdlbench.errors import MdlbenchError
+from mdlbench.plugins import Kind, Plugin
 from mdlbench.suite.source import SourceConfig
 
-ENTRY_POINTS = "mdlbench.sources"
-BUILT_IN = "mdlbench.sources.kinds"
-"""The package with a module for each built-in kind."""
+Base = TypeVar("Base")
+
+SOURCES = Kind(
+    noun="source kind",
+    package="mdlbench.sources.kinds",
+    attribute="CONFIG",
+    group="mdlbench.sources",
+)
 
 
 def built_in_kinds() -> list[str]:
     """By name; none of them is imported."""
-    return sorted(module.name for module in iter_modules(import_module(BUILT_IN).__path__))
+    return [plugin.name for plugin in SOURCES.built_in()]
 
 
 def config_class(kind: str) -> type[SourceConfig]:
@@ -28,43 +30,12 @@ def config_class(kind: str) -> type[SourceConfig]:
         UsageError: there is no such kind; the message names the nearest.
         MdlbenchError: two installed packages bring it, it cannot be imported, or it is no config.
     """
-    if kind in built_in_kinds():
-        name = "".join(part.capitalize() for part in kind.split("_"))
-        return _config(f"{BUILT_IN}.{kind}:{name}Config", f"source kind {kind!r}")
-    point = _entry_point(kind)
-    package = f" of package {point.dist.metadata['Name']!r}" if point.dist else ""
-    return _config(point.value, f"source kind {kind!r}{package}")
+    return subclass_of(SourceConfig, SOURCES.find(kind))  # type: ignore[type-abstract]
 
 
-def import_target(target: str, what: str) -> Any:
-    """The object at `package.module:Class`.
-
-    Raises:
-        MdlbenchError: importing it failed in whatever way; the message begins with `what`.
-    """
-    module, _, attribute = target.partition(":")
-    try:
-        return operator.attrgetter(attribute)(import_module(module))
-    except Exception as error:
-        raise MdlbenchError(
-            f"{what} cannot be imported from {target!r}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _config(target: str, what: str) -> type[SourceConfig]:
-    found = import_target(target, what)
-    if not (isinstance(found, type) and issubclass(found, SourceConfig)):
-        raise MdlbenchError(f"{what}: {target!r} is no SourceConfig")
+def subclass_of(base: type[Base], plugin: Plugin) -> type[Base]:
+    """The class that is at a plugin's target; raises `MdlbenchError` unless it is of that base."""
+    found = SOURCES.imported(plugin)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise MdlbenchError(f"{SOURCES.called(plugin)}: {plugin.target!r} is no {base.__name__}")
     return found
-
-
-def _entry_point(kind: str) -> EntryPoint:
-    points = entry_points(group=ENTRY_POINTS)
-    found = [point for point in points if point.name == kind]
-    if not found:
-        known = {*built_in_kinds(), *points.names}
-        raise UsageError(f"unknown kind {kind!r}. {did_you_mean(kind, known)}")
-    if len(found) > 1:
-        rivals = " and ".join(sorted(point.value for point in found))
-        raise MdlbenchError(f"source kind {kind!r} is brought by {rivals}; uninstall one")
-    return found[0]

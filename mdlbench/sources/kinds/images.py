@@ -36,3 +36,6 @@ class ImagesConfig(SourceConfig):
     def exact_tokens(self) -> dict[str, int]:
         """How many images the calibration split has only their file says."""
         return {"test": self.n_test}
+
+
+CONFIG = ImagesConfig

@@ -110,3 +110,6 @@ class LanguageConfig(SourceConfig):
     @property
     def text_names(self) -> list[str]:
         return [text.name for text in self.texts]
+
+
+CONFIG = LanguageConfig

@@ -128,3 +128,6 @@ class SyntheticConfig(SourceConfig):
                 "dimensions"
             )
         return self
+
+
+CONFIG = SyntheticConfig

@@ -212,7 +212,7 @@ def test_what_passes_changes_no_rank(data, record, content, suite, place):
 def standing(record, suite):
     board = build([record], suite.headline)
     return [
-        (row.rank, row.status, row.bits, row.bits_low, row.bits_high, row.step)
+        (row.ranking.rank, row.status, row.result.bits, row.interval, row.result.step)
         for table in board.tables
         for row in table.rows
     ]

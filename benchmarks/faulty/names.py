@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -52,14 +53,15 @@ class Names:
 
     def _as_folder(self, name: str, folder: Path, watch: Watch) -> None:
         """An SAE in a folder of that name, as far as a file system has such names."""
-        own = name.replace("\0", "").replace("/", "_")[:80] or "empty"
+        own = _as_argument(name).replace("/", "_")
+        own = os.fsdecode(os.fsencode(own)[:200]) or "empty"
         shutil.copytree(self.sae, folder / "saes" / own)
         spec = f"saes/{own}"
         _shown(watch, folder, "check-adapter", spec)
         _shown(watch, folder, "eval", "--suite", str(self.suite), "--sae", spec, "-o", "out")
 
     def _as_argument(self, name: str, folder: Path, watch: Watch) -> None:
-        word = name.replace("\0", "")
+        word = _as_argument(name)
         for arguments in (
             ["leaderboard", word],
             ["ls", "records", word],
@@ -76,9 +78,14 @@ class Names:
             _shown(watch, folder, *arguments)
 
 
+def _as_argument(name: str) -> str:
+    """The name as far as a process can be given it: without NUL, a byte for a lone surrogate."""
+    return name.replace("\0", "").replace("\ud800", "\udcff")
+
+
 def _shown(watch: Watch, folder: Path, *arguments: str) -> None:
     ran = mdlbench(arguments, folder, cpu_seconds=CPU_SECONDS)
-    command = "mdlbench " + " ".join(arguments).encode("unicode_escape").decode()
+    command = "mdlbench " + ascii(" ".join(arguments))[1:-1]
     watch.see(ran, command, says_on_stdout=arguments[0] in ("validate", "check-adapter", "train"))
     if said := shown.on_terminal(ran.stdout) or shown.on_terminal(ran.stderr):
         watch.blame(f"{arguments[0]}: {said}", command)

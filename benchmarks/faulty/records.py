@@ -93,11 +93,11 @@ def _edited_and_sealed(path: Path, content: dict[str, Any], draw: random.Random)
 
 
 def _best_and_sealed(path: Path, content: dict[str, Any], draw: random.Random) -> Broken:
-    for result in content["tolerances"]:
-        if result.get("bits"):
-            result["bits"] *= 0.5
+    feasible = [result for result in content["tolerances"] if result.get("bits")]
+    for result in feasible:
+        result["bits"] *= 0.5
     path.write_text(board.sealed(content))
-    return Broken("all rates halved and sealed")
+    return Broken("all rates halved and sealed", invalid=bool(feasible))
 
 
 def _hostile_value(path: Path, content: dict[str, Any], draw: random.Random) -> Broken:

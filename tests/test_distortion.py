@@ -4,14 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdlbench.statistics.distortion import (
-    DistortionSums,
-    ErrorSums,
-    Reference,
-    cosines,
-    document_sums,
-    squared_errors,
-)
+from mdlbench.scoring.token_errors import cosines, squared_errors
+from mdlbench.statistics.distortion import DistortionSums, ErrorSums, Reference, document_sums
 from mdlbench.statistics.metrics import metric_of
 
 

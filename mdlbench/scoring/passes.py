@@ -20,15 +20,9 @@ from mdlbench.codes.tally import Tally
 from mdlbench.errors import CoderError
 from mdlbench.quantisers.modes import Mode
 from mdlbench.scoring.spool import LatentSpool
+from mdlbench.scoring.token_errors import cosines, squared_errors
 from mdlbench.sources.protocol import ActivationSource, Block, Split
-from mdlbench.statistics.distortion import (
-    DistortionSums,
-    ErrorSums,
-    Reference,
-    cosines,
-    document_sums,
-    squared_errors,
-)
+from mdlbench.statistics.distortion import DistortionSums, ErrorSums, Reference, document_sums
 from mdlbench.suite.suite import Steps
 
 

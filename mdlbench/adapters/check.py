@@ -30,7 +30,7 @@ TOLERANCE = 1e-4
 L0_RATIO = 2.0
 """How far the measured L0 may be from the one that the checkpoint was trained to."""
 K_SHARE = 0.9
-"""How much of k is active where k is of every token: the k largest are hardly ever negative."""
+"""The share of k that is active if every token has k: the k largest are hardly ever negative."""
 SCALE_RATIO = 1.5
 """How far a scale may be from what it should be; the shrinkage of an L1 penalty is less."""
 DEAD_SHARE = 0.5
@@ -332,7 +332,7 @@ def _scale(
 
 
 def _is_topk(spec: CoderSpec) -> bool:
-    """Whether its k is of every token, not of the average one as in a BatchTopK SAE."""
+    """Whether every token has k active latents, not the average one as in a BatchTopK SAE."""
     return spec.promised_l0 is not None and spec.promised_l0 == spec.trained_l0
 
 

@@ -127,7 +127,7 @@ class NamedCoder:
         A download may move the cache to a newer commit, so the order counts.
 
         Raises:
-            HubError: it cannot be had, or a run without a network could not load it.
+            HubError: it is not available, or a run without a network could not load it.
         """
         self.origin()
         self.identify()

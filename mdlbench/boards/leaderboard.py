@@ -120,7 +120,7 @@ class Leaderboard:
 Cell = float | int | str | bool | None
 Columns = dict[str, Callable[[Row], Cell]]
 CODES = ("plugin", "heldout", "side", "adaptive", "enumerative", "bound", "coded")
-"""Of `Bits`: the parts and the other codes (maths §3)."""
+"""Fields of `Bits`: the parts and the other codes (maths §3)."""
 
 
 def columns(boards: Iterable[Leaderboard]) -> Columns:

@@ -114,7 +114,7 @@ def _difference(bits: float, replicates: Float64[np.ndarray, " replicate"]) -> D
 
 
 def refuse_unlike(one: EvalRecord, other: EvalRecord) -> None:
-    """Raises `RecordError` unless both are of one measurement, wherever in the suite."""
+    """Raises `RecordError` unless both belong to one measurement, wherever in the suite."""
     _refuse_difference(one, other, _measured)
 
 

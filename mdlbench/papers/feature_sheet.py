@@ -38,7 +38,7 @@ class Sheet:
 
 
 def sheet(name: str, coder: SparseCoder, source: ActivationSource, n: int) -> Sheet:
-    """The `n` latents of a coder that are on most often; `source` is of images.
+    """The `n` latents of a coder that are on most often; `source` gives images.
 
     Raises:
         CoderError: the coder misbehaves when run.

@@ -173,7 +173,7 @@ def best_share(
     rounding: Callable[[Centroids, Prices, float], Rounding],
     fit: Callable[[Symbols], Prices],
 ) -> Rounding:
-    """Of plain rounding, and of rounding by the shares of the slope, what costs least in the trial.
+    """What costs least in the trial: plain rounding, or rounding by one of the shares of the slope.
 
     Args:
         trial: where they are compared.

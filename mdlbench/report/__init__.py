@@ -71,7 +71,7 @@ def print_boards(boards: Sequence[Leaderboard], every_tolerance: bool = False) -
 def formatted(boards: Sequence[Leaderboard], name: str, every_tolerance: bool = False) -> bytes:
     """The boards as `latex`, `csv`, `markdown` or `parquet`.
 
-    LaTeX is of the headlines alone unless asked for every tolerance; the others have all.
+    LaTeX shows the headline's tolerance unless asked for all; the other formats show all.
     """
     from mdlbench.report.exports import to_latex, to_parquet
 
@@ -122,7 +122,7 @@ def references_of(record: EvalRecord, references: References) -> SiteReferences:
     found = references.of_data(record.identity.data_sha256)
     if found is None:
         raise RecordError(
-            f"the references are not those of the records: none is of data "
+            f"the references do not fit the records: none was computed from data "
             f"{record.identity.data_sha256[:12]} of {record.name}; run `mdlbench eval` again"
         )
     return found

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, Int64
 from mdlbench.records.record import Pictures
 
 COLUMNS, LINES = 8, 4
-"""Of the pictures in a record."""
+"""Columns and lines of the pictures in a record."""
 SHADES = 33
 """Colours of a picture in a record; few, so that the record stays small."""
 COLOURS = "RdBu_r"

@@ -22,7 +22,7 @@ USUAL = Setting()
 
 
 class Opener:
-    """Opens a suite's sources one after the other, whatever kind they are of.
+    """Opens a suite's sources one after the other, whatever their kind.
 
     Raises:
         MdlbenchError: what opens sources of that kind cannot be imported.

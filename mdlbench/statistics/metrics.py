@@ -66,7 +66,7 @@ class Metric:
 
     @property
     def header(self) -> str:
-        """Of a column of values, with the unit that they do not repeat: "ΔCE (nats)"."""
+        """The head of a column of values, with their unit: "ΔCE (nats)"."""
         return self._with_unit(self.label)
 
     @property

@@ -34,7 +34,7 @@ def config_class(kind: str) -> type[SourceConfig]:
 
 
 def subclass_of(base: type[Base], plugin: Plugin) -> type[Base]:
-    """The class that is at a plugin's target; raises `MdlbenchError` unless it is of that base."""
+    """The class that is at a plugin's target; raises `MdlbenchError` unless it has that base."""
     found = SOURCES.imported(plugin)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise MdlbenchError(f"{SOURCES.called(plugin)}: {plugin.target!r} is no {base.__name__}")

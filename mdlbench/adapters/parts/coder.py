@@ -83,7 +83,7 @@ def assemble(
     """The coder of these parts; its widths, decoder norms and side bits are theirs.
 
     Without a normalisation, tokens are taken as they are. The origin is what its config says of the
-    activations it was trained on; a forest is of latents that are off where their parent is. What
+    activations it was trained on; in a forest, a latent is off where its parent is. What
     else is given stands in the coder's `CoderSpec`, which explains it.
     """
     origin, normalisation = origin or Origin(), normalisation or Unnormalised()

@@ -48,7 +48,7 @@ class Shelf:
     def families(self) -> dict[str, tuple[EvalRecord, ...]]:
         """By "all ARCHITECTURE", with the quantiser where it is not the suite's own.
 
-        Where the folder has several sites, a family is of one: "all ARCHITECTURE at SITE". Trained
+        Where the folder has several sites, a family belongs to one: "all ARCHITECTURE at SITE". Trained
         SAEs first, then what is fitted.
         """
         several = len({record.site.label for record in self.records}) > 1

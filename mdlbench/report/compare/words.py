@@ -44,7 +44,7 @@ def to_markdown(contest: Contest) -> str:
 
 
 def how_to_read(contest: Contest) -> str:
-    """What the numbers of the curves are of, in a few sentences."""
+    """What the numbers of the curves mean, in a few sentences."""
     what = {
         "front": "the Pareto front of each SAE, interpolated by PCHIP over quality",
         "hull": "the lower convex hull of each family's operating points in linear rate and "

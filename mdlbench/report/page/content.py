@@ -257,7 +257,7 @@ def _loss_name(key: str) -> str:
 
 
 def current_suite(board: Leaderboard) -> Suite | None:
-    """The shipped suite that the board is of; None where it is another, or has another digest."""
+    """The shipped suite of that name and digest; None if there is none."""
     suite = shipped_suite(board.suite)
     return None if suite is None or suite.digest != board.suite_digest else suite
 

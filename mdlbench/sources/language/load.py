@@ -47,7 +47,7 @@ def load_model(
     Raises:
         HubError: it is not available.
         SourceError: what it computes is not finite.
-        UsageError: it is of a kind that cannot be cut, or takes no such options.
+        UsageError: it cannot be cut, or takes no such options.
     """
     if isinstance(config, HubModel) and _known_to_transformer_lens(config.name):
         return HookedModel(config.name, _load_hooked(config, options, device, dtype))
@@ -69,7 +69,7 @@ def official_name(name: str) -> str:
 
 
 def same_model(name: str, other: str) -> bool:
-    """Whether two names are of one model, its owner on the hub left aside."""
+    """Whether two names mean one model, whoever owns it on the hub."""
     if name == other:
         return True
     one, two = (official_name(n).rpartition("/")[2] for n in (name, other))

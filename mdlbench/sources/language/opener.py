@@ -29,7 +29,7 @@ SLACK = 1.1
 LEAST_CONTEXTS = 200
 """So many are split even for the smallest budgets, which leaves enough for each split."""
 LEAST_DOCUMENTS: dict[Split, int] = {"calibration": 1, "test": 8}
-"""Intervals are of test documents drawn anew, which says nothing of a handful of them."""
+"""Intervals come from resampled test documents, so a handful of documents is too few."""
 
 
 class LanguageOpener(SourceOpener[LanguageConfig]):

@@ -75,7 +75,7 @@ def main(
     loaded = load_suite(suite)
     source = loaded.source
     if not isinstance(source, ImagesConfig):
-        raise typer.BadParameter(f"suite {suite!r} is not one of images")
+        raise typer.BadParameter(f"suite {suite!r} has no images")
     pixels, digits = load_images(loaded.path(source.images), loaded.path(source.labels))
     images = torch.from_numpy(pixels).float() / 255.0
     labels = torch.from_numpy(digits).long()

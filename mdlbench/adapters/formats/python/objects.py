@@ -24,7 +24,7 @@ from mdlbench.errors import CoderError, UsageError
 from mdlbench.sources.protocol import ActivationSource
 
 VERSION = "2"
-"""Of the way objects are wrapped and digested."""
+"""Version of the way objects are wrapped and digested."""
 
 PROBE_TOKENS = 64
 

@@ -437,7 +437,7 @@ DAMAGE = {
     ),
     "transcoder": (
         lambda f: configure(f, architecture="transcoder"),
-        "apply_b_dec_to_input: b_dec is of a transcoder's output, not of its input",
+        "apply_b_dec_to_input: a transcoder's b_dec belongs to its output, not its input",
     ),
     "temporal": (
         lambda f: configure(f, architecture="temporal"),

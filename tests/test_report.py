@@ -492,7 +492,9 @@ def test_report_refuses_references_of_another_suite(zoo, tmp_path, key):
 def test_report_refuses_references_of_other_data(zoo, tmp_path):
     elsewhere = make_site_references(data_sha256="e2" * 32)
     other = realistic_references().model_copy(update={"sites": [elsewhere]})
-    with pytest.raises(RecordError, match=r"none is of data dadadadadada of batchtopk-64-k16; run"):
+    with pytest.raises(
+        RecordError, match=r"none was computed from data dadadadadada of batchtopk-64-k16; run"
+    ):
         write_report(zoo[:2], other, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -48,8 +48,8 @@ class Shelf:
     def families(self) -> dict[str, tuple[EvalRecord, ...]]:
         """By "all ARCHITECTURE", with the quantiser where it is not the suite's own.
 
-        Where the folder has several sites, a family belongs to one: "all ARCHITECTURE at SITE". Trained
-        SAEs first, then what is fitted.
+        Where the folder has several sites, a family belongs to one: "all ARCHITECTURE at SITE".
+        Trained SAEs come first, then what is fitted.
         """
         several = len({record.site.label for record in self.records}) > 1
         found: dict[str, list[EvalRecord]] = {}

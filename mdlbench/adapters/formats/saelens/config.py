@@ -157,7 +157,8 @@ def parse_config(
         )
     if config.is_transcoder and config.apply_b_dec_to_input:
         raise CheckpointError(
-            f"{where}: apply_b_dec_to_input: a transcoder's b_dec belongs to its output, not to its input"
+            f"{where}: apply_b_dec_to_input: a transcoder's b_dec belongs to its output, not its "
+            "input"
         )
     if config.architecture not in ("topk", "abstopk"):
         return config.model_copy(update={"k": None})

@@ -203,7 +203,7 @@ def test_the_python_interface_survives_its_own_imports(suite):
         [sys.executable, "-c", probe], capture_output=True, text=True, check=False, env=ENVIRONMENT
     )
     assert run.stdout == "6 fvu\n", run.stderr
-    assert "UsageError: no curve of 'nonsense'" in run.stderr
+    assert "UsageError: no metric 'nonsense'" in run.stderr
 
 
 def test_encode_then_decode_shows_the_rate_as_a_file_size(suite, tmp_path):

@@ -18,7 +18,7 @@ from mdlbench.adapters.load import load_coder
 from mdlbench.codes import bitstream
 from mdlbench.records.checks import problems_of
 from mdlbench.records.record import operating_point, profile_ranks
-from mdlbench.scoring import evaluation
+from mdlbench.scoring import audit
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.pictures import pictures_of
@@ -159,7 +159,7 @@ def test_exactly_the_headline_point_is_audited_with_real_bytes(record):
 def test_a_long_split_is_audited_in_parts(record, suite, sae, monkeypatch):
     sizes = []
     encode = bitstream.encode
-    monkeypatch.setattr(evaluation, "AUDITED_TOKENS", 100)
+    monkeypatch.setattr(audit, "AUDITED_TOKENS", 100)
     monkeypatch.setattr(images, "BLOCK_IMAGES", 60)
     monkeypatch.setattr(
         bitstream,

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
-from mdlbench.suite.sources import PIXELS
 
 from mdlbench.boards.compare.contender import Contender
 from mdlbench.boards.compare.contest import compare
@@ -36,6 +35,7 @@ from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.search import search_limit
 from mdlbench.scoring.single import evaluate
 from mdlbench.scoring.sweep import Sweep
+from mdlbench.sources.kinds.images import PIXELS
 from mdlbench.sources.open import Opener
 from mdlbench.statistics.bootstrap import Bootstrap
 from mdlbench.statistics.metrics import METRICS, Metric, drawn_metrics, metric_of, shown_metrics

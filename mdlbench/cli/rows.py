@@ -51,6 +51,7 @@ def records(folder: Path) -> list[Row]:
             rows.append({"file": str(path), **nothing, "state": str(error)})
             continue
         state = "partial" if record.partial else record.status
+        state = "edited" if record.is_edited else state
         rows.append(
             {
                 "file": str(path),

@@ -22,6 +22,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -30,6 +31,7 @@ from pydantic_core import PydanticCustomError
 from mdlbench.adapters.identity import CoderIdentity, Facts
 from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
 from mdlbench.quantisers.modes import MODES, mode_of
+from mdlbench.records import seal
 from mdlbench.statistics.metrics import METRICS, Metric, metric_of
 from mdlbench.suite.base import MetricName
 from mdlbench.suite.site import Site
@@ -47,12 +49,6 @@ protocols are never compared."""
 
 BASELINE = "baseline"
 """The adapter of coders that are fitted rather than trained: PCA, k-means, dense, mean."""
-CHECKSUM = "checksum"
-"""Key of a record file that seals all others, so that no number changes unnoticed."""
-
-_SEAL = re.compile(r'^ "checksum": "[0-9a-f]{64}",\n', re.MULTILINE)
-"""The checksum's line in a file as `to_json` writes it."""
-
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Interval = tuple[Finite, Finite]
 Versioned = TypeVar("Versioned", bound=BaseModel)
@@ -171,7 +167,7 @@ class Identity(Part):
         """SHA-256 of the identity's canonical JSON; an absent quantiser is left out."""
         absent = {"quantiser"} if self.quantiser is None else None
         content = self.model_dump(mode="json", exclude=absent)
-        return hashlib.sha256(_canonical(content).encode()).hexdigest()
+        return hashlib.sha256(seal.canonical(content).encode()).hexdigest()
 
 
 class TokenCounts(Part):
@@ -475,6 +471,12 @@ class EvalRecord(Part):
     environment: Environment
     provenance: Provenance
     status: Literal["complete"] = "complete"
+    _edited: bool = PrivateAttr(default=False)
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether it was read from a file that was changed after it was written."""
+        return self._edited
 
     @property
     def name(self) -> str:
@@ -482,8 +484,9 @@ class EvalRecord(Part):
 
     @property
     def label(self) -> str:
-        """The SAE's name, and its quantiser where that is not the suite's own."""
-        return with_quantiser(self.name, self.identity.quantiser)
+        """The SAE's name, its quantiser where that is not the suite's own, and "(edited)"."""
+        name = with_quantiser(self.name, self.identity.quantiser)
+        return f"{name} (edited)" if self.is_edited else name
 
     @property
     def family(self) -> str:
@@ -544,12 +547,12 @@ class EvalRecord(Part):
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no NaN, sealed by its `checksum`, a newline at the end."""
         content = self.model_dump(mode="json", exclude_none=True)
-        return canonical_lines(content | {CHECKSUM: checksum_of(content)})
+        return canonical_lines(content | {seal.CHECKSUM: seal.checksum_of(content)})
 
     @property
     def checksum(self) -> str:
         """The text of the record's file."""
-        return checksum_of(self.model_dump(mode="json", exclude_none=True))
+        return seal.checksum_of(self.model_dump(mode="json", exclude_none=True))
 
 
 def operating_point(record: EvalRecord, result: ToleranceResult) -> OperatingPoint | None:
@@ -575,15 +578,6 @@ def shortened(value: object) -> str:
     """A digest by its start; any other value whole."""
     text = str(value)
     return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
-
-
-def checksum_of(content: dict[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of a record file's content, without its own `checksum`."""
-    return hashlib.sha256(_canonical(_unsealed(content)).encode()).hexdigest()
-
-
-def _unsealed(content: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if key != CHECKSUM}
 
 
 class Measurement(Part):
@@ -639,15 +633,16 @@ def canonical_lines(content: dict[str, Any]) -> str:
 
 
 def parse_record(text: str, where: Path | str) -> EvalRecord:
-    """A record from its JSON text.
+    """A record from its JSON text, marked as edited where its seal is broken.
 
     Raises:
         RecordError: it is not a record, has a newer schema, or its id does not match its identity.
     """
     try:
-        record = EvalRecord.model_validate_json(_SEAL.sub("", text, count=1))
+        record = EvalRecord.model_validate_json(seal.without_line(text))
     except ValidationError:
-        record = _model(EvalRecord, _unsealed(_content(text, where)), where)
+        record = _model(EvalRecord, seal.unsealed(_content(text, where)), where)
+    record._edited = not seal.is_intact(text)
     if record.id != record.identity.id:
         raise RecordError(f"{where}: the id does not match the record's identity")
     return record
@@ -696,7 +691,3 @@ def _model(model: type[Versioned], content: dict[str, Any], where: Path | str) -
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
-
-
-def _canonical(content: Any) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

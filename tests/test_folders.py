@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdlbench import files
 from mdlbench.boards.compare.choice import choose
 from mdlbench.boards.leaderboard import build_all
 from mdlbench.errors import MdlbenchWarning, RecordError, UsageError
@@ -26,9 +27,16 @@ from mdlbench.records.store import (
     read_references,
     record_paths,
 )
+from mdlbench.report.features import write_feature_grid
 from mdlbench.report.page.content import page_data
 from mdlbench.report.tables import to_csv, to_markdown
+from mdlbench.scoring import suite_run
+from mdlbench.scoring.suite_run import Scored, run
+from mdlbench.scoring.targets import targets
+from mdlbench.sources.open import Opener, Setting
+from mdlbench.suite.load import load_suite
 from mdlbench.suite.site import Site
+from tests.crashes import every_crash
 from tests.records import (
     HEADLINE,
     SUITE_DIGEST,
@@ -37,6 +45,7 @@ from tests.records import (
     realistic_references,
 )
 from tests.test_cli import mdlbench
+from tests.tiny import write_tiny_suite
 
 CHEAP = [1.0, 1.5]
 
@@ -118,12 +127,12 @@ def test_an_edited_record_has_no_rank_and_is_marked_in_tables_and_on_the_page(fo
 
 
 def test_the_terminal_says_once_on_stderr_that_a_record_was_edited(folder: Path) -> None:
-    run = mdlbench("leaderboard", folder, "-o", folder.parent / "report")
-    assert run.returncode == 0, run.stderr
-    (line,) = run.stderr.splitlines()
+    ran = mdlbench("leaderboard", folder, "-o", folder.parent / "report")
+    assert ran.returncode == 0, ran.stderr
+    (line,) = ran.stderr.splitlines()
     assert line.startswith("mdlbench: ")
     assert "changed after it was written" in line
-    assert "edited" in run.stdout
+    assert "edited" in ran.stdout
     listed = json.loads(mdlbench("ls", "records", folder, "--json").stdout)
     assert {row["SAE"]: row["state"] for row in listed} == {
         "cheat": "edited",
@@ -140,9 +149,9 @@ def test_compare_and_cite_refuse_an_edited_record(folder: Path) -> None:
             choose(["honest", word], folder)
     (family,) = choose(["all batchtopk"], folder).contenders
     assert {member.name for member in family.members} == {"honest", "other"}
-    run = mdlbench("cite", path)
-    assert run.returncode == 1
-    assert "changed after it was written" in run.stderr
+    ran = mdlbench("cite", path)
+    assert ran.returncode == 1
+    assert "changed after it was written" in ran.stderr
 
 
 def test_an_edited_record_is_not_kept_as_finished(folder: Path) -> None:
@@ -224,9 +233,9 @@ def test_a_stray_repetition_counts_for_nothing(tmp_path: Path) -> None:
     (folder / "reproductions").mkdir()
     (original,) = record_paths(folder)
     (folder / "reproductions" / original.name).touch()
-    run = mdlbench("leaderboard", folder, "--html")
-    assert run.returncode == 0, run.stderr
-    assert "not JSON" in run.stderr
+    ran = mdlbench("leaderboard", folder, "--html")
+    assert ran.returncode == 0, ran.stderr
+    assert "not JSON" in ran.stderr
 
 
 # Several runs at once
@@ -304,11 +313,104 @@ def test_of_runs_on_two_texts_one_has_the_site(tmp_path: Path, first: bool) -> N
 
 def test_validate_says_that_a_folder_mixes_limits(tmp_path: Path) -> None:
     write_folder(tmp_path, make_record("whole"), make_record("part", limit=10, partial=True))
-    run = mdlbench("validate", tmp_path)
-    assert run.returncode == 1
-    assert run.stdout.count("but the folder also has suite mnist") == 2
-    assert "limited to 10 documents" in run.stdout
-    run = mdlbench("leaderboard", tmp_path)
-    assert run.returncode == 1
-    assert "cannot be compared: their limit differs" in run.stderr
-    assert len(run.stderr.splitlines()) == 1
+    ran = mdlbench("validate", tmp_path)
+    assert ran.returncode == 1
+    assert ran.stdout.count("but the folder also has suite mnist") == 2
+    assert "limited to 10 documents" in ran.stdout
+    ran = mdlbench("leaderboard", tmp_path)
+    assert ran.returncode == 1
+    assert "cannot be compared: their limit differs" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+# Killed runs
+
+
+def evaluated(suite: Path, folder: Path) -> None:
+    """As `mdlbench eval`, in this process."""
+    opener = Opener(load_suite(suite), Setting("cpu", 60, None))
+    wanted = targets(opener.suite, [], None)
+    outcomes = list(run(opener, wanted, folder, draw=write_feature_grid))
+    assert all(isinstance(outcome, Scored) for outcome in outcomes)
+
+
+def content(folder: Path) -> dict[str, object]:
+    """All files, records without what differs from run to run."""
+    found: dict[str, object] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        data: object = path.read_bytes()
+        if path.parent.name == "records" and path.suffix == ".json":
+            data = {
+                key: value
+                for key, value in json.loads(path.read_bytes()).items()
+                if key not in ("environment", "checksum", "provenance")
+            }
+        found[str(path.relative_to(folder))] = data
+    return found
+
+
+def crash_suite(folder: Path) -> Path:
+    return write_tiny_suite(
+        folder,
+        saes=[{"key": "pca", "spec": "baseline:pca"}],
+        replicates=100,
+        steps={"finest": 0.0625, "octaves": 3},
+    )
+
+
+def test_a_run_that_is_killed_anywhere_goes_on_to_the_same_folder(tmp_path: Path) -> None:
+    suite = crash_suite(tmp_path / "suite")
+    evaluated(suite, tmp_path / "whole")
+    whole, killed = content(tmp_path / "whole"), tmp_path / "killed"
+    assert {Path(name).suffix for name in whole} == {".json", ".png"}
+    n_crashes = 0
+    for _ in every_crash(lambda: evaluated(suite, killed)):
+        n_crashes += 1
+        evaluated(suite, killed)
+        assert content(killed) == whole
+        shutil.rmtree(killed)
+    assert n_crashes > 15
+
+
+def test_a_lost_picture_is_drawn_again_without_scoring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, folder = crash_suite(tmp_path / "suite"), tmp_path / "out"
+    evaluated(suite, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (picture,) = (folder / "features").glob("*.png")
+    picture.unlink()
+    monkeypatch.setattr(suite_run, "evaluate_coder", None)
+    evaluated(suite, folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_lost_references_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite, folder = crash_suite(tmp_path / "suite"), tmp_path / "out"
+    evaluated(suite, folder)
+    before = (folder / REFERENCES).read_bytes()
+    (folder / REFERENCES).unlink()
+    monkeypatch.setattr(suite_run, "evaluate_coder", None)
+    evaluated(suite, folder)
+    assert (folder / REFERENCES).read_bytes() == before
+
+
+def test_only_what_the_dead_left_is_cleared(tmp_path: Path) -> None:
+    def dead() -> None:
+        path = tmp_path / "killed.json"
+        with files._written_beside(path, b"half"):
+            os._exit(0)
+
+    child = os.fork()
+    if child == 0:
+        dead()
+    os.waitpid(child, 0)
+    with files._written_beside(tmp_path / "alive.json", b"half") as alive:
+        other = tmp_path / ".other.json-abcdef.1-xyz.part"
+        other.write_text("of another machine")
+        old = tmp_path / ".old.json-xyz.part"
+        old.write_text("old")
+        os.utime(old, (0, 0))
+        assert len(list(tmp_path.glob(".killed.json-*.part"))) == 1
+        files.clear_unfinished(tmp_path)
+        assert set(tmp_path.iterdir()) == {alive, other}

@@ -245,7 +245,8 @@ def read_references(folder: Path) -> References:
     for path in sorted((folder / SITES).glob(f"{'[0-9a-f]' * 16}.json")):
         other = _read_references_file(path)
         if other.measurement == found.measurement:
-            sites = {(one.site.label, one.data_sha256): one for one in other.sites} | sites
+            for one in other.sites:
+                sites.setdefault((one.site.label, one.data_sha256), one)
     if len(sites) == n_known:
         return found
     return found.model_copy(update={"sites": list(sites.values())})

@@ -295,14 +295,26 @@ class Resamples(PerMetric):
         """
         return cls.model_validate(
             {
-                name: _shares(values - point[name], point[_share_of(name)])
+                name: _shares(
+                    values - point[name],
+                    point["bits"] if name == "bits" else _unit(metric_of(name), point),
+                )
                 for name, values in drawn.items()
             }
         )
 
 
-def _share_of(drawn: str) -> str:
-    return drawn if drawn == "bits" else metric_of(drawn).share_of
+LEAST_SHARE = 2.0**-10
+"""The smallest share of a metric that shares are taken of."""
+
+
+def _unit(metric: Metric, losses: Mapping[str, float]) -> float:
+    """What draws of a metric are kept as shares of: `share_of`, unless that is next to nothing.
+
+    Shares of nothing would be none, or too large for half precision.
+    """
+    share_of = losses.get(metric.share_of, 0.0)
+    return max(share_of, LEAST_SHARE * abs(losses.get(metric.name, 0.0)))
 
 
 class OperatingPoint(Distortion):
@@ -349,9 +361,11 @@ class OperatingPoint(Distortion):
 
     def resampled(self, metric: str) -> Float64[np.ndarray, " replicate"]:
         """A loss in every draw; raises `RecordError` where the record has none."""
-        row = metric_of(metric)
-        unit = self.losses.get(row.share_of, 0.0)
-        return self.loss(metric) + unit * self.drawn_shares(row.drawn_as)
+        return self.loss(metric) + self.unit(metric) * self.drawn_shares(metric_of(metric).drawn_as)
+
+    def unit(self, metric: str) -> float:
+        """What `resamples` has shares of for a metric."""
+        return _unit(metric_of(metric), self.losses)
 
     def drawn_shares(self, key: str) -> Float64[np.ndarray, " replicate"]:
         """As `Resamples` holds them under a key; raises `RecordError` where it does not."""

@@ -16,6 +16,10 @@ class MdlbenchError(Exception):
     exit_code = 1
 
 
+class MdlbenchWarning(UserWarning):
+    """What a user should know of although the work goes on: shown as one line on stderr."""
+
+
 class UsageError(MdlbenchError):
     """The request itself is wrong: an unknown key, a bad option, nothing matched. Exit code 2."""
 

@@ -1,4 +1,7 @@
-"""Work that is killed right before its n-th change of the file system, as a power cut would."""
+"""Work that is killed right before its n-th change of the file system, as a power cut would.
+
+Opening a file counts as one, since that may create it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import os
 from collections.abc import Callable, Iterator
 
 KILLED = 137
-CHANGES = ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "write")
+CHANGES = ("open", "fsync", "chmod", "link", "replace", "rename", "unlink", "mkdir", "rmdir")
+CHANGES += ("write",)
 
 
 def every_crash(work: Callable[[], object]) -> Iterator[None]:

@@ -290,7 +290,7 @@ def test_too_few_points_and_too_little_overlap_have_no_averages():
         ({"protocol": 2}, r"protocol differs \(1 and 2\)"),
         ({"data_sha256": "ee" * 32}, "data_sha256 differs .dadadadadada and eeeeeeeeeeee"),
         ({"seed": 7}, r"seed differs \(0 and 7\)"),
-        ({"limit": 64, "partial": True}, r"limit differs \(None and 64\)"),
+        ({"limit": 64, "partial": True}, r"limit differs \(all documents and 64 documents\)"),
         ({"site": Site(hook="layer 3")}, r"site differs \(pixels and layer 3\)"),
     ],
 )

@@ -20,13 +20,13 @@ from mdlbench.statistics.metrics import shown_metrics
 from mdlbench.suite.base import MetricName
 from mdlbench.suite.suite import Headline
 
-Status = Literal["ranked", "unranked", "partial", "infeasible"]
+Status = Literal["ranked", "unranked", "partial", "edited", "infeasible"]
 Replicates = Float64[np.ndarray, "sae replicate"]
 
 TAIL = (1 - CONFIDENCE) / 2
 INTERVAL = (TAIL, 1 - TAIL)
 """Tail probabilities of the percentile intervals."""
-STATUS_ORDER: tuple[Status, ...] = ("ranked", "unranked", "partial", "infeasible")
+STATUS_ORDER: tuple[Status, ...] = ("ranked", "unranked", "partial", "edited", "infeasible")
 ID_CHARACTERS = 8
 """Characters of a record's id that are shown where two SAEs have the same name."""
 
@@ -55,7 +55,8 @@ class Row:
         label: the SAE's name, with its quantiser where that is not the suite's own, and with the
             start of its id where that alone is not unique.
         status: "ranked"; "unranked" (feasible, but the record asks not to be ranked); "partial"
-            (made with `--limit`); "infeasible" (no step of the quantiser keeps ε).
+            (made with `--limit`); "edited" (the record was changed after it was written);
+            "infeasible" (no step of the quantiser keeps ε).
         ranking: its rank, unless `status` is another than "ranked".
     """
 
@@ -84,7 +85,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """All SAEs at one tolerance: ranked ones first, then unranked, partial and infeasible ones."""
+    """All SAEs at one tolerance: ranked ones first, the others in the order of `STATUS_ORDER`."""
 
     metric: MetricName
     epsilon: float
@@ -403,6 +404,8 @@ def _entry(record: EvalRecord, label: str, metric: MetricName, epsilon: float) -
 
 
 def _status(record: EvalRecord, result: ToleranceResult) -> Status:
+    if record.is_edited:
+        return "edited"
     if record.partial or record.identity.limit is not None:
         return "partial"
     if not result.feasible:

@@ -181,12 +181,12 @@ def cite(
 ) -> None:
     """Print BibTeX entries and, for each RECORD, a methods paragraph in LaTeX."""
     from mdlbench.records.checks import suite_of
-    from mdlbench.records.store import all_record_paths, read_record
+    from mdlbench.records.store import all_record_paths, read_intact_record
     from mdlbench.report.citation import bibtex, methods
     from mdlbench.suite.load import load_suite
 
     chosen = load_suite(suite) if suite else None
     for path in all_record_paths(records or []):
-        record = read_record(path)
+        record = read_intact_record(path)
         print(methods(record, suite_of(record, chosen)))
     print(bibtex(), end="")

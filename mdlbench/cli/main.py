@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
+from typing import TextIO
 
 from mdlbench.cli.app import DEBUG, app
-from mdlbench.errors import MdlbenchError
+from mdlbench.errors import MdlbenchError, MdlbenchWarning
 
 
 def main() -> None:
     """Run a command. Exit codes: 0 complete, 1 something failed, 2 usage, 130 interrupted."""
+    _show_own_warnings()
     try:
         app()
     except (MdlbenchError, OSError) as error:
@@ -18,3 +21,25 @@ def main() -> None:
             traceback.print_exc()
         print(f"mdlbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, MdlbenchError) else 1)
+
+
+def _show_own_warnings() -> None:
+    """Each of ours is one line on stderr, and is said once."""
+    warnings.simplefilter("default", MdlbenchWarning)
+    shown_otherwise = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, MdlbenchWarning):
+            text = "".join(c if c.isprintable() else "�" for c in str(message))
+            print(f"mdlbench: {text}", file=sys.stderr)
+        else:
+            shown_otherwise(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show

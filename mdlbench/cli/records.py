@@ -66,13 +66,13 @@ def validate(
     Exit code 1 if one is not valid. Only `mdlbench verify` shows that an SAE really costs what its
     record says.
     """
-    from mdlbench.records.checks import problems_of_file
+    from mdlbench.records.checks import problems_of_files
     from mdlbench.records.store import all_record_paths
     from mdlbench.report.tables import printable
     from mdlbench.suite.load import load_suite
 
     chosen = load_suite(suite) if suite else None
-    found = {path: problems_of_file(path, chosen) for path in all_record_paths(records)}
+    found = problems_of_files(all_record_paths(records), chosen)
     if as_json:
         rows = [{"record": str(path), "problems": problems} for path, problems in found.items()]
         print(json.dumps(rows, indent=1))

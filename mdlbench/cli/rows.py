@@ -50,7 +50,7 @@ def records(folder: Path) -> list[Row]:
             nothing = {"suite": "", "SAE": "", "quantiser": ""}
             rows.append({"file": str(path), **nothing, "state": str(error)})
             continue
-        state = "partial" if record.partial else record.status
+        state = "edited" if record.is_edited else "partial" if record.partial else record.status
         rows.append(
             {
                 "file": str(path),

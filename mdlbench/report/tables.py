@@ -24,6 +24,7 @@ NOTES = {
     "infeasible": "Infeasible: even the finest step of the quantiser exceeds the tolerance, so "
     "they have no rank.",
     "partial": "Partial: measured on some documents only, never ranked.",
+    "edited": "Edited: the record was changed after it was written, so it has no rank.",
 }
 """What is said below a table that has such a row: a mark of its bits, or its status."""
 
@@ -233,10 +234,13 @@ def _floor_column(table: Table) -> Column:
     return Column(f"Floor {metric.label}", "right", lambda row: metric.written(row.floor))
 
 
+_UNRANKED = {"unranked": "not ranked", "partial": "partial", "edited": "edited"}
+
+
 def _rank(row: Row) -> str:
     if row.ranking.rank is not None:
         return str(row.ranking.rank)
-    return {"unranked": "not ranked", "partial": "partial"}.get(row.status, ABSENT)
+    return _UNRANKED.get(row.status, ABSENT)
 
 
 def _bits(row: Row) -> str:
@@ -270,6 +274,8 @@ def _footnotes(rows: Iterable[Row]) -> list[str]:
         notes.append(NOTES["at_coarsest"])
     if any(row.result.non_monotone for row in rows):
         notes.append(NOTES["non_monotone"])
+    if any(row.status == "edited" for row in rows):
+        notes.append(NOTES["edited"])
     return notes
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from mdlbench.adapters import checked
+from mdlbench.adapters.load import CoderAt
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.errors import (
     CheckpointError,
@@ -25,7 +26,7 @@ from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord
 from mdlbench.records.store import RecordStore
 from mdlbench.scoring.bench import Bench
-from mdlbench.scoring.evaluation import Evaluation, evaluate_coder
+from mdlbench.scoring.evaluation import Evaluation, evaluate_coder, latent_bits
 from mdlbench.scoring.targets import Target, target_site
 from mdlbench.sources.open import Opener
 from mdlbench.stages import OnStage, labelled, silent
@@ -76,13 +77,27 @@ class _Results:
     store: RecordStore
     draw: Draw | None
 
+    def picture(self, record: EvalRecord) -> Path:
+        return self.store.root / FEATURES / f"{self.store.path(record.identity).stem}.png"
+
     def draw_features(self, bench: Bench, coder: SparseCoder, evaluation: Evaluation) -> None:
         image_shape, record = bench.source.image_shape, evaluation.record
         if self.draw is None or image_shape is None or not coder.spec.d_latents:
             return
-        path = self.store.root / FEATURES / f"{self.store.path(record.identity).stem}.png"
         rows = checked.decoder_rows(coder)
-        self.draw(path, record.label, rows, image_shape, evaluation.latent_bits)
+        self.draw(self.picture(record), record.label, rows, image_shape, evaluation.latent_bits)
+
+    def keep(self, bench: Bench, coder: SparseCoder, evaluation: Evaluation) -> None:
+        """Keep all that a finished run consists of, its record last: then it is finished."""
+        self.draw_features(bench, coder, evaluation)
+        self.store.save(evaluation.record)
+
+    def complete(self, bench: Bench, found: CoderAt, record: EvalRecord) -> None:
+        """Make again what is missing beside a finished record; nothing is scored for it."""
+        drawn = self.draw is not None and bench.source.image_shape is not None
+        if drawn and record.latents is not None and not self.picture(record).is_file():
+            bits = latent_bits(bench, found.coder, record.latents.step)
+            self.draw_features(bench, found.coder, Evaluation(record, bits))
 
 
 def run(
@@ -177,9 +192,9 @@ def _score(bench: Bench, target: Target, results: _Results, on_stage: OnStage) -
     identity = bench.identity(found.identity, target.name)
     finished = results.store.find(identity)
     if finished is not None:
+        results.complete(bench, found, finished)
         return Scored(target, finished, reused=True)
     coder = found.coder
     evaluation = evaluate_coder(bench, coder, identity, on_stage)
-    results.store.save(evaluation.record)
-    results.draw_features(bench, coder, evaluation)
+    results.keep(bench, coder, evaluation)
     return Scored(target, evaluation.record, reused=False)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 BEGINNING = b"PK\x03\x04"
@@ -14,30 +12,24 @@ FREE_BYTES, UNPACKED_PER_BYTE = 2**26, 16
 the file. Weights need less; a small file that asks for all of the memory needs more."""
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive, whose members may then be read: none takes more than the file is worth.
-
-    Raises:
-        ValueError: members have one name, lie where the file is not, or unpack to too much.
-        zipfile.BadZipFile: it is truncated, or no archive.
-    """
-    with zipfile.ZipFile(path) as archive:
-        _check(archive.infolist(), path.stat().st_size)
-        yield archive
-
-
 def unpacked_bytes(path: Path) -> int:
-    """Bytes that an archive's members, or a file that is none, may hold; raises as `opened`."""
+    """Bytes that an archive's members, or a file that is none, may hold; raises as `check`."""
     with path.open("rb") as file:
         begins = file.read(len(BEGINNING))
     if begins != BEGINNING:
         return path.stat().st_size
-    with opened(path) as archive:
-        return sum(member.file_size for member in archive.infolist())
+    with zipfile.ZipFile(path) as found:
+        check(found, path)
+        return sum(member.file_size for member in found.infolist())
 
 
-def _check(members: list[zipfile.ZipInfo], size: int) -> None:
+def check(found: zipfile.ZipFile, path: Path) -> None:
+    """Let members be read only if none can take more than the file is worth.
+
+    Raises:
+        ValueError: members have one name, promise more than the file has, or unpack to too much.
+    """
+    members, size = found.infolist(), path.stat().st_size
     if len({member.filename for member in members}) < len(members):
         raise ValueError("members of its archive have the same name")
     packed = sum(member.compress_size for member in members)

@@ -176,9 +176,10 @@ def load_npz(path: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
         CheckpointError: the file is truncated or of another kind, holds an unknown array, objects
             rather than numbers, or promises more than it has.
     """
-    with blamed_on(path, "truncated, or not an archive of arrays"), archive.opened(path) as found:
+    with blamed_on(path, "truncated, or not an archive of arrays"), ZipFile(path) as found:
         members = {info.filename.removesuffix(".npy"): info for info in found.infolist()}
         _reject_unknown(members, names, str(path))
+        archive.check(found, path)
         return {name: _array(found, member) for name, member in members.items()}
 
 

@@ -62,6 +62,26 @@ class OutputError(MdlbenchError):
     """A result cannot be written: unwritable folder, full disk."""
 
 
+SHOWN = 60
+"""Characters of a foreign text that a message repeats; what is longer is cut."""
+LISTED = 12
+"""Foreign names that a message lists."""
+SAID = 300
+"""Characters of what a foreign library says that a message repeats."""
+
+
+def shown(text: str) -> str:
+    """A foreign text in quotes, control characters escaped, cut where it is long."""
+    return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}…"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Foreign names in order, as far as a message has room for them."""
+    known = sorted(names)
+    more = f" and {len(known) - LISTED:,} more" if len(known) > LISTED else ""
+    return ", ".join(_plain(name, SHOWN) for name in known[:LISTED]) + more
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """The tail of an "unknown NAME" message: the nearest valid choice, then all of them."""
     known = sorted(choices)
@@ -72,16 +92,23 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Asks whether the nearest of the choices is meant; empty where none is near."""
-    found = difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.4)
+    found = difflib.get_close_matches(name[:SHOWN], sorted(choices), n=1, cutoff=0.4)
     return f"Did you mean {found[0]!r}? " if found else ""
 
 
 def first_line(error: Exception) -> str:
     """The first line of what an exception says; its kind where it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return _plain(str(error).strip().partition("\n")[0], SAID) or type(error).__name__
 
 
 def first_problem(error: ValidationError, root: str = "") -> str:
     """The first thing that does not fit a schema, as "key.of.it: message"; `root` has no key."""
-    item = error.errors()[0]
-    return f"{'.'.join(map(str, item['loc'])) or root}: {item['msg']}"
+    item = error.errors(include_input=False)[0]
+    where = ".".join(_plain(str(key), SHOWN) for key in item["loc"])
+    return f"{where or root}: {_plain(item['msg'], SAID)}"
+
+
+def _plain(text: str, most: int) -> str:
+    """A foreign text that is printed as it is: what cannot be is escaped, what is long is cut."""
+    printed = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
+    return printed if len(text) <= most else f"{printed}…"

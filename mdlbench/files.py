@@ -32,6 +32,10 @@ _WRITER = re.compile(r"-[0-9a-f]{6}\.(?P<pid>[0-9]{1,10})-[^-]*$")
 _ABANDONED_SECONDS = 24 * 3600.0
 """Nobody writes one file for so long."""
 
+_AT_ONCE = sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY", "O_CLOEXEC"))
+"""Flags of opening that wait for nobody, where the system has them."""
+_CHUNK = 1 << 20
+
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/mdlbench`; by default `~/.cache/mdlbench`."""

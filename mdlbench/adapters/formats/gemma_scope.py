@@ -14,7 +14,13 @@ from typing import Any
 
 import torch
 
-from mdlbench.adapters.checkpoint import as_float32, digest_files, load_npz, matrix_shape
+from mdlbench.adapters.checkpoint import (
+    as_float32,
+    blamed_on,
+    digest_files,
+    load_npz,
+    matrix_shape,
+)
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import Decoder, Encoder, JumpReLU, LinearCoder, Unnormalised, assemble
 from mdlbench.adapters.places import parts, place
@@ -24,6 +30,8 @@ WEIGHTS_FILE = "params.npz"
 VERSION = "1"
 """Version of this reader: it changes when the same files come to mean other numbers."""
 
+ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+"""What an archive holds."""
 CONTEXT = 1024
 """Tokens of a context that all of Gemma Scope was trained on, the first of them BOS."""
 RELEASE = re.compile(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)")
@@ -74,9 +82,9 @@ class GemmaScopeAdapter:
     def load(self, request: Request) -> LinearCoder:
         identity, file = request.identity or self.identify(request), _file(request)
         facts = _facts(_path(request))
-        return build(
-            load_npz(file), identity, self.origin(request), facts, str(file), request.device
-        )
+        arrays, origin = load_npz(file, ARRAYS), self.origin(request)
+        with blamed_on(file):
+            return build(arrays, identity, origin, facts, str(file), request.device)
 
 
 ADAPTER = GemmaScopeAdapter

@@ -19,7 +19,11 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 
 from mdlbench.adapters.checkpoint import (
+    Count,
+    Text,
+    Whole,
     as_float32,
+    blamed_on,
     check_k,
     digest_files,
     load_json,
@@ -40,7 +44,7 @@ from mdlbench.adapters.parts import (
 )
 from mdlbench.adapters.places import HUB, hub_parts, hub_place, parts, place
 from mdlbench.adapters.protocol import HubPlace, Origin, Request
-from mdlbench.errors import CheckpointError, did_you_mean, first_problem
+from mdlbench.errors import CheckpointError, did_you_mean, first_problem, shown
 from mdlbench.hub import NoSuchFileError
 
 CONFIG_FILE = "cfg.json"
@@ -66,10 +70,10 @@ NORMED_AFTER = re.compile(r"gemma-?[23]|olmo-?[23]", re.IGNORECASE)
 class SparsifyConfig(BaseModel):
     """What of `cfg.json` decides the computation."""
 
-    d_in: Annotated[int, Field(gt=0)]
-    k: Annotated[int, Field(gt=0)]
-    num_latents: Annotated[int, Field(ge=0)] = 0
-    expansion_factor: Annotated[int, Field(gt=0)] = 32
+    d_in: Count
+    k: Count
+    num_latents: Annotated[Whole, Field(ge=0)] = 0
+    expansion_factor: Count = 32
     activation: str = "topk"
     signed: bool = False
     transcode: bool = False
@@ -95,8 +99,8 @@ class SparsifyConfig(BaseModel):
 class RunConfig(BaseModel):
     """What the `config.json` of a training run tells of the activations."""
 
-    model: str | None = None
-    ctx_len: int | None = None
+    model: Text | None = None
+    ctx_len: Whole | None = None
 
 
 class SparsifyAdapter:
@@ -106,6 +110,7 @@ class SparsifyAdapter:
 
     def identify(self, request: Request) -> CoderIdentity:
         request.reject_unknown_options()
+        read_config(request)
         return CoderIdentity(
             name="/".join(_hook_point(request)),
             adapter="sparsify",
@@ -132,7 +137,8 @@ class SparsifyAdapter:
         identity, config = request.identity or self.identify(request), read_config(request)
         (file,) = place(request, WEIGHTS_FILE)
         tensors = load_safetensors(file)
-        return build(config, tensors, identity, self.origin(request), str(file), request.device)
+        with blamed_on(file):
+            return build(config, tensors, identity, self.origin(request), str(file), request.device)
 
     def hub_place(self, request: Request) -> HubPlace | None:
         """The folder, and every place above it where the run's config may be."""
@@ -165,7 +171,7 @@ def read_config(request: Request) -> SparsifyConfig:
 def _check(config: SparsifyConfig, where: str) -> None:
     if config.activation not in ACTIVATIONS:
         raise CheckpointError(
-            f"{where}: activation: unknown {config.activation!r}. "
+            f"{where}: activation: unknown {shown(config.activation)}. "
             f"{did_you_mean(config.activation, ACTIVATIONS)}"
         )
     check_k(config.k, config.d_latents, where)

@@ -10,7 +10,13 @@ from typing import Protocol
 
 import torch
 
-from mdlbench.adapters.checkpoint import PICKLES, digest_files, load_json, load_safetensors
+from mdlbench.adapters.checkpoint import (
+    PICKLES,
+    blamed_on,
+    digest_files,
+    load_json,
+    load_safetensors,
+)
 from mdlbench.adapters.formats.saelens.build import build
 from mdlbench.adapters.formats.saelens.config import SAELensConfig, parse_config
 from mdlbench.adapters.formats.saelens.releases import (
@@ -41,7 +47,7 @@ class SAELensAdapter:
     recognised_by = (WEIGHTS_FILE, CONFIG_FILE)
 
     def identify(self, request: Request) -> CoderIdentity:
-        return _checkpoint(request).identity
+        return _identity(_checkpoint(request))
 
     def origin(self, request: Request) -> Origin:
         return _checkpoint(request).config.origin
@@ -55,8 +61,9 @@ class SAELensAdapter:
 
     def load(self, request: Request) -> LinearCoder:
         found = _checkpoint(request)
-        identity = request.identity or found.identity
-        return build(found.config, found.tensors, identity, found.where, request.device)
+        config, identity = found.config, request.identity or _identity(found)
+        with blamed_on(found.where):
+            return build(config, found.tensors, identity, found.where, request.device)
 
     def spec_of(self, identity: CoderIdentity) -> str | None:
         """That of a release's SAE; a folder's identity does not say where it is."""
@@ -120,7 +127,9 @@ class NamedFolder:
     @cached_property
     def config(self) -> SAELensConfig:
         file = self._file(CONFIG_FILE)
-        return parse_config(load_json(file), str(file))
+        content = load_json(file)
+        with blamed_on(file):
+            return parse_config(content, str(file))
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
@@ -153,7 +162,9 @@ class HubFolder:
 
     @cached_property
     def config(self) -> SAELensConfig:
-        return self.sae.parse(load_json(self.sae.file(CONFIG_FILE)))
+        content = load_json(self.sae.file(CONFIG_FILE))
+        with blamed_on(self.sae.name):
+            return self.sae.parse(content)
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
@@ -190,6 +201,13 @@ def _checkpoint(request: Request) -> Checkpoint:
         return NamedFolder(request)
     sae = _published(request)
     return Converted(sae) if sae.release.converter else HubFolder(sae)
+
+
+def _identity(found: Checkpoint) -> CoderIdentity:
+    """Its identity; weights are not hashed before the config is accepted."""
+    _ = found.config
+    with blamed_on(found.where):
+        return found.identity
 
 
 def _published(request: Request) -> Published:

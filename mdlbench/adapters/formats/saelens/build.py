@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from mdlbench.adapters.checkpoint import as_float32, find_tensor
+from mdlbench.adapters.checkpoint import as_float32, find_tensor, index_array
 from mdlbench.adapters.formats.saelens.config import NORMALISATIONS, SAELensConfig, plain
 from mdlbench.adapters.formats.saelens.matching_pursuit import MatchingPursuit
 from mdlbench.adapters.identity import CoderIdentity
@@ -87,7 +87,7 @@ def _forest(
         return Forest.from_parents(np.where(first == latent, ROOT, first))
     if config.architecture != "tree":
         return None
-    parents = find_tensor(tensors, "parents", where).cpu().numpy()
+    parents = index_array(find_tensor(tensors, "parents", where), "parents", where)
     if parents.shape != (config.d_sae,):
         raise CheckpointError(
             f"{where}: parents has shape {list(parents.shape)}, not one parent for each of "

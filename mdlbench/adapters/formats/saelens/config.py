@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from mdlbench.adapters.checkpoint import LONGEST_TEXT, Count, Text, Whole
 from mdlbench.adapters.parts import ConstantNorm, LayerNorm, Normalisation, Unnormalised
 from mdlbench.adapters.protocol import Origin
-from mdlbench.errors import CheckpointError, did_you_mean, first_problem
+from mdlbench.errors import CheckpointError, did_you_mean, first_problem, shown
 
 AFFINE = ("W_enc", "b_enc", "W_dec", "b_dec")
 TENSORS: dict[str, tuple[str, ...]] = {
@@ -59,13 +60,13 @@ METADATA = (
 class SAELensMetadata(BaseModel, extra="allow"):
     """What of the metadata is read; the rest is only shown."""
 
-    model_name: str | None = None
-    hook_name: str | None = None
-    hook_name_out: str | None = None
-    context_size: int | None = None
+    model_name: Text | None = None
+    hook_name: Text | None = None
+    hook_name_out: Text | None = None
+    context_size: Whole | None = None
     prepend_bos: bool | None = None
     model_from_pretrained_kwargs: dict[str, Any] | None = None
-    training_architecture: str | None = None
+    training_architecture: Text | None = None
     training_architecture_details: dict[str, Any] | None = None
 
 
@@ -73,20 +74,20 @@ class SAELensConfig(BaseModel):
     """What of `cfg.json` decides the computation."""
 
     architecture: str
-    d_in: Annotated[int, Field(gt=0)]
-    d_sae: Annotated[int, Field(gt=0)]
-    d_out: Annotated[int, Field(gt=0)] | None = None
+    d_in: Count
+    d_sae: Count
+    d_out: Count | None = None
     dtype: str = "float32"
     apply_b_dec_to_input: bool | None = None
     normalize_activations: str = "none"
     norm_scaling_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """The factor of `expected_average_only_in`; no config has it, a release may."""
-    k: Annotated[int, Field(gt=0)] | None = None
+    k: Count | None = None
     rescale_acts_by_decoder_norm: bool = False
-    residual_threshold: float = 1e-2
-    max_iterations: Annotated[int, Field(gt=0)] | None = None
+    residual_threshold: Annotated[float, Field(allow_inf_nan=False)] = 1e-2
+    max_iterations: Count | None = None
     stop_on_duplicate_support: bool = True
-    group_size: Annotated[int, Field(gt=0)] = 1
+    group_size: Count = 1
     finetuning_scaling_factor: Literal[False] = False
     activation_fn: Literal["relu", "topk"] = "relu"
     activation_fn_kwargs: dict[str, Any] = {}
@@ -155,6 +156,12 @@ def parse_config(
         raise CheckpointError(
             f"{where}: group_size {config.group_size} does not divide d_sae={config.d_sae}"
         )
+    most = max(config.d_in, config.d_sae)
+    if (config.max_iterations or 0) > most:
+        raise CheckpointError(
+            f"{where}: max_iterations must be from 1 to {most}, the larger of d_in and d_sae, not "
+            f"{config.max_iterations}"
+        )
     if config.is_transcoder and config.apply_b_dec_to_input:
         raise CheckpointError(
             f"{where}: apply_b_dec_to_input: a transcoder's b_dec belongs to its output, not its "
@@ -168,12 +175,16 @@ def parse_config(
 
 
 def plain(facts: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """Those that can be shown and stored: text, and numbers that JSON has."""
-    return {
-        key: value
-        for key, value in facts.items()
-        if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
-    }
+    """Those that can be shown and stored: short text, and numbers that JSON and tables have."""
+    return {key: value for key, value in facts.items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= LONGEST_TEXT
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def overridden(content: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,4 +218,4 @@ def _look_up(
         return
     if value in refused:
         raise CheckpointError(f"{where}: {value!r} is not supported yet: {refused[value]}")
-    raise CheckpointError(f"{where}: unknown {value!r}. {did_you_mean(value, supported)}")
+    raise CheckpointError(f"{where}: unknown {shown(value)}. {did_you_mean(value, supported)}")

@@ -12,13 +12,13 @@ from typing import cast
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64, UInt8
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from mdlbench.errors import SuiteError, UsageError
 from mdlbench.sources.kinds.images import PIXELS, ImagesConfig
 from mdlbench.sources.protocol import Block, SourceOpener, SpliceLoss, Split
+from mdlbench.suite.artefact import artefact
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Suite
 
@@ -39,13 +39,11 @@ class Classifier(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> Classifier:
-        try:
+        with artefact(path, "a classifier checkpoint"):
             weights = load_file(path)
             hidden, d_in = weights["hidden.weight"].shape
             model = cls(d_in, hidden)
             model.load_state_dict(weights)
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise SuiteError(f"{path}: not a classifier checkpoint: {error}") from error
         for name, tensor in model.state_dict().items():
             if not tensor.isfinite().all():
                 raise SuiteError(f"{path}: {name} holds NaN or infinite weights")
@@ -85,9 +83,9 @@ class Images:
             "test": len(self._images["test"]),
         }
         self.n_tokens = dict(self.n_documents)
-        self.data_sha256 = _digest(files)
         self.device = torch.device(device)
         classifier = Classifier.load(files[2])
+        self.data_sha256 = _digest(files)
         if classifier.hidden.in_features != self.d_in:
             raise SuiteError(
                 f"{files[2]}: reads {classifier.hidden.in_features} pixels, but {files[0]} holds "
@@ -172,12 +170,9 @@ def load_images(
     return arrays[0], arrays[1]
 
 
-def _load_npy_xz(path: Path) -> UInt8[np.ndarray, ...]:
-    try:
-        with lzma.open(path) as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
-        raise SuiteError(f"{path}: not an xz-compressed .npy file: {error}") from error
+def _load_npy_xz(path: Path) -> UInt8[np.ndarray, " *shape"]:
+    with artefact(path, "an xz-compressed .npy file"), lzma.open(path) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
     if array.dtype != np.uint8:
         raise SuiteError(f"{path}: expected uint8, found {array.dtype}")
     return array
@@ -186,5 +181,6 @@ def _load_npy_xz(path: Path) -> UInt8[np.ndarray, ...]:
 def _digest(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        with artefact(file, "a file that can be read"):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from mdlbench.errors import OutputError, RecordError, UsageError
 from mdlbench.files import write_atomically
@@ -27,6 +28,18 @@ HOMES = (Path("results"), Path("leaderboards"))
 """Where a results folder is looked up by its name."""
 ARCHIVE = "archive"
 """Subfolder of records that were measured with another version of their suite."""
+
+
+class Moved(NamedTuple):
+    """How many records were moved, because the suite is not what it was when they were made.
+
+    Attributes:
+        away: to the archive.
+        back: from the archive, as the suite is again what it was.
+    """
+
+    away: int
+    back: int
 
 
 class RecordStore:
@@ -64,11 +77,8 @@ class RecordStore:
         write_atomically(path, record.to_json().encode())
         return path
 
-    def keep_only(self, measurement: Measurement) -> int:
+    def keep_only(self, measurement: Measurement) -> Moved:
         """Move records of other measurements to the archive, and those of this one back.
-
-        Returns:
-            How many were moved.
 
         Raises:
             OutputError: another record stands in the place of one; both are left as they are.
@@ -77,18 +87,19 @@ class RecordStore:
         archive = self.root / ARCHIVE
         archived = _readable(record_paths(archive))
         kept = {path: read_record(path) for path in record_paths(self.folder)}
-        moves = {
+        away = {
             path: archive / file_name(record.identity)
             for path, record in kept.items()
             if record.measurement != measurement
-        } | {
+        }
+        back = {
             path: self.path(record.identity)
             for path, record in archived.items()
             if record.measurement == measurement
         }
-        for path, target in moves.items():
+        for path, target in (away | back).items():
             _move(path, target)
-        return len(moves)
+        return Moved(len(away), len(back))
 
     def has_site(self, measurement: Measurement, site: str, data_sha256: str) -> bool:
         """Whether the folder has what the curves at a site are drawn against.
@@ -119,7 +130,7 @@ class RecordStore:
             )
         return False
 
-    def add_site(self, measurement: Measurement, headline: Headline, site: SiteReferences) -> None:
+    def add_site(self, measurement: Measurement, headline: Headline, site: SiteReferences) -> Moved:
         """Add a site to those that the folder holds; archive what an older suite measured.
 
         Raises:
@@ -127,14 +138,14 @@ class RecordStore:
         """
         known = self._references()
         is_current = known is not None and known.measurement == measurement
-        if not is_current:
-            self.keep_only(measurement)
+        moved = Moved(0, 0) if is_current else self.keep_only(measurement)
         references = References(
             **measurement.model_dump(),
             headline=headline,
             sites=[*(known.sites if known and is_current else []), site],
         )
         write_atomically(self.root / REFERENCES, references.to_json().encode())
+        return moved
 
     def _references(self) -> References | None:
         """None where nothing has been measured yet."""

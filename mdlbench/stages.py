@@ -8,8 +8,12 @@ OnStage = Callable[[str], None]
 """Called with the name of each stage of a long piece of work as it begins."""
 
 
-def silent(stage: str) -> None:
-    """The `OnStage` of somebody who does not listen."""
+OnNotice = Callable[[str], None]
+"""Called with what a reader of the results must know and would not see in them."""
+
+
+def silent(said: str) -> None:
+    """The `OnStage` and `OnNotice` of somebody who does not listen."""
 
 
 def labelled(on_stage: OnStage, label: str) -> OnStage:

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
-from mdlbench.suite.sources import PIXELS
 
 from mdlbench.boards.compare.contender import Contender
 from mdlbench.boards.compare.contest import compare

@@ -15,6 +15,7 @@ from mdlbench.cli.papers import reproduce
 from mdlbench.cli.records import list_things, validate, verify
 from mdlbench.cli.stream import decode, encode
 from mdlbench.cli.train import train
+from mdlbench.terminal import say
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "eval": eval_suite,
@@ -46,7 +47,7 @@ def before_commands(
     if version:
         from importlib.metadata import version as installed
 
-        print(installed("mdlbench"))
+        say(installed("mdlbench"))
         raise typer.Exit
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +24,7 @@ from mdlbench.cli.options import (
     torch_device,
 )
 from mdlbench.errors import OutputError
+from mdlbench.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ def eval_suite(
     folder = output or Path("results") / (chosen.name + (f"-limit-{limit}" if limit else ""))
     outcomes: list[Scored | Failed] = []
     with suite_progress(len(wanted), quiet) as progress:
-        opener = Opener(chosen, setting(device, limit, text, dtype), progress.stage)
+        opener = Opener(chosen, setting(device, limit, text, dtype), progress.stage, _notice)
         try:
             found = run(opener, wanted, folder, progress.stage, quantiser, write_feature_grid)
             for outcome in found:
@@ -88,19 +88,25 @@ def eval_suite(
         raise typer.Exit(max(failure.error.exit_code for failure in failures))
 
 
+def _notice(text: str) -> None:
+    say(f"mdlbench: {text}", to_stderr=True)
+
+
 def _report(folder: Path, suite: Suite, printed: bool) -> None:
     """Write the tables and figures of a results folder, if it holds records."""
     from mdlbench.boards.leaderboard import build_all
     from mdlbench.records.store import read_archive, read_records, read_references, record_paths
-    from mdlbench.report import print_boards, write_report
+    from mdlbench.report import archived, print_boards, write_report
 
     if not record_paths(folder):
         return
     records = read_records(folder)
-    paths = write_report(records, read_references(folder), folder, read_archive(folder))
+    archive = read_archive(folder)
+    paths = write_report(records, read_references(folder), folder, archive)
     if printed:
-        print_boards(build_all(records, suite.headline))
-        print(f"\n{folder}/ holds the records and {', '.join(path.name for path in paths)}.")
+        print_boards(build_all(records, suite.headline), suite=suite)
+        say(archived(len(archive), folder), end="")
+        say(f"\n{folder}/ holds the records and {', '.join(path.name for path in paths)}.")
 
 
 def _print_outcomes(outcomes: Sequence[Scored | Failed]) -> None:
@@ -112,7 +118,7 @@ def _print_outcomes(outcomes: Sequence[Scored | Failed]) -> None:
         for o in outcomes
         if not isinstance(o, Scored)
     ]
-    print(json.dumps({"records": records, "failed": failed}, allow_nan=False))
+    say(json.dumps({"records": records, "failed": failed}, allow_nan=False))
 
 
 def _name_failures(outcomes: Sequence[Scored | Failed]) -> list[Failed]:
@@ -121,7 +127,7 @@ def _name_failures(outcomes: Sequence[Scored | Failed]) -> list[Failed]:
 
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     for failure in failures:
-        print(f"mdlbench: {failure.message}", file=sys.stderr)
+        say(f"mdlbench: {failure.message}", to_stderr=True)
     return failures
 
 

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from mdlbench.cli.options import QuietOption, SuiteArgument
+from mdlbench.terminal import say
 
 
 def fetch_suite(suite: SuiteArgument, quiet: QuietOption = False) -> None:
@@ -23,9 +24,9 @@ def fetch_suite(suite: SuiteArgument, quiet: QuietOption = False) -> None:
     for outcome in fetch(chosen, shown_on(sys.stderr, quiet)):
         if isinstance(outcome, Missed):
             n_missed += outcome.instead is None
-            print(f"mdlbench: {outcome.message}", file=sys.stderr)
+            say(f"mdlbench: {outcome.message}", to_stderr=True)
         else:
-            print(outcome.message, flush=True)
+            say(outcome.message)
     if n_missed:
         raise typer.Exit(1)
-    print(f"All that suite {chosen.name!r} needs is on this machine.")
+    say(f"All that suite {chosen.name!r} needs is on this machine.")

@@ -9,17 +9,19 @@ from typing import TextIO
 
 from mdlbench.cli.app import DEBUG, app
 from mdlbench.errors import MdlbenchError, MdlbenchWarning
+from mdlbench.terminal import print_anything, say
 
 
 def main() -> None:
     """Run a command. Exit codes: 0 complete, 1 something failed, 2 usage, 130 interrupted."""
+    print_anything()
     _show_own_warnings()
     try:
         app()
     except (MdlbenchError, OSError) as error:
         if DEBUG.get():
             traceback.print_exc()
-        print(f"mdlbench: {error}", file=sys.stderr)
+        say(f"mdlbench: {error}", to_stderr=True)
         sys.exit(error.exit_code if isinstance(error, MdlbenchError) else 1)
 
 
@@ -37,8 +39,7 @@ def _show_own_warnings() -> None:
         line: str | None = None,
     ) -> None:
         if issubclass(category, MdlbenchWarning):
-            text = "".join(c if c.isprintable() else "�" for c in str(message))
-            print(f"mdlbench: {text}", file=sys.stderr)
+            say(f"mdlbench: {message}", to_stderr=True)
         else:
             shown_otherwise(message, category, filename, lineno, file, line)
 

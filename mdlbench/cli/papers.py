@@ -9,6 +9,7 @@ import typer
 
 from mdlbench.cli.options import QuietOption, output_option
 from mdlbench.papers import EXPERIMENTS
+from mdlbench.terminal import say
 
 
 def reproduce(
@@ -23,4 +24,4 @@ def reproduce(
     with stages(quiet) as report:
         paths = run_experiment(name, output or Path("results") / name, report)
     for path in paths:
-        print(path)
+        say(path)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mdlbench.scoring.suite_run import Failed, Scored
 from mdlbench.stages import OnStage
+from mdlbench.terminal import inert
 
 
 class SuiteProgress:
@@ -22,13 +23,13 @@ class SuiteProgress:
         self._task = bar.add_task("", total=total)
 
     def stage(self, name: str) -> None:
-        self._bar.update(self._task, description=escape(name))
+        self._bar.update(self._task, description=_shown(name))
 
     def finish(self, outcome: Scored | Failed) -> Scored | Failed:
         """Count one SAE as done and say in a line how it went."""
-        label = escape(outcome.target.label)
+        label = _shown(outcome.target.label)
         if isinstance(outcome, Failed):
-            self._bar.print(f"[red]failed[/]  {escape(outcome.message)}")
+            self._bar.print(f"[red]failed[/]  {_shown(outcome.message)}")
         elif outcome.reused:
             self._bar.print(f"kept    {label}: already scored")
         else:
@@ -54,7 +55,12 @@ def suite_progress(total: int, quiet: bool) -> Iterator[SuiteProgress]:
 def stages(quiet: bool) -> Iterator[OnStage]:
     """A function that shows the name of the stage a command has come to, on a line of its own."""
     with _console(quiet).status("") as status:
-        yield lambda name: status.update(escape(name))
+        yield lambda name: status.update(_shown(name))
+
+
+def _shown(text: str) -> str:
+    """A text that is neither markup nor anything that a terminal acts on."""
+    return escape(inert(text))
 
 
 def _console(quiet: bool) -> Console:

@@ -19,6 +19,7 @@ from mdlbench.cli.options import (
     torch_device,
 )
 from mdlbench.errors import UsageError
+from mdlbench.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,10 +76,10 @@ def validate(
     found = problems_of_files(all_record_paths(records), chosen)
     if as_json:
         rows = [{"record": str(path), "problems": problems} for path, problems in found.items()]
-        print(json.dumps(rows, indent=1))
+        say(json.dumps(rows, indent=1))
     else:
         for path, problems in found.items():
-            print(printable(f"{path}: {'; '.join(problems) or 'valid'}", LINE_LENGTH))
+            say(printable(f"{path}: {'; '.join(problems) or 'valid'}", LINE_LENGTH))
     if any(found.values()):
         raise typer.Exit(1)
 
@@ -126,9 +127,9 @@ def verify(
         for outcome in _measured_again(paths, chosen, sae, text, torch_device(device), report):
             outcomes.append(rows.verification_row(outcome))
             if not as_json:
-                print(rows.verification_line(outcomes[-1]), flush=True)
+                say(rows.verification_line(outcomes[-1]))
     if as_json:
-        print(json.dumps(outcomes, indent=1))
+        say(json.dumps(outcomes, indent=1))
     if any("error" in row for row in outcomes):
         raise typer.Exit(1)
 

@@ -19,6 +19,7 @@ from mdlbench.cli.options import (
     torch_device,
 )
 from mdlbench.errors import UsageError
+from mdlbench.terminal import say
 from mdlbench.training.catalogue import own_architectures
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def train(
         folder = _own_folder(keys or [], output)
         _use_threads(threads)
         _train_own(opener, own.config(width), folder, quiet)
-        print(f"{folder}: score it with `mdlbench eval --suite {suite} --sae {folder}`")
+        say(f"{folder}: score it with `mdlbench eval --suite {suite} --sae {folder}`")
 
 
 def _opener(suite: str, device: str, text: str | None, tokens: int | None) -> Opener:
@@ -184,7 +185,7 @@ def _train_recipe(opener: Opener, keys: Sequence[str], output: Path | None, quie
     from mdlbench.training.zoo import train_zoo
 
     for folder in train_zoo(opener, keys, output, progress=not quiet):
-        print(f"{folder}: trained", flush=True)
+        say(f"{folder}: trained")
 
 
 def _own_folder(keys: Sequence[str], output: Path | None) -> Path:

@@ -676,6 +676,7 @@ def _content(text: str, where: Path | str) -> dict[str, Any]:
     """The object in a file of this schema's version; raises `RecordError`."""
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
+        _refuse_surrogates(text, content)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{where}: not JSON: {error}") from error
     if not isinstance(content, dict) or "schema_version" not in content:
@@ -701,6 +702,16 @@ def _model(model: type[Versioned], content: dict[str, Any], where: Path | str) -
         return model.model_validate(content)
     except ValidationError as error:
         raise RecordError(f"{where}: {first_problem(error)}") from error
+
+
+def _refuse_surrogates(text: str, content: Any) -> None:
+    """Raise `ValueError` where a text holds half of a character, which no file can."""
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ord(error.object[error.start])
+            raise ValueError(f"a text holds half of a character, U+{half:04X}") from error
 
 
 def _refuse_constant(name: str) -> float:

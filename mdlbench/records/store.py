@@ -44,6 +44,18 @@ LARGEST_REFERENCES = 256 << 20
 """The most bytes of references, which have the spectrum of every site."""
 
 
+class Moved(NamedTuple):
+    """How many records were moved, because the suite is not what it was when they were made.
+
+    Attributes:
+        away: to the archive.
+        back: from the archive, as the suite is again what it was.
+    """
+
+    away: int
+    back: int
+
+
 class RecordStore:
     """The records of a results folder, in its subfolder `records`."""
 
@@ -82,13 +94,10 @@ class RecordStore:
         write_atomically(path, record.to_json().encode())
         return path
 
-    def keep_only(self, measurement: Measurement) -> int:
+    def keep_only(self, measurement: Measurement) -> Moved:
         """Move records of other measurements to the archive, and those of this one back.
 
         Files that are no records stay where they are.
-
-        Returns:
-            How many were moved.
 
         Raises:
             OutputError: another record stands in the place of one; both are left as they are.
@@ -96,18 +105,19 @@ class RecordStore:
         archive = self.root / ARCHIVE
         archived = _read_all(record_paths(archive)).records
         kept = _read_all(record_paths(self.folder)).records
-        moves = {
+        away = {
             path: archive / file_name(record.identity)
             for path, record in kept.items()
             if record.measurement != measurement
-        } | {
+        }
+        back = {
             path: self.path(record.identity)
             for path, record in archived.items()
             if record.measurement == measurement
         }
-        for path, target in moves.items():
+        for path, target in (away | back).items():
             _move(path, target)
-        return len(moves)
+        return Moved(len(away), len(back))
 
     def has_site(self, measurement: Measurement, site: str, data_sha256: str) -> bool:
         """Whether the folder has what the curves at a site are drawn against.
@@ -128,7 +138,7 @@ class RecordStore:
             return False
         return self._has_data(known, site, data_sha256)
 
-    def add_site(self, measurement: Measurement, headline: Headline, site: SiteReferences) -> None:
+    def add_site(self, measurement: Measurement, headline: Headline, site: SiteReferences) -> Moved:
         """Add a site to those that the folder holds; archive what an older suite measured.
 
         Several processes may do so at once. The first claims the folder for its measurement, and
@@ -140,22 +150,23 @@ class RecordStore:
         """
         added = References(**measurement.model_dump(), headline=headline, sites=[site])
         content = added.to_json().encode()
-        if not (self.root / REFERENCES).exists():
-            self.keep_only(measurement)
+        is_new = not (self.root / REFERENCES).exists()
+        moved = self.keep_only(measurement) if is_new else Moved(0, 0)
         if create_atomically(self.root / REFERENCES, content):
-            return
+            return moved
         known = read_references(self.root)
         self._refuse_other(known, measurement)
         if known.measurement != measurement:
-            self.keep_only(measurement)
+            moved = self.keep_only(measurement)
         elif self._has_data(known, site.site.label, site.data_sha256):
-            return
+            return moved
         if not create_atomically(self._site_path(added), content):
             claimed = _read_references_file(self._site_path(added))
             self._has_data(claimed, site.site.label, site.data_sha256)
         if known.measurement != measurement:
             write_atomically(self.root / REFERENCES, content)
         self._collect(added)
+        return moved
 
     def _collect(self, added: References) -> None:
         """Bring all sites into `references.json`, until what other processes write is in it, too.

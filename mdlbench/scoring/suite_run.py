@@ -24,7 +24,7 @@ from mdlbench.errors import (
 )
 from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord
-from mdlbench.records.store import RecordStore
+from mdlbench.records.store import ARCHIVE, Moved, RecordStore
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import Evaluation, evaluate_coder, latent_bits
 from mdlbench.scoring.targets import Target, target_site
@@ -182,8 +182,23 @@ def _opened(opener: Opener, site: Site, results: _Results, quantiser: str | None
         raise SourceError(str(error)) from error
     measurement, source = bench.measurement(), bench.source
     if not results.store.has_site(measurement, source.site.label, source.data_sha256):
-        results.store.add_site(measurement, bench.suite.headline, bench.references())
+        moved = results.store.add_site(measurement, bench.suite.headline, bench.references())
+        _say_moved(opener, results.store.root, moved)
     return bench
+
+
+def _say_moved(opener: Opener, folder: Path, moved: Moved) -> None:
+    """Tell of results that are no longer on the board, or are there again."""
+    if moved.away:
+        opener.on_notice(
+            f"{moved.away} results of another version of suite {opener.suite.name!r} (or of "
+            f"mdlbench's protocol) are no longer ranked: moved to {folder / ARCHIVE}/"
+        )
+    if moved.back:
+        opener.on_notice(
+            f"{moved.back} results of this version of suite {opener.suite.name!r} are ranked "
+            f"again: moved back from {folder / ARCHIVE}/"
+        )
 
 
 def _score(bench: Bench, target: Target, results: _Results, on_stage: OnStage) -> Scored:

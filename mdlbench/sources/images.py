@@ -12,15 +12,15 @@ from typing import cast
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64, UInt8
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
 
 from mdlbench import npy
-from mdlbench.errors import SuiteError, UsageError, first_line
+from mdlbench.errors import SuiteError, UsageError
 from mdlbench.files import read_regular
 from mdlbench.sources.kinds.images import PIXELS, ImagesConfig
 from mdlbench.sources.protocol import Block, SourceOpener, SpliceLoss, Split
+from mdlbench.suite.artefact import artefact
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Suite
 
@@ -45,13 +45,11 @@ class Classifier(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> Classifier:
-        try:
+        with artefact(path, "a classifier checkpoint"):
             weights = load(read_regular(path, PACKED_BYTES))
             hidden, d_in = weights["hidden.weight"].shape
             model = cls(d_in, hidden)
             model.load_state_dict(weights)
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise SuiteError(f"{path}: not a classifier checkpoint: {error}") from error
         for name, tensor in model.state_dict().items():
             if not tensor.isfinite().all():
                 raise SuiteError(f"{path}: {name} holds NaN or infinite weights")
@@ -91,9 +89,9 @@ class Images:
             "test": len(self._images["test"]),
         }
         self.n_tokens = dict(self.n_documents)
-        self.data_sha256 = _digest(files)
         self.device = torch.device(device)
         classifier = Classifier.load(files[2])
+        self.data_sha256 = _digest(files)
         if classifier.hidden.in_features != self.d_in:
             raise SuiteError(
                 f"{files[2]}: reads {classifier.hidden.in_features} pixels, but {files[0]} holds "
@@ -182,7 +180,7 @@ def load_images(
 
 
 def _load_npy_xz(path: Path, axes: tuple[str, ...]) -> UInt8[np.ndarray, ...]:
-    try:
+    with artefact(path, "an xz-compressed .npy file"):
         packed = read_regular(path, PACKED_BYTES)
         unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=UNPACKING_BYTES)
         beginning = unpacker.decompress(packed, npy.LONGEST_HEADER)
@@ -192,8 +190,6 @@ def _load_npy_xz(path: Path, axes: tuple[str, ...]) -> UInt8[np.ndarray, ...]:
         missing = max(header.ends - len(beginning) + 1, 0)
         content = bytearray(beginning)
         content += b"" if unpacker.eof else unpacker.decompress(b"", missing)
-    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
-        raise SuiteError(f"{path}: not an xz-compressed .npy file: {first_line(error)}") from error
     if len(content) != header.ends or not unpacker.eof:
         raise SuiteError(f"{path}: does not unpack to the {header.ends:,} bytes that it promises")
     array = np.frombuffer(content, np.uint8, offset=header.begins)
@@ -215,8 +211,6 @@ def _check_promise(header: npy.Header, axes: tuple[str, ...], path: Path) -> Non
 def _digest(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        try:
+        with artefact(file, "a file that can be read"):
             digest.update(hashlib.sha256(read_regular(file, PACKED_BYTES)).digest())
-        except OSError as error:
-            raise SuiteError(f"{file}: cannot be read: {error}") from error
     return digest.hexdigest()

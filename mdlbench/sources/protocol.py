@@ -19,7 +19,7 @@ from jaxtyping import Float, Float64, Int64
 
 from mdlbench.errors import UsageError
 from mdlbench.items import Item
-from mdlbench.stages import OnStage, silent
+from mdlbench.stages import OnNotice, OnStage, silent
 from mdlbench.suite.site import Origin, Place, Site
 from mdlbench.suite.source import SourceConfig
 from mdlbench.suite.suite import Suite
@@ -147,7 +147,12 @@ class SourceOpener(ABC, Generic[Config]):
         suite: it, for its seed and its folder.
         setting: how it is run.
         on_stage: told what is done, where it takes long.
+
+    Attributes:
+        on_notice: told what a reader of the results must know.
     """
+
+    on_notice: OnNotice = staticmethod(silent)
 
     def __init__(
         self, config: Config, suite: Suite, setting: Setting, on_stage: OnStage = silent

@@ -25,6 +25,7 @@ from mdlbench.cli.options import (
     torch_device,
 )
 from mdlbench.errors import OutputError
+from mdlbench.foreign import prints_on_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,11 +69,12 @@ def eval_suite(
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
 
-    chosen = load_suite(suite)
-    wanted = targets(chosen, sae or [], adapter)
+    with prints_on_stderr():
+        chosen = load_suite(suite)
+        wanted = targets(chosen, sae or [], adapter)
     folder = output or Path("results") / (chosen.name + (f"-limit-{limit}" if limit else ""))
     outcomes: list[Scored | Failed] = []
-    with suite_progress(len(wanted), quiet) as progress:
+    with prints_on_stderr(), suite_progress(len(wanted), quiet) as progress:
         opener = Opener(chosen, setting(device, limit, text, dtype), progress.stage)
         try:
             found = run(opener, wanted, folder, progress.stage, quantiser, write_feature_grid)
@@ -147,12 +149,13 @@ def check_adapter(
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
 
-    if suite:
-        opener = Opener(load_suite(suite), setting(device, limit=None, text=text))
-        coder, source = open_target(opener, spec, adapter)
-    else:
-        coder, source = load_coder(spec, device=torch_device(device), adapter=adapter), None
-    checks = check_coder(coder, source)
+    with prints_on_stderr():
+        if suite:
+            opener = Opener(load_suite(suite), setting(device, limit=None, text=text))
+            coder, source = open_target(opener, spec, adapter)
+        else:
+            coder, source = load_coder(spec, device=torch_device(device), adapter=adapter), None
+        checks = check_coder(coder, source)
     rows.show(rows.check_rows(checks), as_json)
     if any(check.passed is False for check in checks):
         raise typer.Exit(1)

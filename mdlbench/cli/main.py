@@ -7,6 +7,7 @@ import traceback
 
 from mdlbench.cli.app import DEBUG, app
 from mdlbench.errors import MdlbenchError
+from mdlbench.foreign import end_stdout
 
 
 def main() -> None:
@@ -18,3 +19,5 @@ def main() -> None:
             traceback.print_exc()
         print(f"mdlbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, MdlbenchError) else 1)
+    finally:
+        end_stdout()

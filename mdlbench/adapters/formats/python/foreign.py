@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32
 
 from mdlbench.adapters.sample import sample
 from mdlbench.errors import CoderError
+from mdlbench.foreign import blamed
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,9 @@ class Foreign:
         self, method: str, x: Float[torch.Tensor, "token width"]
     ) -> Float32[torch.Tensor, "token other_width"]:
         given = x.to(self.dtype) if self.convention == "torch" else x.cpu().numpy()
-        try:
+        failure = f"{self.name}: {method} fails on {self.convention} {list(x.shape)}"
+        with blamed(failure, CoderError):
             result = getattr(self.target, method)(given)
-        except Exception as error:
-            raise CoderError(
-                f"{self.name}: {method} fails on {self.convention} {list(x.shape)}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
         if isinstance(result, np.ndarray):
             result = torch.from_numpy(np.ascontiguousarray(result))
         if not isinstance(result, torch.Tensor) or result.ndim != 2 or len(result) != len(x):

@@ -83,6 +83,7 @@ def eval_suite(
         except OutputError:
             _name_failures(outcomes)
             raise
+    _name_repeated(outcomes)
     if as_json:
         _print_outcomes(outcomes)
     _report(folder, chosen, printed=not as_json)
@@ -115,6 +116,17 @@ def _print_outcomes(outcomes: Sequence[Scored | Failed]) -> None:
         if not isinstance(o, Scored)
     ]
     print(json.dumps({"records": records, "failed": failed}, allow_nan=False))
+
+
+def _name_repeated(outcomes: Sequence[Scored | Failed]) -> None:
+    """Say on stderr which finished SAEs were scored again, and why."""
+    from mdlbench.scoring.suite_run import Scored
+
+    for outcome in outcomes:
+        if isinstance(outcome, Scored) and outcome.again:
+            print(
+                f"mdlbench: {outcome.target.label}: scored again: {outcome.again}", file=sys.stderr
+            )
 
 
 def _name_failures(outcomes: Sequence[Scored | Failed]) -> list[Failed]:

@@ -23,14 +23,14 @@ from mdlbench.adapters.formats.saelens.config import (
     parse_config,
     refuse_unfolded,
 )
-from mdlbench.adapters.identity import CoderIdentity
+from mdlbench.adapters.identity import UNSEEN, CoderIdentity
 from mdlbench.adapters.protocol import CoderSpec, Origin, SparseCoder
 from mdlbench.adapters.sample import sample
 from mdlbench.errors import CheckpointError, CoderError, UsageError
 from mdlbench.foreign import blamed
 from mdlbench.sources.protocol import ActivationSource
 
-VERSION = "2"
+VERSION = "3"
 """Of the way objects are wrapped and digested."""
 
 PROBE_TOKENS = 64
@@ -186,6 +186,7 @@ def _coder(
     foreign: Foreign, source: ActivationSource | None, arguments: dict[str, Any]
 ) -> ForeignCoder:
     x = sample(foreign.d_in, source, PROBE_TOKENS).to(foreign.device)
+    foreign, taken = foreign.read(x)
     z = foreign.encode(x)
     check_some_latents(foreign.name, z.shape[1])
     _refuse_memory(foreign, x, z)
@@ -195,13 +196,15 @@ def _coder(
         decoder, rows_from = probed(foreign, z.shape[1]), "probed one latent at a time"
     d_latents, d_out = decoder.W_dec.shape
     origin = origin_of_object(foreign.target, foreign.name)
+    found = digest_of(foreign, decoder, z)
+    unseen = {UNSEEN: found.in_words} if found.unseen else {}
     spec = CoderSpec(
         CoderIdentity(
             name=foreign.name,
             adapter="python",
             version=VERSION,
-            arguments=arguments,
-            weights_sha256=digest_of(foreign, decoder, z),
+            arguments={**arguments, **unseen},
+            weights_sha256=found.digest,
         ),
         architecture=type(foreign.target).__name__,
         hook=origin.hook or "",
@@ -215,6 +218,7 @@ def _coder(
             "arrays": foreign.convention,
             "decoder_rows": rows_from,
             "affine_decoder": affine,
+            **({"latents_from": taken} if taken else {}),
         },
     )
     return ForeignCoder(spec, foreign, decoder, affine)

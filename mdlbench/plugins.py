@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlbench.errors import MdlbenchError, UsageError, did_you_mean
+from mdlbench.foreign import blamed
 
 HERE = "mdlbench"
 """The distribution of what is built in."""
@@ -103,13 +104,9 @@ class Kind:
 
     def imported(self, plugin: Plugin) -> Any:
         """A plugin's object; raises `MdlbenchError`, which names its package, if it fails."""
-        try:
+        failure = f"{self.called(plugin)} cannot be imported from {plugin.target!r}"
+        with blamed(failure, MdlbenchError):
             return import_object(plugin.target)
-        except Exception as error:
-            raise MdlbenchError(
-                f"{self.called(plugin)} cannot be imported from {plugin.target!r}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
 
     def called(self, plugin: Plugin) -> str:
         """What messages call a plugin: its name and its package."""

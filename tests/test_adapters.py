@@ -847,7 +847,7 @@ def test_objects_that_are_no_saes_are_refused() -> None:
 
     class Tupled(NumpySAE):
         def encode(self, x: np.ndarray) -> Any:
-            return super().encode(x), None
+            return super().encode(x).sum(), None
 
     class Failing(NumpySAE):
         def decode(self, z: np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ from mdlbench.adapters.protocol import (
 )
 from mdlbench.adapters.registry import ADAPTERS, find_adapter
 from mdlbench.errors import CheckpointError, MdlbenchError, UsageError, did_you_mean
+from mdlbench.foreign import blamed
 from mdlbench.plugins import Plugin
 from mdlbench.sources.protocol import ActivationSource
 
@@ -173,14 +174,18 @@ class CoderAt:
         plugin, adapter, request = self.named.resolved
         known = self.identity if isinstance(adapter, Identifies) else None
         request = replace(request, source=self.source, device=self.device, identity=known)
-        coder = _guarded(plugin, request, adapter.load)
-        if not isinstance(coder, SparseCoder) or not isinstance(coder.spec, CoderSpec):
-            raise MdlbenchError(
-                f"adapter {plugin.name!r} ({plugin.target}) returned a {type(coder).__name__}, "
-                "which is not a SparseCoder"
-            )
-        check_spec(coder.spec, self.source)
-        return coder
+
+        def loaded(request: Request) -> SparseCoder:
+            coder = adapter.load(request)
+            if not isinstance(coder, SparseCoder) or not isinstance(coder.spec, CoderSpec):
+                raise MdlbenchError(
+                    f"adapter {plugin.name!r} ({plugin.target}) returned a "
+                    f"{type(coder).__name__}, which is not a SparseCoder"
+                )
+            check_spec(coder.spec, self.source)
+            return coder
+
+        return _guarded(plugin, request, loaded)
 
 
 def load_coder(
@@ -214,13 +219,9 @@ def import_adapter(plugin: Plugin) -> Adapter:
         MdlbenchError: it cannot be imported, or is no adapter; names its package and target.
     """
     found = ADAPTERS.imported(plugin)
-    try:
+    failure = f"{ADAPTERS.called(plugin)}: {plugin.target!r} cannot be made without arguments"
+    with blamed(failure, MdlbenchError):
         adapter = found()
-    except Exception as error:
-        raise MdlbenchError(
-            f"{ADAPTERS.called(plugin)}: {plugin.target!r} cannot be made without arguments: "
-            f"{type(error).__name__}: {error}"
-        ) from error
     if not isinstance(adapter, Adapter):
         raise MdlbenchError(f"{ADAPTERS.called(plugin)}: {plugin.target!r} has no method load")
     return adapter
@@ -230,16 +231,9 @@ def _guarded(plugin: Plugin, asked: Asked, method: Callable[[Asked], Answer]) ->
     """The adapter's answer; however a package's adapter fails, it is an expected error."""
     if plugin.is_built_in:
         return method(asked)
-    try:
+    subject = asked.argument if isinstance(asked, Request) else asked.name
+    with blamed(f"{subject}: adapter {plugin.name!r} ({plugin.target}) fails", CheckpointError):
         return method(asked)
-    except MdlbenchError:
-        raise
-    except Exception as error:
-        subject = asked.argument if isinstance(asked, Request) else asked.name
-        raise CheckpointError(
-            f"{subject}: adapter {plugin.name!r} ({plugin.target}) fails: "
-            f"{type(error).__name__}: {error}"
-        ) from error
 
 
 def _split(spec: str, folder: Path) -> tuple[str, str]:

@@ -395,7 +395,7 @@ def _table(
 
 
 def _entry(record: EvalRecord, label: str, metric: MetricName, epsilon: float) -> _Entry:
-    result = record.at(metric, epsilon)
+    result = record.result(metric, epsilon)
     if result.feasible and (result.bits is None or result.bits_ci is None):
         raise RecordError(
             f"{label}: feasible at {metric} {epsilon:g}, but without bits or interval"

@@ -24,6 +24,7 @@ from mdlbench.cli.options import (
     torch_device,
 )
 from mdlbench.errors import OutputError
+from mdlbench.foreign import prints_on_stderr
 from mdlbench.terminal import say
 
 if TYPE_CHECKING:
@@ -68,11 +69,12 @@ def eval_suite(
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
 
-    chosen = load_suite(suite)
-    wanted = targets(chosen, sae or [], adapter)
+    with prints_on_stderr():
+        chosen = load_suite(suite)
+        wanted = targets(chosen, sae or [], adapter)
     folder = output or Path("results") / (chosen.name + (f"-limit-{limit}" if limit else ""))
     outcomes: list[Scored | Failed] = []
-    with suite_progress(len(wanted), quiet) as progress:
+    with prints_on_stderr(), suite_progress(len(wanted), quiet) as progress:
         opener = Opener(chosen, setting(device, limit, text, dtype), progress.stage, _notice)
         try:
             found = run(opener, wanted, folder, progress.stage, quantiser, write_feature_grid)
@@ -81,6 +83,7 @@ def eval_suite(
         except OutputError:
             _name_failures(outcomes)
             raise
+    _name_repeated(outcomes)
     if as_json:
         _print_outcomes(outcomes)
     _report(folder, chosen, printed=not as_json)
@@ -121,6 +124,15 @@ def _print_outcomes(outcomes: Sequence[Scored | Failed]) -> None:
     say(json.dumps({"records": records, "failed": failed}, allow_nan=False))
 
 
+def _name_repeated(outcomes: Sequence[Scored | Failed]) -> None:
+    """Say on stderr which finished SAEs were scored again, and why."""
+    from mdlbench.scoring.suite_run import Scored
+
+    for outcome in outcomes:
+        if isinstance(outcome, Scored) and outcome.again:
+            say(f"mdlbench: {outcome.target.label}: scored again: {outcome.again}", to_stderr=True)
+
+
 def _name_failures(outcomes: Sequence[Scored | Failed]) -> list[Failed]:
     """Say on stderr what failed and why."""
     from mdlbench.scoring.suite_run import Failed
@@ -153,12 +165,13 @@ def check_adapter(
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
 
-    if suite:
-        opener = Opener(load_suite(suite), setting(device, limit=None, text=text))
-        coder, source = open_target(opener, spec, adapter)
-    else:
-        coder, source = load_coder(spec, device=torch_device(device), adapter=adapter), None
-    checks = check_coder(coder, source)
+    with prints_on_stderr():
+        if suite:
+            opener = Opener(load_suite(suite), setting(device, limit=None, text=text))
+            coder, source = open_target(opener, spec, adapter)
+        else:
+            coder, source = load_coder(spec, device=torch_device(device), adapter=adapter), None
+        checks = check_coder(coder, source)
     rows.show(rows.check_rows(checks), as_json)
     if any(check.passed is False for check in checks):
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from mdlbench.cli.app import DEBUG, app
 from mdlbench.errors import MdlbenchError, MdlbenchWarning
+from mdlbench.foreign import end_stdout
 from mdlbench.terminal import print_anything, say
 
 
@@ -23,6 +24,8 @@ def main() -> None:
             traceback.print_exc()
         say(f"mdlbench: {error}", to_stderr=True)
         sys.exit(error.exit_code if isinstance(error, MdlbenchError) else 1)
+    finally:
+        end_stdout()
 
 
 def _show_own_warnings() -> None:

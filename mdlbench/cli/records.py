@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +18,7 @@ from mdlbench.cli.options import (
     torch_device,
 )
 from mdlbench.errors import UsageError
+from mdlbench.foreign import each_on_stderr
 from mdlbench.terminal import say
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def verify(
     chosen = load_suite(suite) if suite else None
     outcomes = []
     with stages(quiet) as report:
-        for outcome in _measured_again(paths, chosen, sae, text, torch_device(device), report):
+        again = _measured_again(paths, chosen, sae, text, torch_device(device), report)
+        for outcome in each_on_stderr(again):
             outcomes.append(rows.verification_row(outcome))
             if not as_json:
                 say(rows.verification_line(outcomes[-1]))
@@ -149,4 +150,5 @@ def _measured_again(
     found = [read_claim(path, suite, sae) for path in paths]
     claims = [claim for claim in found if isinstance(claim, Claim)]
     refused = [claim for claim in found if isinstance(claim, Unverified)]
-    return itertools.chain(refused, measure(claims, device, text, on_stage))
+    yield from refused
+    yield from measure(claims, device, text, on_stage)

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -407,6 +408,25 @@ class ToleranceResult(Part):
     SAE of a suite, so that differences are paired."""
 
 
+class Infeasible(ToleranceResult):
+    """A result at a tolerance that no step meets; says so to whoever asks for its bits."""
+
+    _why: str = PrivateAttr("")
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("step", "bits", "bits_ci", "l0"):
+            warnings.warn(self._why, stacklevel=2)
+        return super().__getattribute__(name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ToleranceResult) and self.model_dump() == other.model_dump()
+
+    __hash__ = ToleranceResult.__hash__
+
+    def __str__(self) -> str:
+        return self._why
+
+
 class Pictures(Part):
     """Decoder rows of the latents that cost most bits, where activations are images."""
 
@@ -534,12 +554,27 @@ class EvalRecord(Part):
         return RateDistortionCurve.of(points, name=self.label, metric=metric)
 
     def at(self, metric: str, epsilon: float) -> ToleranceResult:
-        """The result at one tolerance.
+        """The result at one tolerance, for its reader: where it is infeasible, it says so.
+
+        Asked for its bits, an infeasible result answers None, with a warning that gives the floor.
 
         Raises:
             UsageError: no such metric.
             RecordError: the suite did not ask for it.
         """
+        result = self.result(metric, epsilon)
+        if result.feasible:
+            return result
+        floor = metric_of(metric).written(self.floor.loss(metric))
+        infeasible = Infeasible(**result.model_dump())
+        infeasible._why = (
+            f"{self.label} is infeasible at {metric} {epsilon:g}: its floor, the loss before "
+            f"quantisation, is {floor}"
+        )
+        return infeasible
+
+    def result(self, metric: str, epsilon: float) -> ToleranceResult:
+        """The result at one tolerance, as the file has it; raises as `at` does."""
         metric_of(metric)
         for result in self.tolerances:
             if result.metric == metric and result.epsilon == epsilon:

@@ -49,11 +49,16 @@ Draw = Callable[
 
 @dataclass(frozen=True)
 class Scored:
-    """A target with its record; `reused` if an earlier run had finished it."""
+    """A target with its record; `reused` if an earlier run had finished it.
+
+    Attributes:
+        again: why it was scored although an earlier run had finished it; empty where none had.
+    """
 
     target: Target
     record: EvalRecord
     reused: bool
+    again: str = ""
 
 
 @dataclass(frozen=True)
@@ -206,10 +211,12 @@ def _score(bench: Bench, target: Target, results: _Results, on_stage: OnStage) -
     found = target.sae.at(bench.source, str(bench.source.device))
     identity = bench.identity(found.identity, target.name)
     finished = results.store.find(identity)
-    if finished is not None:
+    unseen = identity.coder.unseen
+    if finished is not None and not unseen:
         results.complete(bench, found, finished)
         return Scored(target, finished, reused=True)
     coder = found.coder
     evaluation = evaluate_coder(bench, coder, identity, on_stage)
     results.keep(bench, coder, evaluation)
-    return Scored(target, evaluation.record, reused=False)
+    again = f"not all of it can be seen: {unseen}" if finished is not None else ""
+    return Scored(target, evaluation.record, reused=False, again=again)

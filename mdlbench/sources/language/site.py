@@ -100,5 +100,5 @@ def _first(sources: tuple[Place | Origin, ...], what: str) -> Any:
 def _unsaid(name: str, what: str) -> UsageError:
     return UsageError(
         f"{name}: neither its config nor the suite says its {what}; write `place: {{{what}: …}}` "
-        "into the suite"
+        "into the suite, or give it to evaluate()"
     )

@@ -104,16 +104,8 @@ class SAELensConfig(BaseModel):
 
     @property
     def origin(self) -> Origin:
-        """What is known of its activations; a transcoder's unsaid output is "", an SAE's None."""
-        metadata = self.metadata
-        return Origin(
-            model=metadata.model_name,
-            hook=metadata.hook_name,
-            hook_out=(metadata.hook_name_out or "") if self.is_transcoder else None,
-            context=metadata.context_size,
-            prepend_bos=metadata.prepend_bos,
-            model_options=plain(metadata.model_from_pretrained_kwargs or {}),
-        )
+        """What is known of its activations."""
+        return _origin(self.metadata, self.is_transcoder)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The tensors that the architecture has."""
@@ -172,6 +164,40 @@ def parse_config(
     if not 0 < (config.k or 0) <= config.d_sae:
         raise CheckpointError(f"{where}: k must be from 1 to d_sae={config.d_sae}, not {config.k}")
     return config
+
+
+def origin_of(content: Mapping[str, Any], where: str) -> Origin:
+    """What a config says of an SAE's activations, whatever its architecture.
+
+    Raises:
+        CheckpointError: it is not of the kinds that a config has.
+    """
+    config = _modernised(dict(content))
+    try:
+        metadata = SAELensMetadata.model_validate(dict(config["metadata"]))
+    except (ValidationError, TypeError, ValueError) as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
+        raise CheckpointError(f"{where}: metadata: {problem}") from error
+    return _origin(metadata, "transcoder" in str(config["architecture"]))
+
+
+def refuse_unfolded(content: Mapping[str, Any], where: str) -> None:
+    """Raise `CheckpointError` for an SAE of activations that were scaled outside of it."""
+    normalised = _modernised(dict(content)).get("normalize_activations")
+    if normalised in UNFOLDED:
+        _look_up(str(normalised), {}, UNFOLDED, f"{where}: normalize_activations")
+
+
+def _origin(metadata: SAELensMetadata, is_transcoder: bool) -> Origin:
+    """What metadata says; a transcoder's unsaid output is "", an SAE's None."""
+    return Origin(
+        model=metadata.model_name,
+        hook=metadata.hook_name,
+        hook_out=(metadata.hook_name_out or "") if is_transcoder else None,
+        context=metadata.context_size,
+        prepend_bos=metadata.prepend_bos,
+        model_options=plain(metadata.model_from_pretrained_kwargs or {}),
+    )
 
 
 def plain(facts: Mapping[str, Any]) -> dict[str, bool | int | float | str]:

@@ -64,11 +64,24 @@ class Shelf:
         """What a word names: one contender, or every family; raises `UsageError`."""
         if every := EVERY_FAMILY.fullmatch(word):
             return self._every_family(every["quantiser"], word)
+        if word in self.names and word in self.families:
+            raise UsageError(
+                f"{word!r} is an SAE and a family: write {self.names[word].id[:16]} for the SAE"
+            )
         if word in self.names:
             return [Contender(word, (self.names[word],))]
         if word in self.families:
             return [Contender(word, self.families[word], is_family=True)]
         return [self._by_id(word) or self._by_label(word)]
+
+    def has_name_of_file(self, word: str) -> bool:
+        """Whether an SAE has a name like that of a file; raises `UsageError` if both are there."""
+        if word in self.names and Path(word).exists():
+            raise UsageError(
+                f"{word!r} is an SAE in {self.folder} and a file here: write "
+                f"{self.names[word].id[:16]} for the SAE, ./{word} for the file"
+            )
+        return word in self.names
 
     def _every_family(self, quantiser: str | None, word: str) -> list[Contender]:
         if quantiser is not None:
@@ -135,11 +148,13 @@ def choose(words: Sequence[str], folder: Path | None = None) -> Choice:
     shelf: Shelf | None = None
     found: list[list[Contender]] = []
     for word in words:
-        if word.endswith(".json"):
+        if folder is not None and shelf is None:
+            shelf = Shelf(results_folder(folder))
+        if word.endswith(".json") and (shelf is None or not shelf.has_name_of_file(word)):
             record = read_record(Path(word))
             found.append([Contender(record.label, (record,))])
             continue
-        shelf = shelf or Shelf(results_folder(folder) if folder else only_results_folder())
+        shelf = shelf or Shelf(only_results_folder())
         found.append(shelf.find(word))
     return Choice(_told_apart(_named_once(found)), None if shelf is None else shelf.folder)
 

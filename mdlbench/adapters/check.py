@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, Float64
 
 from mdlbench.adapters import checked
 from mdlbench.adapters.agreement import described, doubts, is_of_language_model
+from mdlbench.adapters.bias import Fit, fit, readings
 from mdlbench.adapters.protocol import CoderSpec, SparseCoder
 from mdlbench.adapters.sample import sample
 from mdlbench.codes.latents import SparseLatents
@@ -28,7 +29,19 @@ DIFFERING_SHARE = 1e-3
 TOLERANCE = 1e-4
 """Relative error allowed to float32 against float64."""
 L0_RATIO = 2.0
-"""How far the measured L0 may be from the one that the checkpoint was trained to."""
+"""How far the measured L0 may be below the one that the checkpoint was trained to."""
+L0_EXCESS = 1.6
+"""How far above: other text gave up to 1.45, a lost threshold gives 1.7 and more."""
+LOSS_RATIO = 1.25
+"""How far the measured loss may be above that of training, on activations of the same kind."""
+TEXT_LOSS_RATIO = 8.0
+"""The same for a language model, whose text may be another: it made up to 4."""
+BETTER = 0.95
+"""Share of the unexplained error below which another reading of the bias is the right one."""
+MUCH_BETTER = 0.85
+"""The same of the whole error, which has more reasons to be less."""
+CONSTANT_SHARE = 0.01
+"""Share of the error that a constant may take away where the loss is that of training."""
 K_SHARE = 0.9
 """How much of k is active where k is of every token: the k largest are hardly ever negative."""
 SCALE_RATIO = 1.5
@@ -89,7 +102,8 @@ def check_coder(coder: SparseCoder, source: ActivationSource | None = None) -> l
     first = [loaded, *check_origin(coder.spec, source.site if source else None)]
     try:
         trial = _try(coder, source)
-        return [*first, *(check(trial) for check in CHECKS), *_checks_of_data(trial)]
+        most = LOSS_RATIO if source is None or source.site.model is None else TEXT_LOSS_RATIO
+        return [*first, *(check(trial) for check in CHECKS), *_checks_of_data(trial, most)]
     except CoderError as error:
         return [*first, Check("runs", False, str(error))]
 
@@ -174,11 +188,14 @@ def check_l0(trial: TriedCoder) -> Check:
         return Check("L0", False, "no latent is ever active")
     expected = None if trial.target is None else trial.spec.trained_l0
     least = K_SHARE if _is_topk(trial.spec) else 1 / L0_RATIO
-    if expected is not None and not least <= mean / expected <= L0_RATIO:
-        return Check("L0", "warning", f"{found}, but it was trained to {expected:g}")
+    if expected is not None and mean / expected > L0_EXCESS:
+        message = f"{found}, but it was trained to {expected:.4g}"
+        return Check("L0", "warning", f"{message}: a threshold is lost, or a bias is wrong")
+    if expected is not None and mean / expected < least:
+        return Check("L0", "warning", f"{found}, but it was trained to {expected:.4g}")
     if promised is not None:
         return Check("L0", True, f"{found}; {promised:g} is promised")
-    return Check("L0", True, found if expected is None else f"{found}; trained to {expected:g}")
+    return Check("L0", True, found if expected is None else f"{found}; trained to {expected:.4g}")
 
 
 def check_bias(trial: TriedCoder) -> Check:
@@ -281,6 +298,73 @@ def check_scale(trial: TriedCoder, target: Float64[torch.Tensor, "token d_out"])
     )
 
 
+def check_loss(
+    trial: TriedCoder, target: Float64[torch.Tensor, "token d_out"], most: float
+) -> list[Check]:
+    """Whether the error is that of training, where training tells."""
+    expected = trial.spec.trained_mse
+    if expected is None:
+        return []
+    mse = _mse(trial, target)
+    message = f"MSE is {mse:.4g} per dimension; {expected:.4g} in training"
+    if mse <= most * expected:
+        return [Check("loss", True, message)]
+    cause = "loaded otherwise than trained (bias, threshold, normalisation), or other activations"
+    return [Check("loss", "warning", f"{message}: {cause}")]
+
+
+def check_bias_place(
+    trial: TriedCoder, target: Float64[torch.Tensor, "token d_out"]
+) -> list[Check]:
+    """Whether the bias is right, on the input and at the output; see `bias`.
+
+    Only where the input is what is reconstructed, and nothing but a bias is added to the latents.
+    """
+    vector = trial.decode(_nothing(trial, 1), trial.side[:1])[0].to(trial.x.device)
+    if not _has_bias_to_try(trial, target, vector):
+        return []
+    loaded = fit(trial.coder, trial.x, vector)
+    best, words = _better_reading(trial, vector, loaded)
+    if words:
+        message = f"another bias explains more ({best:.1%} of the error remains): {words}"
+        return [Check("bias", "warning", message)]
+    most = CONSTANT_SHARE + 4 / len(trial.x)
+    expected = trial.spec.trained_mse
+    at_home = expected is not None and loaded.error <= LOSS_RATIO * expected
+    message = f"a constant would take away {loaded.constant:.1%} of the error"
+    if at_home and loaded.constant > most:
+        return [Check("bias", "warning", f"{message}: it is not the bias of training")]
+    return [Check("bias", True, f"{message}, no other use of it more")]
+
+
+def _has_bias_to_try(
+    trial: TriedCoder, target: Float64[torch.Tensor, "token d_out"], vector: torch.Tensor
+) -> bool:
+    spec = trial.spec
+    return (
+        bool(spec.d_latents and spec.affine and not spec.fitted)
+        and trial.side.shape[1] == 0
+        and trial.x.shape == target.shape
+        and torch.equal(trial.x.double(), target)
+        and bool(vector.any())
+    )
+
+
+def _better_reading(trial: TriedCoder, vector: torch.Tensor, loaded: Fit) -> tuple[float, str]:
+    """The share of the error under the best reading, and its words if it is clearly better."""
+    tried = {reading.words: fit(trial.coder, trial.x, vector, reading) for reading in readings()}
+    words = min(tried, key=lambda name: tried[name].error)
+    best = tried[words]
+    share = best.error / max(loaded.error, 1e-30)
+    unexplained = best.unexplained / max(loaded.unexplained, 1e-30)
+    clearly = share < 1 and (unexplained < BETTER or share < MUCH_BETTER)
+    return share, words if clearly else ""
+
+
+def _mse(trial: TriedCoder, target: Float64[torch.Tensor, "token d_out"]) -> float:
+    return float((target - trial.reconstruction.double()).square().mean())
+
+
 def check_input_norm(trial: TriedCoder) -> list[Check]:
     """Whether inputs have the norm of training, where activations were scaled to √d on average."""
     s = trial.spec.input_scale
@@ -295,14 +379,16 @@ def check_input_norm(trial: TriedCoder) -> list[Check]:
     return [Check("input norm", "warning", f"{message} {expected:.3g}: {where}")]
 
 
-def _checks_of_data(trial: TriedCoder) -> list[Check]:
+def _checks_of_data(trial: TriedCoder, most_loss: float) -> list[Check]:
     if trial.target is None:
         return []
     target = trial.target.double()
     return [
         check_dead(trial),
         check_reconstruction(trial, target),
+        *check_loss(trial, target, most_loss),
         check_scale(trial, target),
+        *check_bias_place(trial, target),
         *check_input_norm(trial),
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ from mdlbench.adapters.formats.saelens.releases import (
     digest_converted,
     find_release,
 )
+from mdlbench.adapters.formats.saelens.told import Told, told_in
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import LinearCoder
 from mdlbench.adapters.places import HUB, hub_place, parts, place
@@ -56,7 +57,10 @@ class SAELensAdapter:
     def load(self, request: Request) -> LinearCoder:
         found = _checkpoint(request)
         identity = request.identity or found.identity
-        return build(found.config, found.tensors, identity, found.where, request.device)
+        coder = build(found.config, found.tensors, identity, found.where, request.device)
+        told = told_in(request.path) if request.path.is_dir() else Told()
+        l0 = coder.spec.trained_l0 or told.l0
+        return replace(coder, spec=replace(coder.spec, trained_l0=l0, trained_mse=told.mse))
 
     def spec_of(self, identity: CoderIdentity) -> str | None:
         """That of a release's SAE; a folder's identity does not say where it is."""

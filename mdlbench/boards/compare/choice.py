@@ -74,15 +74,6 @@ class Shelf:
             return [Contender(word, self.families[word], is_family=True)]
         return [self._by_id(word) or self._by_label(word)]
 
-    def has_name_of_file(self, word: str) -> bool:
-        """Whether an SAE has a name like that of a file; raises `UsageError` if both are there."""
-        if word in self.names and Path(word).exists():
-            raise UsageError(
-                f"{word!r} is an SAE in {self.folder} and a file here: write "
-                f"{self.names[word].id[:16]} for the SAE, ./{word} for the file"
-            )
-        return word in self.names
-
     def _every_family(self, quantiser: str | None, word: str) -> list[Contender]:
         if quantiser is not None:
             mode_of(quantiser)
@@ -148,15 +139,26 @@ def choose(words: Sequence[str], folder: Path | None = None) -> Choice:
     shelf: Shelf | None = None
     found: list[list[Contender]] = []
     for word in words:
-        if folder is not None and shelf is None:
-            shelf = Shelf(results_folder(folder))
-        if word.endswith(".json") and (shelf is None or not shelf.has_name_of_file(word)):
+        if word.endswith(".json") and not _is_name(word, folder):
             record = read_record(Path(word))
             found.append([Contender(record.label, (record,))])
             continue
-        shelf = shelf or Shelf(only_results_folder())
+        shelf = shelf or Shelf(results_folder(folder) if folder else only_results_folder())
         found.append(shelf.find(word))
     return Choice(_told_apart(_named_once(found)), None if shelf is None else shelf.folder)
+
+
+def _is_name(word: str, folder: Path | None) -> bool:
+    """Whether a word like a file's name is an SAE's; raises `UsageError` if it is both."""
+    if folder is None or Path(word).name != word:
+        return False
+    found = Shelf(results_folder(folder)).names.get(word)
+    if found is not None and Path(word).exists():
+        raise UsageError(
+            f"{word!r} is an SAE in {folder} and a file here: write {found.id[:16]} for the SAE, "
+            f"./{word} for the file"
+        )
+    return found is not None
 
 
 def _named_once(found: Sequence[Sequence[Contender]]) -> list[Contender]:

@@ -59,8 +59,7 @@ class SAELensAdapter:
         identity = request.identity or found.identity
         coder = build(found.config, found.tensors, identity, found.where, request.device)
         told = told_in(request.path) if request.path.is_dir() else Told()
-        l0 = coder.spec.trained_l0 or told.l0
-        return replace(coder, spec=replace(coder.spec, trained_l0=l0, trained_mse=told.mse))
+        return replace(coder, spec=replace(coder.spec, measured_l0=told.l0, measured_mse=told.mse))
 
     def spec_of(self, identity: CoderIdentity) -> str | None:
         """That of a release's SAE; a folder's identity does not say where it is."""

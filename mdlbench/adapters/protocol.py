@@ -31,6 +31,8 @@ class CoderSpec:
         decoder_norms: ‖w_i‖ of each latent's decoder row.
         promised_l0: active latents per token that the checkpoint promises never to exceed.
         trained_l0: active latents per token that it was trained to have, if it tells.
+        measured_l0: active latents per token that it had in the end, if training tells.
+        measured_mse: its squared error per dimension then, on tokens held out, if training tells.
         side_bits: bits per token that the decoder needs beside the latents.
         model_bits: where the decoder is not one row a latent and a bias, the bits that it takes to
             send it (maths §3): a number, or a function of the bits a weight.
@@ -53,6 +55,8 @@ class CoderSpec:
     decoder_norms: Float32[np.ndarray, " latent"]
     promised_l0: float | None = None
     trained_l0: float | None = None
+    measured_l0: float | None = None
+    measured_mse: float | None = None
     side_bits: float = 0.0
     model_bits: float | Callable[[int], float] | None = None
     affine: bool = True

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mdlbench.cli import interrupt
 from mdlbench.cli.options import (
     AdapterOption,
     DeviceOption,
@@ -30,6 +31,7 @@ from mdlbench.terminal import say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mdlbench.cli.progress import SuiteProgress
     from mdlbench.scoring.suite_run import Failed, Scored
     from mdlbench.suite.suite import Suite
 
@@ -64,7 +66,7 @@ def eval_suite(
     """
     from mdlbench.cli.progress import suite_progress
     from mdlbench.report.features import write_feature_grid
-    from mdlbench.scoring.suite_run import run
+    from mdlbench.scoring.suite_run import Scored, run
     from mdlbench.scoring.targets import targets
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
@@ -74,20 +76,27 @@ def eval_suite(
         wanted = targets(chosen, sae or [], adapter)
     folder = output or Path("results") / (chosen.name + (f"-limit-{limit}" if limit else ""))
     outcomes: list[Scored | Failed] = []
+    interrupt.keeps(
+        lambda: (
+            f"{folder}/ keeps the records of {sum(isinstance(o, Scored) for o in outcomes)} of "
+            f"{len(wanted)} SAEs; run it again to go on"
+        )
+    )
     with prints_on_stderr(), suite_progress(len(wanted), quiet) as progress:
         opener = Opener(chosen, setting(device, limit, text, dtype), progress.stage, _notice)
         try:
             found = run(opener, wanted, folder, progress.stage, quantiser, write_feature_grid)
             for outcome in found:
-                outcomes.append(progress.finish(outcome))
+                outcomes.append(outcome)
+                progress.finish(outcome)
         except OutputError:
-            _name_failures(outcomes)
+            _name_failures(outcomes, progress)
             raise
     _name_repeated(outcomes)
     if as_json:
         _print_outcomes(outcomes)
     _report(folder, chosen, printed=not as_json)
-    if failures := _name_failures(outcomes):
+    if failures := _name_failures(outcomes, progress):
         raise typer.Exit(max(failure.error.exit_code for failure in failures))
 
 
@@ -133,12 +142,12 @@ def _name_repeated(outcomes: Sequence[Scored | Failed]) -> None:
             say(f"mdlbench: {outcome.target.label}: scored again: {outcome.again}", to_stderr=True)
 
 
-def _name_failures(outcomes: Sequence[Scored | Failed]) -> list[Failed]:
-    """Say on stderr what failed and why."""
+def _name_failures(outcomes: Sequence[Scored | Failed], progress: SuiteProgress) -> list[Failed]:
+    """Say on stderr what failed and why, unless that stands there already."""
     from mdlbench.scoring.suite_run import Failed
 
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
-    for failure in failures:
+    for failure in failures if not progress.leaves_lines else ():
         say(f"mdlbench: {failure.message}", to_stderr=True)
     return failures
 

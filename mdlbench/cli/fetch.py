@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from mdlbench.cli import interrupt
 from mdlbench.cli.options import QuietOption, SuiteArgument
 from mdlbench.terminal import say
 
@@ -20,12 +21,14 @@ def fetch_suite(suite: SuiteArgument, quiet: QuietOption = False) -> None:
     from mdlbench.suite.load import load_suite
 
     chosen = load_suite(suite)
-    n_missed = 0
+    n_missed = n_got = 0
+    interrupt.keeps(lambda: f"{n_got} items are kept in the caches; run it again to go on")
     for outcome in fetch(chosen, shown_on(sys.stderr, quiet)):
         if isinstance(outcome, Missed):
             n_missed += outcome.instead is None
             say(f"mdlbench: {outcome.message}", to_stderr=True)
         else:
+            n_got += 1
             say(outcome.message)
     if n_missed:
         raise typer.Exit(1)

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import sys
-import traceback
-import warnings
-from typing import TextIO
 
-from mdlbench.cli.app import DEBUG, app
-from mdlbench.errors import MdlbenchError, MdlbenchWarning
-from mdlbench.foreign import end_stdout
-from mdlbench.terminal import print_anything, say
+try:
+    from mdlbench.cli import interrupt
+
+    interrupt.heed()
+except KeyboardInterrupt:
+    print("mdlbench: interrupted", file=sys.stderr)
+    sys.exit(130)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
 
 
 def main() -> None:
     """Run a command. Exit codes: 0 complete, 1 something failed, 2 usage, 130 interrupted."""
+    interrupt.interruptible(_run)
+
+
+def _run() -> None:
+    from mdlbench.cli.app import DEBUG, app
+    from mdlbench.errors import MdlbenchError
+    from mdlbench.foreign import end_stdout
+    from mdlbench.terminal import print_anything, say
+
     print_anything()
     _show_own_warnings()
     try:
         app()
     except (MdlbenchError, OSError) as error:
         if DEBUG.get():
+            import traceback
+
             traceback.print_exc()
         say(f"mdlbench: {error}", to_stderr=True)
         sys.exit(error.exit_code if isinstance(error, MdlbenchError) else 1)
@@ -30,6 +45,11 @@ def main() -> None:
 
 def _show_own_warnings() -> None:
     """Each of ours is one line on stderr, and is said once."""
+    import warnings
+
+    from mdlbench.errors import MdlbenchWarning
+    from mdlbench.terminal import say
+
     warnings.simplefilter("default", MdlbenchWarning)
     shown_otherwise = warnings.showwarning
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mdlbench.cli import interrupt
 from mdlbench.cli.options import (
     DeviceOption,
     JsonOption,
@@ -122,7 +123,13 @@ def verify(
     if sae is not None and len(paths) > 1:
         raise UsageError(f"--sae needs a single record, but there are {len(paths)}")
     chosen = load_suite(suite) if suite else None
-    outcomes = []
+    outcomes: list[rows.Row] = []
+    interrupt.keeps(
+        lambda: (
+            f"{sum('error' not in row for row in outcomes)} of {len(paths)} records are "
+            "reproduced, their repetitions kept beside them"
+        )
+    )
     with stages(quiet) as report:
         again = _measured_again(paths, chosen, sae, text, torch_device(device), report)
         for outcome in each_on_stderr(again):

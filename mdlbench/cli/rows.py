@@ -41,12 +41,20 @@ def adapters() -> list[Row]:
 
 
 def records(folder: Path) -> list[Row]:
-    """The records under a folder, by path."""
-    from mdlbench.errors import RecordError
-    from mdlbench.records.store import read_record
+    """The records under a folder, or of a results folder by its name, by path.
 
+    Raises:
+        UsageError: there is no such folder, or nothing in it.
+    """
+    from mdlbench.errors import RecordError, UsageError
+    from mdlbench.records.store import read_record, results_folder
+
+    folder = results_folder(folder)
+    paths = sorted(folder.glob("**/records/*.json"))
+    if not paths:
+        raise UsageError(f"{folder}: {'no records here' if folder.is_dir() else 'no such folder'}")
     rows: list[Row] = []
-    for path in sorted(folder.glob("**/records/*.json")):
+    for path in paths:
         try:
             record = read_record(path)
         except RecordError as error:

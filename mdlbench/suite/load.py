@@ -59,15 +59,19 @@ def load_suite(name: str | Path) -> Suite:
 
 def _suite_file(name: str | Path) -> Path:
     path = Path(name)
+    shipped = suites_folder() / str(name) / SUITE_FILE if str(name) in suite_names() else None
     try:
-        if path.is_dir() and (path / SUITE_FILE).is_file():
-            return path / SUITE_FILE
-        if path.is_file():
-            return path
+        file = path / SUITE_FILE if path.is_dir() else path
+        if shipped is not None and file.is_file() and not file.samefile(shipped):
+            raise UsageError(
+                f"{str(name)!r} is a shipped suite and a path here: write {shipped.parent} for the "
+                f"one, ./{name} for the other"
+            )
+        if file.is_file():
+            return file
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
-    shipped = suites_folder() / str(name) / SUITE_FILE
-    if str(name) in suite_names():
+    if shipped is not None:
         return shipped
     raise UsageError(f"unknown suite {str(name)!r}. {did_you_mean(str(name), suite_names())}")
 

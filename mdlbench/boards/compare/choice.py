@@ -69,6 +69,10 @@ class Shelf:
         """What a word names: one contender, or every family; raises `UsageError`."""
         if every := EVERY_FAMILY.fullmatch(word):
             return self._every_family(every["quantiser"], word)
+        if word in self.names and word in self.families:
+            raise UsageError(
+                f"{word!r} is an SAE and a family: write {self.names[word].id[:16]} for the SAE"
+            )
         if word in self.names:
             return [self._named(word)]
         if word in self.families:
@@ -154,13 +158,26 @@ def choose(words: Sequence[str], folder: Path | None = None) -> Choice:
     shelf: Shelf | None = None
     found: list[list[Contender]] = []
     for word in words:
-        if word.endswith(".json"):
+        if word.endswith(".json") and not _is_name(word, folder):
             record = read_intact_record(Path(word))
             found.append([Contender(record.label, (record,))])
             continue
         shelf = shelf or Shelf(results_folder(folder) if folder else only_results_folder())
         found.append(shelf.find(word))
     return Choice(_told_apart(_named_once(found)), None if shelf is None else shelf.folder)
+
+
+def _is_name(word: str, folder: Path | None) -> bool:
+    """Whether a word like a file's name is an SAE's; raises `UsageError` if it is both."""
+    if folder is None or Path(word).name != word:
+        return False
+    found = Shelf(results_folder(folder)).names.get(word)
+    if found is not None and Path(word).exists():
+        raise UsageError(
+            f"{word!r} is an SAE in {folder} and a file here: write {found.id[:16]} for the SAE, "
+            f"./{word} for the file"
+        )
+    return found is not None
 
 
 def _named_once(found: Sequence[Sequence[Contender]]) -> list[Contender]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,7 @@ from mdlbench.adapters.formats.saelens.releases import (
     digest_converted,
     find_release,
 )
+from mdlbench.adapters.formats.saelens.told import Told, told_in
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import LinearCoder
 from mdlbench.adapters.places import HUB, hub_place, parts, place
@@ -63,7 +64,9 @@ class SAELensAdapter:
         found = _checkpoint(request)
         config, identity = found.config, request.identity or _identity(found)
         with blamed_on(found.where):
-            return build(config, found.tensors, identity, found.where, request.device)
+            coder = build(config, found.tensors, identity, found.where, request.device)
+        told = told_in(request.path) if request.path.is_dir() else Told()
+        return replace(coder, spec=replace(coder.spec, measured_l0=told.l0, measured_mse=told.mse))
 
     def spec_of(self, identity: CoderIdentity) -> str | None:
         """That of a release's SAE; a folder's identity does not say where it is."""

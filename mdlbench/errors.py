@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -70,6 +71,35 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """Asks whether the nearest of the choices is meant; empty where none is near."""
     found = difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.4)
     return f"Did you mean {found[0]!r}? " if found else ""
+
+
+ALIKE = 0.4
+"""How alike two names must be for one to be suggested for the other, of at most 1."""
+
+
+def nearest_paths(path: str, choices: Iterable[str], n: int) -> list[str]:
+    """The n choices whose segments are most like a path's, of those that are like it, best first.
+
+    A segment that is the same counts twice as much as the most that one that is only alike can,
+    so `layer_2/width_16k` is nearer to `layer_2/width_65k` than to `layer_12/width_16k`, where
+    letter by letter it is the other way round. Of equals, the one that agrees earlier is nearer.
+    """
+    wanted = path.split("/")
+    ranked = sorted((*_likeness(wanted, choice.split("/")), choice) for choice in choices)
+    return [choice for score, _, choice in reversed(ranked) if score >= ALIKE / 2][:n]
+
+
+def _likeness(wanted: list[str], found: list[str]) -> tuple[float, list[float]]:
+    """The mean likeness of the segments, from 0 to 1, and each; aligned at either end."""
+    first = [_alike(*pair) for pair in zip(wanted, found, strict=False)]
+    last = [_alike(*pair) for pair in zip(wanted[::-1], found[::-1], strict=False)][::-1]
+    best = max(first, last, key=sum)
+    return sum(best) / max(len(wanted), len(found)), best
+
+
+@lru_cache(1 << 16)
+def _alike(one: str, other: str) -> float:
+    return 1.0 if one == other else difflib.SequenceMatcher(None, one, other).ratio() / 2
 
 
 def first_line(error: Exception) -> str:

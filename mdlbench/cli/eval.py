@@ -116,12 +116,12 @@ def _print_outcomes(outcomes: Sequence[Scored | Failed]) -> None:
 
 
 def _name_failures(outcomes: Sequence[Scored | Failed]) -> list[Failed]:
-    """Say on stderr what failed and why."""
-    from mdlbench.scoring.suite_run import Failed
+    """Say on stderr what failed and why, once for those that failed alike."""
+    from mdlbench.scoring.suite_run import Failed, failure_lines
 
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
-    for failure in failures:
-        print(f"mdlbench: {failure.message}", file=sys.stderr)
+    for line in failure_lines(failures):
+        print(f"mdlbench: {line}", file=sys.stderr)
     return failures
 
 

@@ -12,7 +12,13 @@ import torch
 
 from mdlbench.adapters.checkpoint import PICKLES, digest_files, load_json, load_safetensors
 from mdlbench.adapters.formats.saelens.build import build
-from mdlbench.adapters.formats.saelens.config import SAELensConfig, parse_config
+from mdlbench.adapters.formats.saelens.config import (
+    SCALER_FILE,
+    SAELensConfig,
+    is_scaled,
+    parse_config,
+    scaling_factor,
+)
 from mdlbench.adapters.formats.saelens.releases import (
     PATTERN,
     Published,
@@ -21,7 +27,7 @@ from mdlbench.adapters.formats.saelens.releases import (
 )
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import LinearCoder
-from mdlbench.adapters.places import HUB, hub_place, parts, place
+from mdlbench.adapters.places import HUB, hub_place, parts, place, place_if_there
 from mdlbench.adapters.protocol import HubPlace, Origin, Request
 from mdlbench.errors import CheckpointError
 
@@ -108,7 +114,8 @@ class NamedFolder:
 
     @property
     def identity(self) -> CoderIdentity:
-        digest = digest_files(self._file(CONFIG_FILE), self._file(WEIGHTS_FILE))
+        scaler = [self._scaler] if self._scaler else []
+        digest = digest_files(self._file(CONFIG_FILE), self._file(WEIGHTS_FILE), *scaler)
         return CoderIdentity(
             name=parts(self.request)[-1],
             adapter=NAME,
@@ -119,12 +126,20 @@ class NamedFolder:
 
     @cached_property
     def config(self) -> SAELensConfig:
-        file = self._file(CONFIG_FILE)
-        return parse_config(load_json(file), str(file))
+        file, scaler = self._file(CONFIG_FILE), self._scaler
+        factor = scaling_factor(load_json(scaler), str(scaler)) if scaler else None
+        return parse_config(load_json(file), str(file), factor)
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
         return load_safetensors(self._file(WEIGHTS_FILE))
+
+    @cached_property
+    def _scaler(self) -> Path | None:
+        """What training noted of the scale of the activations, where the weights need it."""
+        if not is_scaled(load_json(self._file(CONFIG_FILE))):
+            return None
+        return place_if_there(self.request, SCALER_FILE)
 
     def _file(self, name: str) -> Path:
         path = self.request.path

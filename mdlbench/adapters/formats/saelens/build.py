@@ -50,12 +50,14 @@ def build(
 ) -> LinearCoder:
     """The coder of a config and its tensors; `where` names them in errors."""
     forest = _forest(config, tensors, where)
+    tensors = _without_logarithm(tensors)
     numbers = _without_parents(_without_unit_scaling(tensors), config)
     weights = as_float32(numbers, config.shapes(), where)
     weights = {name: tensor.to(device) for name, tensor in weights.items()}
     if config.norm_scaling_factor is not None:
         weights = _with_scale_folded(weights, config.norm_scaling_factor)
     if config.k and config.rescale_acts_by_decoder_norm:
+        weights = _with_threshold_scaled(weights, config.norm_scaling_factor)
         weights = _with_norms_folded(weights, where)
     encoder, decoder = _encoder(config, weights), _decoder(config, weights)
     details = _details(config, tensors["W_dec"].dtype)
@@ -69,7 +71,7 @@ def build(
         _normalisation(config, weights),
         architecture=config.metadata.training_architecture or config.architecture,
         origin=config.origin,
-        promised_l0=config.k or config.max_iterations,
+        promised_l0=config.topk or config.max_iterations,
         trained_l0=_trained_l0(details),
         input_scale=config.norm_scaling_factor,
         details=details,
@@ -157,12 +159,14 @@ def _centre(config: SAELensConfig, weights: Weights) -> torch.Tensor:
 
 def _activation(config: SAELensConfig, weights: Weights) -> Activation:
     match config.architecture:
-        case "topk" | "abstopk" if config.k:
-            return TopK(config.k, signed=config.architecture == "abstopk")
+        case "topk" | "abstopk" if config.topk:
+            return TopK(config.topk, signed=config.architecture == "abstopk")
         case "gated":
             return Gated(weights["b_gate"], weights["r_mag"], weights["b_mag"])
         case "group_sparse":
             return GroupNorm(weights["threshold"])
+        case "batchtopk" | "matryoshka_batchtopk":
+            return JumpReLU(weights["topk_threshold"].expand(config.d_sae))
     return JumpReLU(weights.get("threshold", torch.zeros_like(weights["b_enc"])))
 
 
@@ -180,6 +184,13 @@ def _with_scale_folded(weights: Weights, scale: float) -> Weights:
     return folded
 
 
+def _with_threshold_scaled(weights: Weights, scale: float | None) -> Weights:
+    """A threshold on pre-activations times ‖w_i‖ follows the rows, which the scale has divided."""
+    if scale is None or "topk_threshold" not in weights:
+        return weights
+    return {**weights, "topk_threshold": weights["topk_threshold"] / scale}
+
+
 def _with_norms_folded(weights: Weights, where: str) -> Weights:
     """`rescale_acts_by_decoder_norm`: pre-activations times ‖w_i‖, rows of unit norm."""
     norms = weights["W_dec"].norm(dim=1)
@@ -195,6 +206,14 @@ def _with_norms_folded(weights: Weights, where: str) -> Weights:
         "b_enc": weights["b_enc"] * norms,
         "W_dec": weights["W_dec"] / norms[:, None],
     }
+
+
+def _without_logarithm(tensors: Mapping[str, torch.Tensor]) -> Weights:
+    """With the `threshold` itself where older trainers kept its logarithm."""
+    kept = {name: tensor for name, tensor in tensors.items() if name != "log_threshold"}
+    if len(kept) == len(tensors) or not tensors["log_threshold"].is_floating_point():
+        return dict(tensors)
+    return {**kept, "threshold": tensors["log_threshold"].exp()}
 
 
 def _without_unit_scaling(tensors: Mapping[str, torch.Tensor]) -> Weights:

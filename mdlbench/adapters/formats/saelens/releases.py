@@ -6,7 +6,6 @@ loader for it, which gives a config and tensors; only then is SAELens imported.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.util
 import json
@@ -29,7 +28,7 @@ from mdlbench.adapters.formats.saelens.config import (
     parse_config,
 )
 from mdlbench.adapters.identity import CoderIdentity
-from mdlbench.errors import CheckpointError, HubError, MdlbenchError
+from mdlbench.errors import CheckpointError, HubError, MdlbenchError, nearest_paths
 
 DIRECTORY_FILE = "pretrained_saes.yaml"
 CROSS_LAYER = "mntss_clt_layer_transcoder"
@@ -239,5 +238,5 @@ def digest_converted(config: SAELensConfig, tensors: Mapping[str, torch.Tensor])
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=NEAREST, cutoff=0.3) or known[:NEAREST]
+    nearest = nearest_paths(name, known, NEAREST) or known[:NEAREST]
     return f"The nearest of {len(known)}: {', '.join(nearest)}"

@@ -80,26 +80,29 @@ ALIKE = 0.4
 def nearest_paths(path: str, choices: Iterable[str], n: int) -> list[str]:
     """The n choices whose segments are most like a path's, of those that are like it, best first.
 
-    A segment that is the same counts twice as much as the most that one that is only alike can,
-    so `layer_2/width_16k` is nearer to `layer_2/width_65k` than to `layer_12/width_16k`, where
-    letter by letter it is the other way round. Of equals, the one that agrees earlier is nearer.
+    What counts is how many segments are the same, then which of them, the first before the last,
+    and only then how alike the others are: `layer_2/width_16k` is nearer to `layer_2/width_65k`
+    than to `layer_12/width_16k`, where letter by letter it is the other way round.
     """
     wanted = path.split("/")
-    ranked = sorted((*_likeness(wanted, choice.split("/")), choice) for choice in choices)
-    return [choice for score, _, choice in reversed(ranked) if score >= ALIKE / 2][:n]
+    ranked = sorted((_likeness(wanted, choice.split("/")), choice) for choice in choices)
+    return [choice for likeness, choice in reversed(ranked) if likeness[2] >= ALIKE][:n]
 
 
-def _likeness(wanted: list[str], found: list[str]) -> tuple[float, list[float]]:
-    """The mean likeness of the segments, from 0 to 1, and each; aligned at either end."""
-    first = [_alike(*pair) for pair in zip(wanted, found, strict=False)]
-    last = [_alike(*pair) for pair in zip(wanted[::-1], found[::-1], strict=False)][::-1]
-    best = max(first, last, key=sum)
-    return sum(best) / max(len(wanted), len(found)), best
+def _likeness(wanted: list[str], found: list[str]) -> tuple[int, list[bool], float]:
+    """How many segments are the same, which, and their mean likeness; aligned at either end."""
+    n = max(len(wanted), len(found))
+    ends = zip(wanted, found, strict=False), zip(wanted[::-1], found[::-1], strict=False)
+    first, last = ([_alike(one, other) for one, other in end] for end in ends)
+    return max(
+        (each.count(1.0), [alike == 1.0 for alike in each], sum(each) / n)
+        for each in (first, last[::-1])
+    )
 
 
 @lru_cache(1 << 16)
 def _alike(one: str, other: str) -> float:
-    return 1.0 if one == other else difflib.SequenceMatcher(None, one, other).ratio() / 2
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def first_line(error: Exception) -> str:

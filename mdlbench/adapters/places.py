@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -27,6 +27,10 @@ class HubPath:
     repo: str
     inside: tuple[str, ...]
     revision: str | None = None
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return "/".join([f"{HUB}{self.repo}{revision}", *self.inside])
 
     def file(self, name: str) -> Path:
         """Local path of a file below it; of itself for an empty name."""
@@ -66,6 +70,21 @@ def place_if_there(request: Request, file: str) -> Path | None:
         return hub_path(request.argument).file(file)
     except hub.NoSuchFileError:
         return None
+
+
+def folder_of(request: Request) -> Request:
+    """The same for the folder that holds what the request names."""
+    if not request.argument.startswith(HUB):
+        return replace(request, argument=str(Path(request.argument).parent))
+    where = hub_path(request.argument)
+    return replace(request, argument=str(replace(where, inside=where.inside[:-1])))
+
+
+def folder_with(request: Request, *files: str) -> Request:
+    """The same for the folder, where the request names one of some files in it itself."""
+    if parts(request)[-1] not in files or request.path.is_dir():
+        return request
+    return folder_of(request)
 
 
 def names_in(request: Request) -> list[str]:

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from mdlbench.adapters.checkpoint import (
+    PICKLES,
     as_float32,
     check_k,
     digest_files,
@@ -40,12 +41,13 @@ from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import Activation, Decoder, Encoder, JumpReLU, LinearCoder, TopK
 from mdlbench.adapters.parts import assemble as assembled
 from mdlbench.adapters.places import parts, place
-from mdlbench.adapters.protocol import Origin, Request
+from mdlbench.adapters.protocol import TENSORS, Origin, Request
 from mdlbench.errors import CheckpointError, UsageError, did_you_mean
 
 VERSION = "1"
 """Version of this reader: it changes when the same files come to mean other numbers."""
 
+ENDINGS = {*PICKLES, ".npz", ".safetensors"}
 OPTIONS = ("activation", "k", "subtract_bias", "centre", "scale", "transposed", "tied", "within")
 ROLES = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 WRAPPING = {"module", "_orig_mod"}
@@ -109,6 +111,12 @@ COUNTS = re.compile(r"\w*(?:not_active|nonzero|fired|freq|count|steps?|dead|trac
 
 class StateDictAdapter:
     """Reads one file; options say what the file does not."""
+
+    def recognises(self, path: Path) -> int:
+        """Any file of tensors that has an encoder; formats are surer of theirs."""
+        if path.suffix not in ENDINGS or not path.is_file():
+            return 0
+        return TENSORS * any(True for _ in _state_dicts(_content(path), set()))
 
     def identify(self, request: Request) -> CoderIdentity:
         request.reject_unknown_options(*OPTIONS, *ROLES, "ignore")

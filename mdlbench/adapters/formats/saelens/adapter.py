@@ -24,6 +24,8 @@ from mdlbench.adapters.formats.saelens.releases import (
     Published,
     digest_converted,
     find_release,
+    release_and_id,
+    releases,
 )
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import LinearCoder
@@ -54,7 +56,7 @@ class SAELensAdapter:
 
     def expand(self, request: Request) -> list[str]:
         """The SAEs of a release whose IDs match a pattern, in the release's order."""
-        name, _, pattern = request.argument.partition("/")
+        name, pattern = release_and_id(request.argument)
         if not PATTERN & set(pattern) or _is_folder(request):
             return [request.argument]
         return [f"{name}/{id}" for id in find_release(name, request.path).matching(pattern)]
@@ -69,6 +71,11 @@ class SAELensAdapter:
         if not {"release", "id"} <= set(identity.arguments):
             return None
         return f"{identity.arguments['release']}/{identity.arguments['id']}"
+
+    def meant(self, text: str) -> str | None:
+        """The SAE of a release, as SAELens' own functions are given it: `RELEASE ID`."""
+        name, id = release_and_id(text)
+        return f"{name}/{id}" if id and name in releases() else None
 
     def hub_place(self, request: Request) -> HubPlace | None:
         if _is_folder(request):
@@ -209,7 +216,7 @@ def _checkpoint(request: Request) -> Checkpoint:
 
 def _published(request: Request) -> Published:
     """The SAE of a release that the request names."""
-    name, _, id = request.argument.partition("/")
+    name, id = release_and_id(request.argument)
     return find_release(name, request.path).published(id)
 
 

@@ -16,7 +16,13 @@ import torch
 from jaxtyping import Float32
 
 from mdlbench.adapters.checkpoint import as_float32, find_tensor
-from mdlbench.adapters.formats.saelens.config import NORMALISATIONS, SAELensConfig, plain
+from mdlbench.adapters.formats.saelens.config import (
+    BATCH_TOPK,
+    NORMALISATIONS,
+    TOPK,
+    SAELensConfig,
+    plain,
+)
 from mdlbench.adapters.formats.saelens.matching_pursuit import MatchingPursuit
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import (
@@ -56,7 +62,7 @@ def build(
     weights = {name: tensor.to(device) for name, tensor in weights.items()}
     if config.norm_scaling_factor is not None:
         weights = _with_scale_folded(weights, config.norm_scaling_factor)
-    if config.k and config.rescale_acts_by_decoder_norm:
+    if config.architecture in (*TOPK, *BATCH_TOPK) and config.rescale_acts_by_decoder_norm:
         weights = _with_threshold_scaled(weights, config.norm_scaling_factor)
         weights = _with_norms_folded(weights, where)
     encoder, decoder = _encoder(config, weights), _decoder(config, weights)
@@ -71,7 +77,7 @@ def build(
         _normalisation(config, weights),
         architecture=config.metadata.training_architecture or config.architecture,
         origin=config.origin,
-        promised_l0=config.topk or config.max_iterations,
+        promised_l0=config.k or config.max_iterations,
         trained_l0=_trained_l0(details),
         input_scale=config.norm_scaling_factor,
         details=details,
@@ -159,8 +165,8 @@ def _centre(config: SAELensConfig, weights: Weights) -> torch.Tensor:
 
 def _activation(config: SAELensConfig, weights: Weights) -> Activation:
     match config.architecture:
-        case "topk" | "abstopk" if config.topk:
-            return TopK(config.topk, signed=config.architecture == "abstopk")
+        case "topk" | "abstopk" if config.k:
+            return TopK(config.k, signed=config.architecture == "abstopk")
         case "gated":
             return Gated(weights["b_gate"], weights["r_mag"], weights["b_mag"])
         case "group_sparse":
@@ -234,7 +240,7 @@ def _trained_l0(details: Mapping[str, Any]) -> float | None:
 def _details(config: SAELensConfig, dtype: torch.dtype) -> dict[str, Any]:
     """Plain facts of the metadata; `k` counts latents, also those of an SAE saved as JumpReLU."""
     training = plain(config.metadata.training_architecture_details or {})
-    k = config.k or training.get("k")
+    k = config.k or config.mean_k or training.get("k")
     return {
         **plain(config.metadata.model_dump()),
         **plain({"k": k * config.group_size if isinstance(k, int | float) else k}),

@@ -91,10 +91,9 @@ class SAELensConfig(BaseModel):
     normalize_activations: str = "none"
     norm_scaling_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """The factor of `expected_average_only_in`; no config has it, a release or a file may."""
-    k: Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = (
-        None
-    )
-    """Active latents of every token, or of the average one; only a mean may be a fraction."""
+    k: Annotated[int, Field(gt=0)] | None = None
+    mean_k: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """What configs call k where it is of the average token, and may be a fraction."""
     rescale_acts_by_decoder_norm: bool = False
     residual_threshold: float = 1e-2
     max_iterations: Annotated[int, Field(gt=0)] | None = None
@@ -108,11 +107,6 @@ class SAELensConfig(BaseModel):
     @property
     def is_transcoder(self) -> bool:
         return self.architecture.endswith("transcoder")
-
-    @property
-    def topk(self) -> int | None:
-        """The k of every token, where there is one."""
-        return int(self.k) if self.k and self.architecture in TOPK else None
 
     @property
     def width_out(self) -> int:
@@ -180,17 +174,11 @@ def parse_config(
         raise CheckpointError(
             f"{where}: apply_b_dec_to_input: b_dec is of a transcoder's output, not of its input"
         )
-    if config.architecture not in (*TOPK, *BATCH_TOPK):
+    if config.architecture not in TOPK:
         return config.model_copy(update={"k": None})
-    _check_k(config, where)
-    return config
-
-
-def _check_k(config: SAELensConfig, where: str) -> None:
-    k = config.k or 0
-    whole = config.architecture in BATCH_TOPK or k == int(k)
-    if not whole or not 0 < k <= config.d_sae:
+    if not 0 < (config.k or 0) <= config.d_sae:
         raise CheckpointError(f"{where}: k must be from 1 to d_sae={config.d_sae}, not {config.k}")
+    return config
 
 
 def is_scaled(content: dict[str, Any]) -> bool:
@@ -240,6 +228,8 @@ def _modernised(content: dict[str, Any]) -> dict[str, Any]:
         kwargs = config.get("activation_fn_kwargs")
         k = kwargs.get("k") if isinstance(kwargs, dict) else None
         config |= {"architecture": "topk", "k": config.get("k") if k is None else k}
+    if config["architecture"] in BATCH_TOPK:
+        config["mean_k"] = config.pop("k", None)
     if isinstance(normalised := config.get("normalize_activations"), bool):
         config["normalize_activations"] = SCALED if normalised else "none"
     config.setdefault("metadata", {key: config[key] for key in METADATA if key in config})

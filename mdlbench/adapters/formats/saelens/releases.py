@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -214,6 +215,12 @@ def releases() -> dict[str, Release]:
             f"{file}: SAELens' directory of releases cannot be read: "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def release_and_id(text: str) -> tuple[str, str]:
+    """The parts of `RELEASE/ID`; also of `RELEASE ID`, the order of SAELens' own arguments."""
+    name, *rest = re.split(r"[\s,]+|/", text.strip(), maxsplit=1)
+    return name, "".join(rest)
 
 
 def find_release(name: str, folder: Path) -> Release:

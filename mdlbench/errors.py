@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -94,6 +95,38 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """Asks whether the nearest of the choices is meant; empty where none is near."""
     found = difflib.get_close_matches(name[:SHOWN], sorted(choices), n=1, cutoff=0.4)
     return f"Did you mean {found[0]!r}? " if found else ""
+
+
+ALIKE = 0.4
+"""How alike two names must be for one to be suggested for the other, of at most 1."""
+
+
+def nearest_paths(path: str, choices: Iterable[str], n: int) -> list[str]:
+    """The n choices whose segments are most like a path's, of those that are like it, best first.
+
+    What counts is how many segments are the same, then which of them, the first before the last,
+    and only then how alike the others are: `layer_2/width_16k` is nearer to `layer_2/width_65k`
+    than to `layer_12/width_16k`, where letter by letter it is the other way round.
+    """
+    wanted = path.split("/")
+    ranked = sorted((_likeness(wanted, choice.split("/")), choice) for choice in choices)
+    return [choice for likeness, choice in reversed(ranked) if likeness[2] >= ALIKE][:n]
+
+
+def _likeness(wanted: list[str], found: list[str]) -> tuple[int, list[bool], float]:
+    """How many segments are the same, which, and their mean likeness; aligned at either end."""
+    n = max(len(wanted), len(found))
+    ends = zip(wanted, found, strict=False), zip(wanted[::-1], found[::-1], strict=False)
+    first, last = ([_alike(one, other) for one, other in end] for end in ends)
+    return max(
+        (each.count(1.0), [alike == 1.0 for alike in each], sum(each) / n)
+        for each in (first, last[::-1])
+    )
+
+
+@lru_cache(1 << 16)
+def _alike(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def first_line(error: Exception) -> str:

@@ -165,12 +165,12 @@ def _why_not_loaded(error: Exception) -> str:
     return f"truncated, or not a file of torch.save: {first_line(error).partition('. ')[0]}"
 
 
-def load_npz(path: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
+def load_npz(path: Path, names: Collection[str] | None = None) -> dict[str, torch.Tensor]:
     """The arrays of a NumPy archive.
 
     Args:
         path: the archive.
-        names: those that it may have; if it has another, nothing is read.
+        names: those that it may have; if it has another, nothing is read. None allows any.
 
     Raises:
         CheckpointError: the file is truncated or of another kind, holds an unknown array, objects
@@ -178,7 +178,8 @@ def load_npz(path: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
     """
     with blamed_on(path, "truncated, or not an archive of arrays"), ZipFile(path) as found:
         members = {info.filename.removesuffix(".npy"): info for info in found.infolist()}
-        _reject_unknown(members, names, str(path))
+        if names is not None:
+            _reject_unknown(members, names, str(path))
         archive.check(found, path)
         return {name: _array(found, member) for name, member in members.items()}
 

@@ -6,6 +6,7 @@ A path to a folder that an adapter recognises will do as well: `runs/my-sae`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -15,18 +16,23 @@ from urllib.parse import parse_qsl
 
 from mdlbench.adapters import places
 from mdlbench.adapters.checked import check_spec
+from mdlbench.adapters.checkpoint import PICKLES
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.protocol import (
+    FORMAT,
+    TENSORS,
     Adapter,
     CoderSpec,
     Expands,
     HubPlace,
     Identifies,
     KnowsOrigin,
+    NamesMeant,
     NeedsNetwork,
     OnHub,
     Origin,
     Recognises,
+    RecognisesContent,
     Request,
     SparseCoder,
     WritesSpecs,
@@ -40,6 +46,13 @@ from mdlbench.sources.protocol import ActivationSource
 
 Answer = TypeVar("Answer")
 Asked = TypeVar("Asked", Request, CoderIdentity)
+
+FILE_ADAPTERS = ("state_dict", "openai", "gemma_scope")
+"""Adapters of single files, to be named for one that is not recognised."""
+WEIGHTS = {*PICKLES, ".npz", ".safetensors"}
+"""Endings of files that may hold an SAE."""
+NAMED = 8
+"""How many files of a folder on the hub a message names."""
 
 
 class Resolved(NamedTuple):
@@ -82,8 +95,11 @@ class NamedCoder:
                 f"{self.spec!r}: options are written ?name=value&name=value"
             ) from error
         plugin = find_adapter(name)
+        adapter = import_adapter(plugin)
         request = Request(argument, dict(pairs), self.folder, "cpu", None)
-        return Resolved(plugin, import_adapter(plugin), request)
+        if isinstance(adapter, Recognises):
+            request = places.folder_with(request, *adapter.recognised_by)
+        return Resolved(plugin, adapter, request)
 
     def expand(self) -> list[NamedCoder]:
         """The coders that a pattern stands for; itself where its adapter knows none."""
@@ -242,9 +258,14 @@ def _split(spec: str, folder: Path) -> tuple[str, str]:
     name, colon, argument = spec.partition(":")
     if colon and name in known:
         return name, argument
-    path = expanded(spec, folder)
+    bare = spec.partition("?")[0]
+    if bare.startswith(places.HUB):
+        return _recognised_on_hub(bare), spec
+    path = expanded(bare, folder)
     if path.exists():
         return _recognised(path), spec
+    if meant := _meant(spec):
+        raise UsageError(f"{spec!r}: write {meant!r}")
     if colon:
         raise UsageError(f"{spec!r}: unknown adapter {name!r}. {did_you_mean(name, known)}")
     if len(Path(spec).parts) > 1:
@@ -255,24 +276,89 @@ def _split(spec: str, folder: Path) -> tuple[str, str]:
 
 
 def _recognised(path: Path) -> str:
-    """The adapter of a folder, by its files; the surest one that is there decides."""
-    files = list(_telling_files())
-    for file, name in files:
-        if (path / file).is_file():
-            return name
+    """The adapter of a folder or a file: whose format it is, who calls a file so, who reads it.
+
+    Raises:
+        CheckpointError: it is none's, or several are as sure; names them.
+    """
+    sure, files = _sure_of(path), list(_telling_files())
+    for found in (
+        [name for name, surety in sure.items() if surety == FORMAT],
+        [name for file, name in files if _has(path, file)][:1],
+        [name for name, surety in sure.items() if surety == TENSORS],
+    ):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            named = " or ".join(f"{name}:{path}" for name in found)
+            raise CheckpointError(f"{path}: more than one adapter reads it; name one: {named}")
+    raise CheckpointError(f"{path}: {_unrecognised(path, files)}")
+
+
+def _has(path: Path, file: str) -> bool:
+    return (path / file).is_file() or (path.is_file() and path.name == file)
+
+
+def _unrecognised(path: Path, files: list[tuple[str, str]]) -> str:
+    if path.is_file():
+        named = " or ".join(f"{name}:{path}" for name in FILE_ADAPTERS)
+        return f"its adapter is not known by its content; name it: {named}"
     expected = ", ".join(f"{file} ({name})" for file, name in files)
-    raise CheckpointError(
-        f"{path}: not a checkpoint that is recognised by its files (expected {expected}); "
+    weights = [file.name for file in sorted(path.iterdir()) if file.suffix in WEIGHTS][:NAMED]
+    return (
+        f"not a checkpoint that is recognised by its files (expected {expected}); "
         "name its adapter: ADAPTER:PATH"
+        + (f", or the file itself: {', '.join(weights)}" if weights else "")
     )
+
+
+def _sure_of(path: Path) -> dict[str, int]:
+    """The built-in adapters that read something, and how surely."""
+    found: dict[str, int] = {}
+    for name, adapter in _built_in():
+        if isinstance(adapter, RecognisesContent):
+            with suppress(CheckpointError):
+                found[name] = adapter.recognises(path)
+    return {name: surety for name, surety in found.items() if surety}
+
+
+def _recognised_on_hub(argument: str) -> str:
+    """The adapter of `hf://OWNER/REPO/PATH`, by the names of its files.
+
+    Raises:
+        CheckpointError: no file tells.
+        HubError: the hub does not say which files it has.
+    """
+    where = places.hub_path(argument)
+    names = set(where.files())
+    for file, name in _telling_files():
+        if file in names or where.inside[-1:] == (file,):
+            return name
+    raise CheckpointError(
+        f"{argument}: not recognised by its files ({', '.join(sorted(names)[:NAMED]) or 'none'}); "
+        f"name its adapter, as in saelens:{argument}"
+    )
+
+
+def _meant(spec: str) -> str | None:
+    """What to write for a text that names an SAE which an adapter knows."""
+    for name, adapter in _built_in():
+        if isinstance(adapter, NamesMeant) and (argument := adapter.meant(spec)):
+            return f"{name}:{argument}"
+    return None
+
+
+def _built_in() -> Iterator[tuple[str, Adapter]]:
+    for plugin in ADAPTERS.built_in():
+        yield plugin.name, import_adapter(plugin)
 
 
 def _telling_files() -> Iterator[tuple[str, str]]:
     """File and adapter: the surest file of every built-in adapter, then their next ones."""
     told = [
-        [(file, plugin.name) for file in adapter.recognised_by]
-        for plugin in ADAPTERS.plugins()
-        if plugin.is_built_in and isinstance(adapter := import_adapter(plugin), Recognises)
+        [(file, name) for file in adapter.recognised_by]
+        for name, adapter in _built_in()
+        if isinstance(adapter, Recognises)
     ]
     for rank in zip_longest(*told):
         yield from (found for found in rank if found is not None)

@@ -156,7 +156,8 @@ class Adapter(Protocol):
     """Loads one kind of SAE. Implement it in a package of your own to add a kind.
 
     Only `load` is required. What else an adapter knows, it says by methods of the protocols below:
-    `identify`, `origin`, `expand`, `spec_of`, `hub_place`, `check_offline`, `recognised_by`.
+    `identify`, `origin`, `expand`, `spec_of`, `hub_place`, `check_offline`, `recognised_by`,
+    `recognises`, `meant`.
     """
 
     def load(self, request: Request) -> SparseCoder:
@@ -248,4 +249,29 @@ class Recognises(Protocol):
     @property
     def recognised_by(self) -> tuple[str, ...]:
         """Names of files, the surest first; a folder that has one of them is such an SAE."""
+        ...
+
+
+TENSORS, FORMAT = 1, 2
+"""How surely an adapter reads something: its tensors will do; it is of the adapter's format."""
+
+
+@runtime_checkable
+class RecognisesContent(Protocol):
+    """An adapter that can tell by more than a file's name whether it reads something.
+
+    As with `Recognises`, only built-in adapters are asked.
+    """
+
+    def recognises(self, path: Path) -> int:
+        """0 for what it does not read, or `TENSORS` or `FORMAT`; may raise `CheckpointError`."""
+        ...
+
+
+@runtime_checkable
+class NamesMeant(Protocol):
+    """An adapter that knows SAEs by names, and can tell what a text without an adapter means."""
+
+    def meant(self, text: str) -> str | None:
+        """What to write after `ADAPTER:` instead; None for a text that names no SAE of its."""
         ...

@@ -143,12 +143,15 @@ def _name_repeated(outcomes: Sequence[Scored | Failed]) -> None:
 
 
 def _name_failures(outcomes: Sequence[Scored | Failed], progress: SuiteProgress) -> list[Failed]:
-    """Say on stderr what failed and why, unless that stands there already."""
-    from mdlbench.scoring.suite_run import Failed
+    """Say on stderr what failed and why, unless that stands there already.
+
+    Those that failed alike are named together.
+    """
+    from mdlbench.scoring.suite_run import Failed, failure_lines
 
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
-    for failure in failures if not progress.leaves_lines else ():
-        say(f"mdlbench: {failure.message}", to_stderr=True)
+    for line in failure_lines(failures) if not progress.leaves_lines else ():
+        say(f"mdlbench: {line}", to_stderr=True)
     return failures
 
 

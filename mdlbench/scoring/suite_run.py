@@ -22,6 +22,7 @@ from mdlbench.errors import (
     SuiteError,
     UsageError,
 )
+from mdlbench.hub import WHAT_TO_DO, HubUnreachableError
 from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord
 from mdlbench.records.store import ARCHIVE, Moved, RecordStore
@@ -34,6 +35,8 @@ from mdlbench.suite.site import Site
 
 FEATURES = "features"
 """Subfolder of the drawings of decoder rows."""
+NAMED = 3
+"""How many of the SAEs that failed for one reason are named."""
 Draw = Callable[
     [
         Path,
@@ -73,6 +76,29 @@ class Failed:
         """The error, with the SAE's name before it unless it begins with the name."""
         text = str(self.error)
         return text if text.startswith(self.target.label) else f"{self.target.label}: {text}"
+
+    @property
+    def reason(self) -> str:
+        """What it has in common with others that failed alike."""
+        if isinstance(self.error, HubUnreachableError):
+            return f"the hub cannot be reached ({self.error.reason}). {WHAT_TO_DO}"
+        return str(self.error)
+
+
+def failure_lines(failures: Sequence[Failed]) -> list[str]:
+    """A line for every reason, with the SAEs that failed for it, in the order of the first."""
+    alike: dict[str, list[Failed]] = {}
+    for failure in failures:
+        alike.setdefault(failure.reason, []).append(failure)
+    return [
+        group[0].message if len(group) == 1 else f"{_counted(group)}: {reason}"
+        for reason, group in alike.items()
+    ]
+
+
+def _counted(group: Sequence[Failed]) -> str:
+    named = ", ".join(failure.target.label for failure in group[:NAMED])
+    return f"{len(group)} SAEs ({named}{', …' if len(group) > NAMED else ''})"
 
 
 @dataclass(frozen=True)

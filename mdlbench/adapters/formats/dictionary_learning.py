@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
@@ -51,8 +52,8 @@ from mdlbench.adapters.parts import (
     Unnormalised,
     assemble,
 )
-from mdlbench.adapters.places import parts, place
-from mdlbench.adapters.protocol import Origin, Request
+from mdlbench.adapters.places import folder_of, parts, place, place_if_there
+from mdlbench.adapters.protocol import FORMAT, Origin, Request
 from mdlbench.errors import CheckpointError, did_you_mean, first_problem, shown
 
 CONFIG_FILE = "config.json"
@@ -144,17 +145,26 @@ class DictionaryLearningAdapter:
 
     recognised_by = (WEIGHTS_FILE,)
 
+    def recognises(self, path: Path) -> int:
+        """A checkpoint of training, some folders below its config."""
+        if path.suffix != ".pt" or not path.is_file():
+            return 0
+        configs = [file for above in path.parents[:2] if (file := above / CONFIG_FILE).is_file()]
+        trainer = load_json(configs[0]).get("trainer") if configs else None
+        return FORMAT * (isinstance(trainer, dict) and "dict_class" in trainer)
+
     def identify(self, request: Request) -> CoderIdentity:
         request.reject_unknown_options()
-        files = place(request, CONFIG_FILE, WEIGHTS_FILE)
+        run, weights = _run(request), _weights_file(request)
         submodule = read_config(request).trainer.submodule_name
-        folder = parts(request)[-1]
+        folder = parts(run)[-1]
+        step = [Path(parts(request)[-1]).stem] if _is_file(request) else []
         return CoderIdentity(
-            name=f"{submodule}/{folder}" if submodule else folder,
+            name="/".join([*([submodule] if submodule else []), folder, *step]),
             adapter="dictionary_learning",
             version=VERSION,
             arguments={},
-            weights_sha256=digest_files(*files),
+            weights_sha256=digest_files(*place(run, CONFIG_FILE), weights),
         )
 
     def origin(self, request: Request) -> Origin:
@@ -162,7 +172,7 @@ class DictionaryLearningAdapter:
 
     def load(self, request: Request) -> LinearCoder:
         identity, config = request.identity or self.identify(request), read_config(request)
-        (file,) = place(request, WEIGHTS_FILE)
+        file = _weights_file(request)
         content = load_pickle_free(file)
         with blamed_on(file):
             return build(config, content, identity, str(file), request.device)
@@ -173,7 +183,7 @@ ADAPTER = DictionaryLearningAdapter
 
 def read_config(request: Request) -> Config:
     """`config.json`; raises `CheckpointError` if it does not name a class that can be computed."""
-    (file,) = place(request, CONFIG_FILE)
+    (file,) = place(_run(request), CONFIG_FILE)
     try:
         config = Config.model_validate(load_json(file))
     except ValidationError as error:
@@ -184,6 +194,25 @@ def read_config(request: Request) -> Config:
             f"{file}: trainer.dict_class: unknown {shown(name)}. {did_you_mean(name, LAYOUTS)}"
         )
     return config
+
+
+def _is_file(request: Request) -> bool:
+    """Whether the weights themselves are named, as one of the `checkpoints` of a training."""
+    return parts(request)[-1].endswith(".pt") and not request.path.is_dir()
+
+
+def _weights_file(request: Request) -> Path:
+    return place(request)[0] if _is_file(request) else place(request, WEIGHTS_FILE)[0]
+
+
+def _run(request: Request) -> Request:
+    """The folder of the config: that of the weights, or the one above it."""
+    if not _is_file(request):
+        return request
+    folder = folder_of(request)
+    above = folder_of(folder)
+    is_above = not place_if_there(folder, CONFIG_FILE) and place_if_there(above, CONFIG_FILE)
+    return above if is_above else folder
 
 
 def build(

@@ -40,7 +40,7 @@ from mdlbench.adapters.parts import (
     assemble,
 )
 from mdlbench.adapters.places import parts, place
-from mdlbench.adapters.protocol import Origin, Request
+from mdlbench.adapters.protocol import FORMAT, Origin, Request
 from mdlbench.errors import CheckpointError, did_you_mean, first_problem, shown
 
 VERSION = "1"
@@ -83,6 +83,11 @@ class TopKState(BaseModel):
 
 class OpenAIAdapter:
     """Reads one file; its path may tell what it was trained on."""
+
+    def recognises(self, path: Path) -> int:
+        if path.suffix != ".pt" or not path.is_file():
+            return 0
+        return FORMAT * ({"pre_bias", "latent_bias"} <= set(load_pickle_free(path)))
 
     def identify(self, request: Request) -> CoderIdentity:
         request.reject_unknown_options()

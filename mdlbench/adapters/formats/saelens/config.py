@@ -12,6 +12,7 @@ from mdlbench.adapters.checkpoint import LONGEST_TEXT, Count, Text, Whole
 from mdlbench.adapters.parts import ConstantNorm, LayerNorm, Normalisation, Unnormalised
 from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CheckpointError, did_you_mean, first_problem, shown
+from mdlbench.sources.language.hooks import hook_name
 
 AFFINE = ("W_enc", "b_enc", "W_dec", "b_dec")
 TENSORS: dict[str, tuple[str, ...]] = {
@@ -21,6 +22,8 @@ TENSORS: dict[str, tuple[str, ...]] = {
     "jumprelu": (*AFFINE, "threshold"),
     "gated": ("W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag"),
     "matching_pursuit": ("W_dec", "b_dec"),
+    "batchtopk": (*AFFINE, "topk_threshold"),
+    "matryoshka_batchtopk": (*AFFINE, "topk_threshold"),
     "tree": (*AFFINE, "threshold"),
     "group_sparse": (*AFFINE, "threshold"),
     "transcoder": AFFINE,
@@ -28,6 +31,9 @@ TENSORS: dict[str, tuple[str, ...]] = {
     "jumprelu_transcoder": (*AFFINE, "threshold"),
     "jumprelu_skip_transcoder": (*AFFINE, "threshold", "W_skip"),
 }
+TOPK = ("topk", "abstopk")
+BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
+"""What training keeps of an SAE that SAELens ships as JumpReLU: one threshold for all latents."""
 UNSUPPORTED = {"temporal": "its latents depend on other tokens"}
 NORMALISATIONS: dict[str, type[Normalisation]] = {
     "none": Unnormalised,
@@ -36,10 +42,14 @@ NORMALISATIONS: dict[str, type[Normalisation]] = {
 }
 SCALED = "expected_average_only_in"
 """Trained on activations times one factor, which a release's SAEs have folded in when loaded."""
+SCALER_FILE = "activation_scaler.json"
+"""Where training keeps that factor, beside a checkpoint."""
 UNFOLDED = {
-    SCALED: "the scaling factor of its release has not been folded in; load it as "
-    "saelens:RELEASE/ID, or save it again after SAELens' fold_activation_norm_scaling_factor",
-    "covariance_whitening": "the whitening of its activations has not been folded in",
+    SCALED: "the factor on its activations has not been folded in, and neither a release nor "
+    f"{SCALER_FILE} beside it says what it was; load it as saelens:RELEASE/ID, or save it again "
+    "after SAELens' fold_activation_norm_scaling_factor",
+    "covariance_whitening": "the whitening of its activations has not been folded in; save it "
+    "again after SAELens' fold_activation_whitening",
 }
 RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 """Keys of configs older than SAELens 6.0."""
@@ -81,8 +91,10 @@ class SAELensConfig(BaseModel):
     apply_b_dec_to_input: bool | None = None
     normalize_activations: str = "none"
     norm_scaling_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """The factor of `expected_average_only_in`; no config has it, a release may."""
+    """The factor of `expected_average_only_in`; no config has it, a release or a file may."""
     k: Count | None = None
+    mean_k: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """What configs call k where it is the average token's, and may be a fraction."""
     rescale_acts_by_decoder_norm: bool = False
     residual_threshold: Annotated[float, Field(allow_inf_nan=False)] = 1e-2
     max_iterations: Count | None = None
@@ -114,6 +126,7 @@ class SAELensConfig(BaseModel):
             "W_dec": (self.d_sae, self.width_out),
             "b_dec": (self.width_out,),
             "W_skip": (self.width_out, self.d_in),
+            "topk_threshold": (),
         }
         if self.architecture == "group_sparse":
             special["threshold"] = (self.d_sae // self.group_size,)
@@ -128,7 +141,8 @@ def parse_config(
     Args:
         content: the object in it.
         where: names it in errors.
-        norm_scaling_factor: that of the release, for SAEs trained on scaled activations.
+        norm_scaling_factor: that of the release or of training, for SAEs trained on scaled
+            activations.
 
     Raises:
         CheckpointError: what it describes cannot be computed.
@@ -159,7 +173,7 @@ def parse_config(
             f"{where}: apply_b_dec_to_input: a transcoder's b_dec belongs to its output, not its "
             "input"
         )
-    if config.architecture not in ("topk", "abstopk"):
+    if config.architecture not in TOPK:
         return config.model_copy(update={"k": None})
     if not 0 < (config.k or 0) <= config.d_sae:
         raise CheckpointError(f"{where}: k must be from 1 to d_sae={config.d_sae}, not {config.k}")
@@ -190,14 +204,35 @@ def refuse_unfolded(content: Mapping[str, Any], where: str) -> None:
 
 def _origin(metadata: SAELensMetadata, is_transcoder: bool) -> Origin:
     """What metadata says; a transcoder's unsaid output is "", an SAE's None."""
+    hook, hook_out, model = metadata.hook_name, metadata.hook_name_out, metadata.model_name or ""
     return Origin(
         model=metadata.model_name,
-        hook=metadata.hook_name,
-        hook_out=(metadata.hook_name_out or "") if is_transcoder else None,
+        hook=hook_name(hook, model) if hook else hook,
+        hook_out=(hook_name(hook_out, model) if hook_out else "") if is_transcoder else None,
         context=metadata.context_size,
         prepend_bos=metadata.prepend_bos,
         model_options=plain(metadata.model_from_pretrained_kwargs or {}),
     )
+
+
+def is_scaled(content: dict[str, Any]) -> bool:
+    """Whether a `cfg.json` is of an SAE that was trained on activations times one factor."""
+    return _modernised(content).get("normalize_activations") == SCALED
+
+
+def scaling_factor(content: dict[str, Any], where: str) -> float | None:
+    """The factor in what training wrote into `activation_scaler.json`, None if it had none.
+
+    Raises:
+        CheckpointError: it is no positive number.
+    """
+    factor = content.get("scaling_factor")
+    if factor is None:
+        return None
+    number = isinstance(factor, int | float) and not isinstance(factor, bool)
+    if not number or not math.isfinite(factor) or factor <= 0:
+        raise CheckpointError(f"{where}: scaling_factor must be a positive number, not {factor!r}")
+    return float(factor)
 
 
 def plain(facts: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
@@ -231,6 +266,8 @@ def _modernised(content: dict[str, Any]) -> dict[str, Any]:
         kwargs = config.get("activation_fn_kwargs")
         k = kwargs.get("k") if isinstance(kwargs, dict) else None
         config |= {"architecture": "topk", "k": config.get("k") if k is None else k}
+    if config["architecture"] in BATCH_TOPK:
+        config["mean_k"] = config.pop("k", None)
     if isinstance(normalised := config.get("normalize_activations"), bool):
         config["normalize_activations"] = SCALED if normalised else "none"
     config.setdefault("metadata", {key: config[key] for key in METADATA if key in config})

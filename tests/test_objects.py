@@ -38,10 +38,11 @@ from mdlbench.records.record import parse_record
 from mdlbench.scoring.single import evaluate
 from mdlbench.scoring.suite_run import Failed, Scored, run
 from mdlbench.scoring.targets import target_site, targets
+from mdlbench.sources.language import opener
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
 from tests.tiny import D_IN, tiny_suite, write_sae
-from tests.tiny_language import language_suite
+from tests.tiny_language import hooked_model, hooked_transformer, language_suite
 
 WIDTH, WIDE = 40, 16
 
@@ -236,9 +237,9 @@ def test_short_splits_are_compared_as_far_as_they_go(n_tokens: int) -> None:
 @pytest.mark.parametrize("name", ["mnist", "toy"])
 def test_shipped_saes_are_honest(name: str) -> None:
     shipped = load_suite(name)
-    opener = Opener(shipped, Setting(limit=300))
+    opened = Opener(shipped, Setting(limit=300))
     wanted = [t for t in targets(shipped, [], None) if "baseline:" not in t.sae.spec]
-    source = opener.open(target_site(opener, wanted[0]))
+    source = opened.open(target_site(opened, wanted[0]))
     x = next(iter(source.blocks("calibration"))).given
     for target in wanted[::4]:
         Trial.of(target.sae.load(source), x).check()
@@ -250,7 +251,8 @@ PRE, POST = "blocks.1.hook_resid_pre", "blocks.1.hook_resid_post"
 
 
 @pytest.fixture
-def language(tmp_path: Path) -> Any:
+def language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(opener, "load_model", lambda *given: hooked_model(hooked_transformer()))
     return language_suite(tmp_path / "suite")
 
 
@@ -330,7 +332,7 @@ def test_what_the_config_leaves_open_is_said_to_evaluate(language: Any) -> None:
 
     record = evaluate(Small(), language, text="own", hook=POST, dtype="bfloat16")
     assert (record.site.hook, record.site.dtype) == (POST, "bfloat16")
-    with pytest.raises(UsageError, match="context is 9 here, but the suite fixes 64"):
+    with pytest.raises(UsageError, match="context is 9 here, but the suite fixes 8"):
         evaluate(Small(), language, text="own", hook=POST, context=9)
     with pytest.raises(UsageError, match=r"unknown dtype 'float23'\. Did you mean 'float32'"):
         evaluate(Small(), language, text="own", hook=POST, dtype="float23")  # type: ignore[arg-type]

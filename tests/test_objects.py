@@ -38,10 +38,11 @@ from mdlbench.records.record import parse_record
 from mdlbench.scoring.single import evaluate
 from mdlbench.scoring.suite_run import Failed, Scored, run
 from mdlbench.scoring.targets import target_site, targets
+from mdlbench.sources.language import opener
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
 from tests.tiny import D_IN, tiny_suite, write_sae
-from tests.tiny_language import language_suite
+from tests.tiny_language import hooked_model, hooked_transformer, language_suite
 
 WIDTH, WIDE = 40, 16
 
@@ -164,7 +165,7 @@ def test_saelens_batchtopk_in_training_form_is_told_how_to_be_saved(suite: Any) 
 
 def test_it_scores_once_it_is_saved_for_inference(suite: Any, tmp_path: Path) -> None:
     sae = training_sae()
-    sae.topk_threshold.fill_(0.02)
+    sae.topk_threshold.fill_(0.002)
     sae.save_inference_model(tmp_path / "saved")
     folder = evaluate(str(tmp_path / "saved"), suite)
     held = evaluate(SAE.load_from_disk(tmp_path / "saved"), suite)
@@ -236,9 +237,9 @@ def test_short_splits_are_compared_as_far_as_they_go(n_tokens: int) -> None:
 @pytest.mark.parametrize("name", ["mnist", "toy"])
 def test_shipped_saes_are_honest(name: str) -> None:
     shipped = load_suite(name)
-    opener = Opener(shipped, Setting(limit=300))
+    opened = Opener(shipped, Setting(limit=300))
     wanted = [t for t in targets(shipped, [], None) if "baseline:" not in t.sae.spec]
-    source = opener.open(target_site(opener, wanted[0]))
+    source = opened.open(target_site(opened, wanted[0]))
     x = next(iter(source.blocks("calibration"))).given
     for target in wanted[::4]:
         Trial.of(target.sae.load(source), x).check()
@@ -250,7 +251,8 @@ PRE, POST = "blocks.1.hook_resid_pre", "blocks.1.hook_resid_post"
 
 
 @pytest.fixture
-def language(tmp_path: Path) -> Any:
+def language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(opener, "load_model", lambda *given: hooked_model(hooked_transformer()))
     return language_suite(tmp_path / "suite")
 
 
@@ -258,7 +260,7 @@ def saelens_object(kind: type = StandardSAE, **metadata: Any) -> Any:
     torch.manual_seed(0)
     facts = {"model_name": "tiny", "context_size": 64, "prepend_bos": True} | metadata
     if kind is Transcoder:
-        config = TranscoderConfig(d_in=WIDE, d_out=WIDE, d_sae=WIDTH)
+        config = TranscoderConfig(d_in=WIDE, d_out=WIDE, d_sae=WIDTH, apply_b_dec_to_input=False)
     else:
         config = StandardSAEConfig(d_in=WIDE, d_sae=WIDTH)
     config.metadata = SAEMetadata(**facts)
@@ -330,10 +332,10 @@ def test_what_the_config_leaves_open_is_said_to_evaluate(language: Any) -> None:
 
     record = evaluate(Small(), language, text="own", hook=POST, dtype="bfloat16")
     assert (record.site.hook, record.site.dtype) == (POST, "bfloat16")
-    with pytest.raises(UsageError, match="context is 9 here, but the suite fixes 64"):
+    with pytest.raises(UsageError, match="context is 9 here, but the suite fixes 8"):
         evaluate(Small(), language, text="own", hook=POST, context=9)
     with pytest.raises(UsageError, match=r"unknown dtype 'float23'\. Did you mean 'float32'"):
-        evaluate(Small(), language, text="own", hook=POST, dtype="float23")  # type: ignore[arg-type]
+        evaluate(Small(), language, text="own", hook=POST, dtype="float23")
 
 
 def test_images_have_no_other_hook(suite: Any) -> None:
@@ -659,8 +661,11 @@ def test_json_is_alone_on_stdout(command: str, tmp_path: Path, suite: Any) -> No
 @pytest.mark.parametrize("ending", ["sys.exit(0)", "raise Quit('now')", "raise GeneratorExit"])
 @pytest.mark.parametrize("place", ["import", "init", "encode", "decode", "late", "property"])
 def test_who_ends_the_process_fails_alone(
-    ending: str, place: str, tmp_path: Path, suite: Any
+    ending: str, place: str, tmp_path: Path, suite: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("quitting", None)
+
     def at(where: str) -> str:
         return ending if where == place else "pass"
 
@@ -677,7 +682,6 @@ def test_who_ends_the_process_fails_alone(
     found = list(
         run(Opener(suite), targets(suite, ["python:quitting:Mine", "mean"], None), tmp_path / "out")
     )
-    sys.modules.pop("quitting", None)
     failed, scored = sorted(found, key=lambda outcome: isinstance(outcome, Scored))
     assert isinstance(failed, Failed)
     assert isinstance(scored, Scored)
@@ -703,7 +707,7 @@ def test_no_latents_at_all_are_refused(suite: Any, tmp_path: Path) -> None:
         tmp_path, "eval", "--suite", str(suite.folder), "--sae", "python:empty", "--sae", "mean"
     )
     assert result.returncode == 1
-    assert "python:empty: it has no latents" in result.stderr
+    assert "empty: it has no latents" in result.stderr
     assert "mean" in result.stdout
 
 

@@ -17,7 +17,7 @@ from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.search import search_limit
 from mdlbench.scoring.targets import Target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.sources.protocol import ActivationSource, Dtype
+from mdlbench.sources.protocol import ActivationSource, known_dtype
 from mdlbench.stages import shown_on_terminal
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.site import UNSAID, Origin, Place, Site, merged, place_said
@@ -37,7 +37,7 @@ def evaluate(
     hook_out: str | None = None,
     context: int | None = None,
     prepend_bos: bool | None = None,
-    dtype: Dtype = "float32",
+    dtype: str = "float32",
 ) -> EvalRecord:
     """Score one SAE on a suite; where stderr is a terminal, it shows the stage.
 
@@ -68,7 +68,7 @@ def evaluate(
     loaded = suite if isinstance(suite, Suite) else load_suite(suite)
     said = place_said(hook, hook_out, context, prepend_bos)
     with shown_on_terminal() as on_stage:
-        opener = Opener(loaded, Setting(device, limit, text, dtype), on_stage)
+        opener = Opener(loaded, Setting(device, limit, text, known_dtype(dtype)), on_stage)
         sought = _named(loaded, str(sae)) if isinstance(sae, str | Path) else _held(sae, name)
         site = opener.site_of(sought.origin(), merged(sought.place, said), sought.label)
         _refuse_unheard(said, site, sought.label)

@@ -86,9 +86,15 @@ class Setting:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit must be at least 1, not {self.limit}")
-        if self.dtype not in DTYPES:
-            raise UsageError(f"unknown dtype {self.dtype!r}. {did_you_mean(self.dtype, DTYPES)}")
         available_device(self.device)
+
+
+def known_dtype(name: str) -> Dtype:
+    """A dtype that language models compute in; raises `UsageError` for another."""
+    for dtype in DTYPES:
+        if name == dtype:
+            return dtype
+    raise UsageError(f"unknown dtype {name!r}. {did_you_mean(name, DTYPES)}")
 
 
 def available_device(name: str) -> str:

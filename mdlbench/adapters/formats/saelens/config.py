@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field, ValidationError
 from mdlbench.adapters.parts import ConstantNorm, LayerNorm, Normalisation, Unnormalised
 from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CheckpointError, did_you_mean, first_problem
-from mdlbench.sources.language.hooks import hook_name
 
 AFFINE = ("W_enc", "b_enc", "W_dec", "b_dec")
 TENSORS: dict[str, tuple[str, ...]] = {
@@ -116,12 +115,11 @@ class SAELensConfig(BaseModel):
     @property
     def origin(self) -> Origin:
         """What is known of its activations; a transcoder's unsaid output is "", an SAE's None."""
-        metadata, model = self.metadata, self.metadata.model_name or ""
-        hook, hook_out = metadata.hook_name, metadata.hook_name_out or ""
+        metadata = self.metadata
         return Origin(
             model=metadata.model_name,
-            hook=hook_name(hook, model) if hook else hook,
-            hook_out=hook_name(hook_out, model) if self.is_transcoder else None,
+            hook=metadata.hook_name,
+            hook_out=(metadata.hook_name_out or "") if self.is_transcoder else None,
             context=metadata.context_size,
             prepend_bos=metadata.prepend_bos,
             model_options=plain(metadata.model_from_pretrained_kwargs or {}),

@@ -176,11 +176,22 @@ def from_cache_if_unreachable(repo: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_hub_error(error):
+        if _is_offline_error(error):
             raise HubUnreachableError(repo, None, reason) from error
         raise
     finally:
         constants.HF_HUB_OFFLINE = False
+
+
+def _is_offline_error(error: BaseException | None) -> bool:
+    """Whether it, or its cause, says that the hub's library has not asked."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    while error is not None:
+        if isinstance(error, OfflineModeIsEnabled) or "OfflineModeIsEnabled" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _require_answer(repo: str, file: str | None = None) -> None:

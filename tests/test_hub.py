@@ -147,6 +147,12 @@ def test_an_unreachable_hub_is_said_at_once(unreachable: None, tmp_path: Path) -
     assert time.monotonic() - start < 10
 
 
+def fail_without_waiting(error: Exception) -> None:
+    with hub.from_cache_if_unreachable("ann/sae"):
+        assert hub.is_offline()
+        raise error
+
+
 def test_an_unreachable_hub_is_asked_once(
     unreachable: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,16 +168,13 @@ def test_an_unreachable_hub_is_asked_once(
     for name in ("a", "b", "c"):
         with pytest.raises(HubUnreachableError, match=r"\(ConnectionError: no route\)"):
             hub_file("ann/sae", name)
-    with pytest.raises(HubUnreachableError):
-        fail_offline()
+    offline = huggingface_hub.errors.OfflineModeIsEnabled("offline")
+    with pytest.raises(HubUnreachableError, match="no route"):
+        fail_without_waiting(offline)
+    with pytest.raises(ValueError, match="something else"):
+        fail_without_waiting(ValueError("something else"))
     assert not hub.is_offline()
     assert asked == [f"http://127.0.0.1:{DISCARD + 1}"]
-
-
-def fail_offline() -> None:
-    with hub.from_cache_if_unreachable("ann/sae"):
-        assert hub.is_offline()
-        raise ConnectionError("offline")
 
 
 def test_a_hub_that_answers_is_not_kept_from_its_libraries(fake: FakeHub) -> None:

@@ -214,16 +214,13 @@ def test_an_sae_is_accepted_at_every_name_of_its_tensor(tmp_path, name, known):
         site(tmp_path, Origin(hook=name), place={**place, "hook": "blocks.1.hook_attn_out"})
 
 
-def test_a_config_may_name_a_module():
-    config = {
-        "d_in": 4,
-        "d_sae": 8,
-        "model_name": "Qwen/Qwen3-0.6B",
-        "hook_name": "model.layers.14",
-    }
-    assert parse_config(config, "cfg.json").origin.hook == "blocks.14.hook_resid_post"
-    config["hook_name"] = "model.layers.14.post_attention_layernorm"
-    assert parse_config(config, "cfg.json").origin.hook == config["hook_name"]
+def test_a_config_may_name_a_module(tmp_path):
+    config = {"d_in": 4, "d_sae": 8, "hook_name": "model.layers.1", "context_size": 16}
+    origin = parse_config({**config, "prepend_bos": False}, "cfg.json").origin
+    assert site(tmp_path, origin, place={}).hook == "blocks.1.hook_resid_post"
+    assert site(tmp_path, origin, place={"hook": "blocks.2.hook_resid_pre"}).hook == (
+        "blocks.2.hook_resid_pre"
+    )
 
 
 def test_labels_tell_sites_apart():

@@ -135,10 +135,7 @@ def hub_path(argument: str) -> HubPath:
     """
     names = [part for part in argument.removeprefix(HUB).split("/") if part]
     if len(names) < 2:
-        raise UsageError(
-            f"{argument!r}: a place on the hub is written hf://OWNER/REPO/PATH, or with a branch, "
-            "tag or commit, hf://OWNER/REPO@REVISION/PATH"
-        )
+        raise UsageError(f"{argument!r}: a place on the hub is written hf://OWNER/REPO/PATH")
     owner, name, *inside = names
     name, _, revision = name.partition("@")
     if inside:

@@ -12,7 +12,6 @@ from mdlbench.adapters.checkpoint import LONGEST_TEXT, Count, Text, Whole
 from mdlbench.adapters.parts import ConstantNorm, LayerNorm, Normalisation, Unnormalised
 from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CheckpointError, did_you_mean, first_problem, shown
-from mdlbench.sources.language.hooks import hook_name
 
 AFFINE = ("W_enc", "b_enc", "W_dec", "b_dec")
 TENSORS: dict[str, tuple[str, ...]] = {
@@ -204,11 +203,10 @@ def refuse_unfolded(content: Mapping[str, Any], where: str) -> None:
 
 def _origin(metadata: SAELensMetadata, is_transcoder: bool) -> Origin:
     """What metadata says; a transcoder's unsaid output is "", an SAE's None."""
-    hook, hook_out, model = metadata.hook_name, metadata.hook_name_out, metadata.model_name or ""
     return Origin(
         model=metadata.model_name,
-        hook=hook_name(hook, model) if hook else hook,
-        hook_out=(hook_name(hook_out, model) if hook_out else "") if is_transcoder else None,
+        hook=metadata.hook_name,
+        hook_out=(metadata.hook_name_out or "") if is_transcoder else None,
         context=metadata.context_size,
         prepend_bos=metadata.prepend_bos,
         model_options=plain(metadata.model_from_pretrained_kwargs or {}),

@@ -373,14 +373,26 @@ def shared_ranks(replicates: Replicates) -> list[int]:
 
 
 def unique_labels(records: Sequence[EvalRecord]) -> dict[str, str]:
-    """What to call each record's SAE, by record id: its label, made unique where it is not."""
-    uses = Counter(record.label for record in records)
+    """What to call each record's SAE, by record id: its label, made unique where it is not.
+
+    Of one that was trained again in place, the record that was made last is said to be current.
+    """
+    groups: dict[str, list[EvalRecord]] = {}
+    for record in records:
+        groups.setdefault(record.label, []).append(record)
     return {
-        record.id: record.label
-        if uses[record.label] == 1
-        else f"{record.label} ({record.id[:ID_CHARACTERS]})"
-        for record in records
+        record.id: label if len(group) == 1 else f"{label} ({_told_apart(record, group)})"
+        for label, group in groups.items()
+        for record in group
     }
+
+
+def _told_apart(record: EvalRecord, group: Sequence[EvalRecord]) -> str:
+    """The start of its id; "current" where others of the group are earlier ones of the same SAE."""
+    start, origin = record.id[:ID_CHARACTERS], record.provenance.sae
+    others = [one for one in group if one.id != record.id and one.provenance.sae == origin]
+    is_last = all(one.provenance.date < record.provenance.date for one in others)
+    return f"{start}, current" if origin and others and is_last else start
 
 
 def _table(

@@ -42,9 +42,9 @@ def eval_suite(
         list[str] | None,
         typer.Option(
             "--sae",
-            metavar="SPEC",
-            help="Score only this SAE: a key of the suite, ADAPTER:ARGUMENT, or a folder. "
-            "Repeatable. Default: all of the suite's.",
+            metavar="[NAME=]SPEC",
+            help="Score only this SAE: a key of the suite, ADAPTER:ARGUMENT, or a folder. With "
+            "NAME= it is called so. Repeatable. Default: all of the suite's.",
         ),
     ] = None,
     output: Annotated[Path | None, output_option("Results folder [results/SUITE].")] = None,

@@ -58,7 +58,7 @@ def records(folder: Path) -> list[Row]:
         try:
             record = read_record(path)
         except RecordError as error:
-            nothing = {"suite": "", "SAE": "", "quantiser": ""}
+            nothing = {"suite": "", "SAE": "", "quantiser": "", "date": "", "from": ""}
             rows.append({"file": str(path), **nothing, "state": str(error)})
             continue
         state = "edited" if record.is_edited else "partial" if record.partial else record.status
@@ -68,6 +68,8 @@ def records(folder: Path) -> list[Row]:
                 "suite": record.identity.suite,
                 "SAE": record.name,
                 "quantiser": ", ".join({point.quantiser: "" for point in record.points}),
+                "date": record.provenance.date,
+                "from": record.provenance.sae or "",
                 "state": state,
             }
         )

@@ -484,6 +484,9 @@ class Provenance(Part):
     commit: str | None = None
     dirty: bool | None = None
     date: str
+    sae: str | None = None
+    """Where the SAE was, as it was asked for; absent where its suite lists it. Of an absolute path
+    there is only the end."""
 
 
 class EvalRecord(Part):

@@ -89,6 +89,12 @@ class RecordStore:
             raise RecordError(f"{path}: stands in the place of another record; move it away")
         return record
 
+    def named(self, name: str) -> list[EvalRecord]:
+        """The records of SAEs of this name; only files that are named after it are read."""
+        paths = self.folder.glob(f"{_slug(name)}-{'[0-9a-f]' * 12}.json")
+        found = _read_all(sorted(paths)).records.values()
+        return [record for record in found if record.name == name]
+
     def save(self, record: EvalRecord) -> Path:
         path = self.path(record.identity)
         write_atomically(path, record.to_json().encode())
@@ -220,8 +226,11 @@ class RecordStore:
 
 def file_name(identity: Identity) -> str:
     """Readable name and the start of the id; nothing of a name can leave the folder."""
-    slug = re.sub(r"[^a-z0-9]+", "-", identity.coder.name.lower()).strip("-")[:60]
-    return f"{slug or 'sae'}-{identity.id[:12]}.json"
+    return f"{_slug(identity.coder.name)}-{identity.id[:12]}.json"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "sae"
 
 
 def read_record(path: Path) -> EvalRecord:

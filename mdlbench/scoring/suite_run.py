@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from mdlbench.adapters import checked
+from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.load import CoderAt
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.errors import (
     CheckpointError,
     HubError,
     MdlbenchError,
+    MdlbenchWarning,
     OutputError,
     SourceError,
     SpoolError,
@@ -24,10 +27,11 @@ from mdlbench.errors import (
 )
 from mdlbench.hub import WHAT_TO_DO, HubUnreachableError
 from mdlbench.quantisers.modes import mode_of
-from mdlbench.records.record import EvalRecord
+from mdlbench.records.record import EvalRecord, Identity
 from mdlbench.records.store import ARCHIVE, Moved, RecordStore
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import Evaluation, evaluate_coder, latent_bits
+from mdlbench.scoring.naming import least_depths, names_of, origin_of
 from mdlbench.scoring.targets import Target, target_site
 from mdlbench.sources.open import Opener
 from mdlbench.stages import OnStage, labelled, silent
@@ -107,6 +111,54 @@ class _Results:
 
     store: RecordStore
     draw: Draw | None
+    depths: Mapping[str, int]
+    """How many folders each SAE without a name has in its name at least, by its spec."""
+    given: frozenset[str]
+    """Names that the run gives."""
+
+    def identity(self, bench: Bench, target: Target, coder: CoderIdentity) -> Identity:
+        """Under the target's name; else under one that no other SAE has in this run or folder."""
+        if target.name is not None:
+            return bench.identity(coder, target.name)
+        names = names_of(target.sae, coder.name)
+        found = [bench.identity(coder, name) for name in names]
+        for identity in found:
+            if self.store.path(identity).exists():
+                return identity
+        found = found[min(self.depths.get(target.sae.spec, 0), len(found) - 1) :]
+        origin = origin_of(target.sae)
+        free = (
+            one
+            for one in found
+            if one.coder.name not in self.given and self._others_from(one, bench) <= {origin}
+        )
+        return next(free, found[0])
+
+    def _others_from(self, identity: Identity, bench: Bench) -> set[str | None]:
+        """Where other SAEs of this name, at this site and in this mode, came from."""
+        return {other.provenance.sae for other in self.others(identity, bench)}
+
+    def others(self, identity: Identity, bench: Bench) -> list[EvalRecord]:
+        """Records of other SAEs under the same name, at the same site and in the same mode."""
+        return [
+            record
+            for record in self.store.named(identity.coder.name)
+            if record.id != identity.id
+            and record.site.label == bench.source.site.label
+            and record.identity.quantiser == identity.quantiser
+        ]
+
+    def tell_current(self, bench: Bench, record: EvalRecord) -> None:
+        """Warn where the folder also has what an SAE was before it was trained again in place."""
+        origin, others = record.provenance.sae, self.others(record.identity, bench)
+        earlier = [other.id[:8] for other in others if origin and other.provenance.sae == origin]
+        if earlier:
+            warnings.warn(
+                f"{record.name}: {origin} was scored before with other weights; the current "
+                f"record is {record.id[:8]}, not {', '.join(earlier)}",
+                MdlbenchWarning,
+                stacklevel=2,
+            )
 
     def picture(self, record: EvalRecord) -> Path:
         return self.store.root / FEATURES / f"{self.store.path(record.identity).stem}.png"
@@ -152,7 +204,9 @@ def run(
         OutputError: results cannot be written; those finished before are kept.
     """
     mode_of(quantiser or opener.suite.quantiser)
-    results = _Results(RecordStore(folder), draw)
+    unnamed = [target.sae for target in wanted if target.name is None]
+    given = frozenset(target.name for target in wanted if target.name is not None)
+    results = _Results(RecordStore(folder), draw, least_depths(unnamed), given)
     results.store.prepare()
     opener.settle()
     by_site: dict[str, tuple[Site, list[Target]]] = {}
@@ -235,14 +289,20 @@ def _say_moved(opener: Opener, folder: Path, moved: Moved) -> None:
 def _score(bench: Bench, target: Target, results: _Results, on_stage: OnStage) -> Scored:
     on_stage("load")
     found = target.sae.at(bench.source, str(bench.source.device))
-    identity = bench.identity(found.identity, target.name)
+    identity = results.identity(bench, target, found.identity)
     finished = results.store.find(identity)
     unseen = identity.coder.unseen
     if finished is not None and not unseen:
         results.complete(bench, found, finished)
+        results.tell_current(bench, finished)
         return Scored(target, finished, reused=True)
     coder = found.coder
-    evaluation = evaluate_coder(bench, coder, identity, on_stage)
+    measured = evaluate_coder(bench, coder, identity, on_stage)
+    origin = None if target.is_listed else origin_of(target.sae)
+    provenance = measured.record.provenance.model_copy(update={"sae": origin})
+    record = measured.record.model_copy(update={"provenance": provenance})
+    evaluation = measured._replace(record=record)
     results.keep(bench, coder, evaluation)
+    results.tell_current(bench, record)
     again = f"not all of it can be seen: {unseen}" if finished is not None else ""
     return Scored(target, evaluation.record, reused=False, again=again)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mdlbench.adapters.load import NamedCoder
@@ -28,6 +28,11 @@ class Target:
     sae: NamedCoder
     name: str | None = None
     place: Place = UNSAID
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether its suite lists it, so that a record need not say where it was."""
+        return self.sae.folder != Path()
 
     @property
     def label(self) -> str:
@@ -57,7 +62,16 @@ def key_target(suite: Suite, key: str) -> Target:
 
 
 def _targets(suite: Suite, sae: str, adapter: str | None) -> list[Target]:
-    """A key of the suite, if the word is one or could be meant as one; otherwise a spec."""
+    """A key of the suite, if the word is one or could be meant as one; otherwise a spec.
+
+    As NAME=SPEC it is called so, unless there is a path of the whole.
+    """
+    name, equals, spec = sae.partition("=")
+    if equals and name and not set(name) & set("/:?") and not Path(sae).exists():
+        found = _targets(suite, spec, adapter)
+        if len(found) > 1:
+            raise UsageError(f"{sae!r}: one name for {len(found)} SAEs")
+        return [replace(found[0], name=name)]
     if adapter is None and (key := _key(suite, sae)) is not None:
         return [key_target(suite, key)]
     places = {entry.spec: entry.place for entry in suite.saes}

@@ -17,6 +17,6 @@ def main() -> None:
         app()
     except (MdlbenchError, OSError) as error:
         if DEBUG.get():
-            traceback.print_exc()
+            say(traceback.format_exc(), to_stderr=True)
         say(f"mdlbench: {error}", to_stderr=True)
         sys.exit(error.exit_code if isinstance(error, MdlbenchError) else 1)

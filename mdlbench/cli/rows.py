@@ -165,5 +165,5 @@ def print_table(rows: Sequence[Row]) -> None:
     ]
     cells = [[printed(value) for value in row.values()] for row in rows]
     console = stdout_console()
-    options = {"box": None, "header_style": "bold", "pad_edge": False}
+    options: dict[str, Any] = {"box": None, "header_style": "bold", "pad_edge": False}
     show_table(console, fitted_table(fields, cells, console.width, **options))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mdlbench.errors import OutputError
+from mdlbench.errors import OutputError, UsageError
 
 PACKAGE = Path(__file__).parent
 """The folder that this package was imported from."""
@@ -40,7 +40,23 @@ _CHUNK = 1 << 20
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/mdlbench`; by default `~/.cache/mdlbench`."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "mdlbench"
+    return (Path(base) if base else home() / ".cache") / "mdlbench"
+
+
+def home() -> Path:
+    """The user's own folder; raises `UsageError` where nobody says which it is."""
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise UsageError("there is no home folder: set HOME, or XDG_CACHE_HOME") from error
+
+
+def expanded(path: str) -> Path:
+    """A path whose `~` is the user's own folder; raises `UsageError` where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def sha256_of(path: Path) -> str:

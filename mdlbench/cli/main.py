@@ -36,7 +36,7 @@ def _run() -> None:
         if DEBUG.get():
             import traceback
 
-            traceback.print_exc()
+            say(traceback.format_exc(), to_stderr=True)
         say(f"mdlbench: {error}", to_stderr=True)
         sys.exit(error.exit_code if isinstance(error, MdlbenchError) else 1)
     finally:

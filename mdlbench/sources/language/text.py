@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mdlbench.errors import HubError, SuiteError, UsageError, first_line
+from mdlbench.files import expanded
 from mdlbench.hub import explained, from_cache_if_unreachable, is_hub_error
 from mdlbench.sources.kinds.language import FileText, HubText, Text
 
@@ -150,7 +151,7 @@ def _python_docs() -> Iterator[str]:
 
 
 def _files(text: FileText, folder: Path) -> Iterator[str]:
-    path = folder / Path(text.path).expanduser()
+    path = folder / expanded(text.path)
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix == ".txt" or f.suffix in BUILDERS)
     else:

@@ -121,6 +121,16 @@ NOT_NUMBERS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
 }  # fmt: skip
 
 
+def test_a_file_of_older_torch_that_claims_more_is_refused(tmp_path: Path) -> None:
+    write_old_trainer(tmp_path)
+    content = (tmp_path / "ae.pt").read_bytes()
+    claimed = content.replace(b"M\xe0\x01", b"J" + struct.pack("<i", 2**31 - 1))
+    assert claimed != content
+    (tmp_path / "ae.pt").write_bytes(claimed)
+    with pytest.raises(CheckpointError, match=r"ae\.pt: truncated, or not a file of torch\.save"):
+        load_coder(str(tmp_path))
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("case", NOT_NUMBERS)
 @pytest.mark.parametrize("resumable", [False, True])
@@ -507,6 +517,12 @@ def test_foreign_text_in_messages() -> None:
 # Whatever the bytes are
 
 
+def write_old_trainer(folder: Path) -> None:
+    """As torch saved before 1.6: pickles one after the other, no archive."""
+    state = write_trainer(folder, "AutoEncoderTopK")
+    torch.save(state, folder / "ae.pt", _use_new_zipfile_serialization=False)
+
+
 Files = dict[str, bytes]
 FORMATS: dict[str, tuple[str, Callable[[Path], object]]] = {
     **{
@@ -519,6 +535,7 @@ FORMATS: dict[str, tuple[str, Callable[[Path], object]]] = {
         )
         for name in CLASSES
     },
+    "dictionary_learning of old": ("dictionary_learning:{}", write_old_trainer),
     "sparsify": ("sparsify:{}", write_sparsify),
     "openai": ("openai:{}/8.pt", lambda folder: write_openai(folder / "8.pt")),
     "gemma_scope": ("gemma_scope:{}", write_gemma),
@@ -672,7 +689,7 @@ def tensors(draw: st.DrawFn) -> Any:
     made = torch.full(draw(shapes), number, dtype=torch.float64).to(draw(st.sampled_from(DTYPES)))
     try:
         return FORMS[draw(st.sampled_from(list(FORMS)))](made)
-    except (RuntimeError, NotImplementedError, TypeError):
+    except (RuntimeError, NotImplementedError, TypeError, IndexError):
         return made
 
 

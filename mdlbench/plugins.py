@@ -189,7 +189,7 @@ def _described(point: EntryPoint) -> _Package:
         return _Package(_folder_of(point.dist), "", reason)
 
 
-def _folder_of(distribution: Distribution) -> str:
+def _folder_of(distribution: object) -> str:
     """The name of a package by its folder NAME-VERSION.dist-info; empty where there is none."""
     folder = getattr(distribution, "_path", None)
     return "" if folder is None else Path(str(folder)).stem.partition("-")[0]

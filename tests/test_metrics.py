@@ -41,7 +41,6 @@ from mdlbench.statistics.bootstrap import Bootstrap
 from mdlbench.statistics.metrics import METRICS, Metric, drawn_metrics, metric_of, shown_metrics
 from mdlbench.statistics.tolerance import position_of, step_at
 from mdlbench.suite.site import Site
-from mdlbench.suite.sources import PIXELS
 from tests.test_evaluation import Oracle
 from tests.tiny import N_TEST, tiny_suite, write_sae, write_tiny_suite
 

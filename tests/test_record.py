@@ -122,7 +122,9 @@ def test_a_newer_or_unknown_schema_is_refused(version):
 
 
 def test_a_schema_that_was_never_released_says_what_to_do():
-    with pytest.raises(RecordError, match=r"schema_version 1 is of a development.*score the SAE"):
+    with pytest.raises(
+        RecordError, match=r"schema_version 1 belongs to a development.*score the SAE"
+    ):
         parse_record(damaged(lambda c: c.update(schema_version=1)), "r.json")
 
 

@@ -131,7 +131,7 @@ def test_cite_and_formats_on_the_command_line(tmp_path):
     refused = mdlbench("leaderboard", folder, "--format", "parquet")
     assert (refused.returncode, "-o FILE" in refused.stderr) == (2, True)
     both = mdlbench("leaderboard", folder, "--format", "csv", "--json")
-    assert (both.returncode, "give one" in both.stderr) == (2, True)
+    assert (both.returncode, "cannot be combined" in both.stderr) == (2, True)
 
 
 def test_a_baseline_is_called_one():

@@ -21,7 +21,7 @@ from tests.tiny import tiny_suite, write_tiny_suite
 TOY = (suites_folder() / "toy" / "suite.yaml").read_text()
 LINES = TOY.count("\n")
 SLOW = settings(
-    max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

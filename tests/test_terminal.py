@@ -211,15 +211,19 @@ def test_a_name_of_a_record_is_inert_in_latex():
     assert latex_text(f"a_{EVIL}") == "a\\_x?[31mred??31m?gnp?"
 
 
-@pytest.mark.parametrize("name", ["=1+2", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
-def test_a_spreadsheet_runs_nothing_of_a_csv(name):
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [(name, f"'{name}") for name in ("=1+2", "+1", "-1", "@SUM(A1)", "\t=1")]
+    + [("\r=1", "�=1"), ("a\r=1", "a�=1"), ("=\r1", "'=�1"), ("a=1", "a=1")],
+)
+def test_a_spreadsheet_runs_nothing_of_a_csv(name, written):
     board = build([make_record(name), make_record("plain")], HEADLINE)
     rows = list(csv.DictReader(io.StringIO(to_csv(board), newline="")))
-    assert {row["label"] for row in rows} == {f"'{name}", "plain"}
-    assert {row["name"] for row in rows} == {f"'{name}", "plain"}
+    assert {row["label"] for row in rows} == {written, "plain"}
+    assert {row["name"] for row in rows} == {written, "plain"}
     assert all(float(row["bits"]) > 0 for row in rows)
     assert _inert({"test": name, "value": -1.5, "low": None}) == {
-        "test": f"'{name}",
+        "test": written,
         "value": -1.5,
         "low": None,
     }

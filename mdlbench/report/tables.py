@@ -12,7 +12,7 @@ from mdlbench.boards.leaderboard import Leaderboard, Row, Table, columns
 from mdlbench.markdown import markdown_table
 from mdlbench.statistics.metrics import metric_of
 from mdlbench.suite.load import shipped_suite
-from mdlbench.terminal import Field, fitted_table, line_of
+from mdlbench.terminal import INERT, Field, fitted_table, line_of
 
 if TYPE_CHECKING:
     from rich.table import Table as Grid
@@ -25,7 +25,7 @@ WORTH = ("Dead", "D", "L0", "Δ [95% CI]", "Rank", "Bits/token")
 LABEL_LENGTH = 60
 TITLE_LENGTH = 120
 ABSENT = "–"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t")
 """What a cell begins with that a spreadsheet runs."""
 NOTES = {
     "at_coarsest": "≤: even the coarsest step of the grid passes; fewer bits may do.",
@@ -350,5 +350,11 @@ def _csv_cell(value: float | int | str | bool | None) -> object:
 
 
 def inert_cell(value: object) -> object:
-    """A cell of a CSV; a text that a spreadsheet would run as a formula has an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    """A cell of a CSV; a text that a spreadsheet would run as a formula has an apostrophe.
+
+    A carriage return, which would begin a row of its own, is shown as `INERT`.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", INERT)
+    return f"'{text}" if text.startswith(FORMULA) else text

@@ -299,7 +299,9 @@ def test_a_training_object_and_a_derived_one_say_where_they_belong(language: Any
         evaluate(saelens_object(Mine, model_name="gpt2", hook_name=PRE), language, text="own")
     unfolded = training_sae()
     unfolded.cfg.normalize_activations = "expected_average_only_in"
-    with pytest.raises(CheckpointError, match="scaling factor of its release has not been folded"):
+    with pytest.raises(
+        CheckpointError, match="the factor on its activations has not been folded in"
+    ):
         evaluate(unfolded, language, text="own", hook=PRE)
 
 

@@ -253,16 +253,16 @@ def test_results_that_are_no_longer_ranked_are_named(tmp_path):
     saes = [{"key": "mean", "spec": "baseline:mean"}, {"key": "pca", "spec": "baseline:pca"}]
     suite, folder = write_tiny_suite(tmp_path / "tiny", saes=saes), tmp_path / "out"
     first = piped("eval", "--suite", suite, "-o", folder)
-    assert first.stderr == b""
+    assert b"archive" not in first.stderr
     assert b"archive" not in first.stdout
     path = suite / "suite.yaml"
     original = path.read_text()
     path.write_text(yaml.safe_dump(yaml.safe_load(original) | {"replicates": 150}))
     run = piped("eval", "--suite", suite, "-o", folder)
-    assert run.stderr.decode() == (
+    assert (
         "mdlbench: 2 results of another version of suite 'tiny' (or of mdlbench's protocol) are no "
         f"longer ranked: moved to {folder}/archive/\n"
-    )
+    ) in run.stderr.decode()
     line = (
         f"2 results of other versions of the suite are in {folder}/archive/ and not ranked here; "
         "archive.md has their tables."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 try:
@@ -9,7 +10,7 @@ try:
 
     interrupt.heed()
 except KeyboardInterrupt:
-    print("mdlbench: interrupted", file=sys.stderr)
+    os.write(2, b"mdlbench: interrupted\n")
     sys.exit(130)
 
 TYPE_CHECKING = False

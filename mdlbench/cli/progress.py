@@ -155,8 +155,8 @@ class _Subjects:
         self._clock = _Clock()
 
     def stage(self, name: str) -> None:
-        subject = name.partition(": ")[0]
-        if subject != self._subject:
+        subject, colon, _ = name.partition(": ")
+        if colon and subject != self._subject:
             self.end()
             self._subject = subject
 

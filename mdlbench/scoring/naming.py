@@ -40,7 +40,7 @@ def _folders(sae: NamedCoder) -> tuple[str, ...]:
     except MdlbenchError:
         return ()
     path = expanded(request.argument, request.folder)
-    return Path(os.path.normpath(path.absolute())).parts[1:] if path.exists() else ()
+    return Path(os.path.normpath(path.absolute())).parts[1:] if os.path.exists(path) else ()  # noqa: PTH110
 
 
 def least_depths(saes: Sequence[NamedCoder]) -> dict[str, int]:

@@ -51,7 +51,10 @@ def interrupted(arguments, ready, start=("-m", "mdlbench"), search=(), times=1):
 
 
 def slow_sae(folder):
-    """A `python:` SAE in a module of a folder that writes a file and then sleeps."""
+    """A `python:` SAE that writes a file and then sleeps once it is given more than a sample.
+
+    Its module has a `make` that does so at once.
+    """
     folder.mkdir(exist_ok=True)
     (folder / "slow_sae.py").write_text(
         "import time\n"
@@ -59,8 +62,16 @@ def slow_sae(folder):
         "def make():\n"
         f"    Path({str(folder / 'ready')!r}).touch()\n"
         "    time.sleep(60)\n"
+        "class Slow:\n"
+        "    d_in = 64\n"
+        "    def encode(self, x):\n"
+        "        if len(x) > 64:\n"
+        "            make()\n"
+        "        return x.clip(0)\n"
+        "    def decode(self, z):\n"
+        "        return z\n"
     )
-    return "python:slow_sae:make", (folder / "ready").exists
+    return "python:slow_sae:Slow", (folder / "ready").exists
 
 
 @pytest.mark.parametrize(
@@ -109,7 +120,7 @@ def test_an_interrupt_in_a_finaliser_counts(tmp_path, suite):
 def test_eval_says_which_records_are_kept(tmp_path, suite, quiet):
     spec, ready = slow_sae(tmp_path / "code")
     out = tmp_path / "out"
-    arguments = ["eval", "--suite", suite, "--limit", 60, "-o", out, "--sae", "mean", *quiet]
+    arguments = ["eval", "--suite", suite, "--limit", 200, "-o", out, "--sae", "mean", *quiet]
     code, stderr = interrupted([*arguments, "--sae", spec], ready, search=[tmp_path / "code"])
     last = f"mdlbench: interrupted; {out}/ keeps the records of 1 of 2 SAEs; run it again to go on"
     *lines, end = stderr.splitlines()
@@ -121,11 +132,11 @@ def test_eval_says_which_records_are_kept(tmp_path, suite, quiet):
 def test_a_line_is_there_as_soon_as_its_sae_is_done(tmp_path, suite):
     spec, ready = slow_sae(tmp_path / "code")
     log = tmp_path / "log"
-    arguments = ["eval", "--suite", suite, "--limit", 60, "-o", tmp_path / "out"]
+    arguments = ["eval", "--suite", suite, "--limit", 200, "-o", tmp_path / "out"]
     with (
         log.open("w") as stderr,
         subprocess.Popen(
-            [sys.executable, "-m", "mdlbench", *arguments[:2], suite, "--limit", "60", "-o",
+            [sys.executable, "-m", "mdlbench", *arguments[:2], suite, "--limit", "200", "-o",
              tmp_path / "out", "--sae", "mean", "--sae", spec],
             env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "code"), *sys.path])},
             stderr=stderr,
@@ -162,7 +173,7 @@ def test_verify_says_what_is_reproduced(tmp_path, suite):
     arguments = [sys.executable, "-m", "mdlbench", "eval", "--suite", suite, "--limit", "60"]
     subprocess.run([*arguments, "-q", "-o", out, "--sae", sae], env=ENVIRONMENT, check=True)
     (record,) = (out / "records").glob("*.json")
-    arguments = ["verify", record, "--suite", suite, "--sae", spec]
+    arguments = ["verify", record, "--suite", suite, "--sae", spec.replace("Slow", "make")]
     code, stderr = interrupted(arguments, ready, search=[tmp_path / "code"])
     assert code == 130
     assert stderr.splitlines()[-1] == (

@@ -158,9 +158,14 @@ def training_sae() -> BatchTopKTrainingSAE:
     return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(d_in=D_IN, d_sae=WIDTH, k=5))
 
 
-def test_saelens_batchtopk_in_training_form_is_told_how_to_be_saved(suite: Any) -> None:
-    with pytest.raises(CoderError, match=r"change when tokens are encoded .*save_inference_model"):
-        evaluate(training_sae(), suite)
+def test_saelens_batchtopk_in_training_form_is_read_by_its_threshold(
+    suite: Any, tmp_path: Path
+) -> None:
+    """Its own `encode` chooses over a batch; what it will do at inference is what is scored."""
+    sae = training_sae()
+    sae.topk_threshold.fill_(0.002)
+    sae.save_inference_model(tmp_path / "saved")
+    assert evaluate(sae, suite).points == evaluate(str(tmp_path / "saved"), suite).points
 
 
 def test_it_scores_once_it_is_saved_for_inference(suite: Any, tmp_path: Path) -> None:
@@ -299,9 +304,7 @@ def test_a_training_object_and_a_derived_one_say_where_they_belong(language: Any
         evaluate(saelens_object(Mine, model_name="gpt2", hook_name=PRE), language, text="own")
     unfolded = training_sae()
     unfolded.cfg.normalize_activations = "expected_average_only_in"
-    with pytest.raises(
-        CheckpointError, match="the factor on its activations has not been folded in"
-    ):
+    with pytest.raises(CheckpointError, match="its activations has not been folded in"):
         evaluate(unfolded, language, text="own", hook=PRE)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdlbench.errors import RecordError
+from mdlbench.errors import MdlbenchWarning, RecordError
 from mdlbench.records.record import parse_record
 from mdlbench.records.repetition import (
     Deviation,

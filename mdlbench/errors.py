@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,10 @@ class MdlbenchError(Exception):
     """An expected failure: shown as one message, without a traceback. Exit code 1."""
 
     exit_code = 1
+
+
+class MdlbenchWarning(UserWarning):
+    """What a user should know of although the work goes on: shown as one line on stderr."""
 
 
 class UsageError(MdlbenchError):
@@ -58,6 +63,26 @@ class OutputError(MdlbenchError):
     """A result cannot be written: unwritable folder, full disk."""
 
 
+SHOWN = 60
+"""Characters of a foreign text that a message repeats; what is longer is cut."""
+LISTED = 12
+"""Foreign names that a message lists."""
+SAID = 300
+"""Characters of what a foreign library says that a message repeats."""
+
+
+def shown(text: str) -> str:
+    """A foreign text in quotes, control characters escaped, cut where it is long."""
+    return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}…"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Foreign names in order, as far as a message has room for them."""
+    known = sorted(names)
+    more = f" and {len(known) - LISTED:,} more" if len(known) > LISTED else ""
+    return ", ".join(_plain(name, SHOWN) for name in known[:LISTED]) + more
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """The tail of an "unknown NAME" message: the nearest valid choice, then all of them."""
     known = sorted(choices)
@@ -68,16 +93,55 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Asks whether the nearest of the choices is meant; empty where none is near."""
-    found = difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.4)
+    found = difflib.get_close_matches(name[:SHOWN], sorted(choices), n=1, cutoff=0.4)
     return f"Did you mean {found[0]!r}? " if found else ""
+
+
+ALIKE = 0.4
+"""How alike two names must be for one to be suggested for the other, of at most 1."""
+
+
+def nearest_paths(path: str, choices: Iterable[str], n: int) -> list[str]:
+    """The n choices whose segments are most like a path's, of those that are like it, best first.
+
+    What counts is how many segments are the same, then which of them, the first before the last,
+    and only then how alike the others are: `layer_2/width_16k` is nearer to `layer_2/width_65k`
+    than to `layer_12/width_16k`, where letter by letter it is the other way round.
+    """
+    wanted = path.split("/")
+    ranked = sorted((_likeness(wanted, choice.split("/")), choice) for choice in choices)
+    return [choice for likeness, choice in reversed(ranked) if likeness[2] >= ALIKE][:n]
+
+
+def _likeness(wanted: list[str], found: list[str]) -> tuple[int, list[bool], float]:
+    """How many segments are the same, which, and their mean likeness; aligned at either end."""
+    n = max(len(wanted), len(found))
+    ends = zip(wanted, found, strict=False), zip(wanted[::-1], found[::-1], strict=False)
+    first, last = ([_alike(one, other) for one, other in end] for end in ends)
+    return max(
+        (each.count(1.0), [alike == 1.0 for alike in each], sum(each) / n)
+        for each in (first, last[::-1])
+    )
+
+
+@lru_cache(1 << 16)
+def _alike(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def first_line(error: Exception) -> str:
     """The first line of what an exception says; its kind where it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return _plain(str(error).strip().partition("\n")[0], SAID) or type(error).__name__
 
 
 def first_problem(error: ValidationError, root: str = "") -> str:
     """The first thing that does not fit a schema, as "key.of.it: message"; `root` has no key."""
-    item = error.errors()[0]
-    return f"{'.'.join(map(str, item['loc'])) or root}: {item['msg']}"
+    item = error.errors(include_input=False)[0]
+    where = ".".join(_plain(str(key), SHOWN) for key in item["loc"])
+    return f"{where or root}: {_plain(item['msg'], SAID)}"
+
+
+def _plain(text: str, most: int) -> str:
+    """A foreign text that is printed as it is: what cannot be is escaped, what is long is cut."""
+    printed = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
+    return printed if len(text) <= most else f"{printed}…"

@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import platform
+import re
+import stat
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mdlbench.errors import OutputError
+from mdlbench.errors import OutputError, UsageError
 
 PACKAGE = Path(__file__).parent
 """The folder that this package was imported from."""
 
 UNFINISHED = ".part"
-"""Ending of a file that is being written; one that nobody writes any more may be deleted."""
+"""Ending of a file that is being written; `clear_unfinished` removes those of the dead."""
+
+_AT_ONCE = sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY", "O_CLOEXEC"))
+"""Flags of opening that wait for nobody, where the system has them."""
+_CHUNK = 1 << 20
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+"""What a file system without hard links answers."""
+_WRITER = re.compile(r"-[0-9a-f]{6}\.(?P<pid>[0-9]{1,10})-[^-]*$")
+"""The end of an unfinished file's name: which machine, which process, and what makes it unique."""
+_ABANDONED_SECONDS = 24 * 3600.0
+"""Nobody writes one file for so long."""
+
+_AT_ONCE = sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY", "O_CLOEXEC"))
+"""Flags of opening that wait for nobody, where the system has them."""
+_CHUNK = 1 << 20
 
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/mdlbench`; by default `~/.cache/mdlbench`."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "mdlbench"
+    return (Path(base) if base else home() / ".cache") / "mdlbench"
+
+
+def home() -> Path:
+    """The user's own folder; raises `UsageError` where nobody says which it is."""
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise UsageError("there is no home folder: set HOME, or XDG_CACHE_HOME") from error
+
+
+def expanded(path: str) -> Path:
+    """A path whose `~` is the user's own folder; raises `UsageError` where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def sha256_of(path: Path) -> str:
@@ -28,24 +65,134 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_regular(path: Path, most: int) -> bytes:
+    """All bytes of a regular file; what waits for a writer or has no end is never read.
+
+    Args:
+        path: the file, or a link to it.
+        most: the most bytes that it may have.
+
+    Raises:
+        OSError: there is no such file, it is a FIFO, a device, a socket or a folder, or it is
+            larger.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | _AT_ONCE)
+    except ValueError as error:
+        raise OSError(f"no such file: {error}") from error
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"not a regular file, but {_kind(status.st_mode)}")
+        content = bytearray()
+        while status.st_size <= most >= len(content) and (part := os.read(handle, _CHUNK)):
+            content += part
+    finally:
+        os.close(handle)
+    if max(status.st_size, len(content)) > most:
+        raise OSError(f"larger than {most:,} bytes, which is the most that is read here")
+    return bytes(content)
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        "a folder": stat.S_ISDIR,
+        "a FIFO": stat.S_ISFIFO,
+        "a socket": stat.S_ISSOCK,
+    }
+    return next((name for name, is_kind in kinds.items() if is_kind(mode)), "a device")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file beside its place and rename it, so that no reader meets half of it.
 
     Raises:
         OutputError: the folder or the file cannot be written, or the disk is full.
     """
+    with _written_beside(path, content) as beside:
+        beside.replace(path)
+
+
+def create_atomically(path: Path, content: bytes) -> bool:
+    """Write a file whole, unless there is one; of several that try at once, one succeeds.
+
+    Where the file system has no links, two that try within the same instant may both succeed.
+
+    Returns:
+        Whether the file is this one.
+
+    Raises:
+        OutputError: as for `write_atomically`.
+    """
+    with _written_beside(path, content) as beside:
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            return beside.stat().st_nlink > 1
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if path.exists():
+                return False
+            beside.replace(path)
+        return True
+
+
+@contextmanager
+def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
+    """A file of this content in the folder of `path`, removed afterwards if it is still there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=UNFINISHED)
+        prefix = f".{path.name}-{_writer(os.getpid())}-"
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=UNFINISHED)
+        beside = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            beside.chmod(0o644)
+            yield beside
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error}") from error
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what killed processes have left of `write_atomically` in a folder.
+
+    That is what a process of this machine wrote that has ended, and what is older than a day.
+    """
+    for path in folder.glob(f".*{UNFINISHED}"):
+        with suppress(OSError):
+            if _is_abandoned(path):
+                path.unlink(missing_ok=True)
+
+
+def _is_abandoned(path: Path) -> bool:
+    written_by = _WRITER.search(path.name)
+    if written_by is not None:
+        pid = int(written_by["pid"])
+        if path.name[written_by.start() :].startswith(f"-{_writer(pid)}-") and not _runs(pid):
+            return True
+    return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+
+
+def _writer(pid: int) -> str:
+    """Which process of which machine writes a file, as part of the file's name."""
+    host = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+    return f"{host}.{pid}"
+
+
+def _runs(pid: int) -> bool:
+    """Whether there may be such a process on this machine."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

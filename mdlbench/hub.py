@@ -7,14 +7,14 @@ cache also keeps that a repository lacks a file, for times when the hub cannot b
 
 from __future__ import annotations
 
-import difflib
 import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
-from mdlbench.errors import HubError
+from mdlbench.errors import HubError, nearest_paths
 
 HUB_PACKAGES = ("huggingface_hub", "httpx", "httpx2", "requests", "hf_xet")
 """Modules whose exceptions are about the hub."""
@@ -114,6 +114,7 @@ def hub_files(repo: str, *, revision: str | None = None, repo_type: str = "model
         raise HubUnreachableError(repo, None, OFFLINE)
     try:
         with hub_errors(repo):
+            _require_answer(repo)
             found = huggingface_hub.HfApi().repo_info(
                 repo, revision=revision, repo_type=repo_type, timeout=ANSWER_SECONDS
             )
@@ -136,6 +137,66 @@ def is_offline() -> bool:
     from huggingface_hub import constants
 
     return constants.is_offline_mode()
+
+
+def unreachable() -> str | None:
+    """Why the hub does not answer, in one line; None if it does. It is asked once a process."""
+    from huggingface_hub import constants
+
+    return _silence(constants.ENDPOINT)
+
+
+@cache
+def _silence(endpoint: str) -> str | None:
+    from huggingface_hub import get_session
+
+    try:
+        get_session().head(endpoint, timeout=ANSWER_SECONDS)
+    except Exception as error:
+        return _said(error)
+    return None
+
+
+@contextmanager
+def from_cache_if_unreachable(repo: str) -> Iterator[None]:
+    """Have the hub's libraries, which ask again for half a minute, only look into their caches.
+
+    Where the hub answers, they do as they like.
+
+    Raises:
+        HubUnreachableError: the cache does not have it, and the hub does not answer.
+    """
+    from huggingface_hub import constants
+
+    reason = None if is_offline() else unreachable()
+    if reason is None:
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    except Exception as error:
+        if _is_offline_error(error):
+            raise HubUnreachableError(repo, None, reason) from error
+        raise
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def _is_offline_error(error: BaseException | None) -> bool:
+    """Whether it, or its cause, says that the hub's library has not asked."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    while error is not None:
+        if isinstance(error, OfflineModeIsEnabled) or "OfflineModeIsEnabled" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _require_answer(repo: str, file: str | None = None) -> None:
+    if reason := unreachable():
+        raise HubUnreachableError(repo, file, reason)
 
 
 @contextmanager
@@ -163,6 +224,7 @@ def _ask_for(repo: str, file: str, revision: str | None, repo_type: str) -> None
     if is_offline():
         names = cached_files(repo, revision=revision, repo_type=repo_type)
         raise HubUnreachableError(repo, file, OFFLINE, _nearest(file, names))
+    _require_answer(repo, file)
     try:
         get_hf_file_metadata(
             hf_hub_url(repo, file, revision=revision, repo_type=repo_type), timeout=ANSWER_SECONDS
@@ -255,7 +317,7 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 
 def _nearest(file: str, names: list[str]) -> str:
-    nearest = difflib.get_close_matches(file, names, n=NEAREST, cutoff=0.4)
+    nearest = nearest_paths(file, names, NEAREST)
     return f" The nearest that it has: {', '.join(nearest)}" if nearest else ""
 
 

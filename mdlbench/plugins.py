@@ -14,11 +14,12 @@ import pkgutil
 import sys
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mdlbench.errors import MdlbenchError, UsageError, did_you_mean
+from mdlbench.errors import MdlbenchError, UsageError, did_you_mean, first_line
+from mdlbench.foreign import blamed
 
 HERE = "mdlbench"
 """The distribution of what is built in."""
@@ -35,7 +36,8 @@ class Plugin:
         distribution: the installed package that brings it; `HERE` for built-in ones, empty for one
             that was named by its target alone.
         version: that package's version; empty for built-in ones.
-        usable: False for an installed one that takes the name of a built-in one.
+        usable: False for an installed one that takes the name of a built-in one, or whose package
+            does not tell where it is.
     """
 
     name: str
@@ -91,7 +93,7 @@ class Kind:
             MdlbenchError: two installed packages bring one of that name.
         """
         found = [plugin for plugin in self.built_in() if plugin.name == name]
-        found = found or [plugin for plugin in self.plugins() if plugin.name == name]
+        found = found or [p for p in self.plugins() if p.name == name and p.usable]
         if not found:
             raise UsageError(f"unknown {self.noun} {name!r}. {did_you_mean(name, self.names())}")
         if len(found) > 1:
@@ -103,13 +105,9 @@ class Kind:
 
     def imported(self, plugin: Plugin) -> Any:
         """A plugin's object; raises `MdlbenchError`, which names its package, if it fails."""
-        try:
+        failure = f"{self.called(plugin)} cannot be imported from {plugin.target!r}"
+        with blamed(failure, MdlbenchError):
             return import_object(plugin.target)
-        except Exception as error:
-            raise MdlbenchError(
-                f"{self.called(plugin)} cannot be imported from {plugin.target!r}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
 
     def called(self, plugin: Plugin) -> str:
         """What messages call a plugin: its name and its package."""
@@ -117,16 +115,18 @@ class Kind:
         return f"{self.noun} {plugin.name!r}{owner}"
 
     def _installed(self, point: EntryPoint, taken: set[str]) -> Plugin:
-        distribution, usable = point.dist, point.name not in taken
-        ignored = f"ignored: mdlbench has a built-in {self.noun} of this name"
-        summary = distribution.metadata["Summary"] if distribution else ""
+        package, ignored = _described(point), ""
+        if point.name in taken:
+            ignored = f"ignored: mdlbench has a built-in {self.noun} of this name"
+        elif not point.value:
+            ignored = "unreadable: the entry points of this package cannot be read"
         return Plugin(
             point.name,
             point.value,
-            (summary or "") if usable else ignored,
-            distribution.metadata["Name"] if distribution else "",
-            distribution.version if distribution else "",
-            usable,
+            ignored or package.summary,
+            package.name,
+            package.version,
+            usable=not ignored,
         )
 
 
@@ -165,7 +165,56 @@ def _first_paragraph(file: Path) -> str:
     return " ".join(docstring.partition("\n\n")[0].split()).replace("`", "")
 
 
+class _Package(NamedTuple):
+    """What the package of an entry point says of itself."""
+
+    name: str
+    version: str
+    summary: str
+
+
+def _described(point: EntryPoint) -> _Package:
+    """Its package; one whose metadata cannot be read is named by the folder that holds them."""
+    if point.dist is None:
+        return _Package("", "", "")
+    try:
+        metadata = point.dist.metadata
+        return _Package(
+            metadata["Name"] or _folder_of(point.dist),
+            point.dist.version or "",
+            metadata["Summary"] or "",
+        )
+    except Exception as error:
+        reason = f"unreadable: the metadata of its package: {first_line(error)}"
+        return _Package(_folder_of(point.dist), "", reason)
+
+
+def _folder_of(distribution: object) -> str:
+    """The name of a package by its folder NAME-VERSION.dist-info; empty where there is none."""
+    folder = getattr(distribution, "_path", None)
+    return "" if folder is None else Path(str(folder)).stem.partition("-")[0]
+
+
 @cache
 def _installed(group: str) -> tuple[EntryPoint, ...]:
     """Read once a process: it takes a look into every installed package."""
-    return tuple(entry_points(group=group))
+    try:
+        return tuple(entry_points(group=group))
+    except Exception:
+        return _of_readable_packages(group)
+
+
+def _of_readable_packages(group: str) -> tuple[EntryPoint, ...]:
+    """One by one, so that a package that cannot be read does not hide the others."""
+    first = {_folder_of(found).lower(): found for found in reversed(list(distributions()))}
+    return tuple(point for name in sorted(first) for point in _points(first[name], group))
+
+
+def _points(distribution: Distribution, group: str) -> list[EntryPoint]:
+    """Its entry points; one without a target, named after it, where they cannot be read."""
+    try:
+        return list(distribution.entry_points.select(group=group))
+    except Exception:
+        unread = EntryPoint(_folder_of(distribution), "", group)
+        vars(unread)["dist"] = distribution
+        return [unread]

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 OnStage = Callable[[str], None]
 """Called with the name of each stage of a long piece of work as it begins."""
 
 
-def silent(stage: str) -> None:
-    """The `OnStage` of somebody who does not listen."""
+OnNotice = Callable[[str], None]
+"""Called with what a reader of the results must know and would not see in them."""
+
+
+def silent(said: str) -> None:
+    """The `OnStage` and `OnNotice` of somebody who does not listen."""
+
+
+@contextmanager
+def shown_on_terminal() -> Iterator[OnStage]:
+    """An `OnStage` that shows the stage on stderr where that is a terminal, and nothing else."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True, quiet=sys.stderr is None or not sys.stderr.isatty())
+    with console.status("") as status:
+        yield lambda name: status.update(escape(name))
 
 
 def labelled(on_stage: OnStage, label: str) -> OnStage:

@@ -1,4 +1,7 @@
-"""Work that is killed right before its n-th change of the file system, as a power cut would."""
+"""Work that is killed right before its n-th change of the file system, as a power cut would.
+
+Opening a file counts as one, since that may create it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 
+import torch
+
 KILLED = 137
-CHANGES = ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "write")
+CHANGES = ("open", "fsync", "chmod", "link", "replace", "rename", "unlink", "mkdir", "rmdir")
+CHANGES += ("write",)
 
 
 def every_crash(work: Callable[[], object]) -> Iterator[None]:
@@ -22,7 +28,11 @@ def every_crash(work: Callable[[], object]) -> Iterator[None]:
 
 
 def killed_before(n: int, work: Callable[[], object]) -> bool:
-    """Whether `work` came to its n-th change; nothing of Python's own clearing up is done then."""
+    """Whether `work` came to its n-th change; nothing of Python's own clearing up is done then.
+
+    The child has none of the parent's threads, so it must not wait for them: it computes in one.
+    """
+    torch.set_num_threads(1)
     child = os.fork()
     if child == 0:
         _die_before(n)

@@ -496,7 +496,7 @@ def tampered(folder: Path, copy: Path, **changes: torch.Tensor) -> Path:
         (torch.arange(16).roll(1), "descend from themselves"),
         (torch.full((16,), 99), "latent 0 has parent 99"),
         (torch.full((16, 2), -1), "parents"),
-        (torch.full((16,), -1.0), "expected one integer"),
+        (torch.full((16,), -1.0), "expected integers"),
     ],
 )
 def test_a_checkpoint_that_is_no_forest_is_refused(parents, message, tmp_path):

@@ -68,7 +68,7 @@ def test_nothing_is_moved_over_another_record(tmp_path):
         store.keep_only(current.measurement)
     assert store.path(old.identity).read_text() == old.to_json()
     taken.unlink()
-    assert store.keep_only(current.measurement) == 1
+    assert store.keep_only(current.measurement) == (1, 0)
     assert read_records(tmp_path) == [current]
     assert read_archive(tmp_path) == [old]
 
@@ -81,7 +81,7 @@ def test_files_of_any_name_are_archived_under_their_own(tmp_path):
         record = make_record("a", suite_digest=digest * 32)
         (tmp_path / place / "mine.json").write_text(record.to_json())
     (tmp_path / "archive" / "older.json").write_text('{"schema_version": 1}')
-    assert store.keep_only(current.measurement) == 1
+    assert store.keep_only(current.measurement) == (1, 0)
     assert {r.identity.suite_digest[:2] for r in read_archive(tmp_path)} == {"a0", "b0"}
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import itertools
 import lzma
+import os
 import re
 import struct
 import tracemalloc
@@ -544,3 +545,38 @@ def test_errors_of_reading_name_the_file(example, tmp_path):
     path.write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(RecordError, match=r"x\.mdlbits.*not a file of mdlbench"):
         bitstream.read(path)
+
+
+def test_what_is_no_file_of_bits_is_named_at_once(example, tmp_path):
+    os.mkfifo(tmp_path / "fifo.bits")
+    with pytest.raises(
+        RecordError, match=r"fifo\.bits: cannot be read: not a regular file, but a FI"
+    ):
+        bitstream.read(tmp_path / "fifo.bits")
+    (tmp_path / "zero.bits").symlink_to("/dev/zero")
+    with pytest.raises(
+        RecordError, match=r"zero\.bits: cannot be read: not a regular file, but a de"
+    ):
+        bitstream.read(tmp_path / "zero.bits")
+    with (tmp_path / "large.bits").open("wb") as file:
+        file.truncate(bitstream.MAX_BYTES + 1)
+    with pytest.raises(
+        RecordError, match=r"large\.bits: cannot be read: larger than 536,870,912 by"
+    ):
+        bitstream.read(tmp_path / "large.bits")
+
+
+def test_a_file_that_could_not_be_read_is_not_written(example, monkeypatch):
+    symbols, codebook, data = example
+    lengths = PREFIX.unpack_from(data)[2:]
+    monkeypatch.setattr(bitstream, "MAX_BYTES", len(data))
+    assert encode(symbols, codebook) == data
+    monkeypatch.setattr(bitstream, "MAX_BYTES", len(data) - 1)
+    with pytest.raises(UsageError, match=rf"cannot be written: {len(data)} bytes, {lengths[0]} of"):
+        encode(symbols, codebook)
+    monkeypatch.undo()
+    monkeypatch.setattr(bitstream, "MAX_SUMMARY_BYTES", lengths[0] - 1)
+    with pytest.raises(UsageError, match=rf"and a summary of {lengths[0] - 1}"):
+        encode(symbols, codebook)
+    with pytest.raises(RecordError, match=rf"and a summary of {lengths[0] - 1}"):
+        bitstream.decode(data)

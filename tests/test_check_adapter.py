@@ -1,6 +1,8 @@
 """The known ways in which an SAE is loaded or fed wrongly are warned of."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,12 @@ from mdlbench.adapters.load import load_coder
 from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.sources.images import Images
 from mdlbench.sources.kinds.images import PIXELS
+from mdlbench.sources.open import Opener, Setting
 from mdlbench.sources.protocol import ActivationSource
+from mdlbench.suite.load import load_suite
 from mdlbench.suite.site import Site
+from mdlbench.training.config import TrainingConfig
+from mdlbench.training.trainer import train
 from tests.test_adapters import WIDTH, coder_of, write_checkpoint
 from tests.tiny import D_IN, tiny_suite, write_sae
 
@@ -36,6 +42,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Images:
 
 def checks(coder: SparseCoder, source: ActivationSource | None = None) -> dict[str, Check]:
     return {check.name: check for check in check_coder(coder, source)}
+
+
+def warned_of(found: dict[str, Check]) -> set[str]:
+    return {name for name, check in found.items() if check.passed is not True}
 
 
 def configure(folder: Path, **changes: Any) -> Path:
@@ -232,3 +242,108 @@ def test_a_batch_topk_sae_may_have_half_or_twice_k(
     found = f"L0 is {n_active}.0 on average, {n_active} at most"
     rest = "; trained to 10" if passed is True else ", but it was trained to 10"
     assert checks(coder, source)["L0"] == Check("L0", passed, found + rest)
+
+
+FAULTS = ("bias of 1.5 times", "not subtracted", "no threshold")
+
+
+def faulty(folder: Path, fault: str) -> Path:
+    """An SAE in SAELens' layout with a fault that people's checkpoints have."""
+    file = folder / "sae_weights.safetensors"
+    weights = load_file(file)
+    if fault == "bias of 1.5 times":
+        weights["b_dec"] = weights["b_dec"] * 1.5
+    elif fault == "not subtracted":
+        configure(folder, apply_b_dec_to_input=False)
+    else:
+        weights["threshold"] = weights["threshold"] * 0
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mnist() -> ActivationSource:
+    opener = Opener(load_suite("mnist"), Setting("cpu", 2500))
+    return opener.open(opener.site_of(name="suite 'mnist'"))
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_trained_sae_with_a_fault_is_noticed(
+    mnist: ActivationSource, tmp_path: Path, fault: str, told: bool
+) -> None:
+    """With what training tells beside it, and, for its bias, from the activations alone."""
+    shipped = Path(load_suite("mnist").folder) / "saes" / "batchtopk-256-k9"
+    folder = tmp_path / "sae"
+    shutil.copytree(shipped, folder)
+    if not told:
+        (folder / "training.json").unlink()
+        (folder / "sparsity.safetensors").unlink()
+    found = checks(load_coder(str(faulty(folder, fault))), mnist)
+    warned = {name: check.message for name, check in found.items() if check.passed == "warning"}
+    if fault == "no threshold":
+        l0 = "9.064" if told else "9"
+        assert re.search(
+            rf"trained to {l0}: a threshold is lost, or a bias is wrong$", warned["L0"]
+        )
+    else:
+        words = {
+            "bias of 1.5 times": "it is 1.5 times what it was",
+            "not subtracted": "it is not subtracted from the input, but should be",
+        }
+        assert warned["bias"].endswith(words[fault])
+    assert ("loss" in found) == told
+    if told and fault == "not subtracted":
+        assert found["loss"].passed == "warning"
+
+
+@pytest.mark.parametrize("key", ["jumprelu-128-c0.5", "relu-128-c0.6", "mdl-256-s1.2"])
+def test_l0_is_compared_with_what_lies_beside_the_weights(
+    mnist: ActivationSource, tmp_path: Path, key: str
+) -> None:
+    """These have no k; training.json tells their L0, and so does sparsity.safetensors."""
+    folder = tmp_path / "sae"
+    shutil.copytree(Path(load_suite("mnist").folder) / "saes" / key, folder)
+    expected = json.loads((folder / "training.json").read_text())["result"]
+    spec = load_coder(str(folder)).spec
+    assert (spec.measured_l0, spec.measured_mse) == (expected["l0"], expected["test_mse"])
+    (folder / "training.json").write_text("{")
+    spec = load_coder(str(folder)).spec
+    assert spec.measured_l0 == pytest.approx(expected["l0"], rel=1e-3)
+    assert spec.measured_mse is None
+    if "relu-1" in key and not key.startswith("relu"):
+        found = checks(load_coder(str(faulty(folder, "no threshold"))), mnist)
+        assert found["L0"].passed == "warning"
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["batchtopk-32-k24", "batchtopk-128-k11", "topk-128-k11", "jumprelu-128-c0.8", "relu-128-c0.6",
+     "relu-128-c0.4", "gated-128-c2.2", "matryoshka-128-k19", "feature-zipf-128-k19",
+     "tree-128-k15", "group-128-k8", "mdl-256-s1.2"],
+)  # fmt: skip
+def test_honest_saes_raise_no_alarm(mnist: ActivationSource, key: str) -> None:
+    coder = load_coder(str(Path(load_suite("mnist").folder) / "saes" / key))
+    found = checks(coder, mnist)
+    assert {name for name, check in found.items() if check.passed is not True} == set()
+    assert {"loss", "bias", "L0"} <= set(found)
+
+
+def test_honest_toy_saes_raise_no_alarm() -> None:
+    suite = load_suite("toy")
+    opener = Opener(suite, Setting("cpu", 2500))
+    source = opener.open(opener.site_of(name="suite 'toy'"))
+    for key in (key for key in suite.keys if key not in ("pca", "mean")):
+        found = checks(load_coder(str(Path(suite.folder) / "saes" / key)), source)
+        assert {"L0", "loss", "bias"} & {
+            n for n, c in found.items() if c.passed is not True
+        } == set()
+
+
+def test_a_tiny_sae_of_ones_own(source: Images, tmp_path: Path) -> None:
+    config = TrainingConfig(width=48, k=3.0, epochs=60, batch_size=50, lr=0.01)
+    honest = train(config, source, tmp_path / "honest")
+    found = checks(load_coder(str(honest)), source)
+    assert not {"L0", "loss", "bias"} & warned_of(found)
+    found = checks(load_coder(str(faulty(honest, "no threshold"))), source)
+    assert {"L0", "loss", "bias"} & warned_of(found)

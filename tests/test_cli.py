@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -60,7 +61,9 @@ def test_eval_leaves_records_tables_and_figures(finished):
     for name in ("table.csv", "table.md", "curves.png", "width.png", "references.json"):
         assert (folder / name).stat().st_size > 500, name
     assert "pca" in run.stdout
-    assert run.stderr == ""
+    lines = run.stderr.splitlines()
+    for line, key in zip(lines, ("pca", "kmeans", "mean"), strict=True):
+        assert re.fullmatch(rf"scored  {key} in \d+\.\d s", line)
     assert not list(folder.rglob(".*"))
 
 
@@ -98,7 +101,13 @@ def test_a_broken_sae_stops_no_other(suite, tmp_path):
     assert "64" in errors[1]
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
-    assert len(run.stderr.strip().splitlines()) == 2
+    lines = run.stderr.splitlines()
+    assert [line.split()[0] for line in lines] == ["failed", "failed", "scored"]
+    assert re.match(rf"failed  {re.escape(str(broken))} in \d+\.\d s: ", lines[0])
+    quiet = mdlbench("eval", "--suite", suite, "-o", tmp_path / "out", "-q", "--sae", broken)
+    assert quiet.returncode == 1
+    assert quiet.stderr.startswith(f"mdlbench: {broken}")
+    assert len(quiet.stderr.splitlines()) == 1
 
 
 def test_limited_results_are_never_ranked(suite, tmp_path):
@@ -167,24 +176,6 @@ def test_one_document_cannot_be_measured(suite, tmp_path):
     assert run.returncode == 2
     assert "take more with --limit" in run.stderr
     assert "Traceback" not in run.stderr
-
-
-def heed_interrupts():
-    """What a shell runs in the background ignores them, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def test_an_interrupted_run_says_so(suite, tmp_path):
-    arguments = command("eval", "--suite", suite, "-o", tmp_path)
-    with subprocess.Popen(
-        arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, preexec_fn=heed_interrupts
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "references.json").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGINT)
-        assert process.wait() == 130
 
 
 def test_the_python_interface_survives_its_own_imports(suite):

@@ -290,7 +290,7 @@ def test_too_few_points_and_too_little_overlap_have_no_averages():
         ({"protocol": 2}, r"protocol differs \(1 and 2\)"),
         ({"data_sha256": "ee" * 32}, "data_sha256 differs .dadadadadada and eeeeeeeeeeee"),
         ({"seed": 7}, r"seed differs \(0 and 7\)"),
-        ({"limit": 64, "partial": True}, r"limit differs \(None and 64\)"),
+        ({"limit": 64, "partial": True}, r"limit differs \(all documents and 64 documents\)"),
         ({"site": Site(hook="layer 3")}, r"site differs \(pixels and layer 3\)"),
     ],
 )
@@ -691,3 +691,28 @@ def test_errors_are_one_message(folder, arguments, code, message):
     assert run.stderr.startswith("mdlbench: ")
     assert message in run.stderr
     assert len(run.stderr.splitlines()) == 1
+
+
+def test_a_word_that_is_an_sae_and_something_else_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    records = [make_record("a.json"), make_record("all jumprelu")]
+    for record in records:
+        RecordStore(tmp_path / "out").save(record)
+    assert names(choose(["a.json"], Path("out")))[0][1] == 1
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(UsageError) as refused:
+        choose(["a.json"], Path("out"))
+    assert str(refused.value) == (
+        f"'a.json' is an SAE in out and a file here: write {records[0].id[:16]} for the SAE, "
+        "./a.json for the file"
+    )
+    with pytest.raises(RecordError, match=r"a\.json"):
+        choose(["./a.json"], Path("out"))
+    assert len(choose([records[0].id[:16]], Path("out")).contenders) == 1
+    family = f"all {records[1].family}"
+    twin = make_record(family)
+    RecordStore(tmp_path / "out").save(twin)
+    with pytest.raises(
+        UsageError, match=f"'{family}' is an SAE and a family: write {twin.id[:16]}"
+    ):
+        choose([family], Path("out"))

@@ -193,7 +193,7 @@ def test_what_cannot_be_scored_is_named_and_stops_nothing_else(hub, tmp_path):
     run = mdlbench(hub, "eval", "--suite", small_suite(tmp_path), "-o", folder, *options)
     assert run.returncode in (1, 2)
     assert "Traceback" not in run.stderr
-    said = [line for line in run.stderr.splitlines() if line.startswith("mdlbench: ")]
+    said = [line for line in run.stderr.splitlines() if line.startswith("failed  ")]
     assert len(said) == len(wrong)
     for spec, message in wrong.items():
         assert any(spec.partition(":")[2] in line and message in line for line in said), spec
@@ -216,7 +216,7 @@ def test_fetch_checks_what_is_here(hub, tmp_path):
     model.write_bytes(model.read_bytes()[:-1])
     run = mdlbench(home, "fetch", "gpt2-l8", XDG_CACHE_HOME=str(tmp_path))
     assert run.returncode == 1
-    (line,) = [line for line in run.stderr.splitlines() if line.startswith("mdlbench: ")]
+    (line,) = [line for line in run.stderr.splitlines() if line.startswith("failed  ")]
     assert line.startswith("mdlbench: model gpt2: model.safetensors is damaged (its SHA-256 is")
     got = [line.partition(":")[0] for line in run.stdout.splitlines()]
     assert got == ["text pile-10k", *(entry.key for entry in SAES)]

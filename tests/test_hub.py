@@ -147,6 +147,41 @@ def test_an_unreachable_hub_is_said_at_once(unreachable: None, tmp_path: Path) -
     assert time.monotonic() - start < 10
 
 
+def fail_without_waiting(error: Exception) -> None:
+    with hub.from_cache_if_unreachable("ann/sae"):
+        assert hub.is_offline()
+        raise error
+
+
+def test_an_unreachable_hub_is_asked_once(
+    unreachable: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Session:
+        def head(self, url: str, timeout: float) -> None:
+            asked.append(url)
+            raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "get_session", Session)
+    set_endpoint(monkeypatch, DISCARD + 1)
+    for name in ("a", "b", "c"):
+        with pytest.raises(HubUnreachableError, match=r"\(ConnectionError: no route\)"):
+            hub_file("ann/sae", name)
+    offline = huggingface_hub.errors.OfflineModeIsEnabled("offline")
+    with pytest.raises(HubUnreachableError, match="no route"):
+        fail_without_waiting(offline)
+    with pytest.raises(ValueError, match="something else"):
+        fail_without_waiting(ValueError("something else"))
+    assert not hub.is_offline()
+    assert asked == [f"http://127.0.0.1:{DISCARD + 1}"]
+
+
+def test_a_hub_that_answers_is_not_kept_from_its_libraries(fake: FakeHub) -> None:
+    with hub.from_cache_if_unreachable("ann/sae"):
+        assert not hub.is_offline()
+
+
 def test_offline_nothing_is_asked(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub_file("ann/sae", "a/cfg.json")
     fake.requests.clear()

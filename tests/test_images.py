@@ -1,4 +1,7 @@
+import io
 import lzma
+import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from mdlbench.errors import SuiteError
-from mdlbench.sources.images import Classifier, Images
+from mdlbench.sources.images import Classifier, Images, load_images
 from mdlbench.suite.load import load_suite
 from tests.tiny import D_IN, N_TEST, N_TRAIN, bars, tiny_suite, write_tiny_suite
 
@@ -139,4 +142,91 @@ def test_pickled_arrays_are_refused(tmp_path):
     with lzma.open(folder / "labels.npy.xz", "wb") as file:
         np.save(file, np.array([object()]), allow_pickle=True)
     with pytest.raises(SuiteError, match=r"labels\.npy\.xz"):
+        Images(load_suite(folder))
+
+
+def packed(*parts):
+    """An xz file of these bytes, one after the other."""
+    compressor = lzma.LZMACompressor(preset=0)
+    return b"".join([*map(compressor.compress, parts), compressor.flush()])
+
+
+def header(shape, descr="|u1", version=(1, 0)):
+    stream = io.BytesIO()
+    facts = {"descr": descr, "fortran_order": False, "shape": shape}
+    write = {1: np.lib.format.write_array_header_1_0, 2: np.lib.format.write_array_header_2_0}
+    write[version[0]](stream, facts)
+    return stream.getvalue()
+
+
+MEGABYTES = [bytes(1 << 20)] * 100
+PROMISES = {
+    "more than all memory": (
+        [header((10**6, 10**3, 10**3))],
+        r"shape \(1000000, 1000, 1000\) takes 1,000,000,000,128 bytes, more than 2,147,483,648",
+    ),
+    "a vector": (
+        [header((100 << 20,)), *MEGABYTES],
+        r"expected \[image, row, column\], found shape",
+    ),
+    "floats": ([header((100, 1024, 1024), "<f4"), *MEGABYTES], "expected uint8, found float32"),
+    "more behind it": (
+        [header((2, 8, 8)), bytes(128), *MEGABYTES],
+        r"does not unpack to the 256 bytes that it promises",
+    ),
+    "more behind a large one": (
+        [header((1, 1024, 1024)), *MEGABYTES],
+        r"does not unpack to the 1,048,704 bytes that it promises",
+    ),
+    "less": ([header((3, 8, 8)), bytes(128)], r"does not unpack to the 320 bytes"),
+    "no shape": ([header((-1, 8, 8)), *MEGABYTES], "a negative number in its shape"),
+    "a long header": (
+        [b"\x93NUMPY\x02\x00\xff\xff\xff\x7f", *MEGABYTES],
+        "EOF: reading array header",
+    ),
+    "no header": (MEGABYTES, "magic string is not correct"),
+}
+
+
+@pytest.mark.parametrize("case", PROMISES)
+def test_no_more_is_unpacked_than_a_header_promises(tmp_path, case):
+    parts, message = PROMISES[case]
+    folder = write_tiny_suite(tmp_path)
+    (folder / "images.npy.xz").write_bytes(packed(*parts))
+    suite = load_suite(folder)
+    tracemalloc.start()
+    with pytest.raises(SuiteError, match=rf"images\.npy\.xz: .*{message}"):
+        Images(suite)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+@pytest.mark.parametrize("shape", [(N_TRAIN + N_TEST, 8, 8), (N_TRAIN + N_TEST, 64, 64)])
+def test_images_are_those_of_the_file(tmp_path, shape, version):
+    """Files that end within the bytes in which a header may lie, and larger ones."""
+    content = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    (tmp_path / "images.xz").write_bytes(packed(header(shape, version=version), content.tobytes()))
+    (tmp_path / "labels.xz").write_bytes(packed(header(shape[:1]), bytes(shape[0])))
+    images, labels = load_images(tmp_path / "images.xz", tmp_path / "labels.xz")
+    assert np.array_equal(images, content)
+    assert labels.tolist() == [0] * shape[0]
+
+
+def test_images_in_fortran_order(tmp_path):
+    content = np.random.default_rng(0).integers(0, 255, (5, 3, 4), dtype=np.uint8)
+    for name, array in (("images", np.asfortranarray(content)), ("labels", np.zeros(5, np.uint8))):
+        with lzma.open(tmp_path / name, "wb") as file:
+            np.save(file, array)
+    images, _ = load_images(tmp_path / "images", tmp_path / "labels")
+    assert np.array_equal(images, content)
+
+
+@pytest.mark.parametrize("file", ["images.npy.xz", "labels.npy.xz", "classifier.safetensors"])
+def test_what_is_no_file_is_named(tmp_path, file):
+    folder = write_tiny_suite(tmp_path)
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    with pytest.raises(SuiteError, match=rf"{file}: .*not a regular file, but a FIFO"):
         Images(load_suite(folder))

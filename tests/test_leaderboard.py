@@ -159,20 +159,39 @@ def test_infeasible_saes_come_last_by_floor_without_a_rank():
     assert rows[1].ranking.delta is None
 
 
-def test_partial_and_unranked_records_never_get_a_rank():
-    cheap = [1.0, 1.5]
-    partial = make_record("partial", cheap, partial=True, limit=100)
-    limited = make_record("limited", cheap, limit=200)
-    limit = ("mse", 0.015)
-    unranked = make_record("unranked", results=[make_result(limit, cheap, ranked=False)])
-    rows = build([partial, limited, unranked, make_record("whole")], HEADLINE).headline.rows
+def test_unranked_records_never_get_a_rank():
+    unranked = make_record("unranked", results=[make_result(("mse", 0.015), [1.0], ranked=False)])
+    rows = build([unranked, make_record("whole")], HEADLINE).headline.rows
     assert [(r.ranking.rank, r.label, r.status) for r in rows] == [
         (1, "whole", "ranked"),
         (None, "unranked", "unranked"),
-        (None, "limited", "partial"),
-        (None, "partial", "partial"),
     ]
     assert rows[0].ranking.delta == 0.0
+
+
+def test_partial_records_never_get_a_rank():
+    partial = make_record("partial", [1.0, 1.5], partial=True, limit=100)
+    limited = make_record("limited", [1.0, 1.5], limit=100)
+    rows = build([partial, limited], HEADLINE).headline.rows
+    assert {(r.ranking.rank, r.label, r.status) for r in rows} == {
+        (None, "limited", "partial"),
+        (None, "partial", "partial"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [((None, 100), "all documents and 100 documents"), ((10, 20), "10 documents and 20 documents")],
+)
+def test_a_board_of_several_limits_is_refused(limits, said):
+    records = [
+        make_record(name, limit=limit, partial=bool(limit))
+        for name, limit in zip("ab", limits, strict=True)
+    ]
+    with pytest.raises(
+        RecordError, match=rf"a and b cannot be compared: their limit differs .{said}"
+    ):
+        build(records, HEADLINE)
 
 
 def test_a_board_of_partial_records_alone_has_no_rank():

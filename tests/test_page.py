@@ -395,4 +395,9 @@ def test_a_metric_without_tolerance_is_shown_where_the_accepted_points_are():
 
 
 def test_notes_of_the_page_are_those_of_the_table(zoo):
-    assert page_data(zoo, realistic_references())["notes"] == NOTES
+    edited = make_record("edited").model_copy()
+    edited._edited = True
+    notes = page_data([make_record("a"), edited], realistic_references())["notes"]
+    assert notes == NOTES
+    unedited = page_data(zoo, realistic_references())["notes"]
+    assert unedited == {key: note for key, note in NOTES.items() if key != "edited"}

@@ -1,6 +1,8 @@
 """Plugins are found by their folder or by their entry points, and named, without being imported."""
 
 import importlib
+import os
+import subprocess
 import sys
 from collections import Counter
 from importlib.metadata import EntryPoint
@@ -155,3 +157,67 @@ def test_an_sae_is_found_again_where_its_identity_says_where_it_is(tmp_path: Pat
     assert spec_of(published) == "saelens:r/a/b"
     assert spec_of(published.model_copy(update={"adapter": "nobodys"})) is None
     assert spec_of(published.model_copy(update={"adapter": "openai"})) is None
+
+
+class Broken(Installed):
+    """A package whose `METADATA` cannot be read, in the ways that files fail."""
+
+    _path = Path("/site/leaf_green-1.0.dist-info")
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        TypeError("initial_value must be str or None, not NoneType"),
+    ],
+)
+def test_a_package_whose_metadata_cannot_be_read_is_shown(
+    colours: Kind, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    broken, alone = point("green", "zoo:Green", "x"), EntryPoint("grey", "zoo:Grey", "c")
+    vars(broken)["dist"] = Broken(error)
+    monkeypatch.setattr(plugins, "_installed", lambda group: (broken, alone))
+    blue, red, green, grey = colours.plugins()
+    assert (blue.name, red.name) == ("blue", "red")
+    reason = f"unreadable: the metadata of its package: {error}"
+    assert green == Plugin("green", "zoo:Green", reason, "leaf_green", "")
+    assert grey == Plugin("grey", "zoo:Grey")
+
+
+def test_entry_points_that_cannot_be_read_hide_no_others(tmp_path: Path) -> None:
+    """Folders as installers write them, of which one holds bytes that are no text."""
+    good, bad = tmp_path / "good-2.dist-info", tmp_path / "bad-1.dist-info"
+    for folder in (good, bad):
+        folder.mkdir()
+        name = folder.stem.partition("-")[0]
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: 2\nSummary: it is {name}\n")
+    (good / "entry_points.txt").write_text("[mdlbench.adapters]\ngreen = good:Green\n")
+    (bad / "entry_points.txt").write_bytes(b"[mdlbench.adapters]\n\xff\xfe = bad:Bad\n")
+    probe = (
+        "from mdlbench.adapters.registry import ADAPTERS\n"
+        "for p in ADAPTERS.plugins():\n"
+        "    if not p.is_built_in: print(p.name, p.distribution, p.usable, p.description)\n"
+        "print(ADAPTERS.find('saelens').is_built_in)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", probe],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.stdout.splitlines() == [
+        "bad bad False unreadable: the entry points of this package cannot be read",
+        "green good True it is good",
+        "True",
+    ]

@@ -19,7 +19,18 @@ from mdlbench.sources.images import Images
 from tests.tiny import D_IN, tiny_suite, write_sae
 
 PLUGIN = Path(__file__).parent / "plugin_package"
-FORMATS = ["saelens", "openai", "dictionary_learning", "sparsify", "gemma_scope"]
+FORMATS = [
+    "batchtopk",
+    "circuit_tracer",
+    "dictionary_learning",
+    "gemma_scope",
+    "llama_scope",
+    "openai",
+    "qwen_scope",
+    "saelens",
+    "sparsify",
+    "state_dict",
+]
 
 
 def run_python(code: str, *search: Path) -> subprocess.CompletedProcess[str]:
@@ -184,8 +195,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError,
         match=r"not a checkpoint .*\(expected ae\.pt \(dictionary_learning\), "
-        r"params\.npz \(gemma_scope\), sae_weights\.safetensors \(saelens\), "
-        r"sae\.safetensors \(sparsify\), cfg\.json \(saelens\)\)",
+        r"params\.npz \(gemma_scope\), hyperparams\.json \(llama_scope\), "
+        r"sae_weights\.safetensors \(saelens\), sae\.safetensors \(sparsify\), "
+        r"params\.safetensors \(gemma_scope\), cfg\.json \(saelens\)\)",
     ):
         load_coder("other", folder=tmp_path)
     with pytest.raises(CheckpointError, match="no such file or folder"):

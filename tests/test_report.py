@@ -15,6 +15,7 @@ from rich.console import Console
 from mdlbench.boards.leaderboard import build, to_json
 from mdlbench.curves.curve import gaussian_rate_distortion
 from mdlbench.errors import OutputError, RecordError, UsageError
+from mdlbench.records.record import parse_record
 from mdlbench.report import print_boards, write_report
 from mdlbench.report.architectures import architectures_figure, families, has_several
 from mdlbench.report.features import feature_grid, write_feature_grid
@@ -95,7 +96,7 @@ def test_csv_keeps_names_exactly_and_ends_lines_with_a_newline():
     board = build([make_record(name)], HEADLINE)
     text = to_csv(board)
     (row,) = csv.DictReader(io.StringIO(text, newline=""))
-    assert row["name"] == name
+    assert row["name"] == name.replace("\r", "�")
     assert to_csv(build([make_record("a")], HEADLINE)).count("\r") == 0
 
 
@@ -284,16 +285,21 @@ def test_curves_of_saes_that_are_all_infeasible_can_be_drawn():
         assert any("no SAE is feasible" in t.get_text() for ax in figure.axes for t in ax.texts)
 
 
-def test_partial_records_are_drawn_only_where_there_are_no_others(zoo):
+def test_partial_records_are_drawn_and_said_to_be_partial(zoo):
     partial = make_record("partial", results=zoo[0].tolerances, partial=True, limit=10)
     partial = partial.model_copy(update={"points": zoo[0].points[:5]})
-    curve = partial.curve("mse")
-    title = "MSE after quantisation"
-    both = axes_titled(drawn([*zoo, partial]), title)
-    assert not has_line(both, curve.rates, curve.distortions)
-    alone = drawn([partial])
-    assert has_line(axes_titled(alone, title), curve.rates, curve.distortions)
+    curve, alone = partial.curve("mse"), drawn([partial])
+    assert has_line(axes_titled(alone, "MSE after quantisation"), curve.rates, curve.distortions)
     assert "partial" in alone.get_suptitle()
+
+
+def test_edited_records_are_drawn_only_where_there_are_no_others(zoo):
+    text = make_record("edited", results=zoo[0].tolerances, points=zoo[0].points[:5]).to_json()
+    edited = parse_record(text.replace('"threads": 1', '"threads": 2'), "x")
+    curve, title = edited.curve("mse"), "MSE after quantisation"
+    both = axes_titled(drawn([*zoo, edited]), title)
+    assert not has_line(both, curve.rates, curve.distortions)
+    assert has_line(axes_titled(drawn([edited]), title), curve.rates, curve.distortions)
 
 
 def test_another_quantiser_has_its_own_line_and_says_so(zoo):

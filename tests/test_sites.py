@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mdlbench.adapters.agreement import doubts
 from mdlbench.adapters.formats.saelens.config import parse_config
 from mdlbench.adapters.load import CoderAt, NamedCoder
 from mdlbench.adapters.protocol import Origin
@@ -24,6 +25,7 @@ from mdlbench.scoring.suite_run import Failed, Scored, run
 from mdlbench.scoring.targets import Target, targets
 from mdlbench.sources.kinds.images import PIXELS
 from mdlbench.sources.language import opener as opening
+from mdlbench.sources.language.hooks import Hook
 from mdlbench.sources.language.source import Language
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.site import UNSAID, Place, Site
@@ -150,6 +152,75 @@ def test_names_of_one_model_are_one(tmp_path):
         assert opener.site_of(Origin(model=name, hook=PRE)).model == "gpt2"
     with pytest.raises(CheckpointError, match="'gpt2-medium'"):
         opener.site_of(Origin(model="gpt2-medium", hook=PRE))
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "expected"),
+    [
+        ("model.layers.14", "", "blocks.14.hook_resid_post"),
+        ("transformer.h.11", "gpt2", "blocks.11.hook_resid_post"),
+        ("gpt_neox.layers.4", "pythia-70m", "blocks.4.hook_resid_post"),
+        (
+            "model.language_model.layers.3.output",
+            "google/gemma-3-4b-pt",
+            "blocks.3.hook_resid_post",
+        ),
+        ("model.layers.3.input", "", "blocks.3.hook_resid_pre"),
+        ("layers.7", "", "blocks.7.hook_resid_post"),
+        ("model.layers.2.mlp", "", "blocks.2.hook_mlp_out"),
+        ("model.layers.2.mlp.down_proj", "", "blocks.2.hook_mlp_out"),
+        ("gpt_neox.layers.2.mlp.dense_4h_to_h", "", "blocks.2.hook_mlp_out"),
+        ("model.layers.2.self_attn", "", "blocks.2.hook_attn_out"),
+        ("transformer.h.2.attn", "", "blocks.2.hook_attn_out"),
+        ("gpt_neox.layers.2.attention", "", "blocks.2.hook_attn_out"),
+        ("transformer.h.2.attn.c_proj", "", "blocks.2.hook_attn_out"),
+        ("model.layers.2.self_attn.o_proj.input", "google/gemma-3-1b-pt", "blocks.2.attn.hook_z"),
+        ("model.layers.2.post_feedforward_layernorm.output", "gemma-2-2b", "blocks.2.hook_mlp_out"),
+        ("model.layers.2.post_attention_layernorm", "OLMo-2-1B", "blocks.2.hook_attn_out"),
+        ("blocks.2.hook_z", "", "blocks.2.attn.hook_z"),
+        ("model.layers.2.mlp", "google/gemma-2-2b", None),
+        ("model.layers.2.mlp.down_proj", "google/gemma-3-1b-pt", None),
+        ("model.layers.2.post_attention_layernorm", "Qwen/Qwen3-0.6B", None),
+        ("model.layers.2.mlp.gate_proj", "", None),
+        ("model.layers.2.mlp.input", "", None),
+        ("model.embed_tokens", "", None),
+        ("model.layers.14x", "", None),
+    ],
+)
+def test_modules_are_hook_points_where_that_is_certain(name, model, expected):
+    if expected:
+        assert Hook.parse(name, model).name == expected
+    else:
+        with pytest.raises(UsageError, match="is not supported"):
+            Hook.parse(name, model)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("model.layers.0", PRE),
+        ("blocks.0.hook_resid_post", PRE),
+        ("blocks.2.hook_resid_pre", POST),
+        ("transformer.h.1", POST),
+        ("model.layers.1.mlp", MLP),
+    ],
+)
+def test_an_sae_is_accepted_at_every_name_of_its_tensor(tmp_path, name, known):
+    place = {"context": 16, "prepend_bos": False}
+    found = site(tmp_path, Origin(hook=name), place={**place, "hook": known})
+    assert found.hook == known
+    assert doubts(Origin(hook=name, context=16, prepend_bos=False), found) == []
+    with pytest.raises(CheckpointError, match=r"its hook is 'blocks.*but the suite's is 'blocks"):
+        site(tmp_path, Origin(hook=name), place={**place, "hook": "blocks.1.hook_attn_out"})
+
+
+def test_a_config_may_name_a_module(tmp_path):
+    config = {"d_in": 4, "d_sae": 8, "hook_name": "model.layers.1", "context_size": 16}
+    origin = parse_config({**config, "prepend_bos": False}, "cfg.json").origin
+    assert site(tmp_path, origin, place={}).hook == "blocks.1.hook_resid_post"
+    assert site(tmp_path, origin, place={"hook": "blocks.2.hook_resid_pre"}).hook == (
+        "blocks.2.hook_resid_pre"
+    )
 
 
 def test_labels_tell_sites_apart():

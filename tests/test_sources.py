@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -127,7 +128,8 @@ print(refusal(kind="images", width=6, n_tokens=300))
 def test_what_is_wrong_with_a_packages_source_is_one_sentence(plugin, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = run_python(f"CONTENT = {TINY!r}\n{REFUSED}", plugin, REPOSITORY)
-    unknown, bad, misspelt, lost, odd, shadow = run.stdout.splitlines()
+    said = re.sub(r"suite\.yaml, line \d+: ", "suite.yaml: ", run.stdout)
+    unknown, bad, misspelt, lost, odd, shadow = said.splitlines()
     assert unknown == (
         "SuiteError: suite.yaml: source: unknown source kind 'tony'. Did you mean 'tiny'? "
         "Known: images, language, lost, odd, synthetic, tiny."

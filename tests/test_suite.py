@@ -100,7 +100,10 @@ MODEL = {"kind": "package", "name": "m", "package": "p", "version": "1", "file":
     ("source", "message"),
     [
         ({"texts": []}, "source.texts"),
-        ({"texts": [{"kind": "python-docs", "name": "a"}] * 2}, "source.texts: repeated name"),
+        (
+            {"texts": [{"kind": "python-docs", "name": "a"}] * 2},
+            r"line 17: source\.texts\.1\.name: repeated name 'a'",
+        ),
         ({"texts": [{"kind": "web", "name": "a"}]}, "source.texts.0"),
         ({"model": {"kind": "hub", "name": "m", "weights": "x"}}, "unknown key"),
         ({"model": MODEL | {"sha256": "abc"}}, "source.model.package.sha256"),

@@ -442,7 +442,15 @@ def test_shipped_saes_follow_their_recipe():
         ("saes: {a: {width: 4}}", SuiteError, "not a training recipe: 'shared'"),
         ("shared: {}\nsaes: {a: {wdth: 4}}", SuiteError, "argument"),
         ("shared: {k: 9}\nsaes: {a: {width: 4}}", UsageError, "k must lie between 0 and"),
-        ("shared: {", SuiteError, "recipe.yaml: not a training recipe"),
+        ("shared: {", SuiteError, "recipe.yaml, line 1: not valid YAML"),
+        ("shared: []\nsaes: {a: {width: 4}}", SuiteError, "not a training recipe"),
+        ("shared: {}\nsaes: []", SuiteError, "not a training recipe"),
+        (
+            "shared: {}\nsaes: {a: {width: 4},\n a: {width: 8}}",
+            SuiteError,
+            r"line 3: 'a' is here a s",
+        ),
+        ("shared: {}\nsaes: {}\nsaes: {}", SuiteError, "line 3: 'saes' is here a second time"),
     ],
 )
 def test_bad_recipe_is_named(text, error, message, tmp_path):

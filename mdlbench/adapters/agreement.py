@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mdlbench.adapters.protocol import Origin
+from mdlbench.sources.language.hooks import is_same_tensor
 from mdlbench.suite.site import Site
 
 
@@ -55,8 +58,12 @@ def _differences(origin: Origin, site: Site | None) -> list[str]:
     return [
         f"{name} is {here} here, but it was trained with {there}"
         for name, there, here in pairs
-        if None not in (there, here) and there != here
+        if None not in (there, here) and not _agree(name, there, here)
     ]
+
+
+def _agree(name: str, there: Any, here: Any) -> bool:
+    return is_same_tensor(there, here) if name == "hook" else bool(there == here)
 
 
 def _written(origin: Origin) -> list[str]:

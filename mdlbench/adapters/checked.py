@@ -16,7 +16,8 @@ from jaxtyping import Float, Float32
 from mdlbench.adapters.protocol import CoderSpec, SparseCoder
 from mdlbench.codes.forest import Forest
 from mdlbench.codes.latents import SparseLatents
-from mdlbench.errors import CheckpointError, CoderError, MdlbenchError
+from mdlbench.errors import CheckpointError, CoderError
+from mdlbench.foreign import blamed
 from mdlbench.sources.protocol import ActivationSource
 
 
@@ -76,7 +77,7 @@ def check_spec(spec: CoderSpec, source: ActivationSource | None) -> None:
     """Raise unless the spec is consistent and the coder reads and writes the source's width.
 
     Raises:
-        CheckpointError: the coder is for another width; names both.
+        CheckpointError: the coder is for another width; names both. Or it has no latents.
         CoderError: its decoder norms are not one finite number a latent, or its parents are not
             a forest.
     """
@@ -86,6 +87,8 @@ def check_spec(spec: CoderSpec, source: ActivationSource | None) -> None:
             f"{int(np.isfinite(spec.decoder_norms).sum())}"
         )
     _check_parents(spec)
+    if not spec.fitted:
+        check_some_latents(spec.name, spec.d_latents)
     if source is None:
         return
     check_width(spec.name, spec.d_in, source)
@@ -93,6 +96,15 @@ def check_spec(spec: CoderSpec, source: ActivationSource | None) -> None:
         raise CheckpointError(
             f"{spec.name}: reconstructs to width {spec.d_out}, but activations at hook "
             f"{source.site.hook_out or source.hook!r} have width {source.d_out}"
+        )
+
+
+def check_some_latents(name: str, d_latents: int) -> None:
+    """Raise `CheckpointError` for an SAE of no latents; only a baseline may have none."""
+    if not d_latents:
+        raise CheckpointError(
+            f"{name}: it has no latents, so there is nothing to score; what no latents at all "
+            "reach is baseline:mean"
         )
 
 
@@ -159,13 +171,8 @@ def _check_side(side: np.ndarray, n_tokens: int, side_bits: float) -> None:
 
 @contextmanager
 def _blamed(coder: SparseCoder, method: str) -> Iterator[None]:
-    try:
-        yield
-    except CoderError as error:
-        raise CoderError(f"{coder.spec.name}: {method}: {error}") from error
-    except MdlbenchError:
-        raise
-    except Exception as error:
-        raise CoderError(
-            f"{coder.spec.name}: {method} failed: {type(error).__name__}: {error}"
-        ) from error
+    with blamed(f"{coder.spec.name}: {method} failed", CoderError):
+        try:
+            yield
+        except CoderError as error:
+            raise CoderError(f"{coder.spec.name}: {method}: {error}") from error

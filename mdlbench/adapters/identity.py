@@ -17,6 +17,10 @@ Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 """Whatever JSON can hold; no NaN."""
 
 
+UNSEEN = "unseen"
+"""The argument that says what of an SAE its digest does not cover; absent where it covers all."""
+
+
 class CoderIdentity(BaseModel):
     """Which SAE, as far as it decides numbers; known before it is fitted or run."""
 
@@ -32,6 +36,11 @@ class CoderIdentity(BaseModel):
     """What it is loaded with, as far as that decides numbers; no path of any machine."""
     weights_sha256: str
     """Digest of everything that was learned, or that determines a fit."""
+
+    @property
+    def unseen(self) -> str:
+        """What of it the digest does not cover, in words; empty where it covers all."""
+        return str(self.arguments.get(UNSEEN, ""))
 
     def named(self, name: str | None) -> CoderIdentity:
         """The same under another name, if there is one."""

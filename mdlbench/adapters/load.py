@@ -6,6 +6,7 @@ A path to a folder that an adapter recognises will do as well: `runs/my-sae`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -15,18 +16,23 @@ from urllib.parse import parse_qsl
 
 from mdlbench.adapters import places
 from mdlbench.adapters.checked import check_spec
+from mdlbench.adapters.checkpoint import PICKLES
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.protocol import (
+    FORMAT,
+    TENSORS,
     Adapter,
     CoderSpec,
     Expands,
     HubPlace,
     Identifies,
     KnowsOrigin,
+    NamesMeant,
     NeedsNetwork,
     OnHub,
     Origin,
     Recognises,
+    RecognisesContent,
     Request,
     SparseCoder,
     WritesSpecs,
@@ -34,11 +40,19 @@ from mdlbench.adapters.protocol import (
 )
 from mdlbench.adapters.registry import ADAPTERS, find_adapter
 from mdlbench.errors import CheckpointError, MdlbenchError, UsageError, did_you_mean
+from mdlbench.foreign import blamed
 from mdlbench.plugins import Plugin
 from mdlbench.sources.protocol import ActivationSource
 
 Answer = TypeVar("Answer")
 Asked = TypeVar("Asked", Request, CoderIdentity)
+
+FILE_ADAPTERS = ("state_dict", "openai", "gemma_scope")
+"""Adapters of single files, to be named for one that is not recognised."""
+WEIGHTS = {*PICKLES, ".npz", ".safetensors"}
+"""Endings of files that may hold an SAE."""
+NAMED = 8
+"""How many files of a folder on the hub a message names."""
 
 
 class Resolved(NamedTuple):
@@ -81,8 +95,11 @@ class NamedCoder:
                 f"{self.spec!r}: options are written ?name=value&name=value"
             ) from error
         plugin = find_adapter(name)
+        adapter = import_adapter(plugin)
         request = Request(argument, dict(pairs), self.folder, "cpu", None)
-        return Resolved(plugin, import_adapter(plugin), request)
+        if isinstance(adapter, Recognises):
+            request = places.folder_with(request, *adapter.recognised_by)
+        return Resolved(plugin, adapter, request)
 
     def expand(self) -> list[NamedCoder]:
         """The coders that a pattern stands for; itself where its adapter knows none."""
@@ -173,14 +190,18 @@ class CoderAt:
         plugin, adapter, request = self.named.resolved
         known = self.identity if isinstance(adapter, Identifies) else None
         request = replace(request, source=self.source, device=self.device, identity=known)
-        coder = _guarded(plugin, request, adapter.load)
-        if not isinstance(coder, SparseCoder) or not isinstance(coder.spec, CoderSpec):
-            raise MdlbenchError(
-                f"adapter {plugin.name!r} ({plugin.target}) returned a {type(coder).__name__}, "
-                "which is not a SparseCoder"
-            )
-        check_spec(coder.spec, self.source)
-        return coder
+
+        def loaded(request: Request) -> SparseCoder:
+            coder = adapter.load(request)
+            if not isinstance(coder, SparseCoder) or not isinstance(coder.spec, CoderSpec):
+                raise MdlbenchError(
+                    f"adapter {plugin.name!r} ({plugin.target}) returned a "
+                    f"{type(coder).__name__}, which is not a SparseCoder"
+                )
+            check_spec(coder.spec, self.source)
+            return coder
+
+        return _guarded(plugin, request, loaded)
 
 
 def load_coder(
@@ -214,13 +235,9 @@ def import_adapter(plugin: Plugin) -> Adapter:
         MdlbenchError: it cannot be imported, or is no adapter; names its package and target.
     """
     found = ADAPTERS.imported(plugin)
-    try:
+    failure = f"{ADAPTERS.called(plugin)}: {plugin.target!r} cannot be made without arguments"
+    with blamed(failure, MdlbenchError):
         adapter = found()
-    except Exception as error:
-        raise MdlbenchError(
-            f"{ADAPTERS.called(plugin)}: {plugin.target!r} cannot be made without arguments: "
-            f"{type(error).__name__}: {error}"
-        ) from error
     if not isinstance(adapter, Adapter):
         raise MdlbenchError(f"{ADAPTERS.called(plugin)}: {plugin.target!r} has no method load")
     return adapter
@@ -230,16 +247,9 @@ def _guarded(plugin: Plugin, asked: Asked, method: Callable[[Asked], Answer]) ->
     """The adapter's answer; however a package's adapter fails, it is an expected error."""
     if plugin.is_built_in:
         return method(asked)
-    try:
+    subject = asked.argument if isinstance(asked, Request) else asked.name
+    with blamed(f"{subject}: adapter {plugin.name!r} ({plugin.target}) fails", CheckpointError):
         return method(asked)
-    except MdlbenchError:
-        raise
-    except Exception as error:
-        subject = asked.argument if isinstance(asked, Request) else asked.name
-        raise CheckpointError(
-            f"{subject}: adapter {plugin.name!r} ({plugin.target}) fails: "
-            f"{type(error).__name__}: {error}"
-        ) from error
 
 
 def _split(spec: str, folder: Path) -> tuple[str, str]:
@@ -248,9 +258,14 @@ def _split(spec: str, folder: Path) -> tuple[str, str]:
     name, colon, argument = spec.partition(":")
     if colon and name in known:
         return name, argument
-    path = expanded(spec, folder)
+    bare = spec.partition("?")[0]
+    if bare.startswith(places.HUB):
+        return _recognised_on_hub(bare), spec
+    path = expanded(bare, folder)
     if path.exists():
         return _recognised(path), spec
+    if meant := _meant(spec):
+        raise UsageError(f"{spec!r}: write {meant!r}")
     if colon:
         raise UsageError(f"{spec!r}: unknown adapter {name!r}. {did_you_mean(name, known)}")
     if len(Path(spec).parts) > 1:
@@ -261,24 +276,89 @@ def _split(spec: str, folder: Path) -> tuple[str, str]:
 
 
 def _recognised(path: Path) -> str:
-    """The adapter of a folder, by its files; the surest one that is there decides."""
-    files = list(_telling_files())
-    for file, name in files:
-        if (path / file).is_file():
-            return name
+    """The adapter of a folder or a file: whose format it is, who calls a file so, who reads it.
+
+    Raises:
+        CheckpointError: it is none's, or several are as sure; names them.
+    """
+    sure, files = _sure_of(path), list(_telling_files())
+    for found in (
+        [name for name, surety in sure.items() if surety == FORMAT],
+        [name for file, name in files if _has(path, file)][:1],
+        [name for name, surety in sure.items() if surety == TENSORS],
+    ):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            named = " or ".join(f"{name}:{path}" for name in found)
+            raise CheckpointError(f"{path}: more than one adapter reads it; name one: {named}")
+    raise CheckpointError(f"{path}: {_unrecognised(path, files)}")
+
+
+def _has(path: Path, file: str) -> bool:
+    return (path / file).is_file() or (path.is_file() and path.name == file)
+
+
+def _unrecognised(path: Path, files: list[tuple[str, str]]) -> str:
+    if path.is_file():
+        named = " or ".join(f"{name}:{path}" for name in FILE_ADAPTERS)
+        return f"its adapter is not known by its content; name it: {named}"
     expected = ", ".join(f"{file} ({name})" for file, name in files)
-    raise CheckpointError(
-        f"{path}: not a checkpoint that is recognised by its files (expected {expected}); "
+    weights = [file.name for file in sorted(path.iterdir()) if file.suffix in WEIGHTS][:NAMED]
+    return (
+        f"not a checkpoint that is recognised by its files (expected {expected}); "
         "name its adapter: ADAPTER:PATH"
+        + (f", or the file itself: {', '.join(weights)}" if weights else "")
     )
+
+
+def _sure_of(path: Path) -> dict[str, int]:
+    """The built-in adapters that read something, and how surely."""
+    found: dict[str, int] = {}
+    for name, adapter in _built_in():
+        if isinstance(adapter, RecognisesContent):
+            with suppress(CheckpointError):
+                found[name] = adapter.recognises(path)
+    return {name: surety for name, surety in found.items() if surety}
+
+
+def _recognised_on_hub(argument: str) -> str:
+    """The adapter of `hf://OWNER/REPO/PATH`, by the names of its files.
+
+    Raises:
+        CheckpointError: no file tells.
+        HubError: the hub does not say which files it has.
+    """
+    where = places.hub_path(argument)
+    names = set(where.files())
+    for file, name in _telling_files():
+        if file in names or where.inside[-1:] == (file,):
+            return name
+    raise CheckpointError(
+        f"{argument}: not recognised by its files ({', '.join(sorted(names)[:NAMED]) or 'none'}); "
+        f"name its adapter, as in saelens:{argument}"
+    )
+
+
+def _meant(spec: str) -> str | None:
+    """What to write for a text that names an SAE which an adapter knows."""
+    for name, adapter in _built_in():
+        if isinstance(adapter, NamesMeant) and (argument := adapter.meant(spec)):
+            return f"{name}:{argument}"
+    return None
+
+
+def _built_in() -> Iterator[tuple[str, Adapter]]:
+    for plugin in ADAPTERS.built_in():
+        yield plugin.name, import_adapter(plugin)
 
 
 def _telling_files() -> Iterator[tuple[str, str]]:
     """File and adapter: the surest file of every built-in adapter, then their next ones."""
     told = [
-        [(file, plugin.name) for file in adapter.recognised_by]
-        for plugin in ADAPTERS.plugins()
-        if plugin.is_built_in and isinstance(adapter := import_adapter(plugin), Recognises)
+        [(file, name) for file in adapter.recognised_by]
+        for name, adapter in _built_in()
+        if isinstance(adapter, Recognises)
     ]
     for rank in zip_longest(*told):
         yield from (found for found in rank if found is not None)

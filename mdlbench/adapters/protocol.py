@@ -31,6 +31,8 @@ class CoderSpec:
         decoder_norms: ‖w_i‖ of each latent's decoder row.
         promised_l0: active latents per token that the checkpoint promises never to exceed.
         trained_l0: active latents per token that it was trained to have, if it tells.
+        measured_l0: active latents per token that it had in the end, if training tells.
+        measured_mse: its squared error per dimension then, on tokens held out, if training tells.
         side_bits: bits per token that the decoder needs beside the latents.
         model_bits: where the decoder is not one row a latent and a bias, the bits that it takes to
             send it (maths §3): a number, or a function of the bits a weight.
@@ -53,6 +55,8 @@ class CoderSpec:
     decoder_norms: Float32[np.ndarray, " latent"]
     promised_l0: float | None = None
     trained_l0: float | None = None
+    measured_l0: float | None = None
+    measured_mse: float | None = None
     side_bits: float = 0.0
     model_bits: float | Callable[[int], float] | None = None
     affine: bool = True
@@ -152,7 +156,8 @@ class Adapter(Protocol):
     """Loads one kind of SAE. Implement it in a package of your own to add a kind.
 
     Only `load` is required. What else an adapter knows, it says by methods of the protocols below:
-    `identify`, `origin`, `expand`, `spec_of`, `hub_place`, `check_offline`, `recognised_by`.
+    `identify`, `origin`, `expand`, `spec_of`, `hub_place`, `check_offline`, `recognised_by`,
+    `recognises`, `meant`.
     """
 
     def load(self, request: Request) -> SparseCoder:
@@ -244,4 +249,29 @@ class Recognises(Protocol):
     @property
     def recognised_by(self) -> tuple[str, ...]:
         """Names of files, the surest first; a folder that has one of them is such an SAE."""
+        ...
+
+
+TENSORS, FORMAT = 1, 2
+"""How surely an adapter reads something: its tensors will do; it is of the adapter's format."""
+
+
+@runtime_checkable
+class RecognisesContent(Protocol):
+    """An adapter that can tell by more than a file's name whether it reads something.
+
+    As with `Recognises`, only built-in adapters are asked.
+    """
+
+    def recognises(self, path: Path) -> int:
+        """0 for what it does not read, or `TENSORS` or `FORMAT`; may raise `CheckpointError`."""
+        ...
+
+
+@runtime_checkable
+class NamesMeant(Protocol):
+    """An adapter that knows SAEs by names, and can tell what a text without an adapter means."""
+
+    def meant(self, text: str) -> str | None:
+        """What to write after `ADAPTER:` instead; None for a text that names no SAE of its."""
         ...

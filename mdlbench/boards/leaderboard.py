@@ -20,13 +20,13 @@ from mdlbench.statistics.metrics import shown_metrics
 from mdlbench.suite.base import MetricName
 from mdlbench.suite.suite import Headline
 
-Status = Literal["ranked", "unranked", "partial", "infeasible"]
+Status = Literal["ranked", "unranked", "partial", "edited", "infeasible"]
 Replicates = Float64[np.ndarray, "sae replicate"]
 
 TAIL = (1 - CONFIDENCE) / 2
 INTERVAL = (TAIL, 1 - TAIL)
 """Tail probabilities of the percentile intervals."""
-STATUS_ORDER: tuple[Status, ...] = ("ranked", "unranked", "partial", "infeasible")
+STATUS_ORDER: tuple[Status, ...] = ("ranked", "unranked", "partial", "edited", "infeasible")
 ID_CHARACTERS = 8
 """Characters of a record's id that are shown where two SAEs have the same name."""
 
@@ -55,7 +55,8 @@ class Row:
         label: the SAE's name, with its quantiser where that is not the suite's own, and with the
             start of its id where that alone is not unique.
         status: "ranked"; "unranked" (feasible, but the record asks not to be ranked); "partial"
-            (made with `--limit`); "infeasible" (no step of the quantiser keeps ε).
+            (made with `--limit`); "edited" (the record was changed after it was written);
+            "infeasible" (no step of the quantiser keeps ε).
         ranking: its rank, unless `status` is another than "ranked".
     """
 
@@ -84,7 +85,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """All SAEs at one tolerance: ranked ones first, then unranked, partial and infeasible ones."""
+    """All SAEs at one tolerance: ranked ones first, the others in the order of `STATUS_ORDER`."""
 
     metric: MetricName
     epsilon: float
@@ -372,14 +373,26 @@ def shared_ranks(replicates: Replicates) -> list[int]:
 
 
 def unique_labels(records: Sequence[EvalRecord]) -> dict[str, str]:
-    """What to call each record's SAE, by record id: its label, made unique where it is not."""
-    uses = Counter(record.label for record in records)
+    """What to call each record's SAE, by record id: its label, made unique where it is not.
+
+    Of one that was trained again in place, the record that was made last is said to be current.
+    """
+    groups: dict[str, list[EvalRecord]] = {}
+    for record in records:
+        groups.setdefault(record.label, []).append(record)
     return {
-        record.id: record.label
-        if uses[record.label] == 1
-        else f"{record.label} ({record.id[:ID_CHARACTERS]})"
-        for record in records
+        record.id: label if len(group) == 1 else f"{label} ({_told_apart(record, group)})"
+        for label, group in groups.items()
+        for record in group
     }
+
+
+def _told_apart(record: EvalRecord, group: Sequence[EvalRecord]) -> str:
+    """The start of its id; "current" where others of the group are earlier ones of the same SAE."""
+    start, origin = record.id[:ID_CHARACTERS], record.provenance.sae
+    others = [one for one in group if one.id != record.id and one.provenance.sae == origin]
+    is_last = all(one.provenance.date < record.provenance.date for one in others)
+    return f"{start}, current" if origin and others and is_last else start
 
 
 def _table(
@@ -394,7 +407,7 @@ def _table(
 
 
 def _entry(record: EvalRecord, label: str, metric: MetricName, epsilon: float) -> _Entry:
-    result = record.at(metric, epsilon)
+    result = record.result(metric, epsilon)
     if result.feasible and (result.bits is None or result.bits_ci is None):
         raise RecordError(
             f"{label}: feasible at {metric} {epsilon:g}, but without bits or interval"
@@ -403,6 +416,8 @@ def _entry(record: EvalRecord, label: str, metric: MetricName, epsilon: float) -
 
 
 def _status(record: EvalRecord, result: ToleranceResult) -> Status:
+    if record.is_edited:
+        return "edited"
     if record.partial or record.identity.limit is not None:
         return "partial"
     if not result.feasible:

@@ -149,6 +149,7 @@ def _measured(record: EvalRecord) -> dict[str, str]:
         "suite_digest": identity.suite_digest,
         "protocol": str(identity.protocol),
         "seed": str(identity.seed),
+        "limit": "all documents" if identity.limit is None else f"{identity.limit} documents",
         "set of tolerances": ", ".join(
             f"{result.metric} {result.epsilon}" for result in record.tolerances
         ),
@@ -160,4 +161,4 @@ def _data(record: EvalRecord) -> dict[str, str]:
 
 
 def _placed(record: EvalRecord) -> dict[str, str]:
-    return {"site": record.site.label, "limit": str(record.identity.limit)}
+    return {"site": record.site.label}

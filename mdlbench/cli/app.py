@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from mdlbench.cli.boards import cite, compare, leaderboard
 from mdlbench.cli.eval import check_adapter, eval_suite
@@ -15,6 +17,7 @@ from mdlbench.cli.papers import reproduce
 from mdlbench.cli.records import list_things, validate, verify
 from mdlbench.cli.stream import decode, encode
 from mdlbench.cli.train import train
+from mdlbench.terminal import inert, say
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "eval": eval_suite,
@@ -46,11 +49,34 @@ def before_commands(
     if version:
         from importlib.metadata import version as installed
 
-        print(installed("mdlbench"))
+        say(installed("mdlbench"))
         raise typer.Exit
 
 
+class InertGroup(TyperGroup):
+    """The commands; what is said of arguments repeats them, and may come from anywhere."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _inert_messages():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _inert_messages():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _inert_messages() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str):
+            error.message = inert(message)  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
+    cls=InertGroup,
     help="Score sparse autoencoders by description length: bits per token at a given loss.",
     no_args_is_help=True,
     add_completion=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from mdlbench.cli.options import JsonOption, SuiteFileOption, output_option
 from mdlbench.errors import UsageError
 from mdlbench.statistics.metrics import METRICS
+from mdlbench.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ def leaderboard(
     """
     from mdlbench.boards.leaderboard import build_all, to_json
     from mdlbench.records.store import read_archive, read_records, read_references, results_folder
-    from mdlbench.report import print_boards, write_report
+    from mdlbench.report import archived, print_boards, write_report
 
     _refuse_contradictions(output, html, pdf, table_format, as_json)
     folder = results_folder(folder)
@@ -75,17 +75,19 @@ def leaderboard(
         _write_pages(folder, output, pdf)
         return
     records, references = read_records(folder), read_references(folder)
+    archive = read_archive(folder)
     whole = every or as_json or table_format is not None
     boards = build_all(records, references.headline, whole)
     if table_format is not None:
         _write_table(boards, table_format, every, output)
         return
     if output is not None:
-        write_report(records, references, output, read_archive(folder), pdf)
+        write_report(records, references, output, archive, pdf)
     if as_json:
-        print(to_json(boards))
+        say(to_json(boards))
     else:
         print_boards(boards, every_tolerance=every)
+        say(archived(len(archive), folder), end="")
 
 
 def _refuse_contradictions(
@@ -103,7 +105,7 @@ def _write_pages(folder: Path, output: Path | None, pdf: bool) -> None:
     from mdlbench.report.page import write_pages
 
     for path in write_pages(folder, output, pdf):
-        print(path)
+        say(path)
 
 
 def _write_table(
@@ -118,7 +120,7 @@ def _write_table(
     elif table_format is Format.parquet:
         raise UsageError("--format parquet is not text: give a file with -o FILE")
     else:
-        sys.stdout.write(content.decode())
+        say(content.decode(), end="")
 
 
 def compare(
@@ -165,11 +167,11 @@ def compare(
     contest = compare_all(choice.contenders, metric or choice.metric, epsilon)
     paths = [] if output is None else write_comparison(contest, output)
     if as_json:
-        print(to_json(contest), end="")
+        say(to_json(contest), end="")
         return
     print_comparison(contest)
     if paths:
-        print(f"\n{output}/ holds {', '.join(path.name for path in paths)}.")
+        say(f"\n{output}/ holds {', '.join(path.name for path in paths)}.")
 
 
 def cite(
@@ -181,12 +183,12 @@ def cite(
 ) -> None:
     """Print BibTeX entries and, for each RECORD, a methods paragraph in LaTeX."""
     from mdlbench.records.checks import suite_of
-    from mdlbench.records.store import all_record_paths, read_record
+    from mdlbench.records.store import all_record_paths, read_intact_record
     from mdlbench.report.citation import bibtex, methods
     from mdlbench.suite.load import load_suite
 
     chosen = load_suite(suite) if suite else None
     for path in all_record_paths(records or []):
-        record = read_record(path)
-        print(methods(record, suite_of(record, chosen)))
-    print(bibtex(), end="")
+        record = read_intact_record(path)
+        say(methods(record, suite_of(record, chosen)))
+    say(bibtex(), end="")

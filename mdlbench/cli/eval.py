@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mdlbench.cli import interrupt
 from mdlbench.cli.options import (
     AdapterOption,
     DeviceOption,
@@ -25,10 +25,13 @@ from mdlbench.cli.options import (
     torch_device,
 )
 from mdlbench.errors import OutputError
+from mdlbench.foreign import prints_on_stderr
+from mdlbench.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mdlbench.cli.progress import SuiteProgress
     from mdlbench.scoring.suite_run import Failed, Scored
     from mdlbench.suite.suite import Suite
 
@@ -39,9 +42,9 @@ def eval_suite(
         list[str] | None,
         typer.Option(
             "--sae",
-            metavar="SPEC",
-            help="Score only this SAE: a key of the suite, ADAPTER:ARGUMENT, or a folder. "
-            "Repeatable. Default: all of the suite's.",
+            metavar="[NAME=]SPEC",
+            help="Score only this SAE: a key of the suite, ADAPTER:ARGUMENT, or a folder. With "
+            "NAME= it is called so. Repeatable. Default: all of the suite's.",
         ),
     ] = None,
     output: Annotated[Path | None, output_option("Results folder [results/SUITE].")] = None,
@@ -63,44 +66,59 @@ def eval_suite(
     """
     from mdlbench.cli.progress import suite_progress
     from mdlbench.report.features import write_feature_grid
-    from mdlbench.scoring.suite_run import run
+    from mdlbench.scoring.suite_run import Scored, run
     from mdlbench.scoring.targets import targets
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
 
-    chosen = load_suite(suite)
-    wanted = targets(chosen, sae or [], adapter)
+    with prints_on_stderr():
+        chosen = load_suite(suite)
+        wanted = targets(chosen, sae or [], adapter)
     folder = output or Path("results") / (chosen.name + (f"-limit-{limit}" if limit else ""))
     outcomes: list[Scored | Failed] = []
-    with suite_progress(len(wanted), quiet) as progress:
-        opener = Opener(chosen, setting(device, limit, text, dtype), progress.stage)
+    interrupt.keeps(
+        lambda: (
+            f"{folder}/ keeps the records of {sum(isinstance(o, Scored) for o in outcomes)} of "
+            f"{len(wanted)} SAEs; run it again to go on"
+        )
+    )
+    with prints_on_stderr(), suite_progress(len(wanted), quiet) as progress:
+        opener = Opener(chosen, setting(device, limit, text, dtype), progress.stage, _notice)
         try:
             found = run(opener, wanted, folder, progress.stage, quantiser, write_feature_grid)
             for outcome in found:
-                outcomes.append(progress.finish(outcome))
+                outcomes.append(outcome)
+                progress.finish(outcome)
         except OutputError:
-            _name_failures(outcomes)
+            _name_failures(outcomes, progress)
             raise
+    _name_repeated(outcomes)
     if as_json:
         _print_outcomes(outcomes)
     _report(folder, chosen, printed=not as_json)
-    if failures := _name_failures(outcomes):
+    if failures := _name_failures(outcomes, progress):
         raise typer.Exit(max(failure.error.exit_code for failure in failures))
+
+
+def _notice(text: str) -> None:
+    say(f"mdlbench: {text}", to_stderr=True)
 
 
 def _report(folder: Path, suite: Suite, printed: bool) -> None:
     """Write the tables and figures of a results folder, if it holds records."""
     from mdlbench.boards.leaderboard import build_all
     from mdlbench.records.store import read_archive, read_records, read_references, record_paths
-    from mdlbench.report import print_boards, write_report
+    from mdlbench.report import archived, print_boards, write_report
 
     if not record_paths(folder):
         return
     records = read_records(folder)
-    paths = write_report(records, read_references(folder), folder, read_archive(folder))
+    archive = read_archive(folder)
+    paths = write_report(records, read_references(folder), folder, archive)
     if printed:
-        print_boards(build_all(records, suite.headline))
-        print(f"\n{folder}/ holds the records and {', '.join(path.name for path in paths)}.")
+        print_boards(build_all(records, suite.headline), suite=suite)
+        say(archived(len(archive), folder), end="")
+        say(f"\n{folder}/ holds the records and {', '.join(path.name for path in paths)}.")
 
 
 def _print_outcomes(outcomes: Sequence[Scored | Failed]) -> None:
@@ -112,16 +130,28 @@ def _print_outcomes(outcomes: Sequence[Scored | Failed]) -> None:
         for o in outcomes
         if not isinstance(o, Scored)
     ]
-    print(json.dumps({"records": records, "failed": failed}, allow_nan=False))
+    say(json.dumps({"records": records, "failed": failed}, allow_nan=False))
 
 
-def _name_failures(outcomes: Sequence[Scored | Failed]) -> list[Failed]:
-    """Say on stderr what failed and why."""
-    from mdlbench.scoring.suite_run import Failed
+def _name_repeated(outcomes: Sequence[Scored | Failed]) -> None:
+    """Say on stderr which finished SAEs were scored again, and why."""
+    from mdlbench.scoring.suite_run import Scored
+
+    for outcome in outcomes:
+        if isinstance(outcome, Scored) and outcome.again:
+            say(f"mdlbench: {outcome.target.label}: scored again: {outcome.again}", to_stderr=True)
+
+
+def _name_failures(outcomes: Sequence[Scored | Failed], progress: SuiteProgress) -> list[Failed]:
+    """Say on stderr what failed and why, unless that stands there already.
+
+    Those that failed alike are named together.
+    """
+    from mdlbench.scoring.suite_run import Failed, failure_lines
 
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
-    for failure in failures:
-        print(f"mdlbench: {failure.message}", file=sys.stderr)
+    for line in failure_lines(failures) if not progress.leaves_lines else ():
+        say(f"mdlbench: {line}", to_stderr=True)
     return failures
 
 
@@ -147,12 +177,13 @@ def check_adapter(
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
 
-    if suite:
-        opener = Opener(load_suite(suite), setting(device, limit=None, text=text))
-        coder, source = open_target(opener, spec, adapter)
-    else:
-        coder, source = load_coder(spec, device=torch_device(device), adapter=adapter), None
-    checks = check_coder(coder, source)
+    with prints_on_stderr():
+        if suite:
+            opener = Opener(load_suite(suite), setting(device, limit=None, text=text))
+            coder, source = open_target(opener, spec, adapter)
+        else:
+            coder, source = load_coder(spec, device=torch_device(device), adapter=adapter), None
+        checks = check_coder(coder, source)
     rows.show(rows.check_rows(checks), as_json)
     if any(check.passed is False for check in checks):
         raise typer.Exit(1)

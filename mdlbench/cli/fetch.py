@@ -6,7 +6,9 @@ import sys
 
 import typer
 
+from mdlbench.cli import interrupt
 from mdlbench.cli.options import QuietOption, SuiteArgument
+from mdlbench.terminal import say
 
 
 def fetch_suite(suite: SuiteArgument, quiet: QuietOption = False) -> None:
@@ -19,13 +21,15 @@ def fetch_suite(suite: SuiteArgument, quiet: QuietOption = False) -> None:
     from mdlbench.suite.load import load_suite
 
     chosen = load_suite(suite)
-    n_missed = 0
+    n_missed = n_got = 0
+    interrupt.keeps(lambda: f"{n_got} items are kept in the caches; run it again to go on")
     for outcome in fetch(chosen, shown_on(sys.stderr, quiet)):
         if isinstance(outcome, Missed):
             n_missed += outcome.instead is None
-            print(f"mdlbench: {outcome.message}", file=sys.stderr)
+            say(f"mdlbench: {outcome.message}", to_stderr=True)
         else:
-            print(outcome.message, flush=True)
+            n_got += 1
+            say(outcome.message)
     if n_missed:
         raise typer.Exit(1)
-    print(f"All that suite {chosen.name!r} needs is on this machine.")
+    say(f"All that suite {chosen.name!r} needs is on this machine.")

@@ -2,19 +2,69 @@
 
 from __future__ import annotations
 
+import os
 import sys
-import traceback
 
-from mdlbench.cli.app import DEBUG, app
-from mdlbench.errors import MdlbenchError
+try:
+    from mdlbench.cli import interrupt
+
+    interrupt.heed()
+except KeyboardInterrupt:
+    os.write(2, b"mdlbench: interrupted\n")
+    sys.exit(130)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
 
 
 def main() -> None:
     """Run a command. Exit codes: 0 complete, 1 something failed, 2 usage, 130 interrupted."""
+    interrupt.interruptible(_run)
+
+
+def _run() -> None:
+    from mdlbench.cli.app import DEBUG, app
+    from mdlbench.errors import MdlbenchError
+    from mdlbench.foreign import end_stdout
+    from mdlbench.terminal import print_anything, say
+
+    print_anything()
+    _show_own_warnings()
     try:
         app()
     except (MdlbenchError, OSError) as error:
         if DEBUG.get():
-            traceback.print_exc()
-        print(f"mdlbench: {error}", file=sys.stderr)
+            import traceback
+
+            say(traceback.format_exc(), to_stderr=True)
+        say(f"mdlbench: {error}", to_stderr=True)
         sys.exit(error.exit_code if isinstance(error, MdlbenchError) else 1)
+    finally:
+        end_stdout()
+
+
+def _show_own_warnings() -> None:
+    """Each of ours is one line on stderr, and is said once."""
+    import warnings
+
+    from mdlbench.errors import MdlbenchWarning
+    from mdlbench.terminal import say
+
+    warnings.simplefilter("default", MdlbenchWarning)
+    shown_otherwise = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, MdlbenchWarning):
+            say(f"mdlbench: {message}", to_stderr=True)
+        else:
+            shown_otherwise(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show

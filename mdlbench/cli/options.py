@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mdlbench.errors import UsageError
 from mdlbench.quantisers.modes import MODES
 
 if TYPE_CHECKING:
@@ -86,15 +85,11 @@ def setting(
     """How a suite is run; raises `UsageError` where the device is not available."""
     from mdlbench.sources.open import Setting
 
-    return Setting(torch_device(device), limit, text, dtype.value)
+    return Setting(device, limit, text, dtype.value)
 
 
 def torch_device(name: str) -> str:
     """The device, if torch can compute on it; raises `UsageError` otherwise."""
-    import torch
+    from mdlbench.sources.protocol import available_device
 
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: not available: {error}") from error
-    return name
+    return available_device(name)

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from mdlbench.cli import interrupt
 from mdlbench.cli.options import QuietOption, output_option
 from mdlbench.papers import EXPERIMENTS
+from mdlbench.terminal import say
 
 
 def reproduce(
@@ -20,7 +22,15 @@ def reproduce(
     from mdlbench.cli.progress import stages
     from mdlbench.papers import run_experiment
 
+    folder = output or Path("results") / name
+    interrupt.keeps(lambda: _kept(folder))
     with stages(quiet) as report:
-        paths = run_experiment(name, output or Path("results") / name, report)
+        paths = run_experiment(name, folder, report)
     for path in paths:
-        print(path)
+        say(path)
+
+
+def _kept(folder: Path) -> str:
+    """What an interruption leaves: an experiment on SAEs keeps their records."""
+    n = len(list(folder.glob("*/records/*.json")))
+    return f"{folder}/ keeps {n} records; run it again to go on"

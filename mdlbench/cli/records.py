@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mdlbench.cli import interrupt
 from mdlbench.cli.options import (
     DeviceOption,
     JsonOption,
@@ -19,6 +19,8 @@ from mdlbench.cli.options import (
     torch_device,
 )
 from mdlbench.errors import UsageError
+from mdlbench.foreign import each_on_stderr
+from mdlbench.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,19 +68,19 @@ def validate(
     Exit code 1 if one is not valid. Only `mdlbench verify` shows that an SAE really costs what its
     record says.
     """
-    from mdlbench.records.checks import problems_of_file
+    from mdlbench.records.checks import problems_of_files
     from mdlbench.records.store import all_record_paths
     from mdlbench.report.tables import printable
     from mdlbench.suite.load import load_suite
 
     chosen = load_suite(suite) if suite else None
-    found = {path: problems_of_file(path, chosen) for path in all_record_paths(records)}
+    found = problems_of_files(all_record_paths(records), chosen)
     if as_json:
         rows = [{"record": str(path), "problems": problems} for path, problems in found.items()]
-        print(json.dumps(rows, indent=1))
+        say(json.dumps(rows, indent=1))
     else:
         for path, problems in found.items():
-            print(printable(f"{path}: {'; '.join(problems) or 'valid'}", LINE_LENGTH))
+            say(printable(f"{path}: {'; '.join(problems) or 'valid'}", LINE_LENGTH))
     if any(found.values()):
         raise typer.Exit(1)
 
@@ -121,14 +123,21 @@ def verify(
     if sae is not None and len(paths) > 1:
         raise UsageError(f"--sae needs a single record, but there are {len(paths)}")
     chosen = load_suite(suite) if suite else None
-    outcomes = []
+    outcomes: list[rows.Row] = []
+    interrupt.keeps(
+        lambda: (
+            f"{sum('error' not in row for row in outcomes)} of {len(paths)} records are "
+            "reproduced, their repetitions kept beside them"
+        )
+    )
     with stages(quiet) as report:
-        for outcome in _measured_again(paths, chosen, sae, text, torch_device(device), report):
+        again = _measured_again(paths, chosen, sae, text, torch_device(device), report)
+        for outcome in each_on_stderr(again):
             outcomes.append(rows.verification_row(outcome))
             if not as_json:
-                print(rows.verification_line(outcomes[-1]), flush=True)
+                say(rows.verification_line(outcomes[-1]))
     if as_json:
-        print(json.dumps(outcomes, indent=1))
+        say(json.dumps(outcomes, indent=1))
     if any("error" in row for row in outcomes):
         raise typer.Exit(1)
 
@@ -148,4 +157,5 @@ def _measured_again(
     found = [read_claim(path, suite, sae) for path in paths]
     claims = [claim for claim in found if isinstance(claim, Claim)]
     refused = [claim for claim in found if isinstance(claim, Unverified)]
-    return itertools.chain(refused, measure(claims, device, text, on_stage))
+    yield from refused
+    yield from measure(claims, device, text, on_stage)

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdlbench.terminal import INERT, Field, fitted_table, inert, say, stdout_console
+from mdlbench.terminal import show as show_table
+
 if TYPE_CHECKING:
     from mdlbench.adapters.check import Check
     from mdlbench.codes.bitstream import Decoded
@@ -38,25 +41,35 @@ def adapters() -> list[Row]:
 
 
 def records(folder: Path) -> list[Row]:
-    """The records under a folder, by path."""
-    from mdlbench.errors import RecordError
-    from mdlbench.records.store import read_record
+    """The records under a folder, or of a results folder by its name, by path.
 
+    Raises:
+        UsageError: there is no such folder, or nothing in it.
+    """
+    from mdlbench.errors import RecordError, UsageError
+    from mdlbench.records.store import read_record, results_folder
+
+    folder = results_folder(folder)
+    paths = sorted(folder.glob("**/records/*.json"))
+    if not paths:
+        raise UsageError(f"{folder}: {'no records here' if folder.is_dir() else 'no such folder'}")
     rows: list[Row] = []
-    for path in sorted(folder.glob("**/records/*.json")):
+    for path in paths:
         try:
             record = read_record(path)
         except RecordError as error:
-            nothing = {"suite": "", "SAE": "", "quantiser": ""}
+            nothing = {"suite": "", "SAE": "", "quantiser": "", "date": "", "from": ""}
             rows.append({"file": str(path), **nothing, "state": str(error)})
             continue
-        state = "partial" if record.partial else record.status
+        state = "edited" if record.is_edited else "partial" if record.partial else record.status
         rows.append(
             {
                 "file": str(path),
                 "suite": record.identity.suite,
                 "SAE": record.name,
                 "quantiser": ", ".join({point.quantiser: "" for point in record.points}),
+                "date": record.provenance.date,
+                "from": record.provenance.sae or "",
                 "state": state,
             }
         )
@@ -130,7 +143,7 @@ def verification_line(row: Row) -> str:
 
 def show(rows: Sequence[Row], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(rows, indent=1))
+        say(json.dumps(rows, indent=1))
     else:
         print_table(rows)
 
@@ -139,21 +152,28 @@ def print_pairs(facts: Row) -> None:
     """A mapping, one line each."""
     width = max(len(key) for key in facts)
     for key, value in facts.items():
-        print(f"{key:<{width}}  {value}")
+        say(f"{printed(key):<{width}}  {printed(value)}")
+
+
+def printed(value: object) -> str:
+    """A value in one line, and inert."""
+    return inert(str(value)).translate({ord("\n"): INERT, ord("\t"): INERT})
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """Rows as a plain table; names in them are not read as markup."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """Rows as a plain table; names in them are not read as markup.
 
+    Where not all columns fit, the last one and the first are kept longest.
+    """
     if not rows:
-        print("none")
+        say("none")
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
-    Console().print(table)
+    last = len(rows[0]) - 1
+    fields = [
+        Field(printed(header), folds=True, worth={0: 2, last: 1}.get(i, 0))
+        for i, header in enumerate(rows[0])
+    ]
+    cells = [[printed(value) for value in row.values()] for row in rows]
+    console = stdout_console()
+    options: dict[str, Any] = {"box": None, "header_style": "bold", "pad_edge": False}
+    show_table(console, fitted_table(fields, cells, console.width, **options))

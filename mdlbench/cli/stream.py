@@ -19,6 +19,7 @@ from mdlbench.cli.options import (
     output_option,
     setting,
 )
+from mdlbench.foreign import prints_on_stderr
 
 
 def encode(
@@ -47,10 +48,11 @@ def encode(
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
 
-    chosen = load_suite(suite)
-    opener = Opener(chosen, setting(device, limit, text, dtype))
-    target = targets(chosen, [spec], adapter)[0]
-    data = encode_target(opener, target, step, quantiser)
+    with prints_on_stderr():
+        chosen = load_suite(suite)
+        opener = Opener(chosen, setting(device, limit, text, dtype))
+        target = targets(chosen, [spec], adapter)[0]
+        data = encode_target(opener, target, step, quantiser)
     bitstream.write(output, data)
     rows.print_pairs({"file": str(output), **rows.stream_facts(bitstream.decode(data))})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mdlbench.cli import interrupt
 from mdlbench.cli.options import (
     DeviceOption,
     QuietOption,
@@ -19,6 +21,7 @@ from mdlbench.cli.options import (
     torch_device,
 )
 from mdlbench.errors import UsageError
+from mdlbench.terminal import say
 from mdlbench.training.catalogue import own_architectures
 
 if TYPE_CHECKING:
@@ -168,8 +171,17 @@ def train(
     else:
         folder = _own_folder(keys or [], output)
         _use_threads(threads)
+        interrupt.keeps(lambda: f"{folder}/ keeps {_kept([folder])}")
         _train_own(opener, own.config(width), folder, quiet)
-        print(f"{folder}: score it with `mdlbench eval --suite {suite} --sae {folder}`")
+        say(f"{folder}: score it with `{_scoring(suite, folder, text)}`")
+
+
+def _scoring(suite: str, folder: Path, text: str | None) -> str:
+    """The command that scores the SAE in a folder, and no other, as a shell reads it."""
+    from mdlbench.scoring.targets import path_spec
+
+    words = ["mdlbench", "eval", "--suite", suite, "--sae", path_spec(folder)]
+    return shlex.join([*words, *(["--text", text] if text else [])])
 
 
 def _opener(suite: str, device: str, text: str | None, tokens: int | None) -> Opener:
@@ -181,10 +193,26 @@ def _opener(suite: str, device: str, text: str | None, tokens: int | None) -> Op
 
 
 def _train_recipe(opener: Opener, keys: Sequence[str], output: Path | None, quiet: bool) -> None:
-    from mdlbench.training.zoo import train_zoo
+    from mdlbench.training.zoo import SAES_FOLDER, chosen_recipe, train_zoo
 
+    finished: list[Path] = []
+    root = output or opener.suite.folder / SAES_FOLDER
+    under_way = [root / key for key in chosen_recipe(opener.suite, keys)]
+    interrupt.keeps(
+        lambda: (
+            f"{root}/ keeps {len(finished)} of {len(under_way)} trained SAEs and {_kept(under_way)}"
+        )
+    )
     for folder in train_zoo(opener, keys, output, progress=not quiet):
-        print(f"{folder}: trained", flush=True)
+        finished.append(folder)
+        say(f"{folder}: trained")
+
+
+def _kept(folders: Sequence[Path]) -> str:
+    """The checkpoints that an interruption leaves, and what then to do."""
+    found = [path for folder in folders for path in folder.glob("checkpoint-*")]
+    epochs = [f"a checkpoint of epoch {path.name.rpartition('-')[2].lstrip('0')}" for path in found]
+    return f"{' and '.join(epochs) or 'no checkpoint yet'}; run it again to go on"
 
 
 def _own_folder(keys: Sequence[str], output: Path | None) -> Path:

@@ -41,11 +41,12 @@ from mdlbench.codes.symbols import HALF_STEP_LIMIT, Symbols
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.codes.tree import TreeCodebook
 from mdlbench.errors import CoderError, RecordError, UsageError, first_problem
-from mdlbench.files import write_atomically
+from mdlbench.files import read_regular, write_atomically
 
 VERSION = 2
 MAGIC = b"\x89MDLBITS"
 
+MAX_BYTES, MAX_SUMMARY_BYTES = 2**29, 2**26
 MAX_TOKENS = 2**31 - 1
 MAX_LATENTS = 2**21
 MAX_CALIBRATION_TOKENS = 2**36
@@ -190,10 +191,12 @@ def encode(
             metadata=dict(metadata),
         )
         _check_limits(summary, len(packed), len(payload))
+        absent = {"quantiser"} if quantiser is None else None
+        parts = _Parts(summary.model_dump_json(exclude=absent).encode(), packed, payload)
+        _check_size(*map(len, parts))
     except (ValidationError, RecordError) as error:
         raise UsageError(f"bitstream: cannot be written: {_reason(error)}") from error
-    absent = {"quantiser"} if quantiser is None else None
-    return _join(_Parts(summary.model_dump_json(exclude=absent).encode(), packed, payload))
+    return _join(parts)
 
 
 def decode(data: bytes) -> Decoded:
@@ -251,7 +254,7 @@ def write(path: Path, data: bytes) -> None:
 def read(path: Path) -> bytes:
     """An intact file, to `decode`; raises `RecordError` naming it if it is missing or damaged."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MAX_BYTES)
         _split(data)
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error}") from error
@@ -285,11 +288,22 @@ def _split(data: bytes) -> _Parts:
             f"bitstream: {len(data)} bytes instead of {_FIXED_BYTES + sum(lengths)}: truncated, "
             "or something was appended"
         )
+    _check_size(*lengths)
     bounds = np.cumsum([_FIXED_BYTES, *lengths]).tolist()
     parts = _Parts(*(data[a:b] for a, b in itertools.pairwise(bounds)))
     if _join(parts, version) != data:
         raise RecordError("bitstream: corrupt: the checksum does not match")
     return parts
+
+
+def _check_size(summary: int, codebook: int, payload: int) -> None:
+    """Refuse more bytes than are read."""
+    total = _FIXED_BYTES + summary + codebook + payload
+    if total > MAX_BYTES or summary > MAX_SUMMARY_BYTES:
+        raise RecordError(
+            f"bitstream: {total:,} bytes, {summary:,} of them its summary; at most {MAX_BYTES:,} "
+            f"are read, and a summary of {MAX_SUMMARY_BYTES:,}"
+        )
 
 
 def _sizes(parts: _Parts, summary: Summary) -> Sizes:

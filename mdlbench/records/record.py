@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -30,6 +32,7 @@ from pydantic_core import PydanticCustomError
 from mdlbench.adapters.identity import CoderIdentity, Facts
 from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
 from mdlbench.quantisers.modes import MODES, mode_of
+from mdlbench.records import seal
 from mdlbench.statistics.metrics import METRICS, Metric, metric_of
 from mdlbench.suite.base import MetricName
 from mdlbench.suite.site import Site
@@ -47,12 +50,6 @@ protocols are never compared."""
 
 BASELINE = "baseline"
 """The adapter of coders that are fitted rather than trained: PCA, k-means, dense, mean."""
-CHECKSUM = "checksum"
-"""Key of a record file that seals all others, so that no number changes unnoticed."""
-
-_SEAL = re.compile(r'^ "checksum": "[0-9a-f]{64}",\n', re.MULTILINE)
-"""The checksum's line in a file as `to_json` writes it."""
-
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Interval = tuple[Finite, Finite]
 Versioned = TypeVar("Versioned", bound=BaseModel)
@@ -171,7 +168,7 @@ class Identity(Part):
         """SHA-256 of the identity's canonical JSON; an absent quantiser is left out."""
         absent = {"quantiser"} if self.quantiser is None else None
         content = self.model_dump(mode="json", exclude=absent)
-        return hashlib.sha256(_canonical(content).encode()).hexdigest()
+        return hashlib.sha256(seal.canonical(content).encode()).hexdigest()
 
 
 class TokenCounts(Part):
@@ -299,14 +296,26 @@ class Resamples(PerMetric):
         """
         return cls.model_validate(
             {
-                name: _shares(values - point[name], point[_share_of(name)])
+                name: _shares(
+                    values - point[name],
+                    point["bits"] if name == "bits" else _unit(metric_of(name), point),
+                )
                 for name, values in drawn.items()
             }
         )
 
 
-def _share_of(drawn: str) -> str:
-    return drawn if drawn == "bits" else metric_of(drawn).share_of
+LEAST_SHARE = 2.0**-10
+"""The smallest share of a metric that shares are taken of."""
+
+
+def _unit(metric: Metric, losses: Mapping[str, float]) -> float:
+    """What draws of a metric are kept as shares of: `share_of`, unless that is next to nothing.
+
+    Shares of nothing would be none, or too large for half precision.
+    """
+    share_of = losses.get(metric.share_of, 0.0)
+    return max(share_of, LEAST_SHARE * abs(losses.get(metric.name, 0.0)))
 
 
 class OperatingPoint(Distortion):
@@ -353,9 +362,11 @@ class OperatingPoint(Distortion):
 
     def resampled(self, metric: str) -> Float64[np.ndarray, " replicate"]:
         """A loss in every draw; raises `RecordError` where the record has none."""
-        row = metric_of(metric)
-        unit = self.losses.get(row.share_of, 0.0)
-        return self.loss(metric) + unit * self.drawn_shares(row.drawn_as)
+        return self.loss(metric) + self.unit(metric) * self.drawn_shares(metric_of(metric).drawn_as)
+
+    def unit(self, metric: str) -> float:
+        """What `resamples` has shares of for a metric."""
+        return _unit(metric_of(metric), self.losses)
 
     def drawn_shares(self, key: str) -> Float64[np.ndarray, " replicate"]:
         """As `Resamples` holds them under a key; raises `RecordError` where it does not."""
@@ -395,6 +406,25 @@ class ToleranceResult(Part):
     replicates: list[Finite] = []
     """Bootstrap replicates of `bits`, in single precision; the same resampled documents for every
     SAE of a suite, so that differences are paired."""
+
+
+class Infeasible(ToleranceResult):
+    """A result at a tolerance that no step meets; says so to whoever asks for its bits."""
+
+    _why: str = PrivateAttr("")
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("step", "bits", "bits_ci", "l0"):
+            warnings.warn(self._why, stacklevel=2)
+        return super().__getattribute__(name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ToleranceResult) and self.model_dump() == other.model_dump()
+
+    __hash__ = ToleranceResult.__hash__
+
+    def __str__(self) -> str:
+        return self._why
 
 
 class Pictures(Part):
@@ -454,6 +484,9 @@ class Provenance(Part):
     commit: str | None = None
     dirty: bool | None = None
     date: str
+    sae: str | None = None
+    """Where the SAE was, as it was asked for; absent where its suite lists it. Of an absolute path
+    there is only the end."""
 
 
 class EvalRecord(Part):
@@ -475,6 +508,12 @@ class EvalRecord(Part):
     environment: Environment
     provenance: Provenance
     status: Literal["complete"] = "complete"
+    _edited: bool = PrivateAttr(default=False)
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether it was read from a file that was changed after it was written."""
+        return self._edited
 
     @property
     def name(self) -> str:
@@ -482,8 +521,9 @@ class EvalRecord(Part):
 
     @property
     def label(self) -> str:
-        """The SAE's name, and its quantiser where that is not the suite's own."""
-        return with_quantiser(self.name, self.identity.quantiser)
+        """The SAE's name, its quantiser where that is not the suite's own, and "(edited)"."""
+        name = with_quantiser(self.name, self.identity.quantiser)
+        return f"{name} (edited)" if self.is_edited else name
 
     @property
     def family(self) -> str:
@@ -517,12 +557,27 @@ class EvalRecord(Part):
         return RateDistortionCurve.of(points, name=self.label, metric=metric)
 
     def at(self, metric: str, epsilon: float) -> ToleranceResult:
-        """The result at one tolerance.
+        """The result at one tolerance, for its reader: where it is infeasible, it says so.
+
+        Asked for its bits, an infeasible result answers None, with a warning that gives the floor.
 
         Raises:
             UsageError: no such metric.
             RecordError: the suite did not ask for it.
         """
+        result = self.result(metric, epsilon)
+        if result.feasible:
+            return result
+        floor = metric_of(metric).written(self.floor.loss(metric))
+        infeasible = Infeasible(**result.model_dump())
+        infeasible._why = (
+            f"{self.label} is infeasible at {metric} {epsilon:g}: its floor, the loss before "
+            f"quantisation, is {floor}"
+        )
+        return infeasible
+
+    def result(self, metric: str, epsilon: float) -> ToleranceResult:
+        """The result at one tolerance, as the file has it; raises as `at` does."""
         metric_of(metric)
         for result in self.tolerances:
             if result.metric == metric and result.epsilon == epsilon:
@@ -544,12 +599,12 @@ class EvalRecord(Part):
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no NaN, sealed by its `checksum`, a newline at the end."""
         content = self.model_dump(mode="json", exclude_none=True)
-        return canonical_lines(content | {CHECKSUM: checksum_of(content)})
+        return canonical_lines(content | {seal.CHECKSUM: seal.checksum_of(content)})
 
     @property
     def checksum(self) -> str:
         """The text of the record's file."""
-        return checksum_of(self.model_dump(mode="json", exclude_none=True))
+        return seal.checksum_of(self.model_dump(mode="json", exclude_none=True))
 
 
 def operating_point(record: EvalRecord, result: ToleranceResult) -> OperatingPoint | None:
@@ -575,15 +630,6 @@ def shortened(value: object) -> str:
     """A digest by its start; any other value whole."""
     text = str(value)
     return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
-
-
-def checksum_of(content: dict[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of a record file's content, without its own `checksum`."""
-    return hashlib.sha256(_canonical(_unsealed(content)).encode()).hexdigest()
-
-
-def _unsealed(content: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if key != CHECKSUM}
 
 
 class Measurement(Part):
@@ -639,15 +685,16 @@ def canonical_lines(content: dict[str, Any]) -> str:
 
 
 def parse_record(text: str, where: Path | str) -> EvalRecord:
-    """A record from its JSON text.
+    """A record from its JSON text, marked as edited where its seal is broken.
 
     Raises:
         RecordError: it is not a record, has a newer schema, or its id does not match its identity.
     """
     try:
-        record = EvalRecord.model_validate_json(_SEAL.sub("", text, count=1))
+        record = EvalRecord.model_validate_json(seal.without_line(text))
     except ValidationError:
-        record = _model(EvalRecord, _unsealed(_content(text, where)), where)
+        record = _model(EvalRecord, seal.unsealed(_content(text, where)), where)
+    record._edited = not seal.is_intact(text)
     if record.id != record.identity.id:
         raise RecordError(f"{where}: the id does not match the record's identity")
     return record
@@ -667,6 +714,7 @@ def _content(text: str, where: Path | str) -> dict[str, Any]:
     """The object in a file of this schema's version; raises `RecordError`."""
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
+        _refuse_surrogates(text, content)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{where}: not JSON: {error}") from error
     if not isinstance(content, dict) or "schema_version" not in content:
@@ -694,9 +742,15 @@ def _model(model: type[Versioned], content: dict[str, Any], where: Path | str) -
         raise RecordError(f"{where}: {first_problem(error)}") from error
 
 
+def _refuse_surrogates(text: str, content: Any) -> None:
+    """Raise `ValueError` where a text holds half of a character, which no file can."""
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ord(error.object[error.start])
+            raise ValueError(f"a text holds half of a character, U+{half:04X}") from error
+
+
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
-
-
-def _canonical(content: Any) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -5,6 +5,7 @@ A record without such a repetition is *submitted*.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mdlbench.errors import RecordError
+from mdlbench.errors import MdlbenchWarning, RecordError
 from mdlbench.files import write_atomically
 from mdlbench.records.record import (
     SCHEMA_VERSION,
@@ -27,7 +28,7 @@ from mdlbench.records.record import (
     canonical_lines,
     parse_versioned,
 )
-from mdlbench.records.store import file_name
+from mdlbench.records.store import LARGEST_RECORD, file_name, read_text
 from mdlbench.statistics.metrics import METRICS
 from mdlbench.statistics.tolerance import position_of
 from mdlbench.suite.load import shipped_suite
@@ -276,22 +277,24 @@ def repetition_path(folder: Path, record: EvalRecord) -> Path:
 
 def read_repetition(path: Path) -> Repetition:
     """Raises `RecordError` if it is missing or not a repetition."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from error
-    return parse_versioned(Repetition, text, path)
+    return parse_versioned(Repetition, read_text(path, LARGEST_RECORD), path)
 
 
 def standing(record: EvalRecord, folder: Path) -> Standing:
     """Whether a results folder has a repetition of exactly this record, as it is now.
 
-    If the suite is a shipped one, the repetition must be within what that suite allows today.
+    If the suite is a shipped one, the repetition must be within what that suite allows today. A
+    file in its place that is none counts for nothing, and a warning tells of it.
     """
     path = repetition_path(folder, record)
-    if not path.is_file():
+    if not path.exists():
         return "submitted"
-    found, suite = read_repetition(path), shipped_suite(record.identity.suite)
+    try:
+        found = read_repetition(path)
+    except RecordError as error:
+        warnings.warn(f"{error}; left out", MdlbenchWarning, stacklevel=2)
+        return "submitted"
+    suite = shipped_suite(record.identity.suite)
     allowed = found.agreement if suite is None else suite.agreement
     return "reproduced" if found.holds(record, allowed) else "submitted"
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mdlbench.records.record import CHECKSUM, EvalRecord
+from mdlbench.records.record import EvalRecord
+from mdlbench.records.seal import CHECKSUM
 from mdlbench.suite.suite import Suite
 
 Schema = dict[str, Any]

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from mdlbench.errors import OutputError, RecordError, UsageError
-from mdlbench.files import write_atomically
+from mdlbench.errors import MdlbenchWarning, OutputError, RecordError, UsageError
+from mdlbench.files import (
+    clear_unfinished,
+    create_atomically,
+    read_regular,
+    write_atomically,
+)
 from mdlbench.records.record import (
     EvalRecord,
     Identity,
@@ -23,10 +31,29 @@ from mdlbench.suite.suite import Headline
 
 RECORDS = "records"
 REFERENCES = "references.json"
+SITES = "references"
+"""Subfolder with a file for each site but the first, by the runs that measured there."""
 HOMES = (Path("results"), Path("leaderboards"))
 """Where a results folder is looked up by its name."""
 ARCHIVE = "archive"
 """Subfolder of records that were measured with another version of their suite."""
+EDITED = "changed after it was written (its checksum does not match)"
+LARGEST_RECORD = 16 << 20
+"""The most bytes of a record's file; one of 100 points has about 0.5 MB."""
+LARGEST_REFERENCES = 256 << 20
+"""The most bytes of references, which have the spectrum of every site."""
+
+
+class Moved(NamedTuple):
+    """How many records were moved, because the suite is not what it was when they were made.
+
+    Attributes:
+        away: to the archive.
+        back: from the archive, as the suite is again what it was.
+    """
+
+    away: int
+    back: int
 
 
 class RecordStore:
@@ -36,11 +63,14 @@ class RecordStore:
         self.root, self.folder = folder, folder / RECORDS
 
     def prepare(self) -> None:
-        """Raise `OutputError` now rather than after an hour of work."""
+        """Raise `OutputError` now rather than after an hour of work; clear what the dead left."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            within = [path for path in self.root.iterdir() if path.is_dir()]
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be created: {error}") from error
+        for folder in (self.root, *within):
+            clear_unfinished(folder)
         write_atomically(self.folder / ".writable", b"")
         (self.folder / ".writable").unlink(missing_ok=True)
 
@@ -48,47 +78,52 @@ class RecordStore:
         """The finished record of exactly this identity, if there is one.
 
         Raises:
-            RecordError: the file in its place cannot be read, has a newer schema, or holds
-                something else; it is left as it is.
+            RecordError: the file in its place cannot be read, has a newer schema, was changed, or
+                holds something else; it is left as it is.
         """
         path = self.path(identity)
         if not path.exists():
             return None
-        record = read_record(path)
+        record = read_intact_record(path)
         if record.identity != identity:
             raise RecordError(f"{path}: stands in the place of another record; move it away")
         return record
+
+    def named(self, name: str) -> list[EvalRecord]:
+        """The records of SAEs of this name; only files that are named after it are read."""
+        paths = self.folder.glob(f"{_slug(name)}-{'[0-9a-f]' * 12}.json")
+        found = _read_all(sorted(paths)).records.values()
+        return [record for record in found if record.name == name]
 
     def save(self, record: EvalRecord) -> Path:
         path = self.path(record.identity)
         write_atomically(path, record.to_json().encode())
         return path
 
-    def keep_only(self, measurement: Measurement) -> int:
+    def keep_only(self, measurement: Measurement) -> Moved:
         """Move records of other measurements to the archive, and those of this one back.
 
-        Returns:
-            How many were moved.
+        Files that are no records stay where they are.
 
         Raises:
             OutputError: another record stands in the place of one; both are left as they are.
-            RecordError: a file among the records is not a record.
         """
         archive = self.root / ARCHIVE
-        archived = _readable(record_paths(archive))
-        kept = {path: read_record(path) for path in record_paths(self.folder)}
-        moves = {
+        archived = _read_all(record_paths(archive)).records
+        kept = _read_all(record_paths(self.folder)).records
+        away = {
             path: archive / file_name(record.identity)
             for path, record in kept.items()
             if record.measurement != measurement
-        } | {
+        }
+        back = {
             path: self.path(record.identity)
             for path, record in archived.items()
             if record.measurement == measurement
         }
-        for path, target in moves.items():
+        for path, target in (away | back).items():
             _move(path, target)
-        return len(moves)
+        return Moved(len(away), len(back))
 
     def has_site(self, measurement: Measurement, site: str, data_sha256: str) -> bool:
         """Whether the folder has what the curves at a site are drawn against.
@@ -104,13 +139,74 @@ class RecordStore:
         known = self._references()
         if known is None:
             return False
+        self._refuse_other(known, measurement)
+        if known.measurement != measurement:
+            return False
+        return self._has_data(known, site, data_sha256)
+
+    def add_site(self, measurement: Measurement, headline: Headline, site: SiteReferences) -> Moved:
+        """Add a site to those that the folder holds; archive what an older suite measured.
+
+        Several processes may do so at once. The first claims the folder for its measurement, and
+        each has a file for its own site, so that none is lost and none has two texts.
+
+        Raises:
+            UsageError: as for `has_site`, where another process came first.
+            OutputError, RecordError: as for `keep_only`.
+        """
+        added = References(**measurement.model_dump(), headline=headline, sites=[site])
+        content = added.to_json().encode()
+        is_new = not (self.root / REFERENCES).exists()
+        moved = self.keep_only(measurement) if is_new else Moved(0, 0)
+        if create_atomically(self.root / REFERENCES, content):
+            return moved
+        known = read_references(self.root)
+        self._refuse_other(known, measurement)
+        if known.measurement != measurement:
+            moved = self.keep_only(measurement)
+        elif self._has_data(known, site.site.label, site.data_sha256):
+            return moved
+        if not create_atomically(self._site_path(added), content):
+            claimed = _read_references_file(self._site_path(added))
+            self._has_data(claimed, site.site.label, site.data_sha256)
+        if known.measurement != measurement:
+            write_atomically(self.root / REFERENCES, content)
+        self._collect(added)
+        return moved
+
+    def _collect(self, added: References) -> None:
+        """Bring all sites into `references.json`, until what other processes write is in it, too.
+
+        Whoever writes last looks again and finds all files that there were before. Readers, who
+        read the other files as well, never depend on it.
+        """
+        while True:
+            alone = _read_references_file(self.root / REFERENCES)
+            self._refuse_other(alone, added.measurement)
+            if alone.measurement != added.measurement:
+                raise UsageError(
+                    f"{self.root}: another run measures with another version of suite "
+                    f"{added.suite}; choose another folder with -o"
+                )
+            whole = read_references(self.root)
+            if len(whole.sites) == len(alone.sites):
+                return
+            write_atomically(self.root / REFERENCES, whole.to_json().encode())
+
+    def _site_path(self, added: References) -> Path:
+        """The file of a site; of one measurement's site there is one, whatever its data."""
+        site = f"{added.measurement.model_dump_json()}{added.sites[0].site.label}"
+        return self.root / SITES / f"{hashlib.sha256(site.encode()).hexdigest()[:16]}.json"
+
+    def _refuse_other(self, known: References, measurement: Measurement) -> None:
         if (known.suite, known.limit) != (measurement.suite, measurement.limit):
             raise UsageError(
                 f"{self.root} holds results of {known.measurement.describe()}, not of "
                 f"{measurement.describe()}; choose another folder with -o"
             )
-        if known.measurement != measurement:
-            return False
+
+    def _has_data(self, known: References, site: str, data_sha256: str) -> bool:
+        """Whether the site is known; raises `UsageError` where it is, but on other data."""
         if known.of_data(data_sha256):
             return True
         if site in [known_site.site.label for known_site in known.sites]:
@@ -119,26 +215,9 @@ class RecordStore:
             )
         return False
 
-    def add_site(self, measurement: Measurement, headline: Headline, site: SiteReferences) -> None:
-        """Add a site to those that the folder holds; archive what an older suite measured.
-
-        Raises:
-            OutputError, RecordError: as for `keep_only`.
-        """
-        known = self._references()
-        is_current = known is not None and known.measurement == measurement
-        if not is_current:
-            self.keep_only(measurement)
-        references = References(
-            **measurement.model_dump(),
-            headline=headline,
-            sites=[*(known.sites if known and is_current else []), site],
-        )
-        write_atomically(self.root / REFERENCES, references.to_json().encode())
-
     def _references(self) -> References | None:
         """None where nothing has been measured yet."""
-        return read_references(self.root) if (self.root / REFERENCES).is_file() else None
+        return read_references(self.root) if (self.root / REFERENCES).exists() else None
 
     def path(self, identity: Identity) -> Path:
         """Where the record of an identity is, or will be."""
@@ -147,26 +226,64 @@ class RecordStore:
 
 def file_name(identity: Identity) -> str:
     """Readable name and the start of the id; nothing of a name can leave the folder."""
-    slug = re.sub(r"[^a-z0-9]+", "-", identity.coder.name.lower()).strip("-")[:60]
-    return f"{slug or 'sae'}-{identity.id[:12]}.json"
+    return f"{_slug(identity.coder.name)}-{identity.id[:12]}.json"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "sae"
 
 
 def read_record(path: Path) -> EvalRecord:
     """One record file; raises `RecordError` if it is missing, truncated or not a record."""
-    return parse_record(_text(path), path)
+    return parse_record(read_text(path, LARGEST_RECORD), path)
+
+
+def read_intact_record(path: Path) -> EvalRecord:
+    """One record file; raises `RecordError` as `read_record` does, or if its seal is broken."""
+    record = read_record(path)
+    if record.is_edited:
+        raise RecordError(f"{path}: {EDITED}; score the SAE again into another folder")
+    return record
+
+
+def read_text(path: Path, most: int) -> str:
+    """The text of a regular file of so many bytes at most; raises `RecordError`."""
+    try:
+        return read_regular(path, most).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read: {error}") from error
 
 
 def read_references(folder: Path) -> References:
-    """What the curves of a results folder are drawn against; raises `RecordError`."""
-    path = folder / REFERENCES
-    return parse_references(_text(path), path)
+    """What the curves of a results folder are drawn against; raises `RecordError`.
+
+    Sites that have a file of their own are among them, wherever the main file lacks them.
+    """
+    found = _read_references_file(folder / REFERENCES)
+    sites = {(site.site.label, site.data_sha256): site for site in found.sites}
+    n_known = len(sites)
+    for path in sorted((folder / SITES).glob(f"{'[0-9a-f]' * 16}.json")):
+        other = _read_references_file(path)
+        if other.measurement == found.measurement:
+            for one in other.sites:
+                sites.setdefault((one.site.label, one.data_sha256), one)
+    if len(sites) == n_known:
+        return found
+    return found.model_copy(update={"sites": list(sites.values())})
+
+
+def _read_references_file(path: Path) -> References:
+    return parse_references(read_text(path, LARGEST_REFERENCES), path)
 
 
 def read_records(folder: Path) -> list[EvalRecord]:
     """All records of a results folder (or of its `records`), by name.
 
+    A file that is no record, or is there twice, is left out with a warning; so are not those that
+    were edited, of which a warning tells.
+
     Raises:
-        RecordError: there is no such folder, it holds none, or one of them cannot be read.
+        RecordError: there is no such folder, it holds none, or none of them can be read.
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: no such folder")
@@ -174,7 +291,56 @@ def read_records(folder: Path) -> list[EvalRecord]:
     if not paths:
         raise RecordError(f"{folder}: no records here; `mdlbench eval` writes them")
     with _collector_paused():
-        return _sorted(read_record(path) for path in paths)
+        found = _read_all(paths)
+    if not found.records:
+        raise RecordError(next(iter(found.left_out.values())))
+    for reason in found.left_out.values():
+        warnings.warn(f"{reason}; left out", MdlbenchWarning, stacklevel=2)
+    for path, record in found.records.items():
+        if record.is_edited:
+            warnings.warn(f"{path}: {EDITED}; not ranked", MdlbenchWarning, stacklevel=2)
+    return _sorted(found.records.values())
+
+
+class Found(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        records: each once, by its file.
+        left_out: why another file is none of them; the reason begins with its path.
+    """
+
+    records: dict[Path, EvalRecord]
+    left_out: dict[Path, str]
+
+
+def _read_all(paths: Iterable[Path]) -> Found:
+    """Of files with one id, the intact one counts, then the one that is named as `eval` does."""
+    found = Found({}, {})
+    for path in paths:
+        try:
+            found.records[path] = read_record(path)
+        except RecordError as error:
+            found.left_out[path] = str(error)
+    for path, twin in twins(found.records).items():
+        del found.records[path]
+        found.left_out[path] = f"{path}: holds the same record as {twin}"
+    return found
+
+
+def twins(records: Mapping[Path, EvalRecord]) -> dict[Path, Path]:
+    """Files whose record is there twice, and the file that counts instead."""
+    chosen: dict[str, Path] = {}
+
+    def standing(path: Path) -> tuple[bool, bool, Path]:
+        record = records[path]
+        return record.is_edited, path.name != file_name(record.identity), path
+
+    for path in sorted(records, key=standing):
+        chosen.setdefault(records[path].id, path)
+    return {
+        path: chosen[record.id] for path, record in records.items() if chosen[record.id] != path
+    }
 
 
 def results_folder(name: Path) -> Path:
@@ -189,7 +355,7 @@ def read_archive(folder: Path) -> list[EvalRecord]:
 
     Records of older schemas can no longer be read and are skipped.
     """
-    return _sorted(_readable(record_paths(folder / ARCHIVE)).values())
+    return _sorted(_read_all(record_paths(folder / ARCHIVE)).records.values())
 
 
 def record_paths(folder: Path) -> list[Path]:
@@ -233,14 +399,6 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _readable(paths: Iterable[Path]) -> dict[Path, EvalRecord]:
-    found = {}
-    for path in paths:
-        with suppress(RecordError):
-            found[path] = read_record(path)
-    return found
-
-
 def _move(path: Path, target: Path) -> None:
     if target.exists():
         raise OutputError(f"{path}: cannot be moved: {target} is in its place; move one away")
@@ -249,13 +407,6 @@ def _move(path: Path, target: Path) -> None:
         path.replace(target)
     except OSError as error:
         raise OutputError(f"{path}: cannot be moved to {target}: {error}") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from error
 
 
 def _sorted(records: Iterable[EvalRecord]) -> list[EvalRecord]:

@@ -12,11 +12,15 @@ from mdlbench.boards.leaderboard import Leaderboard, build_all, build_archive, b
 from mdlbench.errors import RecordError
 from mdlbench.files import write_atomically
 from mdlbench.records.record import EvalRecord, References, SiteReferences
+from mdlbench.records.store import ARCHIVE
 from mdlbench.report import style
 from mdlbench.report.tables import archive_markdown, to_csv, to_markdown, to_rich
+from mdlbench.terminal import show, stdout_console
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from mdlbench.suite.suite import Suite
 
 
 def write_report(
@@ -58,14 +62,30 @@ def write_report(
     return [folder / name for name in drawings]
 
 
-def print_boards(boards: Sequence[Leaderboard], every_tolerance: bool = False) -> None:
-    """The headline's table of each, or all of them, on the terminal."""
-    from rich.console import Console
+def print_boards(
+    boards: Sequence[Leaderboard], every_tolerance: bool = False, suite: Suite | None = None
+) -> None:
+    """The headline's table of each, or all of them, on the terminal.
 
-    console = Console()
+    Args:
+        boards: to be shown.
+        every_tolerance: whether all tables are shown.
+        suite: that they are of, where it is not a shipped one.
+    """
+    console = stdout_console()
     for board in boards:
         for table in board.tables if every_tolerance else [board.headline]:
-            console.print(to_rich(table, board.title))
+            show(console, to_rich(table, board.title, console.width, suite))
+
+
+def archived(n_records: int, folder: Path) -> str:
+    """A line on the records that a board does not show; empty where there are none."""
+    if not n_records:
+        return ""
+    return (
+        f"\n{n_records} results of other versions of the suite are in {folder / ARCHIVE}/ and not "
+        "ranked here; archive.md has their tables.\n"
+    )
 
 
 def formatted(boards: Sequence[Leaderboard], name: str, every_tolerance: bool = False) -> bytes:

@@ -75,8 +75,9 @@ def _panel(ax: Axes, table: Table, names: Sequence[str]) -> None:
 
 
 def _shortest(table: Table, name: str) -> Row | None:
-    """The architecture's row of fewest bits; None where none is within ε."""
-    rows = [row for row in table.rows if row.record.family == name and row.result.feasible]
+    """The architecture's row of fewest bits, unless edited; None where none is within ε."""
+    shown = [row for row in table.rows if row.status != "edited"]
+    rows = [row for row in shown if row.record.family == name and row.result.feasible]
     return min(rows, key=lambda row: row.result.bits or 0.0, default=None)
 
 

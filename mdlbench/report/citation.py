@@ -107,7 +107,7 @@ def _tolerances(record: EvalRecord, suite: Suite) -> str:
 
 
 def _result(record: EvalRecord, suite: Suite) -> str:
-    result = record.at(suite.headline.metric, suite.headline.epsilon)
+    result = record.result(suite.headline.metric, suite.headline.epsilon)
     metric = metric_of(result.metric)
     limit = latex_text(metric.short_limit(result.epsilon))
     if result.bits is None or result.bits_ci is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mdlbench.boards.leaderboard import Leaderboard, Table, columns
 from mdlbench.report.tables import TITLE_LENGTH, limit_name, printable, short_columns
+from mdlbench.terminal import inert
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +53,7 @@ def latex_text(text: str) -> str:
         **{character: f"\\{character}" for character in "&%$#_{}"},
         **LATEX,
     }
-    return "".join(special.get(character, character) for character in text)
+    return "".join(special.get(character, character) for character in inert(text))
 
 
 def _latex_table(board: Leaderboard, table: Table) -> str:

@@ -52,7 +52,7 @@ def curves_figure(
     """Distortion against bits per token, one panel per distortion of the suite.
 
     Args:
-        records: of one site of a suite; partial ones are drawn only where there are no others.
+        records: of one site of a suite; edited ones are drawn only where there are no others.
         references: of the same site.
         board: of the same records; the tolerance of its headline is drawn heavier.
     """
@@ -79,8 +79,8 @@ def curves_figure(
 
 
 def presentable(records: Sequence[EvalRecord]) -> list[EvalRecord]:
-    """The complete records, or all of them where every one is partial."""
-    return [record for record in records if not record.partial] or list(records)
+    """The records as they were written, or all of them where every one was edited."""
+    return [record for record in records if not record.is_edited] or list(records)
 
 
 def _markers(records: Sequence[EvalRecord]) -> dict[str, str]:

@@ -11,19 +11,29 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from mdlbench.boards.leaderboard import Leaderboard, Row, Table, columns
 from mdlbench.markdown import markdown_table
 from mdlbench.statistics.metrics import metric_of
+from mdlbench.suite.load import shipped_suite
+from mdlbench.terminal import INERT, Field, fitted_table, line_of
 
 if TYPE_CHECKING:
-    import rich.table
+    from rich.table import Table as Grid
 
+    from mdlbench.records.record import EvalRecord
+    from mdlbench.suite.suite import Suite
+
+WORTH = ("Dead", "D", "L0", "Δ [95% CI]", "Rank", "Bits/token")
+"""Columns of numbers on the terminal, those first that are left out first."""
 LABEL_LENGTH = 60
 TITLE_LENGTH = 120
 ABSENT = "–"
+FORMULA = ("=", "+", "-", "@", "\t")
+"""What a cell begins with that a spreadsheet runs."""
 NOTES = {
     "at_coarsest": "≤: even the coarsest step of the grid passes; fewer bits may do.",
     "non_monotone": "†: a coarser step passes although a finer one fails; the finer side is used.",
     "infeasible": "Infeasible: even the finest step of the quantiser exceeds the tolerance, so "
     "they have no rank.",
     "partial": "Partial: measured on some documents only, never ranked.",
+    "edited": "Edited: the record was changed after it was written, so it has no rank.",
 }
 """What is said below a table that has such a row: a mark of its bits, or its status."""
 
@@ -46,7 +56,8 @@ def to_csv(*boards: Leaderboard) -> str:
         for table in board.tables:
             for row in table.rows:
                 cells = (_csv_cell(read(row)) for read in readers.values())
-                writer.writerow([board.suite, board.site or "", *cells])
+                where = map(inert_cell, (board.suite, board.site or ""))
+                writer.writerow([*where, *cells])
     return buffer.getvalue()
 
 
@@ -102,39 +113,61 @@ def _markdown_board(board: Leaderboard, mark: str = "##") -> Iterator[str]:
         yield from _markdown_section(table)
 
 
-def to_rich(table: Table, title: str) -> rich.table.Table:
-    """The table at one tolerance for a terminal of 80 columns or more.
+def to_rich(table: Table, title: str, width: int = 80, suite: Suite | None = None) -> Grid:
+    """The table at one tolerance for a terminal; columns that do not fit are left out whole.
 
     Names are shown as they are, never as markup.
+
+    Args:
+        table: of a board.
+        title: what the board is of.
+        width: columns of the terminal.
+        suite: that the records are of, where it is not a shipped one.
     """
     import rich.box
-    import rich.table
-    from rich.text import Text
 
-    notes = [_nothing_ranked(table), *_footnotes(table.rows)]
+    notes = [measured_text(table.rows[0].record, suite), _nothing_ranked(table)]
+    notes += _footnotes(table.rows)
     if table.of("infeasible"):
         notes.append("floor: infeasible, the loss even before quantisation is this large.")
-    result = rich.table.Table(
-        title=Text(f"{printable(title, TITLE_LENGTH)}: bits per token at {limit_name(table)}"),
-        caption=Text("\n".join(note for note in notes if note)),
-        caption_justify="left",
+    heading = f"{printable(title, TITLE_LENGTH)}: bits per token at {limit_name(table)}"
+    columns = short_columns(lambda row: printable(row.label))
+    result = fitted_table(
+        [_field(column) for column in columns],
+        [[column.cell(row) for column in columns] for row in table.rows],
+        width,
+        notes,
+        title=line_of(heading, width),
         box=rich.box.SIMPLE_HEAD,
         padding=0,
     )
-    columns = short_columns(lambda row: printable(row.label))
-    for column in columns:
-        is_name = column.justify == "left"
-        result.add_column(
-            Text(column.header),
-            justify=column.justify,
-            no_wrap=not is_name,
-            overflow="fold",
-            min_width=16 if is_name else None,
-        )
-    for row in table.rows:
-        cells = [Text(column.cell(row)) for column in columns]
-        result.add_row(*cells, style="" if row.status == "ranked" else "dim")
+    for row, line in zip(table.rows, result.rows, strict=True):
+        line.style = "" if row.status == "ranked" else "dim"
     return result
+
+
+def _field(column: Column) -> Field:
+    """What is left out first where not all fits: what says least about the rank."""
+    if column.justify == "left":
+        return Field(column.header, folds=True, worth=len(WORTH))
+    return Field(column.header, column.justify, worth=WORTH.index(column.header))
+
+
+def measured_text(record: EvalRecord, suite: Suite | None = None) -> str:
+    """On which text a record was measured, and that it is not the suite's first; or nothing.
+
+    Args:
+        record: of any suite.
+        suite: that it is of, where it is not a shipped one.
+    """
+    if record.site.text is None:
+        return ""
+    said = f"Measured on {record.n_tokens.test:,} test tokens of {printable(record.site.text)}"
+    found = suite or shipped_suite(record.identity.suite)
+    first = next(iter(found.source.text_names), None) if found else None
+    if first is None or first == record.site.text:
+        return f"{said}."
+    return f"{said}, not of {printable(first)}, the suite's first text."
 
 
 def limit_name(table: Table) -> str:
@@ -233,10 +266,13 @@ def _floor_column(table: Table) -> Column:
     return Column(f"Floor {metric.label}", "right", lambda row: metric.written(row.floor))
 
 
+_UNRANKED = {"unranked": "not ranked", "partial": "partial", "edited": "edited"}
+
+
 def _rank(row: Row) -> str:
     if row.ranking.rank is not None:
         return str(row.ranking.rank)
-    return {"unranked": "not ranked", "partial": "partial"}.get(row.status, ABSENT)
+    return _UNRANKED.get(row.status, ABSENT)
 
 
 def _bits(row: Row) -> str:
@@ -270,6 +306,8 @@ def _footnotes(rows: Iterable[Row]) -> list[str]:
         notes.append(NOTES["at_coarsest"])
     if any(row.result.non_monotone for row in rows):
         notes.append(NOTES["non_monotone"])
+    if any(row.status == "edited" for row in rows):
+        notes.append(NOTES["edited"])
     return notes
 
 
@@ -303,9 +341,20 @@ def _prefixed(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def _csv_cell(value: float | int | str | bool | None) -> str:
+def _csv_cell(value: float | int | str | bool | None) -> object:
     if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    return repr(value) if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) else inert_cell(value)
+
+
+def inert_cell(value: object) -> object:
+    """A cell of a CSV; a text that a spreadsheet would run as a formula has an apostrophe.
+
+    A carriage return, which would begin a row of its own, is shown as `INERT`.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", INERT)
+    return f"'{text}" if text.startswith(FORMULA) else text

@@ -209,10 +209,10 @@ def _dead_against_width(ax: Axes, table: Table) -> None:
 
 
 def _saes(table: Table) -> list[Row]:
-    """Rows of trained SAEs; partial or another quantiser's only where there are no others."""
+    """Rows of trained SAEs; edited or another quantiser's only where there are no others."""
     rows = [row for row in table.rows if not row.record.is_baseline]
     rows = [row for row in rows if row.record.identity.quantiser is None] or rows
-    return [row for row in rows if row.status != "partial"] or rows
+    return [row for row in rows if row.status != "edited"] or rows
 
 
 def _grouped(rows: Iterable[Row], read: Callable[[Row], Any]) -> list[tuple[Any, list[Row]]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from mdlbench.adapters.independence import Trial
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.scoring import passes
 from mdlbench.scoring.bench import Bench
@@ -24,7 +25,13 @@ class Encoded:
 
 @contextmanager
 def encoded(bench: Bench, coder: SparseCoder) -> Iterator[Encoded]:
-    """Encode both splits once; the spooled latents live as long as the context."""
+    """Encode both splits once; the spooled latents live as long as the context.
+
+    Raises:
+        CoderError: it misbehaves; above all, a token's latents depend on other tokens.
+    """
+    trial = Trial.of(coder, next(iter(bench.source.blocks("calibration"))).given)
+    trial.check()
     n_latents = coder.spec.d_latents
     scale = passes.quantiser_scale(coder, bench.mode)
     steps = passes.absolute_steps(bench.suite.steps, coder, bench.source, scale)
@@ -33,4 +40,5 @@ def encoded(bench: Bench, coder: SparseCoder) -> Iterator[Encoded]:
             passes.encode_split(coder, bench.source, "calibration", calibration, scale, steps),
             passes.encode_split(coder, bench.source, "test", test, scale, steps),
         ]
+        trial.check_again()
         yield Encoded(Sweep(coder, bench.source, bench.mode, steps, calibration, test), *splits)

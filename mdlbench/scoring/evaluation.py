@@ -38,6 +38,7 @@ from mdlbench.scoring.sweep import Sweep
 from mdlbench.stages import OnStage, silent
 from mdlbench.statistics.bootstrap import percentile_interval
 from mdlbench.statistics.metrics import drawn_metrics
+from mdlbench.statistics.tolerance import position_of
 
 
 class Evaluation(NamedTuple):
@@ -112,6 +113,12 @@ def _evaluate(
         provenance=provenance(),
     )
     return Evaluation(record, rates.latent_bits)
+
+
+def latent_bits(bench: Bench, coder: SparseCoder, step: float) -> Float64[np.ndarray, " latent"]:
+    """Bits per token of each latent at one step of the grid, as `evaluate_coder` finds them."""
+    with encoded(bench, coder) as run:
+        return run.sweep.rates(position_of(run.sweep.finest, step)).latent_bits
 
 
 def pictures(bench: Bench, coder: SparseCoder, rates: Rates) -> Pictures | None:

@@ -24,6 +24,7 @@ from mdlbench.items import Item, datasets_cache, hub_cache, snapshots
 from mdlbench.sources.open import Opener
 from mdlbench.stages import OnStage, silent
 from mdlbench.suite.suite import Suite, SuiteEntry
+from mdlbench.terminal import inert
 
 PREPARED = ".arrow"
 """Ending of the copy of a dataset that `datasets` makes from what it downloads."""
@@ -83,7 +84,7 @@ def fetch(suite: Suite, on_stage: OnStage = silent) -> Iterator[Got | Missed]:
 def shown_on(stream: TextIO, quiet: bool) -> OnStage:
     """Progress on a terminal: the current item, and the download bars of the hub's libraries."""
     if stream.isatty() and not quiet:
-        return lambda label: print(f"fetching {label}", file=stream)
+        return lambda label: print(inert(f"fetching {label}"), file=stream)
     import datasets
     from huggingface_hub.utils.tqdm import disable_progress_bars
 

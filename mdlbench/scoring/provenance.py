@@ -28,7 +28,7 @@ _LIBRARIES = (
 
 
 def provenance() -> Provenance:
-    """Commit of the package where it is a git checkout, and the date in UTC.
+    """Commit of the package where it is a git checkout, and the date and time in UTC.
 
     Dirty means that code or suites differ from that commit; changed results beside them do not
     count.
@@ -38,7 +38,7 @@ def provenance() -> Provenance:
     return Provenance(
         commit=commit,
         dirty=None if status is None else bool(status),
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
 

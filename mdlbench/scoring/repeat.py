@@ -15,7 +15,7 @@ from mdlbench.records.repetition import Deviation, write_repetition
 from mdlbench.records.store import RECORDS, read_record
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
-from mdlbench.scoring.targets import Target, target_site, targets
+from mdlbench.scoring.targets import Target, key_target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.stages import OnStage, labelled, silent
 from mdlbench.suite.suite import Suite
@@ -139,7 +139,7 @@ def target_of(claim: Claim) -> Target:
     if claim.sae is not None:
         return targets(claim.suite, [claim.sae], None)[0]
     if coder.name in claim.suite.keys:
-        return targets(claim.suite, [coder.name], None)[0]
+        return key_target(claim.suite, coder.name)
     spec = spec_of(coder)
     if spec is None:
         raise UsageError(f"{coder.name}: say with --sae where it is; the suite does not have it")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from mdlbench.adapters.formats.python import coder_of
-from mdlbench.errors import (
-    MdlbenchError,
-    UsageError,
-)
+from mdlbench.adapters.formats.python import coder_of, instance_of, origin_of_object
+from mdlbench.adapters.protocol import SparseCoder
+from mdlbench.errors import MdlbenchError, UsageError
 from mdlbench.records.record import EvalRecord
 from mdlbench.scoring.audit import encode_test_split
 from mdlbench.scoring.bench import Bench
@@ -17,7 +17,10 @@ from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.search import search_limit
 from mdlbench.scoring.targets import Target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
+from mdlbench.sources.protocol import ActivationSource, known_dtype
+from mdlbench.stages import shown_on_terminal
 from mdlbench.suite.load import load_suite
+from mdlbench.suite.site import UNSAID, Origin, Place, Site, merged, place_said
 from mdlbench.suite.suite import Suite
 
 
@@ -30,8 +33,16 @@ def evaluate(
     limit: int | None = None,
     text: str | None = None,
     quantiser: str | None = None,
+    hook: str | None = None,
+    hook_out: str | None = None,
+    context: int | None = None,
+    prepend_bos: bool | None = None,
+    dtype: str = "float32",
 ) -> EvalRecord:
-    """Score one SAE on a suite.
+    """Score one SAE on a suite; where stderr is a terminal, it shows the stage.
+
+    An object says where it belongs by its own config, as a folder does. What neither that nor the
+    suite says (hook, context, BOS) can be said here; whoever speaks must agree on hooks and model.
 
     Args:
         sae: `ADAPTER:ARGUMENT`, the path of a folder, a key of the suite, or any object with
@@ -42,23 +53,72 @@ def evaluate(
         limit: documents per split, for a quick look; such a record is never ranked.
         text: for a language suite, one of its texts by name or a path.
         quantiser: the operating mode; the suite's own where None.
+        hook: the hook point that it reads, on a language suite.
+        hook_out: the hook point that it reconstructs, where that is another one.
+        context: tokens of a context, BOS included.
+        prepend_bos: whether a context begins with the BOS token.
+        dtype: of the language model.
 
     Raises:
-        UsageError: there is no such suite, key, adapter or quantiser.
-        CheckpointError: the SAE cannot be loaded.
+        UsageError: there is no such suite, key, adapter, quantiser, device or dtype; or what is
+            said of the site contradicts the suite, or does not settle it.
+        CheckpointError: the SAE cannot be loaded, or is for another model or hook point.
         CoderError: the SAE misbehaves when run.
     """
     loaded = suite if isinstance(suite, Suite) else load_suite(suite)
-    opener = Opener(loaded, Setting(device, limit, text))
-    if not isinstance(sae, str | Path):
-        bench = Bench.open(opener, opener.site_of(name=name or "SAE"), quantiser)
-        coder = coder_of(sae, source=bench.source, device=device)
-        return evaluate_coder(bench, coder, bench.identity(coder.spec.identity, name)).record
-    target = targets(loaded, [str(sae)], adapter=None)[0]
-    bench = Bench.open(opener, target_site(opener, target), quantiser)
-    coder = target.sae.load(bench.source, str(bench.source.device))
-    identity = bench.identity(coder.spec.identity, name or target.name)
-    return evaluate_coder(bench, coder, identity).record
+    said = place_said(hook, hook_out, context, prepend_bos)
+    with shown_on_terminal() as on_stage:
+        opener = Opener(loaded, Setting(device, limit, text, known_dtype(dtype)), on_stage)
+        sought = _named(loaded, str(sae)) if isinstance(sae, str | Path) else _held(sae, name)
+        site = opener.site_of(sought.origin(), merged(sought.place, said), sought.label)
+        _refuse_unheard(said, site, sought.label)
+        bench = Bench.open(opener, site, quantiser)
+        on_stage("load")
+        coder = sought.load(bench.source)
+        identity = bench.identity(coder.spec.identity, name or sought.name)
+        return evaluate_coder(bench, coder, identity, on_stage).record
+
+
+def _refuse_unheard(said: Place, site: Site, label: str) -> None:
+    """Raise `UsageError` where the suite has fixed otherwise what the caller says."""
+    for key in ("context", "prepend_bos"):
+        value, fixed = getattr(said, key), getattr(site, key)
+        if value is not None and value != fixed:
+            raise UsageError(f"{label}: {key} is {value!r} here, but the suite fixes {fixed!r}")
+
+
+@dataclass(frozen=True)
+class _Sought:
+    """An SAE that is asked where it belongs, and loaded when that is settled."""
+
+    label: str
+    name: str | None
+    place: Place
+    origin: Callable[[], Origin]
+    load: Callable[[ActivationSource], SparseCoder]
+
+
+def _named(suite: Suite, spec: str) -> _Sought:
+    target = targets(suite, [spec], adapter=None)[0]
+    return _Sought(
+        target.label,
+        target.name,
+        target.place,
+        target.sae.origin,
+        lambda source: target.sae.load(source, str(source.device)),
+    )
+
+
+def _held(sae: object, name: str | None) -> _Sought:
+    found = instance_of(sae)
+    label = name or type(found).__name__
+    return _Sought(
+        label,
+        name,
+        UNSAID,
+        lambda: origin_of_object(found, label),
+        lambda source: coder_of(found, source=source, device=str(source.device)),
+    )
 
 
 def encode_target(

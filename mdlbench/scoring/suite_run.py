@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,22 +11,27 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from mdlbench.adapters import checked
+from mdlbench.adapters.identity import CoderIdentity
+from mdlbench.adapters.load import CoderAt
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.errors import (
     CheckpointError,
     HubError,
     MdlbenchError,
+    MdlbenchWarning,
     OutputError,
     SourceError,
     SpoolError,
     SuiteError,
     UsageError,
 )
+from mdlbench.hub import WHAT_TO_DO, HubUnreachableError
 from mdlbench.quantisers.modes import mode_of
-from mdlbench.records.record import EvalRecord
-from mdlbench.records.store import RecordStore
+from mdlbench.records.record import EvalRecord, Identity
+from mdlbench.records.store import ARCHIVE, Moved, RecordStore
 from mdlbench.scoring.bench import Bench
-from mdlbench.scoring.evaluation import Evaluation, evaluate_coder
+from mdlbench.scoring.evaluation import Evaluation, evaluate_coder, latent_bits
+from mdlbench.scoring.naming import least_depths, names_of, origin_of
 from mdlbench.scoring.targets import Target, target_site
 from mdlbench.sources.open import Opener
 from mdlbench.stages import OnStage, labelled, silent
@@ -33,6 +39,8 @@ from mdlbench.suite.site import Site
 
 FEATURES = "features"
 """Subfolder of the drawings of decoder rows."""
+NAMED = 3
+"""How many of the SAEs that failed for one reason are named."""
 Draw = Callable[
     [
         Path,
@@ -48,11 +56,16 @@ Draw = Callable[
 
 @dataclass(frozen=True)
 class Scored:
-    """A target with its record; `reused` if an earlier run had finished it."""
+    """A target with its record; `reused` if an earlier run had finished it.
+
+    Attributes:
+        again: why it was scored although an earlier run had finished it; empty where none had.
+    """
 
     target: Target
     record: EvalRecord
     reused: bool
+    again: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,29 @@ class Failed:
         text = str(self.error)
         return text if text.startswith(self.target.label) else f"{self.target.label}: {text}"
 
+    @property
+    def reason(self) -> str:
+        """What it has in common with others that failed alike."""
+        if isinstance(self.error, HubUnreachableError):
+            return f"the hub cannot be reached ({self.error.reason}). {WHAT_TO_DO}"
+        return str(self.error)
+
+
+def failure_lines(failures: Sequence[Failed]) -> list[str]:
+    """A line for every reason, with the SAEs that failed for it, in the order of the first."""
+    alike: dict[str, list[Failed]] = {}
+    for failure in failures:
+        alike.setdefault(failure.reason, []).append(failure)
+    return [
+        group[0].message if len(group) == 1 else f"{_counted(group)}: {reason}"
+        for reason, group in alike.items()
+    ]
+
+
+def _counted(group: Sequence[Failed]) -> str:
+    named = ", ".join(failure.target.label for failure in group[:NAMED])
+    return f"{len(group)} SAEs ({named}{', …' if len(group) > NAMED else ''})"
+
 
 @dataclass(frozen=True)
 class _Results:
@@ -75,14 +111,76 @@ class _Results:
 
     store: RecordStore
     draw: Draw | None
+    depths: Mapping[str, int]
+    """How many folders each SAE without a name has in its name at least, by its spec."""
+    given: frozenset[str]
+    """Names that the run gives."""
+
+    def identity(self, bench: Bench, target: Target, coder: CoderIdentity) -> Identity:
+        """Under the target's name; else under one that no other SAE has in this run or folder."""
+        if target.name is not None:
+            return bench.identity(coder, target.name)
+        names = names_of(target.sae, coder.name)
+        found = [bench.identity(coder, name) for name in names]
+        for identity in found:
+            if self.store.path(identity).exists():
+                return identity
+        found = found[min(self.depths.get(target.sae.spec, 0), len(found) - 1) :]
+        origin = origin_of(target.sae)
+        free = (
+            one
+            for one in found
+            if one.coder.name not in self.given and self._others_from(one, bench) <= {origin}
+        )
+        return next(free, found[0])
+
+    def _others_from(self, identity: Identity, bench: Bench) -> set[str | None]:
+        """Where other SAEs of this name, at this site and in this mode, came from."""
+        return {other.provenance.sae for other in self.others(identity, bench)}
+
+    def others(self, identity: Identity, bench: Bench) -> list[EvalRecord]:
+        """Records of other SAEs under the same name, at the same site and in the same mode."""
+        return [
+            record
+            for record in self.store.named(identity.coder.name)
+            if record.id != identity.id
+            and record.site.label == bench.source.site.label
+            and record.identity.quantiser == identity.quantiser
+        ]
+
+    def tell_current(self, bench: Bench, record: EvalRecord) -> None:
+        """Warn where the folder also has what an SAE was before it was trained again in place."""
+        origin, others = record.provenance.sae, self.others(record.identity, bench)
+        earlier = [other.id[:8] for other in others if origin and other.provenance.sae == origin]
+        if earlier:
+            warnings.warn(
+                f"{record.name}: {origin} was scored before with other weights; the current "
+                f"record is {record.id[:8]}, not {', '.join(earlier)}",
+                MdlbenchWarning,
+                stacklevel=2,
+            )
+
+    def picture(self, record: EvalRecord) -> Path:
+        return self.store.root / FEATURES / f"{self.store.path(record.identity).stem}.png"
 
     def draw_features(self, bench: Bench, coder: SparseCoder, evaluation: Evaluation) -> None:
         image_shape, record = bench.source.image_shape, evaluation.record
         if self.draw is None or image_shape is None or not coder.spec.d_latents:
             return
-        path = self.store.root / FEATURES / f"{self.store.path(record.identity).stem}.png"
         rows = checked.decoder_rows(coder)
-        self.draw(path, record.label, rows, image_shape, evaluation.latent_bits)
+        self.draw(self.picture(record), record.label, rows, image_shape, evaluation.latent_bits)
+
+    def keep(self, bench: Bench, coder: SparseCoder, evaluation: Evaluation) -> None:
+        """Keep all that a finished run consists of, its record last: then it is finished."""
+        self.draw_features(bench, coder, evaluation)
+        self.store.save(evaluation.record)
+
+    def complete(self, bench: Bench, found: CoderAt, record: EvalRecord) -> None:
+        """Make again what is missing beside a finished record; nothing is scored for it."""
+        drawn = self.draw is not None and bench.source.image_shape is not None
+        if drawn and record.latents is not None and not self.picture(record).is_file():
+            bits = latent_bits(bench, found.coder, record.latents.step)
+            self.draw_features(bench, found.coder, Evaluation(record, bits))
 
 
 def run(
@@ -106,7 +204,9 @@ def run(
         OutputError: results cannot be written; those finished before are kept.
     """
     mode_of(quantiser or opener.suite.quantiser)
-    results = _Results(RecordStore(folder), draw)
+    unnamed = [target.sae for target in wanted if target.name is None]
+    given = frozenset(target.name for target in wanted if target.name is not None)
+    results = _Results(RecordStore(folder), draw, least_depths(unnamed), given)
     results.store.prepare()
     opener.settle()
     by_site: dict[str, tuple[Site, list[Target]]] = {}
@@ -167,19 +267,42 @@ def _opened(opener: Opener, site: Site, results: _Results, quantiser: str | None
         raise SourceError(str(error)) from error
     measurement, source = bench.measurement(), bench.source
     if not results.store.has_site(measurement, source.site.label, source.data_sha256):
-        results.store.add_site(measurement, bench.suite.headline, bench.references())
+        moved = results.store.add_site(measurement, bench.suite.headline, bench.references())
+        _say_moved(opener, results.store.root, moved)
     return bench
+
+
+def _say_moved(opener: Opener, folder: Path, moved: Moved) -> None:
+    """Tell of results that are no longer on the board, or are there again."""
+    if moved.away:
+        opener.on_notice(
+            f"{moved.away} results of another version of suite {opener.suite.name!r} (or of "
+            f"mdlbench's protocol) are no longer ranked: moved to {folder / ARCHIVE}/"
+        )
+    if moved.back:
+        opener.on_notice(
+            f"{moved.back} results of this version of suite {opener.suite.name!r} are ranked "
+            f"again: moved back from {folder / ARCHIVE}/"
+        )
 
 
 def _score(bench: Bench, target: Target, results: _Results, on_stage: OnStage) -> Scored:
     on_stage("load")
     found = target.sae.at(bench.source, str(bench.source.device))
-    identity = bench.identity(found.identity, target.name)
+    identity = results.identity(bench, target, found.identity)
     finished = results.store.find(identity)
-    if finished is not None:
+    unseen = identity.coder.unseen
+    if finished is not None and not unseen:
+        results.complete(bench, found, finished)
+        results.tell_current(bench, finished)
         return Scored(target, finished, reused=True)
     coder = found.coder
-    evaluation = evaluate_coder(bench, coder, identity, on_stage)
-    results.store.save(evaluation.record)
-    results.draw_features(bench, coder, evaluation)
-    return Scored(target, evaluation.record, reused=False)
+    measured = evaluate_coder(bench, coder, identity, on_stage)
+    origin = None if target.is_listed else origin_of(target.sae)
+    provenance = measured.record.provenance.model_copy(update={"sae": origin})
+    record = measured.record.model_copy(update={"provenance": provenance})
+    evaluation = measured._replace(record=record)
+    results.keep(bench, coder, evaluation)
+    results.tell_current(bench, record)
+    again = f"not all of it can be seen: {unseen}" if finished is not None else ""
+    return Scored(target, evaluation.record, reused=False, again=again)

@@ -12,18 +12,24 @@ from typing import cast
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import nn
 
+from mdlbench import npy
 from mdlbench.errors import SuiteError, UsageError
+from mdlbench.files import read_regular
 from mdlbench.sources.kinds.images import PIXELS, ImagesConfig
 from mdlbench.sources.protocol import Block, SourceOpener, SpliceLoss, Split
+from mdlbench.suite.artefact import artefact
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Suite
 
 BLOCK_IMAGES = 4096
 N_CLASSES = 10
+PACKED_BYTES, ARRAY_BYTES = 2**30, 2**31
+"""The most bytes of a file of a suite, and of what a compressed one unpacks to."""
+UNPACKING_BYTES = 2**28
+"""Memory that decompressing may take beside its result; xz itself takes a quarter at most."""
 
 
 class Classifier(nn.Module):
@@ -39,13 +45,11 @@ class Classifier(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> Classifier:
-        try:
-            weights = load_file(path)
+        with artefact(path, "a classifier checkpoint"):
+            weights = load(read_regular(path, PACKED_BYTES))
             hidden, d_in = weights["hidden.weight"].shape
             model = cls(d_in, hidden)
             model.load_state_dict(weights)
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise SuiteError(f"{path}: not a classifier checkpoint: {error}") from error
         for name, tensor in model.state_dict().items():
             if not tensor.isfinite().all():
                 raise SuiteError(f"{path}: {name} holds NaN or infinite weights")
@@ -85,9 +89,9 @@ class Images:
             "test": len(self._images["test"]),
         }
         self.n_tokens = dict(self.n_documents)
-        self.data_sha256 = _digest(files)
         self.device = torch.device(device)
         classifier = Classifier.load(files[2])
+        self.data_sha256 = _digest(files)
         if classifier.hidden.in_features != self.d_in:
             raise SuiteError(
                 f"{files[2]}: reads {classifier.hidden.in_features} pixels, but {files[0]} holds "
@@ -161,30 +165,52 @@ def load_images(
     images: Path, labels: Path
 ) -> tuple[UInt8[np.ndarray, "image row column"], UInt8[np.ndarray, " image"]]:
     """Two xz-compressed `.npy` files; raises `SuiteError` naming the one that cannot be read."""
-    arrays = [_load_npy_xz(path) for path in (images, labels)]
-    if arrays[0].ndim != 3 or arrays[1].shape != arrays[0].shape[:1]:
+    pixels, classes = (
+        _load_npy_xz(images, ("image", "row", "column")),
+        _load_npy_xz(labels, ("image",)),
+    )
+    if len(pixels) != len(classes):
         raise SuiteError(
-            f"{images}: expected images [image, row, column] and as many labels, "
-            f"found {arrays[0].shape} and {arrays[1].shape}"
+            f"{images}: expected as many labels as images, found {len(pixels)} images and "
+            f"{len(classes)} labels"
         )
-    if (highest := int(arrays[1].max(initial=0))) >= N_CLASSES:
+    if (highest := int(classes.max(initial=0))) >= N_CLASSES:
         raise SuiteError(f"{labels}: label {highest}, expected 0 to {N_CLASSES - 1}")
-    return arrays[0], arrays[1]
+    return pixels, classes
 
 
-def _load_npy_xz(path: Path) -> UInt8[np.ndarray, ...]:
-    try:
-        with lzma.open(path) as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
-        raise SuiteError(f"{path}: not an xz-compressed .npy file: {error}") from error
-    if array.dtype != np.uint8:
-        raise SuiteError(f"{path}: expected uint8, found {array.dtype}")
-    return array
+def _load_npy_xz(path: Path, axes: tuple[str, ...]) -> UInt8[np.ndarray, ...]:
+    with artefact(path, "an xz-compressed .npy file"):
+        packed = read_regular(path, PACKED_BYTES)
+        unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=UNPACKING_BYTES)
+        beginning = unpacker.decompress(packed, npy.LONGEST_HEADER)
+        header = npy.read_header(beginning)
+        _check_promise(header, axes, path)
+        # one byte more than promised shows that there is more, without unpacking all of it
+        missing = max(header.ends - len(beginning) + 1, 0)
+        content = bytearray(beginning)
+        content += b"" if unpacker.eof else unpacker.decompress(b"", missing)
+    if len(content) != header.ends or not unpacker.eof:
+        raise SuiteError(f"{path}: does not unpack to the {header.ends:,} bytes that it promises")
+    array = np.frombuffer(content, np.uint8, offset=header.begins)
+    return array.reshape(header.shape, order=header.order)
+
+
+def _check_promise(header: npy.Header, axes: tuple[str, ...], path: Path) -> None:
+    """Refuse what no images or labels are, before it is unpacked."""
+    if header.dtype != np.uint8:
+        raise SuiteError(f"{path}: expected uint8, found {header.dtype}")
+    if len(header.shape) != len(axes):
+        raise SuiteError(f"{path}: expected [{', '.join(axes)}], found shape {header.shape}")
+    if header.ends > ARRAY_BYTES:
+        raise SuiteError(
+            f"{path}: shape {header.shape} takes {header.ends:,} bytes, more than {ARRAY_BYTES:,}"
+        )
 
 
 def _digest(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        with artefact(file, "a file that can be read"):
+            digest.update(hashlib.sha256(read_regular(file, PACKED_BYTES)).digest())
     return digest.hexdigest()

@@ -8,7 +8,7 @@ from typing import Any
 from mdlbench.items import Item
 from mdlbench.plugins import Plugin
 from mdlbench.sources.protocol import ActivationSource, Setting, SourceOpener
-from mdlbench.stages import OnStage, silent
+from mdlbench.stages import OnNotice, OnStage, silent
 from mdlbench.suite.kinds import subclass_of
 from mdlbench.suite.site import SILENT, UNSAID, Origin, Place, Site
 from mdlbench.suite.source import SourceConfig
@@ -28,9 +28,16 @@ class Opener:
         MdlbenchError: what opens sources of that kind cannot be imported.
     """
 
-    def __init__(self, suite: Suite, setting: Setting = USUAL, on_stage: OnStage = silent) -> None:
-        self.suite, self.setting = suite, setting
+    def __init__(
+        self,
+        suite: Suite,
+        setting: Setting = USUAL,
+        on_stage: OnStage = silent,
+        on_notice: OnNotice = silent,
+    ) -> None:
+        self.suite, self.setting, self.on_notice = suite, setting, on_notice
         self._source = _opener_class(suite.source)(suite.source, suite, setting, on_stage)
+        self._source.on_notice = on_notice
 
     def open(self, site: Site) -> ActivationSource:
         """The activations at a site; raises as the `SourceOpener` does."""

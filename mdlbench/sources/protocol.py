@@ -11,20 +11,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 
-from mdlbench.errors import UsageError
+from mdlbench.errors import UsageError, did_you_mean, first_line
 from mdlbench.items import Item
-from mdlbench.stages import OnStage, silent
+from mdlbench.stages import OnNotice, OnStage, silent
 from mdlbench.suite.site import Origin, Place, Site
 from mdlbench.suite.source import SourceConfig
 from mdlbench.suite.suite import Suite
 
 Split = Literal["calibration", "test"]
+Dtype = Literal["float32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,31 @@ class Setting:
     device: str = "cpu"
     limit: int | None = None
     text: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     calibration_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit must be at least 1, not {self.limit}")
+        available_device(self.device)
+
+
+def known_dtype(name: str) -> Dtype:
+    """A dtype that language models compute in; raises `UsageError` for another."""
+    for dtype in DTYPES:
+        if name == dtype:
+            return dtype
+    raise UsageError(f"unknown dtype {name!r}. {did_you_mean(name, DTYPES)}")
+
+
+def available_device(name: str) -> str:
+    """The device, if torch can compute on it; raises `UsageError` otherwise."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = first_line(error).partition(". ")[0].rstrip(".")
+        raise UsageError(f"--device {name}: not available: {reason}") from error
+    return name
 
 
 class ActivationSource(Protocol):
@@ -147,7 +168,12 @@ class SourceOpener(ABC, Generic[Config]):
         suite: it, for its seed and its folder.
         setting: how it is run.
         on_stage: told what is done, where it takes long.
+
+    Attributes:
+        on_notice: told what a reader of the results must know.
     """
+
+    on_notice: OnNotice = staticmethod(silent)
 
     def __init__(
         self, config: Config, suite: Suite, setting: Setting, on_stage: OnStage = silent
@@ -175,9 +201,17 @@ class SourceOpener(ABC, Generic[Config]):
 
         Raises:
             CheckpointError: the SAE is for another site than the suite's.
-            UsageError: something that decides the site is said nowhere.
+            UsageError: something that decides the site is said nowhere, or otherwise than the
+                suite has it.
         """
-        return Site(**self.config.fixed_site)
+        site = Site(**self.config.fixed_site)
+        for key, value in place.model_dump(exclude_none=True).items():
+            if getattr(site, key) != value:
+                raise UsageError(
+                    f"{name}: {key} is {value!r} here, but suite {self.suite.name!r} measures at "
+                    f"{site.label} only"
+                )
+        return site
 
     def needs(self) -> Iterable[Item]:
         """What must be fetched before the suite can run without a network; by default nothing."""

@@ -33,5 +33,19 @@ Probability = Annotated[float, Field(gt=0, lt=1)]
 Key = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
 
 
+AT = "at"
+"""In the context of a problem: where it stands, below what was validated."""
+
+
+def repeated(what: str, *place: str | int) -> PydanticCustomError:
+    """The problem that something is there twice.
+
+    Args:
+        what: it, in words.
+        place: keys and positions from what is validated to its second occurrence.
+    """
+    return PydanticCustomError("repeated", "{message}", {"message": f"repeated {what}", AT: place})
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

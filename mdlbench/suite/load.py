@@ -7,15 +7,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from mdlbench.errors import SuiteError, UsageError, did_you_mean
 from mdlbench.files import PACKAGE
+from mdlbench.suite.base import AT
 from mdlbench.suite.kinds import config_class
 from mdlbench.suite.suite import Suite
+from mdlbench.suite.yaml_file import Document, read_yaml
 
 SUITE_FILE = "suite.yaml"
+LONGEST = 500
+"""The most characters of what is said about one key."""
 
 
 def suites_folder() -> Path:
@@ -39,51 +42,53 @@ def load_suite(name: str | Path) -> Suite:
 
     Raises:
         UsageError: no such suite; the message names the nearest one.
-        SuiteError: the file is not YAML data or does not fit the schema.
+        SuiteError: the file cannot be read as data (`read_yaml`) or does not fit the schema.
     """
     path = _suite_file(name)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{path}: cannot be read: {error}") from error
-    except yaml.constructor.ConstructorError as error:
-        raise SuiteError(
-            f"{path}: a suite is data only, and this file asks for code: {error.problem}"
-        ) from error
-    except yaml.YAMLError as error:
-        raise SuiteError(f"{path}: not valid YAML: {error}") from error
+    document = read_yaml(path)
+    content = document.content
     if not isinstance(content, dict):
         raise SuiteError(f"{path}: a suite is a mapping of keys, not a {type(content).__name__}")
     try:
         suite = Suite.model_validate(content)
     except ValidationError as error:
-        raise SuiteError(f"{path}: {_first_problems(error, content)}") from error
+        raise SuiteError(f"{path}{_first_problems(error, document)}") from error
     suite._folder = path.parent
     return suite
 
 
 def _suite_file(name: str | Path) -> Path:
     path = Path(name)
-    if path.is_dir() and (path / SUITE_FILE).is_file():
-        return path / SUITE_FILE
-    if path.is_file():
-        return path
-    shipped = suites_folder() / str(name) / SUITE_FILE
-    if str(name) in suite_names():
+    shipped = suites_folder() / str(name) / SUITE_FILE if str(name) in suite_names() else None
+    try:
+        file = path / SUITE_FILE if path.is_dir() else path
+        if shipped is not None and file.is_file() and not file.samefile(shipped):
+            raise UsageError(
+                f"{str(name)!r} is a shipped suite and a path here: write {shipped.parent} for the "
+                f"one, ./{name} for the other"
+            )
+        if file.is_file():
+            return file
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    if shipped is not None:
         return shipped
     raise UsageError(f"unknown suite {str(name)!r}. {did_you_mean(str(name), suite_names())}")
 
 
-def _first_problems(error: ValidationError, content: dict[str, Any], limit: int = 3) -> str:
-    problems = []
+def _first_problems(error: ValidationError, document: Document, limit: int = 3) -> str:
+    """What does not fit the schema, with the line of the first and the places of all."""
+    problems, lines = [], []
     for item in error.errors()[:limit]:
-        where = ".".join(map(str, item["loc"])) or "suite"
+        place = (*item["loc"], *item.get("ctx", {}).get(AT, ()))
         message = item["msg"]
         if item["type"] == "extra_forbidden":
-            known = _known_keys(item["loc"][:-1], content)
-            message = "unknown key. " + (did_you_mean(str(item["loc"][-1]), known) if known else "")
-        problems.append(f"{where}: {message.strip()}")
-    return "; ".join(problems)
+            known = _known_keys(place[:-1], document.content)
+            message = "unknown key. " + (did_you_mean(str(place[-1]), known) if known else "")
+        where = ".".join(map(str, place)) or "suite"
+        problems.append(f"{where[:LONGEST]}: {message.strip()[:LONGEST]}")
+        lines.append(document.line_of(place))
+    return f", line {lines[0]}: {'; '.join(problems)}"
 
 
 def _known_keys(where: tuple[int | str, ...], content: dict[str, Any]) -> Iterable[str]:

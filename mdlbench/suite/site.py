@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from mdlbench.errors import UsageError, first_problem
 from mdlbench.suite.base import Strict
 
 Scalar = bool | int | float | str
@@ -28,6 +29,26 @@ class Place(Strict):
 
 UNSAID = Place()
 """Nothing said about where an SAE is scored."""
+
+
+def place_said(
+    hook: str | None, hook_out: str | None, context: int | None, prepend_bos: bool | None
+) -> Place:
+    """A place in a user's words; raises `UsageError` for what no place can be."""
+    try:
+        return Place(hook=hook, hook_out=hook_out, context=context, prepend_bos=prepend_bos)
+    except ValidationError as error:
+        raise UsageError(first_problem(error)) from error
+
+
+def merged(place: Place, said: Place) -> Place:
+    """What either says; raises `UsageError` where both say something else."""
+    changes = said.model_dump(exclude_none=True)
+    for key, value in changes.items():
+        known = getattr(place, key)
+        if known is not None and known != value:
+            raise UsageError(f"{key} is {value!r} here, but the suite's entry says {known!r}")
+    return place.model_copy(update=changes)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
-from mdlbench.errors import SuiteError, UsageError, did_you_mean
-from mdlbench.suite.base import Key, MetricName, Positive, Strict
+from mdlbench.errors import SuiteError, UsageError, did_you_mean, first_line
+from mdlbench.suite.base import AT, Key, MetricName, Positive, Strict, repeated
 from mdlbench.suite.of_kind import OfKind
 from mdlbench.suite.site import Place
 from mdlbench.suite.source import SourceConfig
@@ -93,7 +94,7 @@ class Suite(Strict):
     steps: Steps
     tolerances: Annotated[list[Tolerance], Field(min_length=1)]
     headline: Headline
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     replicates: Annotated[int, Field(ge=100, le=10_000)] = 500
     agreement: Agreement = Agreement()
     saes: list[SuiteEntry] = Field(default=[])
@@ -112,11 +113,24 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
-        if repeated := {key for key in self.keys if self.keys.count(key) > 1}:
-            raise ValueError(f"saes: repeated key {sorted(repeated)[0]!r}")
+        for i, key in enumerate(self.keys):
+            if key in self.keys[:i]:
+                raise repeated(f"key {key!r}", "saes", i, "key")
+        self._refuse_repeated_limits()
         if (self.headline.metric, self.headline.epsilon) not in list(self.limits()):
-            raise ValueError("headline: not among the tolerances")
+            problem = {"message": "not among the tolerances", AT: ("headline",)}
+            raise PydanticCustomError("headline", "{message}", problem)
         return self
+
+    def _refuse_repeated_limits(self) -> None:
+        seen = set()
+        for i, tolerance in enumerate(self.tolerances):
+            for j, epsilon in enumerate(tolerance.epsilons):
+                limit = (tolerance.metric, epsilon)
+                if limit in seen:
+                    what = f"tolerance {tolerance.metric} {epsilon:g}"
+                    raise repeated(what, "tolerances", i, "epsilons", j)
+                seen.add(limit)
 
     def limits(self) -> Iterator[tuple[MetricName, float]]:
         """Every (metric, epsilon) of the suite, in order."""
@@ -154,9 +168,15 @@ class Suite(Strict):
 
     def path(self, relative: str) -> Path:
         """A file of the suite; raises `SuiteError` if it is missing or lies outside its folder."""
-        path = (self.folder / relative).resolve()
+        try:
+            path = (self.folder / relative).resolve()
+            exists = path.exists()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise SuiteError(
+                f"suite {self.name!r}: {relative!r:.80}: {first_line(error)}"
+            ) from error
         if not path.is_relative_to(self.folder.resolve()):
             raise SuiteError(f"suite {self.name!r}: {relative!r} lies outside {self.folder}")
-        if not path.exists():
+        if not exists:
             raise SuiteError(f"suite {self.name!r}: {path} does not exist")
         return path

@@ -21,12 +21,12 @@ from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 
+from mdlbench.adapters.formats.saelens.told import TRAINING_FILE
 from mdlbench.errors import CheckpointError, OutputError, UsageError
 from mdlbench.files import UNFINISHED, write_atomically
 from mdlbench.training.config import Keep, TrainingConfig
 from mdlbench.training.inference import Inference, Weights
 
-TRAINING_FILE = "training.json"
 LOG_FILE = "log.csv"
 KEPT_FILE = "kept.safetensors"
 PACKAGES = ("mdlbench", "sae-lens", "torch")

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mdlbench.errors import SuiteError, UsageError, did_you_mean
 from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.suite.suite import Suite
+from mdlbench.suite.yaml_file import parse_yaml, read_yaml
 from mdlbench.training.config import TrainingConfig
 from mdlbench.training.trainer import train
 
@@ -31,11 +30,11 @@ def load_recipe(path: Path) -> dict[str, TrainingConfig]:
         SuiteError: the file cannot be read, or holds something other than training settings.
         UsageError: a setting has an impossible value.
     """
+    content = read_yaml(path).content
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         shared = content["shared"]
         return {key: TrainingConfig(**_merged(shared, own)) for key, own in content["saes"].items()}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SuiteError(f"{path}: not a training recipe: {error}") from error
 
 
@@ -104,10 +103,7 @@ def parse_options(settings: Sequence[str]) -> dict[str, Any]:
     options = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {setting}: not a YAML value: {error}") from error
+        value = parse_yaml(text, f"--set {setting}").content
         if not equals or not name or isinstance(value, dict):
             raise UsageError(f"--set {setting}: write NAME=VALUE, a value or [a, list, of, them]")
         options[name] = value

@@ -20,19 +20,25 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from mdlbench.adapters.checkpoint import (
+    Count,
+    Text,
+    Whole,
     as_float32,
+    blamed_on,
     check_k,
     digest_files,
     load_json,
     load_pickle_free,
     matrix_shape,
     only_tensors,
+    whole_numbers,
 )
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import (
@@ -46,9 +52,9 @@ from mdlbench.adapters.parts import (
     Unnormalised,
     assemble,
 )
-from mdlbench.adapters.places import parts, place
-from mdlbench.adapters.protocol import Origin, Request
-from mdlbench.errors import CheckpointError, did_you_mean, first_problem
+from mdlbench.adapters.places import folder_of, parts, place, place_if_there
+from mdlbench.adapters.protocol import FORMAT, Origin, Request
+from mdlbench.errors import CheckpointError, did_you_mean, first_problem, shown
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "ae.pt"
@@ -99,17 +105,17 @@ class TrainerConfig(BaseModel):
     """What of `config.json` tells of the SAE; widths are also those of its weights."""
 
     dict_class: str
-    activation_dim: Annotated[int, Field(gt=0)] | None = None
-    dict_size: Annotated[int, Field(gt=0)] | None = None
-    k: int | None = None
-    lm_name: str | None = None
-    submodule_name: str | None = None
+    activation_dim: Count | None = None
+    dict_size: Count | None = None
+    k: Whole | None = None
+    lm_name: Text | None = None
+    submodule_name: Text | None = None
 
 
 class BufferConfig(BaseModel):
     """What it tells of the activations: `io` is the side of the submodule they are taken from."""
 
-    ctx_len: int | None = None
+    ctx_len: Whole | None = None
     io: str = "out"
 
 
@@ -139,17 +145,26 @@ class DictionaryLearningAdapter:
 
     recognised_by = (WEIGHTS_FILE,)
 
+    def recognises(self, path: Path) -> int:
+        """A checkpoint of training, some folders below its config."""
+        if path.suffix != ".pt" or not path.is_file():
+            return 0
+        configs = [file for above in path.parents[:2] if (file := above / CONFIG_FILE).is_file()]
+        trainer = load_json(configs[0]).get("trainer") if configs else None
+        return FORMAT * (isinstance(trainer, dict) and "dict_class" in trainer)
+
     def identify(self, request: Request) -> CoderIdentity:
         request.reject_unknown_options()
-        files = place(request, CONFIG_FILE, WEIGHTS_FILE)
+        run, weights = _run(request), _weights_file(request)
         submodule = read_config(request).trainer.submodule_name
-        folder = parts(request)[-1]
+        folder = parts(run)[-1]
+        step = [Path(parts(request)[-1]).stem] if _is_file(request) else []
         return CoderIdentity(
-            name=f"{submodule}/{folder}" if submodule else folder,
+            name="/".join([*([submodule] if submodule else []), folder, *step]),
             adapter="dictionary_learning",
             version=VERSION,
             arguments={},
-            weights_sha256=digest_files(*files),
+            weights_sha256=digest_files(*place(run, CONFIG_FILE), weights),
         )
 
     def origin(self, request: Request) -> Origin:
@@ -157,8 +172,10 @@ class DictionaryLearningAdapter:
 
     def load(self, request: Request) -> LinearCoder:
         identity, config = request.identity or self.identify(request), read_config(request)
-        (file,) = place(request, WEIGHTS_FILE)
-        return build(config, load_pickle_free(file), identity, str(file), request.device)
+        file = _weights_file(request)
+        content = load_pickle_free(file)
+        with blamed_on(file):
+            return build(config, content, identity, str(file), request.device)
 
 
 ADAPTER = DictionaryLearningAdapter
@@ -166,7 +183,7 @@ ADAPTER = DictionaryLearningAdapter
 
 def read_config(request: Request) -> Config:
     """`config.json`; raises `CheckpointError` if it does not name a class that can be computed."""
-    (file,) = place(request, CONFIG_FILE)
+    (file,) = place(_run(request), CONFIG_FILE)
     try:
         config = Config.model_validate(load_json(file))
     except ValidationError as error:
@@ -174,9 +191,28 @@ def read_config(request: Request) -> Config:
     name = config.trainer.dict_class
     if name not in LAYOUTS:
         raise CheckpointError(
-            f"{file}: trainer.dict_class: unknown {name!r}. {did_you_mean(name, LAYOUTS)}"
+            f"{file}: trainer.dict_class: unknown {shown(name)}. {did_you_mean(name, LAYOUTS)}"
         )
     return config
+
+
+def _is_file(request: Request) -> bool:
+    """Whether the weights themselves are named, as one of the `checkpoints` of a training."""
+    return parts(request)[-1].endswith(".pt") and not request.path.is_dir()
+
+
+def _weights_file(request: Request) -> Path:
+    return place(request)[0] if _is_file(request) else place(request, WEIGHTS_FILE)[0]
+
+
+def _run(request: Request) -> Request:
+    """The folder of the config: that of the weights, or the one above it."""
+    if not _is_file(request):
+        return request
+    folder = folder_of(request)
+    above = folder_of(folder)
+    is_above = not place_if_there(folder, CONFIG_FILE) and place_if_there(above, CONFIG_FILE)
+    return above if is_above else folder
 
 
 def build(
@@ -220,14 +256,22 @@ def _unwrapped(
         return content, {}
     step, factor = content.get("step"), content.get("norm_factor", 0.0)
     factor = 1.0 if factor is None else factor
-    if not isinstance(content["ae"], Mapping) or not isinstance(step, int):
+    if not isinstance(content["ae"], Mapping) or not _is_step(step):
         raise CheckpointError(f"{where}: 'ae' and 'step' are not those of a resumable checkpoint")
-    if not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
+    if not _is_number(factor) or not 0 < factor < math.inf:
         raise CheckpointError(
             f"{where}: a checkpoint of step {step} without the norm_factor by which its "
             "activations were divided; use the ae.pt that the finished training wrote"
         )
     return content["ae"], {"training_step": step, "norm_factor": float(factor)}
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_step(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and _is_number(value) and 0 <= value < 2**63
 
 
 def _weights(
@@ -239,7 +283,11 @@ def _weights(
     weights = {
         name: stored[key].T if _transposed(key) else stored[key] for name, key in keys.items()
     }
-    return weights | {name: scale * weights[name] for name in SCALED if name in weights}
+    scaled = {name: scale * weights[name] for name in SCALED if name in weights}
+    for name, tensor in scaled.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{where}: norm_factor {scale:g} takes {name} beyond float32")
+    return weights | scaled
 
 
 def _shapes(
@@ -267,7 +315,7 @@ def _k(config: TrainerConfig, stored: torch.Tensor | None, n: int, where: str) -
         return None
     if stored is not None and stored.numel() != 1:
         raise CheckpointError(f"{where}: k has shape {tuple(stored.shape)}, expected one number")
-    k = config.k if stored is None else int(stored)
+    k = config.k if stored is None else whole_numbers(stored, "k", where)[0]
     if k is None:
         raise CheckpointError(f"{where}: neither it nor its config says k")
     if config.k not in (None, k):
@@ -277,8 +325,11 @@ def _k(config: TrainerConfig, stored: torch.Tensor | None, n: int, where: str) -
 
 
 def _check_groups(sizes: torch.Tensor | None, n: int, where: str) -> None:
-    if sizes is not None and int(sizes.sum()) != n:
-        raise CheckpointError(f"{where}: group_sizes add up to {int(sizes.sum())}, not {n} latents")
+    if sizes is None:
+        return
+    total = sum(whole_numbers(sizes, "group_sizes", where))
+    if total != n:
+        raise CheckpointError(f"{where}: group_sizes add up to {total}, not {n} latents")
 
 
 def _activation(name: str, weights: Mapping[str, torch.Tensor], k: int | None) -> Activation:

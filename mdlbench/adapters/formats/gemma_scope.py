@@ -1,8 +1,10 @@
-"""`gemma_scope:FOLDER` — params.npz of Gemma Scope.
+"""`gemma_scope:FOLDER` — params.npz of Gemma Scope, or params.safetensors of Gemma Scope 2.
 
 These are JumpReLU SAEs and transcoders (arXiv:2408.05147):
-z = relu(a)·(a > θ), a = x W_enc + b_enc; x̂ = z W_dec + b_dec. There is no config: the path tells
-the hook point and the L0 that the SAE had in training.
+z = relu(a)·(a > θ), a = x W_enc + b_enc; x̂ = z W_dec + b_dec. There is no config for the first: the
+path tells the hook point and the L0 that the SAE had in training. Those of Gemma Scope 2 have a
+config.json, and some transcoders an affine skip connection, which adds x W_skip to x̂: the latents
+do not carry it, so it is side information.
 """
 
 from __future__ import annotations
@@ -10,24 +12,52 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ValidationError
 
-from mdlbench.adapters.checkpoint import as_float32, digest_files, load_npz, matrix_shape
+from mdlbench.adapters.checkpoint import (
+    as_float32,
+    blamed_on,
+    digest_files,
+    load_json,
+    load_npz,
+    load_safetensors,
+    matrix_shape,
+)
 from mdlbench.adapters.identity import CoderIdentity
-from mdlbench.adapters.parts import Decoder, Encoder, JumpReLU, LinearCoder, Unnormalised, assemble
-from mdlbench.adapters.places import parts, place
+from mdlbench.adapters.parts import (
+    Decoder,
+    Encoder,
+    JumpReLU,
+    LinearCoder,
+    Skip,
+    Unnormalised,
+    assemble,
+)
+from mdlbench.adapters.places import HUB, folder_of, parts, place, place_if_there
 from mdlbench.adapters.protocol import Origin, Request
+from mdlbench.errors import CheckpointError, first_problem
+from mdlbench.sources.language.hooks import hook_name
 
 WEIGHTS_FILE = "params.npz"
+SECOND_FILE, CONFIG_FILE = "params.safetensors", "config.json"
+"""What the second release has instead."""
 VERSION = "1"
 """Version of this reader: it changes when the same files come to mean other numbers."""
 
+ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+"""What an archive holds."""
 CONTEXT = 1024
 """Tokens of a context that all of Gemma Scope was trained on, the first of them BOS."""
 RELEASE = re.compile(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)")
 SAE_ID = re.compile(r"(?:layer_(\d+)|embedding)/width_\w+/average_l0_(\d+)$")
+SECOND = re.compile(r"gemma-scope-2-(\d+[bm])-(pt|it)")
+"""The size of the model and its training, in the names of the second release's repositories."""
+SKIP = "affine_skip_connection"
+LOWER = {"w_enc": "W_enc", "w_dec": "W_dec"}
+"""What the second release calls weights."""
 SITES = {
     "res": "hook_resid_post",
     "mlp": "hook_mlp_out",
@@ -40,10 +70,37 @@ Transcoders can be loaded and checked, but not scored: no model is cut at `ln2.h
 """
 
 
+class SecondConfig(BaseModel):
+    """What `config.json` of Gemma Scope 2 says."""
+
+    architecture: Literal["jump_relu"] = "jump_relu"
+    model_name: str | None = None
+    hf_hook_point_in: str | None = None
+    hf_hook_point_out: str | None = None
+    l0: float | None = None
+
+    def origin(self, path: str) -> Origin:
+        """The model may also stand in the path."""
+        told = SECOND.search(path)
+        model = f"gemma-3-{told[1]}-{told[2]}" if told else (self.model_name or "")
+        model = model.replace("-v3", "-3")
+        model = model.removesuffix("-pt") if "270m" in model else model
+        return Origin(
+            model=model or None,
+            hook=self._hook(self.hf_hook_point_in),
+            hook_out=self._hook(self.hf_hook_point_out),
+            context=CONTEXT,
+            prepend_bos=True,
+        )
+
+    def _hook(self, module: str | None) -> str | None:
+        return hook_name(module, "gemma-3") if module else None
+
+
 class GemmaScopeAdapter:
     """Reads a folder, or the archive `gemma_scope:PATH.npz` itself."""
 
-    recognised_by = (WEIGHTS_FILE,)
+    recognised_by = (WEIGHTS_FILE, SECOND_FILE)
 
     def identify(self, request: Request) -> CoderIdentity:
         request.reject_unknown_options()
@@ -52,13 +109,15 @@ class GemmaScopeAdapter:
             adapter="gemma_scope",
             version=VERSION,
             arguments={},
-            weights_sha256=digest_files(_file(request)),
+            weights_sha256=digest_files(_file(request), *_config_file(request)),
         )
 
     def origin(self, request: Request) -> Origin:
         """Told by the path alone, as in `google/gemma-scope-2b-pt-res/layer_20/width_16k/…`."""
         path = _path(request)
         release, sae_id = RELEASE.search(path), SAE_ID.search(path)
+        if _is_second(request):
+            return _config(request).origin(path)
         if not release:
             return Origin()
         size, training, site = release.groups()
@@ -73,10 +132,10 @@ class GemmaScopeAdapter:
 
     def load(self, request: Request) -> LinearCoder:
         identity, file = request.identity or self.identify(request), _file(request)
-        facts = _facts(_path(request))
-        return build(
-            load_npz(file), identity, self.origin(request), facts, str(file), request.device
-        )
+        facts, origin = _facts(request), self.origin(request)
+        tensors = _load_second(file) if _is_second(request) else load_npz(file, ARRAYS)
+        with blamed_on(file):
+            return build(tensors, identity, origin, facts, str(file), request.device)
 
 
 ADAPTER = GemmaScopeAdapter
@@ -99,6 +158,7 @@ def build(
         "W_dec": (n, d_out),
         "b_dec": (d_out,),
         "threshold": (n,),
+        **({"W_skip": (d_out, d_in)} if "W_skip" in tensors else {}),
     }
     weights = as_float32(tensors, shapes, where, "W_enc")
     weights = {name: tensor.to(device) for name, tensor in weights.items()}
@@ -111,22 +171,63 @@ def build(
             JumpReLU(weights["threshold"]),
         ),
         Decoder(weights["W_dec"], weights["b_dec"]),
-        Unnormalised(),
-        architecture="jumprelu_transcoder" if origin.hook_out else "jumprelu",
+        Skip(weights["W_skip"]) if "W_skip" in weights else Unnormalised(),
+        architecture=_architecture(origin, "W_skip" in weights),
         origin=origin,
         trained_l0=facts.get("average_l0") or None,
         details=facts,
     )
 
 
+def _architecture(origin: Origin, has_skip: bool) -> str:
+    if has_skip:
+        return "jumprelu_skip_transcoder"
+    return "jumprelu_transcoder" if origin.hook_out else "jumprelu"
+
+
+def _load_second(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors by the names of the first release; the skip is kept as [d_in, d_out]."""
+    tensors = {LOWER.get(name, name): t for name, t in load_safetensors(file).items()}
+    skip = tensors.pop(SKIP, None)
+    return tensors if skip is None else {**tensors, "W_skip": skip.T}
+
+
 def _file(request: Request) -> Path:
-    names = () if request.argument.endswith(".npz") else (WEIGHTS_FILE,)
-    return place(request, *names)[0]
+    if request.argument.endswith((".npz", ".safetensors")):
+        return place(request)[0]
+    return place(request, SECOND_FILE if _is_second(request) else WEIGHTS_FILE)[0]
+
+
+def _is_second(request: Request) -> bool:
+    """Whether it is of Gemma Scope 2, by the file that is named or there."""
+    if request.argument.endswith((".npz", ".safetensors")):
+        return request.argument.endswith(".safetensors")
+    if request.argument.startswith(HUB):
+        return SECOND.search(request.argument) is not None
+    return (request.path / SECOND_FILE).is_file() and not (request.path / WEIGHTS_FILE).is_file()
+
+
+def _config_file(request: Request) -> list[Path]:
+    """`config.json` beside the weights; some repositories have none."""
+    if not _is_second(request):
+        return []
+    named = request.argument.endswith(".safetensors")
+    found = place_if_there(folder_of(request) if named else request, CONFIG_FILE)
+    return [found] if found else []
+
+
+def _config(request: Request) -> SecondConfig:
+    for file in _config_file(request):
+        try:
+            return SecondConfig.model_validate(load_json(file))
+        except ValidationError as error:
+            raise CheckpointError(f"{file}: {first_problem(error)}") from error
+    return SecondConfig()
 
 
 def _path(request: Request) -> str:
     """The path of the folder, `/` between its parts."""
-    return "/".join(parts(request)).removesuffix(f"/{WEIGHTS_FILE}")
+    return "/".join(parts(request)).removesuffix(f"/{WEIGHTS_FILE}").removesuffix(f"/{SECOND_FILE}")
 
 
 def _name(request: Request) -> str:
@@ -137,6 +238,9 @@ def _name(request: Request) -> str:
     return f"{release[0]}/{own}" if release else own
 
 
-def _facts(path: str) -> dict[str, Any]:
-    sae_id = SAE_ID.search(path)
+def _facts(request: Request) -> dict[str, Any]:
+    if _is_second(request):
+        l0 = _config(request).l0
+        return {} if l0 is None else {"average_l0": l0}
+    sae_id = SAE_ID.search(_path(request))
     return {"average_l0": int(sae_id[2])} if sae_id else {}

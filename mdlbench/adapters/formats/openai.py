@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float32
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from mdlbench.adapters.checkpoint import (
+    Count,
     as_float32,
+    blamed_on,
     check_k,
     digest_files,
     load_pickle_free,
@@ -38,8 +40,8 @@ from mdlbench.adapters.parts import (
     assemble,
 )
 from mdlbench.adapters.places import parts, place
-from mdlbench.adapters.protocol import Origin, Request
-from mdlbench.errors import CheckpointError, did_you_mean, first_problem
+from mdlbench.adapters.protocol import FORMAT, Origin, Request
+from mdlbench.errors import CheckpointError, did_you_mean, first_problem, shown
 
 VERSION = "1"
 """Version of this reader: it changes when the same files come to mean other numbers."""
@@ -75,12 +77,17 @@ RELEASE = re.compile(rf"/({'|'.join(LOCATIONS)})(_v\d\w*)?(?:/autoencoders)?/(\d
 class TopKState(BaseModel):
     """`activation_state_dict` of a TopK autoencoder."""
 
-    k: Annotated[int, Field(gt=0)]
+    k: Count
     postact_fn: Literal["ReLU", "Identity"]
 
 
 class OpenAIAdapter:
     """Reads one file; its path may tell what it was trained on."""
+
+    def recognises(self, path: Path) -> int:
+        if path.suffix != ".pt" or not path.is_file():
+            return 0
+        return FORMAT * ({"pre_bias", "latent_bias"} <= set(load_pickle_free(path)))
 
     def identify(self, request: Request) -> CoderIdentity:
         request.reject_unknown_options()
@@ -111,7 +118,8 @@ class OpenAIAdapter:
         identity = request.identity or self.identify(request)
         (file,) = place(request)
         content = load_pickle_free(file)
-        return build(content, identity, self.origin(request), str(file), request.device)
+        with blamed_on(file):
+            return build(content, identity, self.origin(request), str(file), request.device)
 
 
 ADAPTER = OpenAIAdapter
@@ -159,9 +167,11 @@ def build(
 
 def _topk_state(name: object, content: Mapping[str, Any], n: int, where: str) -> TopKState | None:
     """What a TopK autoencoder says of its activation; None for the others, which have no k."""
-    if not isinstance(name, str) or name not in ACTIVATIONS:
+    if not isinstance(name, str):
+        raise CheckpointError(f"{where}: activation is a {type(name).__name__}, expected its name")
+    if name not in ACTIVATIONS:
         raise CheckpointError(
-            f"{where}: unknown activation {name!r}. {did_you_mean(str(name), ACTIVATIONS)}"
+            f"{where}: unknown activation {shown(name)}. {did_you_mean(name, ACTIVATIONS)}"
         )
     state = content.get("activation_state_dict")
     if name != "TopK":

@@ -19,7 +19,11 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 
 from mdlbench.adapters.checkpoint import (
+    Count,
+    Text,
+    Whole,
     as_float32,
+    blamed_on,
     check_k,
     digest_files,
     load_json,
@@ -38,10 +42,11 @@ from mdlbench.adapters.parts import (
     Unnormalised,
     assemble,
 )
-from mdlbench.adapters.places import HUB, hub_parts, hub_place, parts, place
+from mdlbench.adapters.places import HUB, hub_path, hub_place, parts, place
 from mdlbench.adapters.protocol import HubPlace, Origin, Request
-from mdlbench.errors import CheckpointError, did_you_mean, first_problem
+from mdlbench.errors import CheckpointError, did_you_mean, first_problem, shown
 from mdlbench.hub import NoSuchFileError
+from mdlbench.sources.language.hooks import module_hook
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae.safetensors"
@@ -57,19 +62,15 @@ UNSUPPORTED = {
 """Options of `cfg.json` that change what an SAE reads."""
 SEED = re.compile(r"seed\d+")
 """Folder within a hook point's, where several seeds were trained."""
-MODULE = re.compile(r"(?:layers|h)\.(\d+)(?:\.(mlp|attn|attention|self_attn))?")
-"""A layer of a Hugging Face model, or one of its two parts."""
-NORMED_AFTER = re.compile(r"gemma-?[23]|olmo-?[23]", re.IGNORECASE)
-"""Models that normalise what a part of a layer puts out before TransformerLens' hook point."""
 
 
 class SparsifyConfig(BaseModel):
     """What of `cfg.json` decides the computation."""
 
-    d_in: Annotated[int, Field(gt=0)]
-    k: Annotated[int, Field(gt=0)]
-    num_latents: Annotated[int, Field(ge=0)] = 0
-    expansion_factor: Annotated[int, Field(gt=0)] = 32
+    d_in: Count
+    k: Count
+    num_latents: Annotated[Whole, Field(ge=0)] = 0
+    expansion_factor: Count = 32
     activation: str = "topk"
     signed: bool = False
     transcode: bool = False
@@ -95,8 +96,8 @@ class SparsifyConfig(BaseModel):
 class RunConfig(BaseModel):
     """What the `config.json` of a training run tells of the activations."""
 
-    model: str | None = None
-    ctx_len: int | None = None
+    model: Text | None = None
+    ctx_len: Whole | None = None
 
 
 class SparsifyAdapter:
@@ -106,6 +107,7 @@ class SparsifyAdapter:
 
     def identify(self, request: Request) -> CoderIdentity:
         request.reject_unknown_options()
+        read_config(request)
         return CoderIdentity(
             name="/".join(_hook_point(request)),
             adapter="sparsify",
@@ -132,14 +134,15 @@ class SparsifyAdapter:
         identity, config = request.identity or self.identify(request), read_config(request)
         (file,) = place(request, WEIGHTS_FILE)
         tensors = load_safetensors(file)
-        return build(config, tensors, identity, self.origin(request), str(file), request.device)
+        with blamed_on(file):
+            return build(config, tensors, identity, self.origin(request), str(file), request.device)
 
     def hub_place(self, request: Request) -> HubPlace | None:
         """The folder, and every place above it where the run's config may be."""
         found = hub_place(request)
         if found is None:
             return None
-        inside = hub_parts(request.argument)[2:]
+        inside = hub_path(request.argument).inside
         above = ["/".join([*inside[:depth], RUN_FILE]) for depth in range(len(inside))]
         return replace(found, beginnings=(*found.beginnings, *above))
 
@@ -165,7 +168,7 @@ def read_config(request: Request) -> SparsifyConfig:
 def _check(config: SparsifyConfig, where: str) -> None:
     if config.activation not in ACTIVATIONS:
         raise CheckpointError(
-            f"{where}: activation: unknown {config.activation!r}. "
+            f"{where}: activation: unknown {shown(config.activation)}. "
             f"{did_you_mean(config.activation, ACTIVATIONS)}"
         )
     check_k(config.k, config.d_latents, where)
@@ -238,11 +241,11 @@ def _run_file(request: Request) -> Path | None:
     if not request.argument.startswith(HUB):
         file = request.path.resolve().parents[depth - 1] / RUN_FILE
         return file if file.is_file() else None
-    above = hub_parts(request.argument)[:-depth]
-    if len(above) < 2:
+    where = hub_path(request.argument)
+    if len(where.inside) < depth:
         return None
     try:
-        return place(replace(request, argument=HUB + "/".join(above)), RUN_FILE)[0]
+        return replace(where, inside=where.inside[:-depth]).file(RUN_FILE)
     except NoSuchFileError:
         return None
 
@@ -255,12 +258,5 @@ def _hook_point(request: Request) -> list[str]:
 
 def _hook(request: Request, model: str) -> str | None:
     """The TransformerLens name of what the module puts out, where that is certain."""
-    module = MODULE.fullmatch(_hook_point(request)[0])
-    if not module:
-        return None
-    layer, part = module.groups()
-    if part is None:
-        return f"blocks.{layer}.hook_resid_post"
-    if NORMED_AFTER.search("/".join([model, *parts(request)])):
-        return None
-    return f"blocks.{layer}.{'hook_mlp_out' if part == 'mlp' else 'hook_attn_out'}"
+    found = module_hook(_hook_point(request)[0], "/".join([model, *parts(request)]))
+    return found.name if found else None

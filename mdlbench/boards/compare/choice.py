@@ -10,12 +10,15 @@ from pathlib import Path
 
 from mdlbench.boards.compare.contender import Contender
 from mdlbench.boards.leaderboard import unique_labels
-from mdlbench.errors import UsageError, nearest
+from mdlbench.errors import RecordError, UsageError, nearest
 from mdlbench.quantisers.modes import mode_of
-from mdlbench.records.record import EvalRecord
+from mdlbench.records.record import EvalRecord, with_quantiser
 from mdlbench.records.store import (
+    EDITED,
+    RECORDS,
     REFERENCES,
-    read_record,
+    file_name,
+    read_intact_record,
     read_records,
     read_references,
     record_paths,
@@ -49,11 +52,13 @@ class Shelf:
         """By "all ARCHITECTURE", with the quantiser where it is not the suite's own.
 
         Where the folder has several sites, a family belongs to one: "all ARCHITECTURE at SITE".
-        Trained SAEs come first, then what is fitted.
+        Trained SAEs come first, then what is fitted. Edited records belong to none.
         """
         several = len({record.site.label for record in self.records}) > 1
         found: dict[str, list[EvalRecord]] = {}
         for record in self.records:
+            if record.is_edited:
+                continue
             at_site = f" at {record.site.label}" if several else ""
             name = f"all {record.family}{at_site}"
             found.setdefault(name, []).append(record)
@@ -64,8 +69,12 @@ class Shelf:
         """What a word names: one contender, or every family; raises `UsageError`."""
         if every := EVERY_FAMILY.fullmatch(word):
             return self._every_family(every["quantiser"], word)
+        if word in self.names and word in self.families:
+            raise UsageError(
+                f"{word!r} is an SAE and a family: write {self.names[word].id[:16]} for the SAE"
+            )
         if word in self.names:
-            return [Contender(word, (self.names[word],))]
+            return [self._named(word)]
         if word in self.families:
             return [Contender(word, self.families[word], is_family=True)]
         return [self._by_id(word) or self._by_label(word)]
@@ -89,10 +98,24 @@ class Shelf:
         if len(found) > 1:
             ids = ", ".join(f"{record.id[:16]} ({name})" for name, record in found.items())
             raise UsageError(f"{word}: several records' ids start so: {ids}")
-        return next((Contender(name, (record,)) for name, record in found.items()), None)
+        return next((self._named(name) for name in found), None)
+
+    def _named(self, name: str) -> Contender:
+        """The SAE of this name; raises `RecordError` where its record was edited."""
+        record = self.names[name]
+        if record.is_edited:
+            path = self.folder / RECORDS / file_name(record.identity)
+            raise RecordError(f"{path}: {EDITED}; it is compared with nothing")
+        return Contender(name, (record,))
 
     def _by_label(self, word: str) -> Contender:
-        found = [name for name, record in self.names.items() if record.label == word]
+        found = [
+            name
+            for name, record in self.names.items()
+            if word in (record.label, with_quantiser(record.name, record.identity.quantiser))
+        ]
+        if len(found) == 1:
+            return self._named(found[0])
         if found:
             raise UsageError(f"{word}: several records have this name: {', '.join(found)}")
         raise UsageError(
@@ -130,18 +153,31 @@ def choose(words: Sequence[str], folder: Path | None = None) -> Choice:
 
     Raises:
         UsageError: a word names nothing or several things, or there is no folder.
-        RecordError: a file is not a record.
+        RecordError: a file is not a record, or was edited.
     """
     shelf: Shelf | None = None
     found: list[list[Contender]] = []
     for word in words:
-        if word.endswith(".json"):
-            record = read_record(Path(word))
+        if word.endswith(".json") and not _is_name(word, folder):
+            record = read_intact_record(Path(word))
             found.append([Contender(record.label, (record,))])
             continue
         shelf = shelf or Shelf(results_folder(folder) if folder else only_results_folder())
         found.append(shelf.find(word))
     return Choice(_told_apart(_named_once(found)), None if shelf is None else shelf.folder)
+
+
+def _is_name(word: str, folder: Path | None) -> bool:
+    """Whether a word like a file's name is an SAE's; raises `UsageError` if it is both."""
+    if folder is None or Path(word).name != word:
+        return False
+    found = Shelf(results_folder(folder)).names.get(word)
+    if found is not None and Path(word).exists():
+        raise UsageError(
+            f"{word!r} is an SAE in {folder} and a file here: write {found.id[:16]} for the SAE, "
+            f"./{word} for the file"
+        )
+    return found is not None
 
 
 def _named_once(found: Sequence[Sequence[Contender]]) -> list[Contender]:

@@ -71,7 +71,7 @@ class Contender:
         self, metric: MetricName, epsilon: float
     ) -> list[tuple[EvalRecord, ToleranceResult]]:
         """The feasible results of the members."""
-        results = [(member, member.at(metric, epsilon)) for member in self.members]
+        results = [(member, member.result(metric, epsilon)) for member in self.members]
         return [(member, result) for member, result in results if result.feasible]
 
 

@@ -7,16 +7,18 @@ passes: only `mdlbench verify`, which measures again, finds it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mdlbench.errors import MdlbenchError, RecordError
-from mdlbench.records.checks import facts, identity, points, ranges, seal, tolerances
+from mdlbench.records import seal
+from mdlbench.records.checks import facts, identity, points, ranges, tolerances
 from mdlbench.records.record import EvalRecord, parse_record
+from mdlbench.records.store import LARGEST_RECORD, read_text, twins
 from mdlbench.suite.load import shipped_suite
 from mdlbench.suite.suite import Suite
 
-__all__ = ["named_suite", "problems_of", "problems_of_file", "suite_of"]
+__all__ = ["named_suite", "problems_of", "problems_of_file", "problems_of_files", "suite_of"]
 
 
 def problems_of_file(path: Path, suite: Suite | None = None) -> list[str]:
@@ -26,13 +28,45 @@ def problems_of_file(path: Path, suite: Suite | None = None) -> list[str]:
         path: the record's file.
         suite: the suite that it should belong to; None for the shipped suite that it names.
     """
+    return _checked(path, suite)[1]
+
+
+def problems_of_files(paths: Iterable[Path], suite: Suite | None = None) -> dict[Path, list[str]]:
+    """As `problems_of_file` for each, and what is wrong with those of a folder together."""
+    checked = {path: _checked(path, suite) for path in paths}
+    problems = {path: found for path, (_, found) in checked.items()}
+    folders: dict[Path, dict[Path, EvalRecord]] = {}
+    for path, (record, _) in checked.items():
+        if record is not None:
+            folders.setdefault(path.parent, {})[path] = record
+    for records in folders.values():
+        for path, twin in twins(records).items():
+            problems[path].append(f"holds the same record as {twin}")
+        for path, problem in _mixed(records):
+            problems[path].append(problem)
+    return problems
+
+
+def _mixed(records: dict[Path, EvalRecord]) -> Iterator[tuple[Path, str]]:
+    """Records of several measurements in one folder: which, and what is wrong with each."""
+    measured = {record.measurement for record in records.values()}
+    if len(measured) > 1:
+        for path, record in records.items():
+            one = record.measurement
+            others = sorted(other.describe() for other in measured if other != one)
+            yield path, f"of {one.describe()}, but the folder also has {' and '.join(others)}"
+
+
+def _checked(path: Path, suite: Suite | None) -> tuple[EvalRecord | None, list[str]]:
+    """The record in a file, if there is one, and everything wrong with the file."""
+    record = None
     try:
-        text = seal.read(path)
+        text = read_text(path, LARGEST_RECORD)
+        record = parse_record(text, path)
         seal.check(text)
-        record = parse_record(text, path.name)
-        return list(problems_of(record, suite or named_suite(record)))
+        return record, list(problems_of(record, suite or named_suite(record)))
     except MdlbenchError as error:
-        return [str(error).removeprefix(f"{path.name}: ")]
+        return record, [str(error).removeprefix(f"{path}: ")]
 
 
 def problems_of(record: EvalRecord, suite: Suite) -> Iterator[str]:

@@ -22,6 +22,8 @@ MOST_CODED_EXCESS = 0.005
 """How far a real bitstream may be from `heldout`, relatively (maths §3)."""
 SIGMAS = 6.0
 """How far a mean of draws may be off, in standard errors."""
+CANCELLED = 1e-12
+"""How far a small difference of sums may be off, as a share of the sums."""
 FLUSHED_BITS = 128
 """Bits at the end of a bitstream, allowed beside that."""
 ADAPTIVE_HEADER = 3 * codelength.PARAMETER_BITS + 1
@@ -90,7 +92,7 @@ def _of_rates(record: EvalRecord, point: OperatingPoint) -> Iterator[str]:
     rates = (bits.support, bits.magnitude, bits.heldout, bits.adaptive, bits.enumerative, bits.side)
     if min(rates) < 0:
         yield "a rate is negative"
-    if bits.heldout < bits.plugin * (1 - 1e-9):
+    if bits.heldout < bits.plugin * (1 - 1e-9) - 1e-11:
         yield "bits.heldout is below plugin, the entropy of the same symbols"
     yield from _of_other_codes(record, point)
 
@@ -142,10 +144,13 @@ def _of_resamples(suite: Suite, point: OperatingPoint) -> Iterator[str]:
 
 
 def _of_drawn_intervals(point: OperatingPoint, metrics: list[str]) -> Iterator[str]:
-    if not is_interval_of(point.bits.heldout_ci, point.resampled_bits() - point.bits.side):
+    heldout = point.bits.heldout
+    drawn_bits = point.resampled_bits() - point.bits.side
+    if not is_interval_of(point.bits.heldout_ci, drawn_bits, heldout, heldout):
         yield "bits.heldout_ci is not that of the resamples"
     for metric in metrics:
-        if not is_interval_of(point.interval(metric), point.resampled(metric)):
+        drawn, unit = point.resampled(metric), point.unit(metric)
+        if not is_interval_of(point.interval(metric), drawn, point.loss(metric), unit):
             yield f"{interval_key(metric)} is not that of the resamples"
 
 
@@ -189,8 +194,11 @@ def _of_losses(losses: list[Distortion]) -> Iterator[str]:
     largest = max(losses, key=lambda loss: loss.mse)
     if not all(_is_share(loss, largest) for loss in losses):
         yield "fvu is not mse over one variance at every point"
-    clean = losses[0].ce - losses[0].delta_ce
-    if not all(same(clean, loss.ce - loss.delta_ce) for loss in losses):
+    clean, rounded = losses[0].ce - losses[0].delta_ce, CANCELLED * max(loss.ce for loss in losses)
+    if not all(
+        math.isclose(clean, loss.ce - loss.delta_ce, rel_tol=1e-9, abs_tol=1e-11 + rounded)
+        for loss in losses
+    ):
         yield "ce − delta_ce is not one clean loss at every point"
     if not _have_one_ablated_loss(losses):
         yield "ce_recovered is not 1 − delta_ce / (ablated − clean loss) at every point"
@@ -209,8 +217,10 @@ def _have_one_ablated_loss(losses: list[Distortion]) -> bool:
     delta, lost = max(pairs, key=lambda pair: abs(pair[0]))
     if delta == 0:
         return all(share == 0 for _, share in pairs)
+    rounded = CANCELLED * (1 + abs(lost) + abs(lost / delta) * max(loss.ce for loss in losses))
     return all(
-        math.isclose(share, d / delta * lost, rel_tol=1e-6, abs_tol=1e-12) for d, share in pairs
+        math.isclose(share, d / delta * lost, rel_tol=1e-6, abs_tol=1e-12 + rounded)
+        for d, share in pairs
     )
 
 

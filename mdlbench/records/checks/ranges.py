@@ -8,8 +8,8 @@ from typing import Any
 from mdlbench.records.record import EvalRecord
 from mdlbench.suite.suite import Suite
 
-LARGEST = 1e15
-"""The largest number in a record, tokens and bits included."""
+LARGEST = 1e30
+"""The largest number in a record: tokens to break even are the more, the fewer bits a token has."""
 FINEST, COARSEST = 1e-12, 1e12
 """Range of quantiser steps."""
 

@@ -107,4 +107,5 @@ def _may_fail(point: OperatingPoint, result: ToleranceResult) -> bool:
 def _upper(point: OperatingPoint, result: ToleranceResult) -> tuple[float, float]:
     """Upper confidence limit of a point's loss (maths §6), and how far rounding moves it."""
     drawn = point.resampled(result.metric)
-    return upper_limit(drawn), slack(percentile_interval(drawn))
+    limit = upper_limit(drawn)
+    return limit, slack(limit, point.loss(result.metric), point.unit(result.metric))

@@ -13,6 +13,7 @@ from mdlbench.boards.compare.contender import ComparedCurve
 from mdlbench.boards.compare.contest import AtEpsilon, Contest, Placing
 from mdlbench.boards.compare.curves import CurveComparison, Estimate
 from mdlbench.boards.leaderboard import without_absent
+from mdlbench.report.tables import inert_cell
 from mdlbench.statistics.bootstrap import CONFIDENCE
 
 CSV_COLUMNS = ("anchor", "test", "quantity", "distortion", "value", "low", "high", "note")
@@ -49,12 +50,17 @@ def to_csv(contest: Contest) -> str:
     writer.writeheader()
     for comparison in contest.comparisons:
         for line in _curve_lines(comparison):
-            writer.writerow({"anchor": comparison.anchor, "test": comparison.test, **line})
+            writer.writerow(_inert({"anchor": comparison.anchor, "test": comparison.test, **line}))
     for at in contest.tolerances:
         for placing in at.placings:
             for line in _placing_lines(placing, at.epsilon):
-                writer.writerow({"anchor": contest.anchor.name, "test": placing.name, **line})
+                names = {"anchor": contest.anchor.name, "test": placing.name}
+                writer.writerow(_inert(names | line))
     return buffer.getvalue()
+
+
+def _inert(line: dict[str, Any]) -> dict[str, Any]:
+    return {column: inert_cell(value) for column, value in line.items()}
 
 
 def _contender(curve: ComparedCurve) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from mdlbench.boards.compare.contest import Contest, Placing
 from mdlbench.report.compare.words import answer, curve_notes, curve_rows, title_of
 from mdlbench.report.tables import ABSENT, TITLE_LENGTH, printable
 from mdlbench.statistics.metrics import metric_of
+from mdlbench.terminal import inert, line_of, show, stdout_console
 
 TABLE_COLUMNS = 4
 """Most columns beside the names."""
@@ -25,17 +26,22 @@ EDGES = 2
 
 def print_comparison(contest: Contest) -> None:
     """The tables and what they say, on the terminal."""
-    console = Console()
+    console = stdout_console()
     for table in _curves(contest, console.width):
-        console.print(table)
+        show(console, table)
     for note in curve_notes(contest):
-        console.print(Padding(Text(f"- {note}"), (0, 0, 0, 1)))
+        _item(console, note)
     if contest.tolerances:
         console.print()
         for table in _tolerances(contest, console.width):
-            console.print(table)
+            show(console, table)
         for at in contest.tolerances:
-            console.print(Padding(Text(f"- {answer(contest, at)}"), (0, 0, 0, 1)))
+            _item(console, answer(contest, at))
+
+
+def _item(console: Console, text: str) -> None:
+    """A line of a list, and those that it goes on in."""
+    console.print(Padding.indent(Text(inert(f"- {text}")), 1))
 
 
 def _curves(contest: Contest, width: int) -> Iterator[Table]:
@@ -79,7 +85,7 @@ def _tables(
     for i, columns in enumerate(_shares(widths[1:], room)):
         spare = room - sum(1 + widths[1 + column] for column in columns)
         table = _table(header, rows, columns, name_width + max(spare, 0))
-        table.title = None if i else Text(printable(title, TITLE_LENGTH))
+        table.title = None if i else line_of(printable(title, TITLE_LENGTH), width)
         yield table
 
 
@@ -101,7 +107,13 @@ def _table(
     table = Table(box=SIMPLE_HEAD, padding=0)
     table.add_column(Text(header[0]), overflow="fold", max_width=name_width)
     for column in columns:
-        table.add_column(Text(header[1 + column]), justify="right", overflow="fold")
+        words = " ".join([header[1 + column], *(row[1 + column] for row in rows)]).split()
+        table.add_column(
+            Text(header[1 + column]),
+            justify="right",
+            overflow="fold",
+            min_width=max(map(len, words), default=0),
+        )
     for name, *cells in rows:
         table.add_row(Text(printable(name)), *(Text(cells[column]) for column in columns))
     return table

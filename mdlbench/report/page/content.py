@@ -230,9 +230,14 @@ def page_data(
         "metrics": [_metric(metric) for metric in metrics],
         "losses": {key: _loss_name(key) for key in _losses(metrics)},
         "dashes": {name: mode_of(name).dash for name in other_quantisers(records)},
-        "notes": NOTES,
+        "notes": _notes(records),
         "sites": sites,
     }
+
+
+def _notes(records: Iterable[EvalRecord]) -> dict[str, str]:
+    edited = any(record.is_edited for record in records)
+    return {key: note for key, note in NOTES.items() if edited or key != "edited"}
 
 
 def _metric(metric: Metric) -> MetricData:
@@ -484,7 +489,8 @@ def _references(references: SiteReferences, metrics: Sequence[Metric]) -> Refere
 
 
 def _view(records: Sequence[EvalRecord], metrics: Sequence[Metric]) -> ViewData:
-    views = {metric.name: view_of(records, metric.name) for metric in metrics}
+    intact = [record for record in records if not record.is_edited] or records
+    views = {metric.name: view_of(intact, metric.name) for metric in metrics}
     return {
         "rates": _range(next(iter(views.values())).rates),
         "losses": {metric: _range(view.losses) for metric, view in views.items()},

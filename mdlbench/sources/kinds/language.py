@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
 
-from mdlbench.suite.base import Key, Strict
+from mdlbench.suite.base import Key, Strict, repeated
 from mdlbench.suite.site import Place
 from mdlbench.suite.source import SourceConfig, TokenBudget
 
@@ -88,8 +87,10 @@ class LanguageConfig(SourceConfig):
     @field_validator("texts")
     @classmethod
     def _told_apart(cls, texts: list[Text]) -> list[Text]:
-        if len({text.name for text in texts}) < len(texts):
-            raise PydanticCustomError("repeated_name", "repeated name")
+        names = [text.name for text in texts]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise repeated(f"name {name!r}", i, "name")
         return texts
 
     @property

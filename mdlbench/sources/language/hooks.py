@@ -1,4 +1,4 @@
-"""Hook points of a language model, by their TransformerLens names."""
+"""Hook points of a language model, by their TransformerLens names or as Hugging Face modules."""
 
 from __future__ import annotations
 
@@ -12,6 +12,24 @@ Half = Literal["attention", "mlp"]
 
 KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z")
 _HOOK = re.compile(r"^blocks\.(\d+)\.(?:attn\.)?hook_(" + "|".join(KINDS) + r")$")
+_MODULE = re.compile(
+    r"(?:.+\.)?(?:layers|h|blocks)\.(\d+)(?:\.(?!(?:in|out)put$)(.+?))?(?:\.(input|output))?"
+)
+"""A module of a Hugging Face model: its layer, the part of it, and the side that is taken."""
+_ATTENTION = r"(?:attn|attention|self_attn|self_attention)"
+_MLP = r"(?:mlp|feed_forward)"
+_OUT = r"(?:o_proj|c_proj|out_proj|dense|down_proj|dense_4h_to_h|fc2)"
+_OUTPUTS = {_ATTENTION: "attn_out", _MLP: "mlp_out"}
+"""Parts of a layer, and what they put out, unless the model normalises that first."""
+_PROJECTIONS = {rf"{_ATTENTION}\.{_OUT}": "attn_out", rf"{_MLP}\.{_OUT}": "mlp_out"}
+"""The last layers of these parts, which put out the same."""
+_NORMED_OUTPUTS = {
+    "post_attention_layernorm": "attn_out",
+    "post_feedforward_layernorm": "mlp_out",
+}
+"""What puts it out where the model normalises it."""
+_NORMED_AFTER = re.compile(r"gemma-?[23]|olmo-?[23]", re.IGNORECASE)
+"""Models that normalise what a part of a layer puts out before TransformerLens' hook point."""
 
 
 @dataclass(frozen=True, order=True)
@@ -22,9 +40,19 @@ class Hook:
     kind: str
 
     @classmethod
-    def parse(cls, name: str) -> Hook:
-        """From a TransformerLens name, such as `blocks.8.hook_resid_pre`; raises `UsageError`."""
+    def parse(cls, name: str, model: str = "") -> Hook:
+        """From a TransformerLens name, such as `blocks.8.hook_resid_pre`, or a module's.
+
+        Args:
+            name: of the hook point; a module, such as `model.layers.7`, means what it puts out.
+            model: the model's name, on which it depends what a part of a layer puts out.
+
+        Raises:
+            UsageError: it is neither, or no model is cut there.
+        """
         match = _HOOK.match(name)
+        if match is None and (found := module_hook(name, model)):
+            return found
         if match is None:
             known = [f"blocks.L.hook_{kind}" for kind in KINDS]
             raise UsageError(
@@ -39,9 +67,49 @@ class Hook:
         return f"blocks.{self.layer}.{inner}hook_{self.kind}"
 
     @property
+    def tensor(self) -> Hook:
+        """The first name of its tensor: what leaves a layer is what enters the next."""
+        return Hook(self.layer + 1, "resid_pre") if self.kind == "resid_post" else self
+
+    @property
     def n_blocks(self) -> int:
         """How many blocks must run for its activation to be there."""
         return self.layer if self.kind == "resid_pre" else self.layer + 1
+
+
+def module_hook(name: str, model: str = "") -> Hook | None:
+    """The hook point at a module of a Hugging Face model; None where that is not certain.
+
+    Args:
+        name: of the module, such as `transformer.h.11`, `model.layers.3.self_attn`, or with its
+            side, `model.layers.3.self_attn.o_proj.input`. Without one, its output is meant.
+        model: the model's name, or a path that has it in it.
+    """
+    match = _MODULE.fullmatch(name)
+    if match is None:
+        return None
+    layer, part, side = int(match[1]), match[2], match[3] or "output"
+    if part is None:
+        return Hook(layer, "resid_post" if side == "output" else "resid_pre")
+    if side == "input":
+        return Hook(layer, "z") if re.fullmatch(rf"{_ATTENTION}\.{_OUT}", part) else None
+    outputs = _NORMED_OUTPUTS if _NORMED_AFTER.search(model) else _OUTPUTS | _PROJECTIONS
+    kind = next((kind for parts, kind in outputs.items() if re.fullmatch(parts, part)), None)
+    return Hook(layer, kind) if kind else None
+
+
+def hook_name(name: str, model: str = "") -> str:
+    """A module's hook point by its TransformerLens name; any other name as it is."""
+    found = module_hook(name, model)
+    return found.name if found else name
+
+
+def is_same_tensor(one: str, other: str) -> bool:
+    """Whether two names are of one hook point, or of two that hold one tensor."""
+    try:
+        return Hook.parse(one).tensor == Hook.parse(other).tensor
+    except UsageError:
+        return one == other
 
 
 @dataclass(frozen=True)

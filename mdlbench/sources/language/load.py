@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from mdlbench.errors import HubError, UsageError, did_you_mean, first_line
-from mdlbench.hub import explained, is_hub_error
+from mdlbench.hub import explained, from_cache_if_unreachable, is_hub_error
 from mdlbench.sources.kinds.language import HubModel, Model, PackagedModel
 from mdlbench.sources.language.blocks import BlocksModel
 from mdlbench.sources.language.cut import LanguageModel
@@ -118,7 +118,10 @@ def _load_from_hub(config: HubModel, device: str, dtype: torch.dtype) -> BlocksM
 def _loading_errors(name: str) -> Iterator[None]:
     """What the libraries raise while they load a model of the hub, as errors that name it."""
     try:
-        yield
+        with from_cache_if_unreachable(name):
+            yield
+    except HubError:
+        raise
     except Exception as error:
         if is_hub_error(error):
             raise explained(error, name) from error

@@ -110,6 +110,8 @@ class LanguageOpener(SourceOpener[LanguageConfig]):
             except StopIteration:
                 reasons.append(f"{text.name} is not available: it is empty")
             else:
+                for reason in reasons:
+                    self.on_notice(f"{reason}; measured on {text.name} instead")
                 return text
             self.on_stage(reasons[-1])
         raise HubError("; ".join(reasons))

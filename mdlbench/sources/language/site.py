@@ -41,16 +41,17 @@ def site_of(
     """
     _refuse_other_model(config, origin, name)
     sources = (config.place, place, origin)
-    hook = _agreed("hook", [_canonical(s.hook, name) for s in sources], name)
+    model = config.model.name
+    hook = _agreed("hook", [_parsed(s.hook, model, name) for s in sources], name)
     if hook is None:
         raise _unsaid(name, "hook")
-    hook_out = _agreed("hook_out", [_canonical(s.hook_out, name) for s in sources], name)
+    hook_out = _agreed("hook_out", [_parsed(s.hook_out, model, name) for s in sources], name)
     if hook_out is None and origin.hook_out is not None:
         raise _unsaid(name, "hook_out")
     return Site(
-        hook=hook,
-        hook_out=None if hook_out == hook else hook_out,
-        model=config.model.name,
+        hook=hook.name,
+        hook_out=None if hook_out is None or hook_out.tensor == hook.tensor else hook_out.name,
+        model=model,
         model_options=_switched_on(_first(sources, "model_options") or {}),
         dtype=dtype,
         text=text,
@@ -67,17 +68,20 @@ def _refuse_other_model(config: LanguageConfig, origin: Origin, name: str) -> No
     raise CheckpointError(f"{name}: was trained on model {found!r}, but the suite's is {wanted!r}")
 
 
-def _canonical(hook: str | None, name: str) -> str | None:
+def _parsed(hook: str | None, model: str, name: str) -> Hook | None:
     try:
-        return Hook.parse(hook).name if hook else None
+        return Hook.parse(hook, model) if hook else None
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
 
 
-def _agreed(what: str, values: list[str | None], name: str) -> str | None:
+def _agreed(what: str, values: list[Hook | None], name: str) -> Hook | None:
+    """The first that is said; all must be of one tensor, whatever it is called."""
     said = [value for value in values if value is not None]
-    if len(set(said)) > 1:
-        raise CheckpointError(f"{name}: its {what} is {said[-1]!r}, but the suite's is {said[0]!r}")
+    if len({value.tensor for value in said}) > 1:
+        raise CheckpointError(
+            f"{name}: its {what} is {said[-1].name!r}, but the suite's is {said[0].name!r}"
+        )
     return said[0] if said else None
 
 
@@ -100,5 +104,5 @@ def _first(sources: tuple[Place | Origin, ...], what: str) -> Any:
 def _unsaid(name: str, what: str) -> UsageError:
     return UsageError(
         f"{name}: neither its config nor the suite says its {what}; write `place: {{{what}: …}}` "
-        "into the suite"
+        "into the suite, or give it to evaluate()"
     )

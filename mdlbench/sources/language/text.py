@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from mdlbench.errors import HubError, SuiteError, UsageError, first_line
-from mdlbench.hub import explained, is_hub_error
+from mdlbench.files import expanded
+from mdlbench.hub import explained, from_cache_if_unreachable, is_hub_error
 from mdlbench.sources.kinds.language import FileText, HubText, Text
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -150,7 +151,7 @@ def _python_docs() -> Iterator[str]:
 
 
 def _files(text: FileText, folder: Path) -> Iterator[str]:
-    path = folder / Path(text.path).expanduser()
+    path = folder / expanded(text.path)
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix == ".txt" or f.suffix in BUILDERS)
     else:
@@ -203,10 +204,12 @@ def _loading_errors(dataset: str) -> Iterator[None]:
     from datasets.exceptions import DatasetsError
 
     try:
-        yield
+        with from_cache_if_unreachable(dataset):
+            yield
     except Exception as error:
-        if is_hub_error(error):
-            reason = str(explained(error, dataset)).rstrip(".")
+        if isinstance(error, HubError) or is_hub_error(error):
+            found = error if isinstance(error, HubError) else explained(error, dataset)
+            reason = str(found).rstrip(".")
             raise HubError(f"dataset {reason}; or give a text of yours with --text") from error
         if isinstance(error, OSError | DatasetsError) or str(error).startswith(UNPREPARED):
             raise HubError(

@@ -7,8 +7,8 @@ sparsely with the rows it found; where it is not, it calls `decode` on dense blo
 """
 
 from mdlbench.adapters.formats.python.adapter import PythonAdapter
-from mdlbench.adapters.formats.python.objects import coder_of
+from mdlbench.adapters.formats.python.objects import coder_of, instance_of, origin_of_object
 
-__all__ = ["ADAPTER", "coder_of"]
+__all__ = ["ADAPTER", "coder_of", "instance_of", "origin_of_object"]
 
 ADAPTER = PythonAdapter

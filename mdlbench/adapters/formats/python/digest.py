@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from types import ModuleType
 from typing import Any
 
 import torch
 from jaxtyping import Float32
 
-from mdlbench.adapters.formats.python.foreign import Foreign, arrays
+from mdlbench.adapters.formats.python.foreign import Foreign
+from mdlbench.adapters.formats.python.seen import Seen, seen
 from mdlbench.adapters.parts import Decoder
 
 
-def digest_of(foreign: Foreign, decoder: Decoder, z: Float32[torch.Tensor, "token latent"]) -> str:
-    """SHA-256 of the object's type, plain settings and arrays, and of what they do.
+def digest_of(foreign: Foreign, decoder: Decoder, z: Float32[torch.Tensor, "token latent"]) -> Seen:
+    """SHA-256 of all that can be seen of the object, and of what it does with a sample.
 
-    Its code counts by the rows of its decoder and by what became of the sample, `z`.
+    What it does are the rows of its decoder and what became of the sample, `z`.
     """
-    target = foreign.target
-    kind = target if isinstance(target, ModuleType) else type(target)
-    settings = {
-        name: value
-        for name, value in sorted(getattr(target, "__dict__", {}).items())
-        if isinstance(value, bool | int | float | str) and not name.startswith("__")
-    }
-    described = [getattr(kind, "__module__", ""), kind.__name__, settings]
-    digest = hashlib.sha256(json.dumps(described).encode())
-    update(digest, dict(arrays(target)))
+    found = seen(foreign.target)
+    digest = hashlib.sha256(found.digest.encode())
     update(digest, {"rows": decoder.W_dec, "bias": decoder.b_dec})
     update(digest, {"encoded": z, "decoded": foreign.decode(z)})
-    return digest.hexdigest()
+    return Seen(digest.hexdigest(), found.unseen)
 
 
 def update(digest: Any, arrays: dict[str, Any]) -> None:

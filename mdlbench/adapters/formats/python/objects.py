@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 
-from mdlbench.adapters.checked import check_spec, check_width
+from mdlbench.adapters.checked import check_some_latents, check_spec, check_width
 from mdlbench.adapters.formats.python.coder import ForeignCoder
 from mdlbench.adapters.formats.python.decoder import decoder_of, probed, reproduces
 from mdlbench.adapters.formats.python.digest import digest_of, update
 from mdlbench.adapters.formats.python.foreign import Foreign
 from mdlbench.adapters.formats.saelens.build import build
-from mdlbench.adapters.formats.saelens.config import TENSORS, parse_config
-from mdlbench.adapters.identity import CoderIdentity
-from mdlbench.adapters.protocol import CoderSpec, SparseCoder
+from mdlbench.adapters.formats.saelens.config import (
+    TENSORS,
+    origin_of,
+    parse_config,
+    refuse_unfolded,
+)
+from mdlbench.adapters.identity import UNSEEN, CoderIdentity
+from mdlbench.adapters.protocol import CoderSpec, Origin, SparseCoder
 from mdlbench.adapters.sample import sample
-from mdlbench.errors import CoderError, UsageError
+from mdlbench.errors import CheckpointError, CoderError, UsageError
+from mdlbench.foreign import blamed
 from mdlbench.sources.protocol import ActivationSource
 
-VERSION = "2"
+VERSION = "3"
 """Version of the way objects are wrapped and digested."""
 
 PROBE_TOKENS = 64
@@ -51,7 +58,10 @@ def coder_of(
         CheckpointError: it is for activations of another width; names both.
         CoderError: they fail, return other shapes than promised, or remember earlier calls.
     """
-    coder = _coder_of(_instance(found), source, device, name, arguments or {})
+    target = instance_of(found)
+    name = name or type(target).__name__
+    with blamed(f"{name}: fails", CoderError):
+        coder = _coder_of(target, source, device, name, arguments or {})
     check_spec(coder.spec, source)
     return coder
 
@@ -65,7 +75,6 @@ def _coder_of(
 ) -> SparseCoder:
     if isinstance(target, SparseCoder) and isinstance(target.spec, CoderSpec):
         return target
-    name = name or type(target).__name__
     if isinstance(target, torch.nn.Module):
         target = target.to(device).eval()
     if _is_saelens(target):
@@ -74,15 +83,11 @@ def _coder_of(
     return _coder(foreign, source, arguments)
 
 
-def _instance(found: Any) -> Any:
+def instance_of(found: Any) -> Any:
     """The object itself; classes and factories are called without arguments first."""
     is_factory = inspect.isclass(found) or inspect.isroutine(found)
-    try:
+    with blamed(f"{found!r} cannot be called without arguments", UsageError):
         target = found() if is_factory else found
-    except Exception as error:
-        raise UsageError(
-            f"{found!r} cannot be called without arguments: {type(error).__name__}: {error}"
-        ) from error
     missing = [m for m in ("encode", "decode") if not callable(getattr(target, m, None))]
     if missing:
         raise UsageError(f"{type(target).__name__} has no method {' and no '.join(missing)}")
@@ -114,11 +119,52 @@ def _declared_width(target: Any) -> int | None:
 
 
 def _is_saelens(target: Any) -> bool:
-    """An SAELens SAE whose weights are those of an architecture that `saelens` reads."""
-    if not type(target).__module__.startswith("sae_lens."):
+    """An SAELens SAE, as SAELens computes it, of an architecture that `saelens` reads."""
+    if not type(target).__module__.startswith("sae_lens.") or _is_changed(target):
         return False
     tensors = TENSORS.get(target.cfg.architecture(), ())
     return set(target.state_dict()) == set(tensors)
+
+
+def _is_changed(module: torch.nn.Module) -> bool:
+    """Whether somebody has put a method or a hook into it, so that its weights are not all."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "fwd_hooks")
+    return bool({"encode", "decode", "forward"} & set(vars(module))) or any(
+        getattr(part, hook, None) for part in module.modules() for hook in hooks
+    )
+
+
+def origin_of_object(target: Any, name: str) -> Origin:
+    """What an object's own config says of its activations; silent where it has none.
+
+    The config is `cfg` or `config`: a mapping, or an object as SAELens has it.
+
+    Raises:
+        CheckpointError: the activations of its training were scaled, and it does not do that.
+    """
+    if isinstance(target, SparseCoder) and isinstance(target.spec, CoderSpec):
+        return target.spec.origin
+    with blamed(f"{name}: its config cannot be read", CheckpointError):
+        config = _config(target)
+        if _is_of_saelens(target):
+            refuse_unfolded(config, name)
+        return origin_of(config, name)
+
+
+def _is_of_saelens(target: Any) -> bool:
+    """Whether it is one of SAELens' classes, or derived from one."""
+    return any(kind.__module__.startswith("sae_lens.") for kind in type(target).__mro__)
+
+
+def _config(target: Any) -> dict[str, Any]:
+    for config in (getattr(target, name, None) for name in ("cfg", "config")):
+        if isinstance(config, Mapping):
+            return dict(config)
+        if callable(to_dict := getattr(config, "to_dict", None)):
+            return dict(to_dict())
+        if config is not None:
+            return dict(getattr(config, "__dict__", {}))
+    return {}
 
 
 def _saelens_coder(target: Any, name: str, arguments: dict[str, Any], device: str) -> SparseCoder:
@@ -140,29 +186,40 @@ def _coder(
     foreign: Foreign, source: ActivationSource | None, arguments: dict[str, Any]
 ) -> ForeignCoder:
     x = sample(foreign.d_in, source, PROBE_TOKENS).to(foreign.device)
+    foreign, taken = foreign.read(x)
     z = foreign.encode(x)
+    check_some_latents(foreign.name, z.shape[1])
     _refuse_memory(foreign, x, z)
-    decoder, origin = decoder_of(foreign, z)
+    decoder, rows_from = decoder_of(foreign, z)
     affine = reproduces(foreign, decoder, z)
     if not affine:
-        decoder, origin = probed(foreign, z.shape[1]), "probed one latent at a time"
+        decoder, rows_from = probed(foreign, z.shape[1]), "probed one latent at a time"
     d_latents, d_out = decoder.W_dec.shape
+    origin = origin_of_object(foreign.target, foreign.name)
+    found = digest_of(foreign, decoder, z)
+    unseen = {UNSEEN: found.in_words} if found.unseen else {}
     spec = CoderSpec(
         CoderIdentity(
             name=foreign.name,
             adapter="python",
             version=VERSION,
-            arguments=arguments,
-            weights_sha256=digest_of(foreign, decoder, z),
+            arguments={**arguments, **unseen},
+            weights_sha256=found.digest,
         ),
         architecture=type(foreign.target).__name__,
-        hook="",
+        hook=origin.hook or "",
         d_in=foreign.d_in,
         d_out=d_out,
         d_latents=d_latents,
         decoder_norms=decoder.norms(),
         affine=affine,
-        details={"arrays": foreign.convention, "decoder_rows": origin, "affine_decoder": affine},
+        origin=origin,
+        details={
+            "arrays": foreign.convention,
+            "decoder_rows": rows_from,
+            "affine_decoder": affine,
+            **({"latents_from": taken} if taken else {}),
+        },
     )
     return ForeignCoder(spec, foreign, decoder, affine)
 

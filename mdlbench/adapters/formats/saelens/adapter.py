@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from mdlbench.adapters.checkpoint import PICKLES, digest_files, load_json, load_safetensors
+from mdlbench.adapters.checkpoint import (
+    PICKLES,
+    blamed_on,
+    digest_files,
+    load_json,
+    load_safetensors,
+)
 from mdlbench.adapters.formats.saelens.build import build
-from mdlbench.adapters.formats.saelens.config import SAELensConfig, parse_config
+from mdlbench.adapters.formats.saelens.config import (
+    SCALER_FILE,
+    SAELensConfig,
+    is_scaled,
+    parse_config,
+    scaling_factor,
+)
 from mdlbench.adapters.formats.saelens.releases import (
     PATTERN,
     Published,
     digest_converted,
     find_release,
+    release_and_id,
+    releases,
 )
+from mdlbench.adapters.formats.saelens.told import Told, told_in
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import LinearCoder
-from mdlbench.adapters.places import HUB, hub_place, parts, place
+from mdlbench.adapters.places import HUB, hub_place, parts, place, place_if_there
 from mdlbench.adapters.protocol import HubPlace, Origin, Request
 from mdlbench.errors import CheckpointError
 
@@ -41,28 +56,36 @@ class SAELensAdapter:
     recognised_by = (WEIGHTS_FILE, CONFIG_FILE)
 
     def identify(self, request: Request) -> CoderIdentity:
-        return _checkpoint(request).identity
+        return _identity(_checkpoint(request))
 
     def origin(self, request: Request) -> Origin:
         return _checkpoint(request).config.origin
 
     def expand(self, request: Request) -> list[str]:
         """The SAEs of a release whose IDs match a pattern, in the release's order."""
-        name, _, pattern = request.argument.partition("/")
+        name, pattern = release_and_id(request.argument)
         if not PATTERN & set(pattern) or _is_folder(request):
             return [request.argument]
         return [f"{name}/{id}" for id in find_release(name, request.path).matching(pattern)]
 
     def load(self, request: Request) -> LinearCoder:
         found = _checkpoint(request)
-        identity = request.identity or found.identity
-        return build(found.config, found.tensors, identity, found.where, request.device)
+        config, identity = found.config, request.identity or _identity(found)
+        with blamed_on(found.where):
+            coder = build(config, found.tensors, identity, found.where, request.device)
+        told = told_in(request.path) if request.path.is_dir() else Told()
+        return replace(coder, spec=replace(coder.spec, measured_l0=told.l0, measured_mse=told.mse))
 
     def spec_of(self, identity: CoderIdentity) -> str | None:
         """That of a release's SAE; a folder's identity does not say where it is."""
         if not {"release", "id"} <= set(identity.arguments):
             return None
         return f"{identity.arguments['release']}/{identity.arguments['id']}"
+
+    def meant(self, text: str) -> str | None:
+        """The SAE of a release, as SAELens' own functions are given it: `RELEASE ID`."""
+        name, id = release_and_id(text)
+        return f"{name}/{id}" if id and name in releases() else None
 
     def hub_place(self, request: Request) -> HubPlace | None:
         if _is_folder(request):
@@ -108,7 +131,8 @@ class NamedFolder:
 
     @property
     def identity(self) -> CoderIdentity:
-        digest = digest_files(self._file(CONFIG_FILE), self._file(WEIGHTS_FILE))
+        scaler = [self._scaler] if self._scaler else []
+        digest = digest_files(self._file(CONFIG_FILE), self._file(WEIGHTS_FILE), *scaler)
         return CoderIdentity(
             name=parts(self.request)[-1],
             adapter=NAME,
@@ -119,12 +143,22 @@ class NamedFolder:
 
     @cached_property
     def config(self) -> SAELensConfig:
-        file = self._file(CONFIG_FILE)
-        return parse_config(load_json(file), str(file))
+        file, scaler = self._file(CONFIG_FILE), self._scaler
+        content = load_json(file)
+        factor = scaling_factor(load_json(scaler), str(scaler)) if scaler else None
+        with blamed_on(file):
+            return parse_config(content, str(file), factor)
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
         return load_safetensors(self._file(WEIGHTS_FILE))
+
+    @cached_property
+    def _scaler(self) -> Path | None:
+        """What training noted of the scale of the activations, where the weights need it."""
+        if not is_scaled(load_json(self._file(CONFIG_FILE))):
+            return None
+        return place_if_there(self.request, SCALER_FILE)
 
     def _file(self, name: str) -> Path:
         path = self.request.path
@@ -153,7 +187,9 @@ class HubFolder:
 
     @cached_property
     def config(self) -> SAELensConfig:
-        return self.sae.parse(load_json(self.sae.file(CONFIG_FILE)))
+        content = load_json(self.sae.file(CONFIG_FILE))
+        with blamed_on(self.sae.name):
+            return self.sae.parse(content)
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
@@ -192,9 +228,16 @@ def _checkpoint(request: Request) -> Checkpoint:
     return Converted(sae) if sae.release.converter else HubFolder(sae)
 
 
+def _identity(found: Checkpoint) -> CoderIdentity:
+    """Its identity; weights are not hashed before the config is accepted."""
+    _ = found.config
+    with blamed_on(found.where):
+        return found.identity
+
+
 def _published(request: Request) -> Published:
     """The SAE of a release that the request names."""
-    name, _, id = request.argument.partition("/")
+    name, id = release_and_id(request.argument)
     return find_release(name, request.path).published(id)
 
 

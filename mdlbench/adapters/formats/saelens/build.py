@@ -15,8 +15,14 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from mdlbench.adapters.checkpoint import as_float32, find_tensor
-from mdlbench.adapters.formats.saelens.config import NORMALISATIONS, SAELensConfig, plain
+from mdlbench.adapters.checkpoint import as_float32, find_tensor, index_array
+from mdlbench.adapters.formats.saelens.config import (
+    BATCH_TOPK,
+    NORMALISATIONS,
+    TOPK,
+    SAELensConfig,
+    plain,
+)
 from mdlbench.adapters.formats.saelens.matching_pursuit import MatchingPursuit
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.parts import (
@@ -50,12 +56,14 @@ def build(
 ) -> LinearCoder:
     """The coder of a config and its tensors; `where` names them in errors."""
     forest = _forest(config, tensors, where)
+    tensors = _without_logarithm(tensors)
     numbers = _without_parents(_without_unit_scaling(tensors), config)
     weights = as_float32(numbers, config.shapes(), where)
     weights = {name: tensor.to(device) for name, tensor in weights.items()}
     if config.norm_scaling_factor is not None:
         weights = _with_scale_folded(weights, config.norm_scaling_factor)
-    if config.k and config.rescale_acts_by_decoder_norm:
+    if config.architecture in (*TOPK, *BATCH_TOPK) and config.rescale_acts_by_decoder_norm:
+        weights = _with_threshold_scaled(weights, config.norm_scaling_factor)
         weights = _with_norms_folded(weights, where)
     encoder, decoder = _encoder(config, weights), _decoder(config, weights)
     details = _details(config, tensors["W_dec"].dtype)
@@ -87,7 +95,7 @@ def _forest(
         return Forest.from_parents(np.where(first == latent, ROOT, first))
     if config.architecture != "tree":
         return None
-    parents = find_tensor(tensors, "parents", where).cpu().numpy()
+    parents = index_array(find_tensor(tensors, "parents", where), "parents", where)
     if parents.shape != (config.d_sae,):
         raise CheckpointError(
             f"{where}: parents has shape {list(parents.shape)}, not one parent for each of "
@@ -163,6 +171,8 @@ def _activation(config: SAELensConfig, weights: Weights) -> Activation:
             return Gated(weights["b_gate"], weights["r_mag"], weights["b_mag"])
         case "group_sparse":
             return GroupNorm(weights["threshold"])
+        case "batchtopk" | "matryoshka_batchtopk":
+            return JumpReLU(weights["topk_threshold"].expand(config.d_sae))
     return JumpReLU(weights.get("threshold", torch.zeros_like(weights["b_enc"])))
 
 
@@ -180,6 +190,13 @@ def _with_scale_folded(weights: Weights, scale: float) -> Weights:
     return folded
 
 
+def _with_threshold_scaled(weights: Weights, scale: float | None) -> Weights:
+    """A threshold on pre-activations times ‖w_i‖ follows the rows, which the scale has divided."""
+    if scale is None or "topk_threshold" not in weights:
+        return weights
+    return {**weights, "topk_threshold": weights["topk_threshold"] / scale}
+
+
 def _with_norms_folded(weights: Weights, where: str) -> Weights:
     """`rescale_acts_by_decoder_norm`: pre-activations times ‖w_i‖, rows of unit norm."""
     norms = weights["W_dec"].norm(dim=1)
@@ -195,6 +212,14 @@ def _with_norms_folded(weights: Weights, where: str) -> Weights:
         "b_enc": weights["b_enc"] * norms,
         "W_dec": weights["W_dec"] / norms[:, None],
     }
+
+
+def _without_logarithm(tensors: Mapping[str, torch.Tensor]) -> Weights:
+    """With the `threshold` itself where older trainers kept its logarithm."""
+    kept = {name: tensor for name, tensor in tensors.items() if name != "log_threshold"}
+    if len(kept) == len(tensors) or not tensors["log_threshold"].is_floating_point():
+        return dict(tensors)
+    return {**kept, "threshold": tensors["log_threshold"].exp()}
 
 
 def _without_unit_scaling(tensors: Mapping[str, torch.Tensor]) -> Weights:
@@ -215,7 +240,7 @@ def _trained_l0(details: Mapping[str, Any]) -> float | None:
 def _details(config: SAELensConfig, dtype: torch.dtype) -> dict[str, Any]:
     """Plain facts of the metadata; `k` counts latents, also those of an SAE saved as JumpReLU."""
     training = plain(config.metadata.training_architecture_details or {})
-    k = config.k or training.get("k")
+    k = config.k or config.mean_k or training.get("k")
     return {
         **plain(config.metadata.model_dump()),
         **plain({"k": k * config.group_size if isinstance(k, int | float) else k}),

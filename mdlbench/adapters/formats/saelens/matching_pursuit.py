@@ -19,7 +19,8 @@ class MatchingPursuit:
     From r = x − centre, each step takes i = argmax(r·w_i), adds z = relu(r·w_i) to latent i and
     takes z w_i from r. A token is finished after `max_iterations` steps, once ‖r‖ is below
     `residual_threshold` (if that is positive), or, with `stop_on_duplicate_support`, once a step
-    has made no further latent active.
+    has made no further latent active. A step whose z is 0 changes nothing, so neither do those
+    after it: the token is finished.
     """
 
     W_dec: Float32[torch.Tensor, "latent d_in"]
@@ -64,9 +65,9 @@ class MatchingPursuit:
         z[unfinished, chosen] += value
         left = left - value[:, None] * rows
         rest[unfinished] = left
-        finished = torch.zeros_like(was_active)
+        finished = value == 0
         if self.stop_on_duplicate_support:
-            finished |= was_active | (value == 0)
+            finished |= was_active
         if self.residual_threshold > 0:
             finished |= left.norm(dim=1) < self.residual_threshold
         return unfinished[~finished]

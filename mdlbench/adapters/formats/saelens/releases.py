@@ -6,10 +6,10 @@ loader for it, which gives a config and tensors; only then is SAELens imported.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.util
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -29,7 +29,7 @@ from mdlbench.adapters.formats.saelens.config import (
     parse_config,
 )
 from mdlbench.adapters.identity import CoderIdentity
-from mdlbench.errors import CheckpointError, HubError, MdlbenchError
+from mdlbench.errors import CheckpointError, HubError, MdlbenchError, nearest_paths
 
 DIRECTORY_FILE = "pretrained_saes.yaml"
 CROSS_LAYER = "mntss_clt_layer_transcoder"
@@ -217,6 +217,12 @@ def releases() -> dict[str, Release]:
         ) from error
 
 
+def release_and_id(text: str) -> tuple[str, str]:
+    """The parts of `RELEASE/ID`; also of `RELEASE ID`, the order of SAELens' own arguments."""
+    name, *rest = re.split(r"[\s,]+|/", text.strip(), maxsplit=1)
+    return name, "".join(rest)
+
+
 def find_release(name: str, folder: Path) -> Release:
     """The release of that name; raises `CheckpointError` if there is none, nor such a folder."""
     if name not in releases():
@@ -239,5 +245,5 @@ def digest_converted(config: SAELensConfig, tensors: Mapping[str, torch.Tensor])
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=NEAREST, cutoff=0.3) or known[:NEAREST]
+    nearest = nearest_paths(name, known, NEAREST) or known[:NEAREST]
     return f"The nearest of {len(known)}: {', '.join(nearest)}"

@@ -1,0 +1,34 @@
+"""What messages suggest."""
+
+import pytest
+
+from mdlbench.errors import nearest_paths
+
+GEMMA = [
+    f"layer_{layer}/width_{width}/average_l0_{l0}"
+    for layer, width, l0 in [(2, "16k", 53), (2, "65k", 70), (12, "16k", 70), (20, "16k", 71)]
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "choices", "expected"),
+    [
+        ("layer_2/width_16k/average_l0_70", GEMMA, GEMMA[0]),
+        ("layer_20/width_16k/average_l0_70", GEMMA[:1] + GEMMA[3:], GEMMA[3]),
+        ("b/cfg.json", ["a/cfg.json", "b.json"], "a/cfg.json"),
+        (
+            "layers.3/cfg.json",
+            ["exp/layers.3/cfg.json", "layers.33/sae.pt"],
+            "exp/layers.3/cfg.json",
+        ),
+        ("blocks.8.hook_resid_post", ["blocks.8.hook_resid_pre", "x"], "blocks.8.hook_resid_pre"),
+        ("resjb", ["gpt2-small-res-jb", "zzz"], "gpt2-small-res-jb"),
+    ],
+)
+def test_paths_are_compared_by_their_segments(path: str, choices: list[str], expected: str) -> None:
+    assert nearest_paths(path, choices, 3)[0] == expected
+
+
+def test_what_is_like_nothing_is_not_suggested() -> None:
+    assert nearest_paths("a/b", ["xyz/uvw", "q"], 3) == []
+    assert nearest_paths("a/b", [], 3) == []

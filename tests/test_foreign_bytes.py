@@ -483,7 +483,7 @@ def test_as_many_steps_as_latents_are_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop", [False, True])
 def test_a_pursuit_that_finds_nothing_more_ends(stop: bool) -> None:
-    """Of axes, a token's positive numbers are its latents; 10⁹ steps change nothing more."""
+    """On axes, a token's positive numbers are its latents; 10⁹ steps change nothing more."""
     x = activations(30)
     pursuit = MatchingPursuit(torch.eye(D), torch.zeros(D), 0.0, 10**9, stop)
     np.testing.assert_array_equal(pursuit(x).to_dense(), x.clamp(min=0).numpy())

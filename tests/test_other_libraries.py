@@ -147,7 +147,7 @@ def test_llama_scope_against_float64(tmp_path: Path, kind: str, with_norm: bool)
 def test_llama_scope_is_what_saelens_makes_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of rows of norm 1 and one norm for both sides; SAELens leaves the rest out."""
+    """Rows have norm 1 and both sides one norm; SAELens leaves the rest out."""
     from sae_lens import SAE
     from sae_lens.loading import pretrained_sae_loaders as loaders
 

@@ -52,7 +52,7 @@ class Base:
 
     @property
     def kind(self) -> str:
-        """Of the weights: `.safetensors`, `.pt` or `.npz`."""
+        """The ending of the weights' file: `.safetensors`, `.pt` or `.npz`."""
         return Path(self.weights).suffix
 
     def spec(self, folder: Path) -> str:

@@ -154,7 +154,7 @@ def _stuck(child: int) -> bool:
 
 
 def _ticks(child: int) -> int:
-    """Of work so far, in user mode and in the kernel."""
+    """Clock ticks of work so far, in user mode and in the kernel."""
     fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 

@@ -77,7 +77,7 @@ class Allowed:
 
 SAME_DATA = Allowed(1.25, 0.03)
 OTHER_TEXT = Allowed(8.0, 0.2)
-"""Of a language model, whose text may be another: honest SAEs came to 4 and to 0.115."""
+"""The same for a language model, whose text may differ: honest SAEs came to 4 and to 0.115."""
 
 
 @dataclass(frozen=True)

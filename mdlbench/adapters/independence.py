@@ -72,7 +72,7 @@ class Trial:
 
     @classmethod
     def of(cls, coder: SparseCoder, x: Float[torch.Tensor, "token d_in"]) -> Trial:
-        """Of the first of these tokens; raises `CoderError` if the coder fails."""
+        """A trial of the first of these tokens; raises `CoderError` if the coder fails."""
         x = x[:TOGETHER_TOKENS]
         return cls(coder, x, _encoding(coder, x))
 

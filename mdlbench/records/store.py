@@ -315,7 +315,7 @@ class Found(NamedTuple):
 
 
 def _read_all(paths: Iterable[Path]) -> Found:
-    """Of files with one id, the intact one counts, then the one that is named as `eval` does."""
+    """The file that counts where several have one id: an intact one, then one with its own name."""
     found = Found({}, {})
     for path in paths:
         try:

@@ -15,9 +15,9 @@ from safetensors.torch import save
 
 from mdlbench.adapters.load import NamedCoder, load_coder
 from mdlbench.adapters.protocol import Origin
+from mdlbench.disk.files import cache_folder, sha256_of
 from mdlbench.errors import CheckpointError, HubError
-from mdlbench.files import cache_folder, sha256_of
-from mdlbench.hub import HubUnreachableError
+from mdlbench.hub.hub import HubUnreachableError
 from mdlbench.scoring.fetch import Got, Missed, fetch
 from mdlbench.sources.language import needs
 from mdlbench.suite.load import load_suite, suites_folder

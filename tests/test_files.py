@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mdlbench.files import read_regular
+from mdlbench.disk.files import read_regular
 
 
 def test_a_regular_file_is_read_whole_up_to_the_bound(tmp_path: Path) -> None:

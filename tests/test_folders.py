@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdlbench import files
 from mdlbench.boards.compare.choice import choose
 from mdlbench.boards.leaderboard import build_all
+from mdlbench.disk import files
 from mdlbench.errors import MdlbenchWarning, RecordError, UsageError
 from mdlbench.records import seal
 from mdlbench.records.checks import problems_of_files

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from mdlbench import hub
 from mdlbench.adapters import parts
 from mdlbench.adapters.check import check_coder
 from mdlbench.adapters.load import NamedCoder, load_coder
 from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.cli.app import app
 from mdlbench.errors import CheckpointError, HubError, UsageError
+from mdlbench.hub import hub
 from mdlbench.sources.images import Images
 from tests.tiny import D_IN, tiny_suite
 

@@ -216,7 +216,7 @@ def test_fetch_checks_what_is_here(hub, tmp_path):
     model.write_bytes(model.read_bytes()[:-1])
     run = mdlbench(home, "fetch", "gpt2-l8", XDG_CACHE_HOME=str(tmp_path))
     assert run.returncode == 1
-    (line,) = [line for line in run.stderr.splitlines() if line.startswith("failed  ")]
+    (line,) = [line for line in run.stderr.splitlines() if "damaged" in line]
     assert line.startswith("mdlbench: model gpt2: model.safetensors is damaged (its SHA-256 is")
     got = [line.partition(":")[0] for line in run.stdout.splitlines()]
     assert got == ["text pile-10k", *(entry.key for entry in SAES)]

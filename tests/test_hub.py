@@ -14,9 +14,9 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
-from mdlbench import hub
 from mdlbench.errors import HubError
-from mdlbench.hub import HubUnreachableError, NoSuchFileError, hub_file, hub_files
+from mdlbench.hub import hub
+from mdlbench.hub.hub import HubUnreachableError, NoSuchFileError, hub_file, hub_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DISCARD = 9

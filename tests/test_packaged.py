@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
+from mdlbench.disk.files import cache_folder
 from mdlbench.errors import HubError
-from mdlbench.files import cache_folder
 from mdlbench.sources import packaged
 
 CONTENT = b"weights" * 1000

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mdlbench import plugins
 from mdlbench.adapters import checkpoint
 from mdlbench.adapters.load import NamedCoder, spec_of
 from mdlbench.errors import MdlbenchError, UsageError
-from mdlbench.plugins import Kind, Plugin
+from mdlbench.extensions import plugins
+from mdlbench.extensions.plugins import Kind, Plugin
 from mdlbench.scoring.suite_run import Scored, run
 from mdlbench.scoring.targets import targets
 from mdlbench.sources.images import Images

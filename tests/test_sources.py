@@ -16,8 +16,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdlbench import plugins
 from mdlbench.errors import MdlbenchError, UsageError
+from mdlbench.extensions import plugins
 from mdlbench.sources import images as image_source
 from mdlbench.sources import kinds
 from mdlbench.sources import synthetic as synthetic_source

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdlbench.codes.latents import SparseLatents
+from mdlbench.disk.blocks import BlockFile
 from mdlbench.errors import SpoolError
 from mdlbench.scoring.spool import LatentSpool
-from mdlbench.spool import BlockFile
 
 
 @settings(max_examples=30, deadline=None)

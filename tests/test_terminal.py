@@ -18,13 +18,13 @@ import pytest
 import yaml
 
 from mdlbench.boards.leaderboard import build
+from mdlbench.console.terminal import BIDI, ENDLESS, Field, fitting, inert
 from mdlbench.errors import RecordError
 from mdlbench.records.record import parse_record, parse_references
 from mdlbench.report.compare.data import _inert
 from mdlbench.report.exports import latex_text
 from mdlbench.report.tables import measured_text, to_csv
 from mdlbench.suite.load import suites_folder
-from mdlbench.terminal import BIDI, ENDLESS, Field, fitting, inert
 from tests.records import HEADLINE, make_record
 from tests.tiny import write_tiny_suite
 
@@ -275,7 +275,7 @@ def test_results_that_are_no_longer_ranked_are_named(tmp_path):
 
 
 def test_only_one_module_prints():
-    """Everything goes through `say` or a table of `mdlbench.terminal`."""
+    """Everything goes through `say` or a table of `mdlbench.console.terminal`."""
     for path in (REPOSITORY / "mdlbench" / "cli").glob("*.py"):
         assert not re.search(r"(?<![.\w])print\(|std(out|err)\.write", path.read_text()), path
     assert ENDLESS > 10_000

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mdlbench.console.stages import silent
 from mdlbench.errors import HubError, SuiteError, UsageError
 from mdlbench.sources.kinds.language import FileText, HubText, PythonDocs
 from mdlbench.sources.language.opener import LEAST_DOCUMENTS, TEST_SHARE, LanguageOpener
 from mdlbench.sources.language.text import natural_spacing, pack, read
 from mdlbench.sources.open import Setting
-from mdlbench.stages import silent
 from mdlbench.suite.site import Site
 from tests.tiny_language import Characters, language_suite
 

@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.adapters.protocol import Origin
 from mdlbench.cli.app import app
+from mdlbench.disk.files import write_atomically
 from mdlbench.errors import CheckpointError, OutputError, SuiteError, TrainingError, UsageError
-from mdlbench.files import write_atomically
 from mdlbench.sources.images import Classifier, load_images
 from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import Block, Split

@@ -17,7 +17,7 @@ from mdlbench.adapters.protocol import CoderSpec, SparseCoder
 from mdlbench.codes.forest import Forest
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import CheckpointError, CoderError
-from mdlbench.foreign import blamed
+from mdlbench.extensions.foreign import blamed
 from mdlbench.sources.protocol import ActivationSource
 
 

@@ -22,8 +22,9 @@ import safetensors.torch
 import torch
 from pydantic import BeforeValidator, Field
 
-from mdlbench import npy
 from mdlbench.adapters import archive
+from mdlbench.disk import npy
+from mdlbench.disk.files import read_regular
 from mdlbench.errors import (
     CheckpointError,
     MdlbenchError,
@@ -32,7 +33,6 @@ from mdlbench.errors import (
     listed,
     shown,
 )
-from mdlbench.files import read_regular
 
 CONFIG_BYTES = 1 << 24
 """The most that a config may have."""

@@ -40,8 +40,8 @@ from mdlbench.adapters.protocol import (
 )
 from mdlbench.adapters.registry import ADAPTERS, find_adapter
 from mdlbench.errors import CheckpointError, MdlbenchError, UsageError, did_you_mean
-from mdlbench.foreign import blamed
-from mdlbench.plugins import Plugin
+from mdlbench.extensions.foreign import blamed
+from mdlbench.extensions.plugins import Plugin
 from mdlbench.sources.protocol import ActivationSource
 
 Answer = TypeVar("Answer")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
-from mdlbench import hub
 from mdlbench.adapters.checkpoint import require_file
 from mdlbench.adapters.protocol import HubPlace, Request
 from mdlbench.errors import CheckpointError, UsageError
+from mdlbench.hub import hub
 
 HUB = "hf://"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mdlbench.plugins import Kind, Plugin
+from mdlbench.extensions.plugins import Kind, Plugin
 
 ADAPTERS = Kind(
     noun="adapter",

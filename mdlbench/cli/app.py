@@ -17,7 +17,7 @@ from mdlbench.cli.papers import reproduce
 from mdlbench.cli.records import list_things, validate, verify
 from mdlbench.cli.stream import decode, encode
 from mdlbench.cli.train import train
-from mdlbench.terminal import inert, say
+from mdlbench.console.terminal import inert, say
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "eval": eval_suite,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mdlbench.cli.options import JsonOption, SuiteFileOption, output_option
+from mdlbench.console.terminal import say
 from mdlbench.errors import UsageError
 from mdlbench.statistics.metrics import METRICS
-from mdlbench.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +111,7 @@ def _write_pages(folder: Path, output: Path | None, pdf: bool) -> None:
 def _write_table(
     boards: Sequence[Leaderboard], table_format: Format, every: bool, file: Path | None
 ) -> None:
-    from mdlbench.files import write_atomically
+    from mdlbench.disk.files import write_atomically
     from mdlbench.report import formatted
 
     content = formatted(boards, table_format.value, every)

@@ -24,9 +24,9 @@ from mdlbench.cli.options import (
     setting,
     torch_device,
 )
+from mdlbench.console.terminal import say
 from mdlbench.errors import OutputError
-from mdlbench.foreign import prints_on_stderr
-from mdlbench.terminal import say
+from mdlbench.extensions.foreign import prints_on_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ import typer
 
 from mdlbench.cli import interrupt
 from mdlbench.cli.options import QuietOption, SuiteArgument
-from mdlbench.terminal import say
+from mdlbench.console.terminal import say
 
 
 def fetch_suite(suite: SuiteArgument, quiet: QuietOption = False) -> None:

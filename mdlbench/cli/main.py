@@ -25,9 +25,9 @@ def main() -> None:
 
 def _run() -> None:
     from mdlbench.cli.app import DEBUG, app
+    from mdlbench.console.terminal import print_anything, say
     from mdlbench.errors import MdlbenchError
-    from mdlbench.foreign import end_stdout
-    from mdlbench.terminal import print_anything, say
+    from mdlbench.extensions.foreign import end_stdout
 
     print_anything()
     _show_own_warnings()
@@ -48,8 +48,8 @@ def _show_own_warnings() -> None:
     """Each of ours is one line on stderr, and is said once."""
     import warnings
 
+    from mdlbench.console.terminal import say
     from mdlbench.errors import MdlbenchWarning
-    from mdlbench.terminal import say
 
     warnings.simplefilter("default", MdlbenchWarning)
     shown_otherwise = warnings.showwarning

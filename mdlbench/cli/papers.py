@@ -9,8 +9,8 @@ import typer
 
 from mdlbench.cli import interrupt
 from mdlbench.cli.options import QuietOption, output_option
+from mdlbench.console.terminal import say
 from mdlbench.papers import EXPERIMENTS
-from mdlbench.terminal import say
 
 
 def reproduce(

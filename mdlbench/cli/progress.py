@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mdlbench.console.stages import OnStage, silent
+from mdlbench.console.terminal import inert, say
 from mdlbench.report.tables import printable
 from mdlbench.scoring.suite_run import Failed, Scored
-from mdlbench.stages import OnStage, silent
-from mdlbench.terminal import inert, say
 
 LINE_LENGTH = 1000
 """The most characters of a line about one SAE."""

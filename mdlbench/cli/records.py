@@ -18,15 +18,15 @@ from mdlbench.cli.options import (
     SuiteFileOption,
     torch_device,
 )
+from mdlbench.console.terminal import say
 from mdlbench.errors import UsageError
-from mdlbench.foreign import each_on_stderr
-from mdlbench.terminal import say
+from mdlbench.extensions.foreign import each_on_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mdlbench.console.stages import OnStage
     from mdlbench.scoring.repeat import Unverified, Verified
-    from mdlbench.stages import OnStage
     from mdlbench.suite.suite import Suite
 
 LINE_LENGTH = 2000

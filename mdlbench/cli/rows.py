@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlbench.terminal import INERT, Field, fitted_table, inert, say, stdout_console
-from mdlbench.terminal import show as show_table
+from mdlbench.console.terminal import INERT, Field, fitted_table, inert, say, stdout_console
+from mdlbench.console.terminal import show as show_table
 
 if TYPE_CHECKING:
     from mdlbench.adapters.check import Check

@@ -19,7 +19,7 @@ from mdlbench.cli.options import (
     output_option,
     setting,
 )
-from mdlbench.foreign import prints_on_stderr
+from mdlbench.extensions.foreign import prints_on_stderr
 
 
 def encode(
@@ -67,7 +67,7 @@ def decode(
     """Decode a file of `mdlbench encode`, compare its checksum and say what it holds."""
     from mdlbench.cli import rows
     from mdlbench.codes import bitstream
-    from mdlbench.files import write_atomically
+    from mdlbench.disk.files import write_atomically
 
     decoded = bitstream.decode(bitstream.read(file))
     if output is not None:

@@ -20,8 +20,8 @@ from mdlbench.cli.options import (
     output_option,
     torch_device,
 )
+from mdlbench.console.terminal import say
 from mdlbench.errors import UsageError
-from mdlbench.terminal import say
 from mdlbench.training.catalogue import own_architectures
 
 if TYPE_CHECKING:

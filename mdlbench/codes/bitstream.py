@@ -40,8 +40,8 @@ from mdlbench.codes.stream.magnitudes import code_magnitudes
 from mdlbench.codes.symbols import HALF_STEP_LIMIT, Symbols
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.codes.tree import TreeCodebook
+from mdlbench.disk.files import read_regular, write_atomically
 from mdlbench.errors import CoderError, RecordError, UsageError, first_problem
-from mdlbench.files import read_regular, write_atomically
 
 VERSION = 2
 MAGIC = b"\x89MDLBITS"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from mdlbench.console.stages import OnStage
 from mdlbench.errors import OutputError, UsageError, did_you_mean
-from mdlbench.stages import OnStage
 
 EXPERIMENTS: dict[str, str] = {
     "mnist-case-study": "description length against width and sparsity of MNIST SAEs",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mdlbench.console.stages import OnStage
 from mdlbench.errors import MdlbenchError
 from mdlbench.papers import sweep_figures, sweep_report
 from mdlbench.papers.feature_sheet import Sheet, sheet
@@ -16,7 +17,6 @@ from mdlbench.report.features import write_feature_grid
 from mdlbench.scoring import suite_run
 from mdlbench.scoring.targets import open_target, targets
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.stages import OnStage
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.suite import Suite
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdlbench.files import write_atomically
-from mdlbench.markdown import markdown_table
+from mdlbench.console.markdown import markdown_table
+from mdlbench.disk.files import write_atomically
 from mdlbench.report.style import pdf, png
 from mdlbench.report.tables import ABSENT, escape_markdown
 

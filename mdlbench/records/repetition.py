@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mdlbench.disk.files import write_atomically
 from mdlbench.errors import MdlbenchWarning, RecordError
-from mdlbench.files import write_atomically
 from mdlbench.records.record import (
     SCHEMA_VERSION,
     Distortion,

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from mdlbench.errors import MdlbenchWarning, OutputError, RecordError, UsageError
-from mdlbench.files import (
+from mdlbench.disk.files import (
     clear_unfinished,
     create_atomically,
     read_regular,
     write_atomically,
 )
+from mdlbench.errors import MdlbenchWarning, OutputError, RecordError, UsageError
 from mdlbench.records.record import (
     EvalRecord,
     Identity,

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdlbench.boards.leaderboard import Leaderboard, build_all, build_archive, by_site
+from mdlbench.console.terminal import show, stdout_console
+from mdlbench.disk.files import write_atomically
 from mdlbench.errors import RecordError
-from mdlbench.files import write_atomically
 from mdlbench.records.record import EvalRecord, References, SiteReferences
 from mdlbench.records.store import ARCHIVE
 from mdlbench.report import style
 from mdlbench.report.tables import archive_markdown, to_csv, to_markdown, to_rich
-from mdlbench.terminal import show, stdout_console
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

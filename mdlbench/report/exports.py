@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mdlbench.boards.leaderboard import Leaderboard, Table, columns
+from mdlbench.console.terminal import inert
 from mdlbench.report.tables import TITLE_LENGTH, limit_name, printable, short_columns
-from mdlbench.terminal import inert
 
 if TYPE_CHECKING:
     import pandas as pd

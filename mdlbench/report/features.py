@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from mdlbench.files import write_atomically
+from mdlbench.disk.files import write_atomically
 from mdlbench.report.style import house_style, png
 from mdlbench.report.tables import printable
 from mdlbench.scoring.pictures import COLOURS, COLUMNS, Tiles, heaviest

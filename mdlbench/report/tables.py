@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mdlbench.boards.leaderboard import Leaderboard, Row, Table, columns
-from mdlbench.markdown import markdown_table
+from mdlbench.console.markdown import markdown_table
+from mdlbench.console.terminal import INERT, Field, fitted_table, line_of
 from mdlbench.statistics.metrics import metric_of
 from mdlbench.suite.load import shipped_suite
-from mdlbench.terminal import INERT, Field, fitted_table, line_of
 
 if TYPE_CHECKING:
     from rich.table import Table as Grid

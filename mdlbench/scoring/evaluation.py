@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from mdlbench.adapters import checked
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.codes.rates import Rates
+from mdlbench.console.stages import OnStage, silent
 from mdlbench.errors import CoderError, first_problem
 from mdlbench.records.record import (
     Bits,
@@ -35,7 +36,6 @@ from mdlbench.scoring.profile import latent_profile
 from mdlbench.scoring.provenance import environment, provenance
 from mdlbench.scoring.search import Limit, search_limit
 from mdlbench.scoring.sweep import Sweep
-from mdlbench.stages import OnStage, silent
 from mdlbench.statistics.bootstrap import percentile_interval
 from mdlbench.statistics.metrics import drawn_metrics
 from mdlbench.statistics.tolerance import position_of

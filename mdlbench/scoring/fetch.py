@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TextIO
 
 from mdlbench.adapters.load import NamedCoder
+from mdlbench.console.stages import OnStage, silent
+from mdlbench.console.terminal import inert
+from mdlbench.disk.files import cache_folder, sha256_of, write_atomically
 from mdlbench.errors import HubError, MdlbenchError
-from mdlbench.files import cache_folder, sha256_of, write_atomically
-from mdlbench.hub import HubUnreachableError
-from mdlbench.items import Item, datasets_cache, hub_cache, snapshots
+from mdlbench.hub.hub import HubUnreachableError
+from mdlbench.hub.items import Item, datasets_cache, hub_cache, snapshots
 from mdlbench.sources.open import Opener
-from mdlbench.stages import OnStage, silent
 from mdlbench.suite.suite import Suite, SuiteEntry
-from mdlbench.terminal import inert
 
 PREPARED = ".arrow"
 """Ending of the copy of a dataset that `datasets` makes from what it downloads."""

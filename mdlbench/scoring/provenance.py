@@ -9,7 +9,7 @@ from importlib import metadata
 
 import torch
 
-from mdlbench.files import PACKAGE
+from mdlbench.disk.files import PACKAGE
 from mdlbench.records.record import Environment, Provenance
 
 _LIBRARIES = (

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from mdlbench.adapters.load import spec_of
+from mdlbench.console.stages import OnStage, labelled, silent
 from mdlbench.errors import MdlbenchError, OutputError, RecordError, UsageError
 from mdlbench.records.checks import problems_of_file, suite_of
 from mdlbench.records.record import EvalRecord, Identity
@@ -17,7 +18,6 @@ from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.targets import Target, key_target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.stages import OnStage, labelled, silent
 from mdlbench.suite.suite import Suite
 
 

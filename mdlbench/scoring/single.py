@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mdlbench.adapters.formats.python import coder_of, instance_of, origin_of_object
 from mdlbench.adapters.protocol import SparseCoder
+from mdlbench.console.stages import shown_on_terminal
 from mdlbench.errors import MdlbenchError, UsageError
 from mdlbench.records.record import EvalRecord
 from mdlbench.scoring.audit import encode_test_split
@@ -18,7 +19,6 @@ from mdlbench.scoring.search import search_limit
 from mdlbench.scoring.targets import Target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.sources.protocol import ActivationSource, known_dtype
-from mdlbench.stages import shown_on_terminal
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.site import UNSAID, Origin, Place, Site, merged, place_said
 from mdlbench.suite.suite import Suite

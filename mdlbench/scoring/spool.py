@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mdlbench.codes.latents import SparseLatents
-from mdlbench.spool import BlockFile
+from mdlbench.disk.blocks import BlockFile
 
 
 class SpooledRun(NamedTuple):

@@ -14,6 +14,7 @@ from mdlbench.adapters import checked
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.load import CoderAt
 from mdlbench.adapters.protocol import SparseCoder
+from mdlbench.console.stages import OnStage, labelled, silent
 from mdlbench.errors import (
     CheckpointError,
     HubError,
@@ -25,7 +26,7 @@ from mdlbench.errors import (
     SuiteError,
     UsageError,
 )
-from mdlbench.hub import WHAT_TO_DO, HubUnreachableError
+from mdlbench.hub.hub import WHAT_TO_DO, HubUnreachableError
 from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord, Identity
 from mdlbench.records.store import ARCHIVE, Moved, RecordStore
@@ -34,7 +35,6 @@ from mdlbench.scoring.evaluation import Evaluation, evaluate_coder, latent_bits
 from mdlbench.scoring.naming import least_depths, names_of, origin_of
 from mdlbench.scoring.targets import Target, target_site
 from mdlbench.sources.open import Opener
-from mdlbench.stages import OnStage, labelled, silent
 from mdlbench.suite.site import Site
 
 FEATURES = "features"

@@ -15,9 +15,9 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from safetensors.torch import load
 from torch import nn
 
-from mdlbench import npy
+from mdlbench.disk import npy
+from mdlbench.disk.files import read_regular
 from mdlbench.errors import SuiteError, UsageError
-from mdlbench.files import read_regular
 from mdlbench.sources.kinds.images import PIXELS, ImagesConfig
 from mdlbench.sources.protocol import Block, SourceOpener, SpliceLoss, Split
 from mdlbench.suite.artefact import artefact

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from mdlbench.items import Item
-from mdlbench.plugins import Plugin
+from mdlbench.console.stages import OnNotice, OnStage, silent
+from mdlbench.extensions.plugins import Plugin
+from mdlbench.hub.items import Item
 from mdlbench.sources.protocol import ActivationSource, Setting, SourceOpener
-from mdlbench.stages import OnNotice, OnStage, silent
 from mdlbench.suite.kinds import subclass_of
 from mdlbench.suite.site import SILENT, UNSAID, Origin, Place, Site
 from mdlbench.suite.source import SourceConfig

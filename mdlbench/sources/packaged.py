@@ -15,8 +15,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from mdlbench.disk.files import cache_folder, sha256_of, write_atomically
 from mdlbench.errors import HubError, OutputError
-from mdlbench.files import cache_folder, sha256_of, write_atomically
 
 
 def ensure(package: str, version: str, file: str, sha256: str) -> Path:

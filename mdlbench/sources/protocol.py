@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 
+from mdlbench.console.stages import OnNotice, OnStage, silent
 from mdlbench.errors import UsageError, did_you_mean, first_line
-from mdlbench.items import Item
-from mdlbench.stages import OnNotice, OnStage, silent
+from mdlbench.hub.items import Item
 from mdlbench.suite.site import Origin, Place, Site
 from mdlbench.suite.source import SourceConfig
 from mdlbench.suite.suite import Suite

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from mdlbench.errors import MdlbenchError
-from mdlbench.plugins import Kind, Plugin
+from mdlbench.extensions.plugins import Kind, Plugin
 from mdlbench.suite.source import SourceConfig
 
 Base = TypeVar("Base")

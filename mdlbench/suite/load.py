@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mdlbench.disk.files import PACKAGE
 from mdlbench.errors import SuiteError, UsageError, did_you_mean
-from mdlbench.files import PACKAGE
 from mdlbench.suite.base import AT
 from mdlbench.suite.kinds import config_class
 from mdlbench.suite.suite import Suite

@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 
 from mdlbench.adapters.formats.saelens.told import TRAINING_FILE
+from mdlbench.disk.files import UNFINISHED, write_atomically
 from mdlbench.errors import CheckpointError, OutputError, UsageError
-from mdlbench.files import UNFINISHED, write_atomically
 from mdlbench.training.config import Keep, TrainingConfig
 from mdlbench.training.inference import Inference, Weights
 

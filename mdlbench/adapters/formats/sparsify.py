@@ -45,7 +45,7 @@ from mdlbench.adapters.parts import (
 from mdlbench.adapters.places import HUB, hub_path, hub_place, parts, place
 from mdlbench.adapters.protocol import HubPlace, Origin, Request
 from mdlbench.errors import CheckpointError, did_you_mean, first_problem, shown
-from mdlbench.hub import NoSuchFileError
+from mdlbench.hub.hub import NoSuchFileError
 from mdlbench.sources.language.hooks import module_hook
 
 CONFIG_FILE = "cfg.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mdlbench.boards.compare.contest import Contest
-from mdlbench.files import write_atomically
+from mdlbench.disk.files import write_atomically
 
 
 def write_comparison(contest: Contest, folder: Path) -> list[Path]:

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mdlbench.boards.compare.contest import Contest, Placing
+from mdlbench.console.terminal import inert, line_of, show, stdout_console
 from mdlbench.report.compare.words import answer, curve_notes, curve_rows, title_of
 from mdlbench.report.tables import ABSENT, TITLE_LENGTH, printable
 from mdlbench.statistics.metrics import metric_of
-from mdlbench.terminal import inert, line_of, show, stdout_console
 
 TABLE_COLUMNS = 4
 """Most columns beside the names."""

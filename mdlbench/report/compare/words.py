@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mdlbench.boards.compare.contest import AtEpsilon, Contest, Placing
 from mdlbench.boards.compare.curves import CurveComparison, Estimate, percent_below
-from mdlbench.markdown import markdown_table
+from mdlbench.console.markdown import markdown_table
 from mdlbench.report.tables import (
     ABSENT,
     TITLE_LENGTH,

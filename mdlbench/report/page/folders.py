@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mdlbench.boards.leaderboard import Leaderboard, build_all, build_archive
-from mdlbench.files import write_atomically
+from mdlbench.disk.files import write_atomically
 from mdlbench.records.repetition import standings
 from mdlbench.records.store import RECORDS, REFERENCES, read_archive, read_records, read_references
 from mdlbench.report import write_report

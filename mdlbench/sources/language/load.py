@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from mdlbench.errors import HubError, UsageError, did_you_mean, first_line
-from mdlbench.hub import explained, from_cache_if_unreachable, is_hub_error
+from mdlbench.hub.hub import explained, from_cache_if_unreachable, is_hub_error
 from mdlbench.sources.kinds.language import HubModel, Model, PackagedModel
 from mdlbench.sources.language.blocks import BlocksModel
 from mdlbench.sources.language.cut import LanguageModel

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mdlbench.errors import HubError
-from mdlbench.hub import hub_file, hub_files
-from mdlbench.items import Item, datasets_cache, snapshots
+from mdlbench.hub.hub import hub_file, hub_files
+from mdlbench.hub.items import Item, datasets_cache, snapshots
 from mdlbench.sources.kinds.language import HubModel, HubText, LanguageConfig, PackagedModel
 from mdlbench.sources.language.load import official_name
 from mdlbench.sources.language.text import read

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mdlbench.errors import HubError, UsageError, did_you_mean
-from mdlbench.items import Item
+from mdlbench.hub.items import Item
 from mdlbench.sources.kinds.language import FileText, LanguageConfig, Text
 from mdlbench.sources.language.cut import LanguageModel
 from mdlbench.sources.language.load import load_model

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 
+from mdlbench.console.stages import OnStage, silent
+from mdlbench.disk.blocks import BlockFile
 from mdlbench.errors import SourceError, UsageError
 from mdlbench.sources.language.cut import Activation, LanguageModel
 from mdlbench.sources.language.hooks import Hook, Wiring
@@ -26,8 +28,6 @@ from mdlbench.sources.language.losses import (
 )
 from mdlbench.sources.language.text import Contexts
 from mdlbench.sources.protocol import Block, SpliceLoss, Split
-from mdlbench.spool import BlockFile
-from mdlbench.stages import OnStage, silent
 from mdlbench.suite.site import Site
 
 BLOCK_TOKENS = 4096

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Int64
 
+from mdlbench.disk.files import expanded
 from mdlbench.errors import HubError, SuiteError, UsageError, first_line
-from mdlbench.files import expanded
-from mdlbench.hub import explained, from_cache_if_unreachable, is_hub_error
+from mdlbench.hub.hub import explained, from_cache_if_unreachable, is_hub_error
 from mdlbench.sources.kinds.language import FileText, HubText, Text
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from safetensors.torch import save
 from torch import nn
 
-from mdlbench.files import write_atomically
+from mdlbench.disk.files import write_atomically
 from mdlbench.sources.images import Classifier, load_images
 from mdlbench.sources.kinds.images import ImagesConfig
 from mdlbench.suite.load import load_suite

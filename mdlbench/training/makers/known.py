@@ -24,8 +24,8 @@ from safetensors.torch import save
 from scipy.linalg import block_diag
 
 from mdlbench.codes.closed_forms import entropy, fixed_rates_bits
+from mdlbench.disk.files import write_atomically
 from mdlbench.errors import UsageError
-from mdlbench.files import write_atomically
 from mdlbench.sources.kinds.synthetic import (
     SYNTHETIC,
     Features,

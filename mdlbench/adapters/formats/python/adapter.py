@@ -7,8 +7,8 @@ from typing import Any
 from mdlbench.adapters.formats.python.objects import coder_of, instance_of, origin_of_object
 from mdlbench.adapters.protocol import Origin, Request, SparseCoder
 from mdlbench.errors import MdlbenchError, UsageError
-from mdlbench.foreign import blamed
-from mdlbench.plugins import import_object
+from mdlbench.extensions.foreign import blamed
+from mdlbench.extensions.plugins import import_object
 
 
 class PythonAdapter:

@@ -23,7 +23,7 @@ from mdlbench.adapters.formats.python.returned import (
 )
 from mdlbench.adapters.sample import sample
 from mdlbench.errors import CoderError
-from mdlbench.foreign import blamed
+from mdlbench.extensions.foreign import blamed
 
 MUCH_BETTER = 0.8
 """One of two readings is taken if its error is no more than this share of the other's."""

@@ -27,7 +27,7 @@ from mdlbench.adapters.identity import UNSEEN, CoderIdentity
 from mdlbench.adapters.protocol import CoderSpec, Origin, SparseCoder
 from mdlbench.adapters.sample import sample
 from mdlbench.errors import CheckpointError, CoderError, UsageError
-from mdlbench.foreign import blamed
+from mdlbench.extensions.foreign import blamed
 from mdlbench.sources.protocol import ActivationSource
 
 VERSION = "3"

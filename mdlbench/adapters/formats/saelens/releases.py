@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 import torch
 import yaml
 
-from mdlbench import hub
 from mdlbench.adapters.checkpoint import only_tensors
 from mdlbench.adapters.formats.saelens.config import (
     METADATA,
@@ -30,6 +29,7 @@ from mdlbench.adapters.formats.saelens.config import (
 )
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.errors import CheckpointError, HubError, MdlbenchError, nearest_paths
+from mdlbench.hub import hub
 
 DIRECTORY_FILE = "pretrained_saes.yaml"
 CROSS_LAYER = "mntss_clt_layer_transcoder"

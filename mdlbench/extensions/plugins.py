@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdlbench.errors import MdlbenchError, UsageError, did_you_mean, first_line
-from mdlbench.foreign import blamed
+from mdlbench.extensions.foreign import blamed
 
 HERE = "mdlbench"
 """The distribution of what is built in."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mdlbench.errors import OutputError, UsageError
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 """The folder that this package was imported from."""
 
 UNFINISHED = ".part"
@@ -31,10 +31,6 @@ _WRITER = re.compile(r"-[0-9a-f]{6}\.(?P<pid>[0-9]{1,10})-[^-]*$")
 """The end of an unfinished file's name: which machine, which process, and what makes it unique."""
 _ABANDONED_SECONDS = 24 * 3600.0
 """Nobody writes one file for so long."""
-
-_AT_ONCE = sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY", "O_CLOEXEC"))
-"""Flags of opening that wait for nobody, where the system has them."""
-_CHUNK = 1 << 20
 
 
 def cache_folder() -> Path:

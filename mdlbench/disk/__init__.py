@@ -1,0 +1,1 @@
+"""What lies on disk: files written whole, arrays of blocks, .npy headers."""

@@ -1,0 +1,1 @@
+"""The hub: files fetched from it, and the list of what a suite needs."""

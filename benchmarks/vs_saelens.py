@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 from clock import Clock
+from mdlbench.scoring.passes import EncodedSplit
 from safetensors.torch import save_file
 
 from mdlbench.adapters.load import load_coder
@@ -47,7 +48,6 @@ from mdlbench.quantisers.modes import MODES
 from mdlbench.scoring import passes
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
-from mdlbench.scoring.passes import EncodedSplit
 from mdlbench.scoring.spool import LatentSpool
 from mdlbench.sources.language.hooked import HookedModel
 from mdlbench.sources.language.hooks import Hook, HookEntry

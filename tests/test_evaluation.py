@@ -14,15 +14,17 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from mdlbench.adapters.load import load_coder
+from mdlbench.adapters.load import NamedCoder, load_coder
 from mdlbench.codes import bitstream
 from mdlbench.records.checks import problems_of
 from mdlbench.records.record import operating_point, profile_ranks
 from mdlbench.scoring import audit
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
+from mdlbench.scoring.executor import InProcess
 from mdlbench.scoring.pictures import pictures_of
 from mdlbench.scoring.single import evaluate
+from mdlbench.scoring.worker import HeldSae
 from mdlbench.sources import images
 from mdlbench.sources.images import Images
 from mdlbench.sources.kinds.images import PIXELS
@@ -49,7 +51,7 @@ def record(suite, sae):
 
 
 def open_bench(suite):
-    return Bench.open(Opener(suite), Site(hook=PIXELS))
+    return Bench.open(InProcess(Opener(suite)), Site(hook=PIXELS))
 
 
 class Oracle:
@@ -224,11 +226,12 @@ def test_decoder_precision_is_the_coarsest_that_keeps_the_headline(record, oracl
 def test_a_factored_decoder_is_priced_by_its_adapter(suite, sae, record, model_bits):
     """Its rows come from fewer numbers than they have, or cost the same at any precision."""
     bench = open_bench(suite)
-    coder = load_coder(str(sae), source=bench.source)
+    coder = load_coder(str(sae))
     factored = dataclasses.replace(
         coder, spec=dataclasses.replace(coder.spec, model_bits=model_bits)
     )
-    found = evaluate_coder(bench, factored, bench.identity(coder.spec.identity)).record
+    held = HeldSae(lambda source: factored)
+    found = evaluate_coder(bench, held, bench.identity(coder.spec.identity)).record
     facts, plain = found.coder, record.coder
     bits = plain.decoder_weight_bits if callable(model_bits) else None
     expected = 700 * bits + 32 if bits else 12_345
@@ -318,9 +321,8 @@ def test_references_against_numpy(suite, oracle):
 
 def test_bits_of_latents_add_up_to_the_rate(suite, sae):
     bench = open_bench(suite)
-    coder = load_coder(str(sae), source=bench.source)
-    identity = bench.identity(coder.spec.identity)
-    record, latent_bits = evaluate_coder(bench, coder, identity)
+    named = NamedCoder(str(sae))
+    record, latent_bits = evaluate_coder(bench, named, bench.identity(bench.identify(named)))
     assert latent_bits.sum() == pytest.approx(record.at("mse", 0.004).bits, rel=1e-12)
     assert latent_bits[-8:].max() < 0.01 < latent_bits[:16].min()
     profile = record.latents

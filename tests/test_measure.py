@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from mdlbench.adapters import checked
-from mdlbench.adapters.load import load_coder
-from mdlbench.quantisers.modes import MODES
-from mdlbench.scoring import passes
+from mdlbench.adapters.load import NamedCoder
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import encoded
+from mdlbench.scoring.executor import InProcess
+from mdlbench.scoring.rounds import CoderRounds, Rounds
 from mdlbench.scoring.search import search_limit
 from mdlbench.sources.images import Images
 from mdlbench.sources.kinds.images import PIXELS
@@ -25,17 +24,18 @@ from tests.tiny import tiny_suite, write_sae
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    return Bench.open(Opener(tiny_suite(tmp_path_factory.mktemp("suite"))), Site(hook=PIXELS))
+    opener = Opener(tiny_suite(tmp_path_factory.mktemp("suite")))
+    return Bench.open(InProcess(opener), Site(hook=PIXELS))
 
 
 @pytest.fixture(scope="module")
-def coder(bench, tmp_path_factory):
-    return load_coder(str(write_sae(tmp_path_factory.mktemp("sae"))), source=bench.source)
+def sae(tmp_path_factory):
+    return NamedCoder(str(write_sae(tmp_path_factory.mktemp("sae"))))
 
 
 @pytest.fixture
-def sweep(bench, coder):
-    with encoded(bench, coder) as run:
+def sweep(bench, sae):
+    with encoded(bench, sae) as run:
         yield run.sweep
 
 
@@ -75,7 +75,7 @@ def test_errors_of_a_step_that_was_spliced_are_not_measured_again(sweep, splices
 def test_the_dyadic_steps_take_one_pass(sweep, splices, monkeypatch):
     passes, original = [], Images.blocks
     monkeypatch.setattr(
-        Images, "blocks", lambda self, split: passes.append(split) or original(self, split)
+        Images, "blocks", lambda self, *part: passes.append(part[0]) or original(self, *part)
     )
     for position in sweep.dyadic:
         sweep.errors(position)
@@ -117,24 +117,22 @@ def test_a_metric_reads_the_same_from_errors_and_distortions(bench, sweep):
             bench.per_document(errors, metric)
 
 
-def test_relative_steps(bench, coder):
+def test_relative_steps(bench, sae):
     steps = Steps(finest=0.25, octaves=3, unit="latent_rms")
-    scale = passes.quantiser_scale(coder, MODES["normalised"])
-    x = next(bench.source.blocks("calibration")).activations
-    latents, _ = checked.encode(coder, x)
-    values = latents.scaled(scale).to_dense().astype(np.float64)
+    coder = sae.load()
+    latents, _ = checked.encode(coder, next(Images(bench.suite).blocks("calibration")).activations)
+    values = latents.scaled(coder.spec.decoder_norms).to_dense().astype(np.float64)
     rms = float(f"{np.sqrt((values[values != 0] ** 2).mean()):.3g}")
-    found = passes.absolute_steps(steps, coder, bench.source, scale)
+    rounds = CoderRounds.of(bench.rounds, sae)
+    found = rounds.absolute_steps(steps, normalised=True)
     assert found == Steps(finest=0.25 * rms, octaves=3)
     assert found.grid == [0.25 * rms, 0.5 * rms, 1.0 * rms]
     absolute = Steps(finest=0.25, octaves=3)
-    assert passes.absolute_steps(absolute, coder, bench.source, scale) is absolute
+    assert rounds.absolute_steps(absolute, normalised=True) is absolute
 
 
 def test_the_reference_waits_until_it_is_asked_for(bench, monkeypatch, tmp_path):
-    monkeypatch.setattr(passes, "reference", lambda source: pytest.fail("two passes"))
-    lazy = Bench.open(Opener(tiny_suite(tmp_path)), Site(hook=PIXELS))
+    monkeypatch.setattr(Rounds, "reference", lambda self: pytest.fail("two passes"))
+    lazy = Bench.open(InProcess(Opener(tiny_suite(tmp_path))), Site(hook=PIXELS))
     assert lazy.measurement() == bench.measurement()
-    assert torch.equal(
-        next(lazy.source.blocks("test")).activations, next(bench.source.blocks("test")).activations
-    )
+    assert lazy.source == bench.source

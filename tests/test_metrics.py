@@ -32,6 +32,7 @@ from mdlbench.report.page.content import page_data
 from mdlbench.report.page.write import suite_page
 from mdlbench.report.tables import to_csv, to_markdown
 from mdlbench.scoring.bench import Bench
+from mdlbench.scoring.executor import InProcess
 from mdlbench.scoring.search import search_limit
 from mdlbench.scoring.single import evaluate
 from mdlbench.scoring.sweep import Sweep
@@ -90,7 +91,7 @@ def scored(request, tmp_path_factory):
         suite = tiny_suite(folder / "suite", tolerances=limits, headline=headline)
         sae = write_sae(folder / "sae")
         records = [evaluate(str(sae), suite, name="bars"), evaluate("pca", suite)]
-        bench = Bench.open(Opener(suite), Site(hook=PIXELS))
+        bench = Bench.open(InProcess(Opener(suite)), Site(hook=PIXELS))
         references = References(
             **bench.measurement().model_dump(),
             headline=suite.headline,
@@ -341,7 +342,10 @@ HEADLINE_OF_TINY = References.model_fields["headline"].annotation(metric="mse", 
             [Contender("a", (record,)), Contender("b", (record,))], "delta-ce"
         ),
         lambda record, suite, folder: search_limit(
-            Bench.open(Opener(suite), Site(hook=PIXELS)), object.__new__(Sweep), "delta-ce", 0.05
+            Bench.open(InProcess(Opener(suite)), Site(hook=PIXELS)),
+            object.__new__(Sweep),
+            "delta-ce",
+            0.05,
         ),
         lambda record, suite, folder: metric_of("delta-ce"),
         lambda record, suite, folder: tiny_suite(
@@ -362,7 +366,7 @@ def test_an_unknown_name_is_refused_everywhere(plain, use, tmp_path):
 
 def test_a_metric_of_the_model_takes_no_sums_without_a_splice(tmp_path):
     """The way in which an unknown metric once passed for the MSE."""
-    bench = Bench.open(Opener(tiny_suite(tmp_path)), Site(hook=PIXELS))
+    bench = Bench.open(InProcess(Opener(tiny_suite(tmp_path))), Site(hook=PIXELS))
     errors = type("Errors", (), {"squared_error": np.ones(3), "cosine": np.ones(3)})()
     for metric in METRICS.values():
         if metric.spliced:

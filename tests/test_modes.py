@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float
 
-from mdlbench.adapters.load import load_coder
+from mdlbench.adapters.load import NamedCoder
 from mdlbench.codes import bitstream
 from mdlbench.codes.codelength import Codebook
-from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.latents import SparseLatents, concatenate
+from mdlbench.codes.runs import Runs
 from mdlbench.codes.symbols import FittedQuantiser, PlainStep, Symbols, quantise
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.errors import RecordError, UsageError
@@ -41,10 +42,10 @@ from mdlbench.quantisers.rdo import (
 from mdlbench.quantisers.trial import HIGH_RATE_SLOPE, Trial, curve_slope
 from mdlbench.records.record import Identity
 from mdlbench.records.store import read_records
-from mdlbench.scoring import passes
 from mdlbench.scoring.audit import encode_test_split
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import encoded
+from mdlbench.scoring.executor import InProcess
 from mdlbench.scoring.single import evaluate
 from mdlbench.sources.kinds.images import PIXELS
 from mdlbench.sources.open import Opener
@@ -78,7 +79,7 @@ def directions_of(seed: int, n_latents: int = 6, d: int = 4) -> Float[np.ndarray
 
 
 def trial(latents: SparseLatents, seed: int = 0, finest: float = FINEST) -> Trial:
-    return Trial(lambda: [latents], directions_of(seed, latents.n_latents), finest)
+    return Trial(Runs.here(lambda: [latents]), directions_of(seed, latents.n_latents), finest)
 
 
 def allocated(latents: SparseLatents, step: float) -> Allocation:
@@ -108,7 +109,9 @@ class TestAllocation:
     @settings(max_examples=10)
     def test_costs_no_more_than_any_level_for_all(self, seed, step):
         latents = exponentials(seed)
-        choices = measure_choices(lambda: [latents], latents.n_latents, step, FINEST, LEVELS)
+        choices = measure_choices(
+            Runs.here(lambda: [latents]), latents.n_latents, step, FINEST, LEVELS
+        )
         slope = choices.slope(step)
         assert 0 < slope <= HIGH_RATE_SLOPE * step**2
         cost = choices.lagrangian(slope)
@@ -121,7 +124,9 @@ class TestAllocation:
 
     def test_distortions_and_rates_against_float64(self):
         latents, step = exponentials(3), 1.0
-        choices = measure_choices(lambda: [latents], latents.n_latents, step, FINEST, LEVELS)
+        choices = measure_choices(
+            Runs.here(lambda: [latents]), latents.n_latents, step, FINEST, LEVELS
+        )
         assert choices.levels.tolist() == [*range(LOWEST, HIGHEST + 1), DROPPED]
         z, n = latents.to_dense().astype(np.float64), latents.n_tokens
         for column, level in enumerate(choices.levels[:-1]):
@@ -138,7 +143,7 @@ class TestAllocation:
         rng = np.random.default_rng(0)
         z = rng.uniform(1, 9, (3000, 4)).astype(np.float32)
         latents, step = SparseLatents.from_dense(z), 0.0625
-        choices = measure_choices(lambda: [latents], 4, step, step / 8, LEVELS)
+        choices = measure_choices(Runs.here(lambda: [latents]), 4, step, step / 8, LEVELS)
         assert choices.slope(step) == pytest.approx(HIGH_RATE_SLOPE * step**2, rel=0.05)
         alike = trial(latents, finest=step / 8)
         assert alike.slope(step) == pytest.approx(HIGH_RATE_SLOPE * step**2, rel=0.05)
@@ -278,8 +283,8 @@ class TestTrial:
         on = rng.random((2000, 1)) < 0.3
         z = np.where(on, rng.uniform(0.5, 0.9, (2000, 8)), 0).astype(np.float32)
         latents, step = SparseLatents.from_dense(z), 0.5
-        apart = Trial(lambda: [latents], np.eye(8, dtype=np.float32), FINEST)
-        alike = Trial(lambda: [latents], np.eye(8, dtype=np.float32)[[0] * 8], FINEST)
+        apart = Trial(Runs.here(lambda: [latents]), np.eye(8, dtype=np.float32), FINEST)
+        alike = Trial(Runs.here(lambda: [latents]), np.eye(8, dtype=np.float32)[[0] * 8], FINEST)
         dropped = Allocation(step, np.full(8, DROPPED, dtype=np.int32))
         squares = (z.astype(np.float64) ** 2).sum() / 2000
         together = (z.sum(axis=1, dtype=np.float64) ** 2).sum() / 2000
@@ -289,7 +294,7 @@ class TestTrial:
 
     def test_the_first_tokens_are_the_sample(self):
         parts = [exponentials(seed, n_tokens=3000) for seed in (0, 1)]
-        sample = Trial(lambda: parts, directions_of(0), FINEST).sample
+        sample = Trial(Runs.here(lambda: parts), directions_of(0), FINEST).sample
         assert sample.n_tokens == 4096
         expected = np.vstack([parts[0].to_dense(), parts[1].to_dense()[:1096]])
         assert sample.to_dense().tolist() == expected.tolist()
@@ -335,12 +340,14 @@ def test_real_bytes_are_the_rate_and_decode_to_the_values(records, suite, sae, n
     assert len(audited) == 1
     bits = audited[0].bits
     assert bits.coded == pytest.approx(bits.heldout, rel=0.005, abs=64 / 200)
-    bench = Bench.open(Opener(suite), Site(hook=PIXELS), name)
-    coder = load_coder(str(sae), source=bench.source)
-    with encoded(bench, coder) as run:
-        data = encode_test_split(bench, run.sweep, audited[0].step)
+    bench = Bench.open(InProcess(Opener(suite)), Site(hook=PIXELS), name)
+    with encoded(bench, NamedCoder(str(sae))) as run:
+        data = encode_test_split(bench, run, audited[0].step)
         quantiser = run.sweep.quantiser_at(audited[0].step)
-        expected = quantiser.values(passes.all_symbols(run.sweep.test, quantiser))
+        whole = concatenate(
+            [latents for part in run.sweep.runs("test").map(list) for latents in part]
+        )
+        expected = quantiser.values(quantiser.symbols(whole))
     decoded = bitstream.decode(data)
     assert decoded.metadata["quantiser"] == name
     assert decoded_values(decoded).value.tolist() == expected.value.tolist()
@@ -364,8 +371,8 @@ def test_records_say_their_mode(records, suite, name):
 
 
 def test_the_generic_path_prices_as_the_one_count_does(suite, sae):
-    bench = Bench.open(Opener(suite), Site(hook=PIXELS))
-    with encoded(bench, load_coder(str(sae), source=bench.source)) as run:
+    bench = Bench.open(InProcess(Opener(suite)), Site(hook=PIXELS))
+    with encoded(bench, NamedCoder(str(sae))) as run:
         for position in (0, 40, 47):
             fast, alone = run.sweep.rates(position), run.sweep._priced_alone(position)
             for field in ("heldout", "adaptive", "enumerative", "bound", "l0"):
@@ -378,9 +385,9 @@ def test_the_generic_path_prices_as_the_one_count_does(suite, sae):
 def test_what_a_mode_sends_is_in_the_model_part(suite, sae, records):
     record = records["rdo"]
     step = next(point.step for point in record.points if point.bits.coded is not None)
-    bench = Bench.open(Opener(suite), Site(hook=PIXELS), "rdo")
-    with encoded(bench, load_coder(str(sae), source=bench.source)) as run:
-        codebook = bitstream.sizes(encode_test_split(bench, run.sweep, step)).codebook_bytes
+    bench = Bench.open(InProcess(Opener(suite)), Site(hook=PIXELS), "rdo")
+    with encoded(bench, NamedCoder(str(sae))) as run:
+        codebook = bitstream.sizes(encode_test_split(bench, run, step)).codebook_bytes
     assert record.coder.codebook_bits == 8 * codebook + 8 * N_CENTROIDS
 
 

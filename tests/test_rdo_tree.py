@@ -14,6 +14,7 @@ from mdlbench.codes import bitstream
 from mdlbench.codes.forest import Forest
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.rates import TreeCode
+from mdlbench.codes.runs import Runs
 from mdlbench.codes.symbols import PlainStep, quantise
 from mdlbench.codes.tree import TreeCodebook
 from mdlbench.quantisers.files import decoded_values, described
@@ -51,7 +52,7 @@ def calibration(latents: SparseLatents, seed: int = 0, parents=PARENTS) -> Calib
     rows = np.random.default_rng(seed).standard_normal((latents.n_latents, 4))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return Calibration(
-        runs=lambda: iter([latents]),
+        runs=Runs.here(lambda: [latents]),
         directions=lambda: rows.astype(np.float32),
         n_latents=latents.n_latents,
         finest=FINEST,
@@ -173,8 +174,8 @@ def test_a_child_stays_on_where_its_parent_makes_it_cheap():
 def test_real_bytes_decode_to_the_same_values(own):
     fitted_on = calibration(gated(4, n_tokens=3000), parents=PARENTS if own else None)
     quantiser = fit_tree_rate_aware(fitted_on, 0.7)
-    (run,) = fitted_on.runs()
-    code = TreeCode.fit(lambda: [quantiser.symbols(run)], run.n_latents, fitted_on.parents)
+    symbols = fitted_on.runs.each(quantiser.symbols)
+    code = TreeCode.fit(symbols, fitted_on.n_latents, fitted_on.parents)
     test = gated(5, n_tokens=3000)
     symbols = quantiser.symbols(test)
     told = described(mode_of("rdo-tree"), quantiser)
@@ -184,7 +185,7 @@ def test_real_bytes_decode_to_the_same_values(own):
     assert decoded.quantiser == told
     assert decoded_values(decoded).value.tolist() == quantiser.values(symbols).value.tolist()
     documents = np.zeros(test.n_tokens, dtype=np.int64)
-    rates = code.rates([(symbols, documents)], 1)
+    rates = code.rates(Runs.here(lambda: [(symbols, documents)]), 1)
     payload = 8 * bitstream.sizes(data).payload_bytes / test.n_tokens
     assert payload == pytest.approx(rates.heldout, rel=0.005, abs=64 / test.n_tokens)
     assert rates.header_bits == code.codebook.header_bits > 0

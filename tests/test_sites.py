@@ -18,8 +18,8 @@ from mdlbench.boards.leaderboard import build_all
 from mdlbench.errors import CheckpointError, SpoolError, UsageError
 from mdlbench.records.store import read_records, read_references
 from mdlbench.report import write_report
-from mdlbench.scoring import passes
 from mdlbench.scoring.bench import Bench
+from mdlbench.scoring.rounds import Rounds
 from mdlbench.scoring.single import evaluate
 from mdlbench.scoring.suite_run import Failed, Scored, run
 from mdlbench.scoring.targets import Target, targets
@@ -338,7 +338,7 @@ def test_what_is_finished_costs_no_pass(results, monkeypatch):
         raise AssertionError("a pass over the activations, though every record is there")
 
     monkeypatch.setattr(Language, "_run_prefix", refuse)
-    monkeypatch.setattr(passes, "reference", refuse)
+    monkeypatch.setattr(Rounds, "reference", refuse)
     monkeypatch.setattr(CoderAt, "coder", property(refuse))
     before = {p: p.stat().st_mtime_ns for p in results.folder.rglob("*") if p.is_file()}
     again = scored(results.suite, results.folder)

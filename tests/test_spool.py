@@ -22,12 +22,13 @@ def test_what_goes_in_comes_out_as_often_as_asked(seed, lengths, side_columns):
         latents = SparseLatents.from_dense(dense.astype(np.float32))
         blocks.append((latents, side, np.arange(n_tokens, dtype=np.int64)))
     with LatentSpool(5) as spool:
-        for block in blocks:
-            spool.append(*block)
+        for index in reversed(range(len(blocks))):
+            assert index not in spool
+            spool.put(index, *blocks[index])
+            assert index in spool
         for _ in range(2):
-            runs = list(spool.runs())
-            assert len(runs) == len(blocks)
-            for run, (latents, side, document) in zip(runs, blocks, strict=True):
+            for index, (latents, side, document) in enumerate(blocks):
+                run = spool.read(index)
                 assert np.array_equal(run.latents.to_dense(), latents.to_dense())
                 assert np.array_equal(run.side, side)
                 assert np.array_equal(run.document, document)
@@ -36,9 +37,9 @@ def test_what_goes_in_comes_out_as_often_as_asked(seed, lengths, side_columns):
 def test_nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     spool = LatentSpool(3)
-    spool.append(*one_token())
+    spool.put(0, *one_token())
     assert list(tmp_path.iterdir()) == []
-    spool.__exit__(None, None, None)
+    spool.close()
 
 
 def test_no_temporary_folder_is_a_clear_error(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mdlbench.codes import codelength
 from mdlbench.codes.codelength import Codebook, Rate, binary_entropy, fit_beta_prior
 from mdlbench.codes.forest import Forest
+from mdlbench.codes.runs import Runs
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.codes.tree import ContextCounts, TreeCodebook, plugin
 from mdlbench.errors import CoderError
@@ -51,7 +52,9 @@ def all_edges(calibration: Matrix, parents: Matrix) -> TreeCodebook:
 
 def fitted(calibration: Matrix, parents: Matrix | None = None) -> TreeCodebook:
     symbols = symbols_of(calibration)
-    return TreeCodebook.fit(Codebook.fit(counted(calibration)), lambda: [symbols], parents)
+    return TreeCodebook.fit(
+        Codebook.fit(counted(calibration)), Runs.here(lambda: [symbols]), parents
+    )
 
 
 def direct_bits(book: TreeCodebook, calibration: Matrix, test: Matrix) -> Matrix:
@@ -239,7 +242,7 @@ def test_counts_of_other_tokens_are_refused() -> None:
         plugin(counted(np.ones((2, 3))), forest, np.array([0, 1]))
     with pytest.raises(CoderError, match="come from different tokens"):
         TreeCodebook.fit(
-            Codebook.fit(counts), lambda: [symbols_of(np.ones((5, 2)))], forest.parents
+            Codebook.fit(counts), Runs.here(lambda: [symbols_of(np.ones((5, 2)))]), forest.parents
         )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components, mini
 
 from mdlbench.codes.codelength import xlog2x
 from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.runs import Part, Runs
 from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.errors import CoderError
@@ -27,9 +28,6 @@ NOWHERE = -1
 
 TABLE_CELLS = 2**22
 """Pairs of latents counted at once while a forest is learned; bounds its memory."""
-
-SymbolRuns = Callable[[], Iterable[Symbols]]
-"""Gives the same runs of symbols at every call, such as those of a spool."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +197,7 @@ class _Edges(NamedTuple):
     gain: Float64[np.ndarray, " edge"]
 
 
-def learn_forest(runs: SymbolRuns, counts: SymbolCounts) -> Forest:
+def learn_forest(runs: Runs[Symbols], counts: SymbolCounts) -> Forest:
     """The forest that saves most on calibration tokens, by their own frequencies (maths §3).
 
     An edge saves N times the mutual information of its two supports, whichever is the parent, so
@@ -212,15 +210,15 @@ def learn_forest(runs: SymbolRuns, counts: SymbolCounts) -> Forest:
     all. Pairs that never meet and were not expected to meet once are passed over.
 
     Args:
-        runs: the calibration tokens; called once per `TABLE_CELLS` pairs.
+        runs: the calibration tokens; measured once per `TABLE_CELLS` pairs.
         counts: their symbol counts.
     """
     n_latents = counts.n_latents
     nothing = np.zeros(0, dtype=np.int64)
     forest = _Edges(nothing, nothing, np.zeros(0))
     for start, stop in _row_blocks(n_latents):
-        together = _co_occurrences(runs, n_latents, start, stop)
-        found = _paying_edges(together, counts, start)
+        tables = runs.map(partial(_co_occurrences, n_latents, start, stop))
+        found = _paying_edges(sum(tables[1:], tables[0]), counts, start)
         both = _Edges(*(np.concatenate(pair) for pair in zip(forest, found, strict=True)))
         forest = _spanning_forest(both, n_latents)
     return _rooted(forest, counts.active)
@@ -235,11 +233,11 @@ def _row_blocks(n_latents: int) -> Iterator[tuple[int, int]]:
 
 
 def _co_occurrences(
-    runs: SymbolRuns, n_latents: int, start: int, stop: int
+    n_latents: int, start: int, stop: int, part: Part[Symbols]
 ) -> Int32[np.ndarray, "row latent"]:
     """Tokens on which latents `start:stop` are on together with each latent from `start` on."""
     table = np.zeros((stop - start, n_latents - start), dtype=np.int32)
-    for symbols in runs():
+    for symbols in part:
         _check_width(symbols.n_latents, n_latents)
         kept = symbols.latent >= start
         on = np.ones(int(kept.sum()), dtype=np.int32)

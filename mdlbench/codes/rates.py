@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, Self
+from functools import partial, reduce
+from operator import add
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from mdlbench.codes import codelength, tree
 from mdlbench.codes.codelength import Codebook
-from mdlbench.codes.forest import SymbolRuns
+from mdlbench.codes.forest import Forest
+from mdlbench.codes.runs import Part, Runs
 from mdlbench.codes.symbols import Symbols
-from mdlbench.codes.tally import SymbolCounts
+from mdlbench.codes.tally import SymbolCounts, padded_sum
 from mdlbench.codes.tree import TreeCodebook
 
-Documents = Int64[np.ndarray, " token"]
+DocumentSymbols = tuple[Symbols, Int64[np.ndarray, " token"]]
+"""A run's symbols, and the document of each of its tokens."""
 Parents = Int32[np.ndarray, " latent"] | None
 
 
@@ -54,7 +58,7 @@ class Code(Protocol):
     in_words: ClassVar[str]
 
     @classmethod
-    def fit(cls, runs: SymbolRuns, n_latents: int, parents: Parents = None) -> Self:
+    def fit(cls, runs: Runs[Symbols], n_latents: int, parents: Parents = None) -> Self:
         """The code of these tokens; `parents` are the SAE's own, if it has any."""
         ...
 
@@ -63,7 +67,7 @@ class Code(Protocol):
         """What a bitstream is written with."""
         ...
 
-    def rates(self, runs: Iterable[tuple[Symbols, Documents]], n_documents: int) -> Rates:
+    def rates(self, runs: Runs[DocumentSymbols], n_documents: int) -> Rates:
         """What a split costs, from one pass over its symbols and their documents."""
         ...
 
@@ -76,18 +80,13 @@ class FlatCode:
     codebook: Codebook
 
     @classmethod
-    def fit(cls, runs: SymbolRuns, n_latents: int, parents: Parents = None) -> Self:
+    def fit(cls, runs: Runs[Symbols], n_latents: int, parents: Parents = None) -> Self:
         """On calibration tokens; there are no parents to look at."""
-        return cls(Codebook.fit(SymbolCounts.of_runs(runs(), n_latents)))
+        return cls(Codebook.fit(counted(runs, n_latents)))
 
-    def rates(self, runs: Iterable[tuple[Symbols, Documents]], n_documents: int) -> Rates:
-        document_bits = np.zeros(n_documents)
-
-        def price(symbols: Symbols, document: Documents) -> None:
-            document_bits[:] += self.codebook.document_bits(symbols, document, n_documents)
-
-        counts, active = counted(runs, self.codebook.counts.n_latents, price)
-        return flat_rates(self.codebook, counts, active, document_bits)
+    def rates(self, runs: Runs[DocumentSymbols], n_documents: int) -> Rates:
+        split = Priced.of(runs, self.codebook, self.codebook.counts.n_latents, n_documents)
+        return flat_rates(self.codebook, split.counts, split.active, split.document_bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,46 +97,85 @@ class TreeCode:
     codebook: TreeCodebook
 
     @classmethod
-    def fit(cls, runs: SymbolRuns, n_latents: int, parents: Parents = None) -> Self:
+    def fit(cls, runs: Runs[Symbols], n_latents: int, parents: Parents = None) -> Self:
         """On calibration tokens; without parents, they are learned."""
         flat = FlatCode.fit(runs, n_latents).codebook
         return cls(TreeCodebook.fit(flat, runs, parents))
 
-    def rates(self, runs: Iterable[tuple[Symbols, Documents]], n_documents: int) -> Rates:
+    def rates(self, runs: Runs[DocumentSymbols], n_documents: int) -> Rates:
         book, forest = self.codebook, self.codebook.forest
-        document_bits = np.zeros(n_documents)
-        joint = np.zeros(len(forest.parents), dtype=np.int64)
-
-        def price(symbols: Symbols, document: Documents) -> None:
-            document_bits[:] += book.document_bits(symbols, document, n_documents)
-            joint[:] += forest.joint_counts([symbols])
-
-        counts, active = counted(runs, len(forest.parents), price)
+        split = Priced.of(runs, book, len(forest.parents), n_documents, forest)
         return replace(
-            flat_rates(book.flat, counts, active, document_bits),
-            plugin=tree.plugin(counts, forest, joint),
-            heldout=book.bits(counts, joint).total,
-            latent_bits=book.latent_bits(counts, joint),
+            flat_rates(book.flat, split.counts, split.active, split.document_bits),
+            plugin=tree.plugin(split.counts, forest, split.joint),
+            heldout=book.bits(split.counts, split.joint).total,
+            latent_bits=book.latent_bits(split.counts, split.joint),
             header_bits=book.header_bits,
         )
 
 
-def counted(
-    runs: Iterable[tuple[Symbols, Documents]],
-    n_latents: int,
-    price: Callable[[Symbols, Documents], None],
-) -> tuple[SymbolCounts, Int64[np.ndarray, " active"]]:
-    """Counts of all runs, and tokens by number of active latents; each run is priced on the way."""
-    active = [np.zeros(0, dtype=np.int64)]
+def counted(runs: Runs[Symbols], n_latents: int) -> SymbolCounts:
+    """How often each latent takes each symbol over all runs."""
+    return reduce(add, runs.map(partial(SymbolCounts.of_runs, n_latents=n_latents)))
 
-    def priced() -> Iterator[Symbols]:
-        for symbols, document in runs:
-            price(symbols, document)
-            active.append(symbols.active_per_token)
-            yield symbols
 
-    counts = SymbolCounts.of_runs(priced(), n_latents)
-    return counts, np.bincount(np.concatenate(active))
+class Priced(NamedTuple):
+    """What one pass over a split finds; the parts of a split add up to it.
+
+    Attributes:
+        counts: of symbols.
+        active: tokens by number of active latents.
+        document_bits: of each document; 0 for those without a token.
+        joint: tokens on which a latent and its parent are both on.
+    """
+
+    counts: SymbolCounts
+    active: Int64[np.ndarray, " active"]
+    document_bits: Float64[np.ndarray, " document"]
+    joint: Int64[np.ndarray, " latent"]
+
+    @classmethod
+    def of(
+        cls,
+        runs: Runs[DocumentSymbols],
+        book: Codebook | TreeCodebook,
+        n_latents: int,
+        n_documents: int,
+        forest: Forest | None = None,
+    ) -> Priced:
+        """A split's, merged from its parts; without a forest, no latent has a parent."""
+        parts = runs.map(partial(cls._of_part, book, n_latents, n_documents, forest))
+        counts, active, document_bits, joint = zip(*parts, strict=True)
+        return cls(
+            reduce(add, counts),
+            reduce(padded_sum, active),
+            np.sum(document_bits, axis=0),
+            np.sum(joint, axis=0),
+        )
+
+    @classmethod
+    def _of_part(
+        cls,
+        book: Codebook | TreeCodebook,
+        n_latents: int,
+        n_documents: int,
+        forest: Forest | None,
+        part: Part[DocumentSymbols],
+    ) -> Priced:
+        document_bits = np.zeros(n_documents)
+        joint = np.zeros(n_latents, dtype=np.int64)
+        active = [np.zeros(0, dtype=np.int64)]
+
+        def priced() -> Iterator[Symbols]:
+            for symbols, document in part:
+                document_bits[:] += book.document_bits(symbols, document, n_documents)
+                if forest is not None:
+                    joint[:] += forest.joint_counts([symbols])
+                active.append(symbols.active_per_token)
+                yield symbols
+
+        counts = SymbolCounts.of_runs(priced(), n_latents)
+        return cls(counts, np.bincount(np.concatenate(active)), document_bits, joint)
 
 
 def flat_rates(

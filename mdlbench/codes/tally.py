@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial, reduce
+from operator import add
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
 from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.runs import Runs
 from mdlbench.codes.symbols import HALF_STEP_LIMIT, Symbols, half_steps, symbol_at
 from mdlbench.errors import CoderError, UsageError
 
@@ -176,9 +178,17 @@ class Tally:
             for run in _short_runs(block):
                 c = half_steps(run.value, finest)
                 pairs.add(run.latent, c)
-                histogram = _padded_sum(histogram, _active_histogram(run, c, octaves))
+                histogram = padded_sum(histogram, _active_histogram(run, c, octaves))
         latent, half_step, count = pairs.result()
         return cls(latent, half_step, count, histogram, n_tokens, n_latents)
+
+    @classmethod
+    def of_runs(
+        cls, runs: Runs[SparseLatents], finest: float, octaves: int, n_latents: int
+    ) -> Tally:
+        """Counts of a whole split."""
+        count = partial(cls.count_blocks, finest=finest, octaves=octaves, n_latents=n_latents)
+        return reduce(add, runs.map(count))
 
     @property
     def octaves(self) -> int:
@@ -197,7 +207,7 @@ class Tally:
             latent,
             half_step,
             count,
-            _padded_sum(self.active_histogram, other.active_histogram),
+            padded_sum(self.active_histogram, other.active_histogram),
             self.n_tokens + other.n_tokens,
             self.n_latents,
         )
@@ -315,12 +325,13 @@ def _active_histogram(
     return np.bincount(cell.ravel(), minlength=octaves * width).reshape(octaves, width)
 
 
-def _padded_sum(
-    a: Int64[np.ndarray, "octave m"], b: Int64[np.ndarray, "octave n"]
-) -> Int64[np.ndarray, "octave k"]:
-    total = np.zeros((len(a), max(a.shape[1], b.shape[1])), dtype=np.int64)
-    total[:, : a.shape[1]] += a
-    total[:, : b.shape[1]] += b
+def padded_sum(
+    a: Int64[np.ndarray, "*shape m"], b: Int64[np.ndarray, "*shape n"]
+) -> Int64[np.ndarray, "*shape k"]:
+    """The sum of two arrays whose last axes are as long as they had to be."""
+    total = np.zeros((*a.shape[:-1], max(a.shape[-1], b.shape[-1])), dtype=np.int64)
+    total[..., : a.shape[-1]] += a
+    total[..., : b.shape[-1]] += b
     return total
 
 

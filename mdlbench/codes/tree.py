@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float64, Int32, Int64
 
 from mdlbench.codes import codelength
 from mdlbench.codes.codelength import BetaPrior, Codebook, Rate, binary_entropy, fit_beta_prior
-from mdlbench.codes.forest import Forest, SymbolRuns, joint_count_bits, learn_forest
+from mdlbench.codes.forest import Forest, joint_count_bits, learn_forest
+from mdlbench.codes.runs import Runs
 from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.errors import CoderError
@@ -90,7 +91,7 @@ class TreeCodebook:
 
     @classmethod
     def fit(
-        cls, flat: Codebook, runs: SymbolRuns, parents: np.ndarray | None = None
+        cls, flat: Codebook, runs: Runs[Symbols], parents: np.ndarray | None = None
     ) -> TreeCodebook:
         """The tree code of the tokens that `flat` was fitted on.
 
@@ -100,7 +101,7 @@ class TreeCodebook:
 
         Args:
             flat: the codebook of the same tokens.
-            runs: gives their symbols, as often as it is called.
+            runs: their symbols.
             parents: each latent's parent, −1 for a root; None learns them
                 (`forest.learn_forest`).
 
@@ -112,7 +113,7 @@ class TreeCodebook:
             forest = learn_forest(runs, flat.counts)
         else:
             forest = Forest.from_parents(parents)
-        return cls.pruned(flat, forest, forest.joint_counts(runs()))
+        return cls.pruned(flat, forest, np.sum(runs.map(forest.joint_counts), axis=0))
 
     @classmethod
     def pruned(

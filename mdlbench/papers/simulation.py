@@ -11,6 +11,7 @@ from mdlbench.codes import codelength, tree
 from mdlbench.codes.codelength import Codebook
 from mdlbench.codes.forest import Forest
 from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.runs import Runs
 from mdlbench.codes.symbols import Symbols, quantise
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.codes.tree import TreeCodebook
@@ -194,7 +195,7 @@ def tree_code(
 ) -> Coded:
     """Price boolean latents by the tree code, as `eval --quantiser tree` prices a tree SAE's."""
     flat = Codebook.fit(_counts(calibration))
-    book = TreeCodebook.fit(flat, lambda: [_symbols(calibration)], parents)
+    book = TreeCodebook.fit(flat, Runs.here(lambda: [_symbols(calibration)]), parents)
     symbols, forest = _symbols(test), Forest.from_parents(parents)
     heldout = book.document_bits(symbols, documents.of_token, len(documents))
     rate = tree.plugin(_counts(test), forest, forest.joint_counts([symbols]))

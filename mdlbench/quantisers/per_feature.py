@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -18,11 +19,13 @@ from jaxtyping import Float64, Int32
 from mdlbench.codes.codelength import fit_codebooks
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.rates import FlatCode
+from mdlbench.codes.runs import Part, Runs
 from mdlbench.codes.symbols import Symbols, dequantise, half_steps, quantise, symbol_at
 from mdlbench.codes.tally import Tally
 from mdlbench.errors import UsageError
 from mdlbench.quantisers.protocol import Calibration, Machinery
-from mdlbench.quantisers.trial import HIGH_RATE_SLOPE, LatentRuns, Trial, curve_slope
+from mdlbench.quantisers.trial import HIGH_RATE_SLOPE, Trial, curve_slope
+from mdlbench.statistics.pairwise import Node, pairwise_sum, partial_sums
 
 LOWEST, HIGHEST = -3, 4
 """Levels that a latent may take."""
@@ -121,7 +124,7 @@ def allocate(trial: Trial, step: float) -> Allocation:
 
 
 def measure_choices(
-    runs: LatentRuns,
+    runs: Runs[SparseLatents],
     n_latents: int,
     step: float,
     finest: float,
@@ -131,21 +134,26 @@ def measure_choices(
     lowest = max(levels.start, -math.floor(math.log2(step / finest) + 1e-9))
     octaves = levels.stop - lowest
     base = math.ldexp(step, lowest)
-    tally = Tally.count_blocks(runs(), base, octaves, n_latents)
+    tally = Tally.of_runs(runs, base, octaves, n_latents)
     rate = np.zeros((n_latents, octaves + 1))
     for octave, codebook in enumerate(fit_codebooks(tally)):
         rate[:, octave] = codebook.latent_bits(codebook.counts)
-    squared = np.zeros((n_latents, octaves + 1))
-    for run in runs():
-        squared += _squared_errors(run, base, octaves)
+    parts = runs.map(partial(_squared_errors, base, octaves))
+    squared = pairwise_sum(parts, np.zeros((n_latents, octaves + 1)))
     taken = np.array([*range(lowest, levels.stop), DROPPED], dtype=np.int32)
     return Choices(taken, squared / max(tally.n_tokens, 1), rate)
 
 
 def _squared_errors(
+    base: float, octaves: int, part: Part[SparseLatents]
+) -> list[Node[Float64[np.ndarray, "latent level"]]]:
+    """Each latent's squared error at steps base·2^j, and, last, where it is dropped."""
+    return partial_sums(part.start, (_run_errors(run, base, octaves) for run in part))
+
+
+def _run_errors(
     latents: SparseLatents, base: float, octaves: int
 ) -> Float64[np.ndarray, "latent level"]:
-    """Each latent's squared error at steps base·2^j, and, last, where it is dropped."""
     half_step = half_steps(latents.value, base)
     errors = [
         latents.value - symbol_at(half_step, octave) * math.ldexp(base, octave)

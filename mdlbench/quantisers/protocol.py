@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int32
 
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.rates import Code
+from mdlbench.codes.runs import Runs
 from mdlbench.codes.symbols import FittedQuantiser, Reconstruction
 from mdlbench.quantisers.trial import Trial
 
@@ -20,14 +21,14 @@ class Calibration:
     """What a mode is fitted on.
 
     Attributes:
-        runs: the calibration tokens' latents, scaled, from the start each time.
+        runs: the calibration tokens' latents, scaled.
         directions: what one unit of each scaled latent adds to the reconstruction, when asked for.
         n_latents: dictionary size D.
         finest: the suite's finest step.
         parents: the SAE's own forest, if it has one.
     """
 
-    runs: Callable[[], Iterator[SparseLatents]]
+    runs: Runs[SparseLatents]
     directions: Callable[[], Float32[np.ndarray, "latent d_out"]]
     n_latents: int
     finest: float

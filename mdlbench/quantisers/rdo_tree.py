@@ -105,7 +105,7 @@ def fit_tree_rate_aware(calibration: Calibration, step: float) -> TreeRateAware:
     symbols of the trial's sample.
     """
     forest = TreeCode.fit(
-        lambda: (quantise(run, step) for run in calibration.runs()),
+        calibration.runs.each(partial(quantise, step=step)),
         calibration.n_latents,
         calibration.parents,
     ).codebook.forest

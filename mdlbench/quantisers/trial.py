@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from scipy import sparse
 
 from mdlbench.codes.codelength import Codebook
 from mdlbench.codes.latents import SparseLatents, concatenate
+from mdlbench.codes.runs import Part, Runs
 from mdlbench.codes.symbols import FittedQuantiser, PlainStep, Symbols
 from mdlbench.codes.tally import SymbolCounts
 
@@ -28,7 +29,6 @@ SAMPLE_TOKENS = 4096
 HIGH_RATE_SLOPE = math.log(2) / 6
 """−dD/dR in squared steps per bit, where D = Δ²/12 and R = h − log₂Δ."""
 
-LatentRuns = Callable[[], Iterable[SparseLatents]]
 Candidate = TypeVar("Candidate", bound=FittedQuantiser)
 
 
@@ -58,13 +58,13 @@ class Trial:
     """Calibration tokens on which quantisers are compared.
 
     Attributes:
-        runs: the tokens' latents, scaled, from the start each time.
+        runs: the tokens' latents, scaled.
         directions: what one unit of each scaled latent adds to the reconstruction.
         finest: the suite's finest step.
         rate: bits per token of symbols, under a code fitted on them.
     """
 
-    runs: LatentRuns
+    runs: Runs[SparseLatents]
     directions: Float32[np.ndarray, "latent d_out"]
     finest: float
     rate: Callable[[Symbols], float] = flat_rate
@@ -76,9 +76,7 @@ class Trial:
     @cached_property
     def sample(self) -> SparseLatents:
         """The first tokens, as one run."""
-        nothing = SparseLatents.from_dense(np.zeros((0, self.n_latents), dtype=np.float32))
-        whole = concatenate([nothing, *_until(self.runs(), SAMPLE_TOKENS)])
-        return whole.rows(0, min(SAMPLE_TOKENS, whole.n_tokens))
+        return _first_rows(self.runs.map(partial(_sample_of, self.n_latents)))
 
     @cached_property
     def unquantised(self) -> Float32[np.ndarray, "token d_out"]:
@@ -134,6 +132,17 @@ def reconstruction(
     shape = where.n_tokens, where.n_latents
     z = sparse.csr_array((value.astype(np.float32), (where.token, where.latent)), shape=shape)
     return np.asarray(z @ directions)
+
+
+def _sample_of(n_latents: int, part: Part[SparseLatents]) -> SparseLatents:
+    """The first tokens of a part: no more are in the sample, even if the part is the first."""
+    nothing = SparseLatents.from_dense(np.zeros((0, n_latents), dtype=np.float32))
+    return _first_rows([nothing, *_until(part, SAMPLE_TOKENS)])
+
+
+def _first_rows(runs: Sequence[SparseLatents]) -> SparseLatents:
+    whole = concatenate(runs)
+    return whole.rows(0, min(SAMPLE_TOKENS, whole.n_tokens))
 
 
 def _until(runs: Iterable[SparseLatents], n_tokens: int) -> Iterator[SparseLatents]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.errors import UsageError
@@ -18,9 +18,11 @@ from mdlbench.records.record import (
     Measurement,
     SiteReferences,
 )
-from mdlbench.scoring import passes
-from mdlbench.sources.open import Opener
-from mdlbench.sources.protocol import ActivationSource
+from mdlbench.scoring.executor import Executor
+from mdlbench.scoring.rounds import Rounds
+from mdlbench.scoring.tasks import Identify, ReadDecoder
+from mdlbench.scoring.worker import Sae, Subject
+from mdlbench.sources.protocol import SourceFacts
 from mdlbench.statistics.bootstrap import Bootstrap
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums, Reference
 from mdlbench.statistics.metrics import metric_of, shown_metrics
@@ -33,23 +35,29 @@ class Bench:
     """A suite opened for measuring at one site, in one mode."""
 
     suite: Suite
-    source: ActivationSource
+    rounds: Rounds
     limit: int | None
     mode: Mode
 
     @classmethod
-    def open(cls, opener: Opener, site: Site, quantiser: str | None = None) -> Bench:
+    def open(cls, executor: Executor, site: Site, quantiser: str | None = None) -> Bench:
         """Load the suite's data; passes over them wait until their results are needed.
 
         Without a quantiser, the mode is the suite's own; raises `UsageError` for an unknown one.
         """
-        mode = mode_of(quantiser or opener.suite.quantiser)
-        return cls(opener.suite, opener.open(site), opener.setting.limit, mode)
+        suite = executor.suite
+        mode = mode_of(quantiser or suite.quantiser)
+        return cls(suite, Rounds.at(executor, site), executor.setting.limit, mode)
+
+    @property
+    def source(self) -> SourceFacts:
+        """What the activations are."""
+        return self.rounds.source
 
     @cached_property
     def reference(self) -> Reference:
         """What every SAE is compared with; raises `UsageError` where the tokens do not vary."""
-        reference = passes.reference(self.source)
+        reference = self.rounds.reference()
         if not reference.variation > 0:
             raise UsageError(
                 f"suite {self.suite.name!r}: the {self.source.n_tokens['test']} test tokens do "
@@ -60,6 +68,14 @@ class Bench:
     @cached_property
     def bootstrap(self) -> Bootstrap:
         return Bootstrap(self.reference.tokens, self.suite.replicates, self.suite.seed)
+
+    def identify(self, sae: Sae) -> CoderIdentity:
+        """Which SAE it is; raises as its adapter does."""
+        return self.rounds.one(Identify(Subject(self.source.site, sae)))
+
+    def decoder_rows(self, sae: Sae) -> Float32[np.ndarray, "latent d_out"]:
+        """An SAE's decoder rows."""
+        return self.rounds.one(ReadDecoder(Subject(self.source.site, sae)))
 
     def identity(self, coder: CoderIdentity, name: str | None = None) -> Identity:
         """The identity of a measurement of that SAE here, under this name or its own."""
@@ -88,7 +104,7 @@ class Bench:
             data_sha256=self.source.data_sha256,
             d=self.source.d_out,
             eigenvalues=self.reference.eigenvalues.tolist(),
-            dense=passes.fixed_length_mse(self.source),
+            dense=self.rounds.fixed_length_mse(),
         )
 
     def per_document(self, sums: ErrorSums, metric: str) -> Float64[np.ndarray, " document"]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool
 
-from mdlbench.adapters import checked
-from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.codes import codelength
 from mdlbench.records.record import CoderFacts
 from mdlbench.scoring.audit import Audit
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import Encoded
+from mdlbench.scoring.rounds import CoderRounds
 from mdlbench.scoring.search import Limit, headline_limit
 from mdlbench.scoring.sweep import Sweep
 from mdlbench.statistics.bootstrap import upper_limit
@@ -27,10 +26,10 @@ LARGEST_WEIGHT_BITS = 17
 
 def coder_facts(bench: Bench, run: Encoded, limits: list[Limit], audit: Audit) -> CoderFacts:
     """What the SAE is, how it behaves before quantisation, and what its model part costs."""
-    spec, n_test = run.sweep.coder.spec, bench.source.n_tokens["test"]
+    spec, n_test = run.sweep.spec, bench.source.n_tokens["test"]
     alive: Bool[np.ndarray, " latent"] = run.calibration.fired | run.test.fired
     weight_bits = decoder_weight_bits(bench, run.sweep, headline_limit(bench, limits))
-    model = model_part(run.sweep.coder, int(alive.sum()), weight_bits)
+    model = model_part(run.sweep.latents.coder, int(alive.sum()), weight_bits)
     bits_per_token = run.sweep.rates(audit.position).heldout + spec.side_bits
     return CoderFacts(
         d_in=spec.d_in,
@@ -53,14 +52,14 @@ def coder_facts(bench: Bench, run: Encoded, limits: list[Limit], audit: Audit) -
     )
 
 
-def model_part(coder: SparseCoder, live_rows: int, weight_bits: int | None) -> float | None:
+def model_part(coder: CoderRounds, live_rows: int, weight_bits: int | None) -> float | None:
     """Bits to send the decoder once, at a precision of its weights (maths §3).
 
     Those of rows and bias, unless the SAE's adapter says what its decoder takes. None where there
     is no such precision, and the adapter gives no number that does without.
     """
     if coder.spec.model_bits is not None:
-        return checked.model_bits(coder, weight_bits)
+        return coder.model_bits(weight_bits)
     if weight_bits is None:
         return None
     return codelength.decoder_bits(live_rows, coder.spec.d_out, weight_bits)
@@ -72,7 +71,7 @@ def decoder_weight_bits(bench: Bench, sweep: Sweep, limit: Limit | None) -> int 
     The search goes bit by bit from the usual precision. None where no tolerance is met, the
     decoder has no weights to round, or its price is one number whatever their precision.
     """
-    model_bits = sweep.coder.spec.model_bits
+    model_bits = sweep.spec.model_bits
     is_fixed = model_bits is not None and not callable(model_bits)
     if limit is None or limit.search.position is None or is_fixed or not sweep.has_weights:
         return None

@@ -1,4 +1,4 @@
-"""An SAE whose latents of both splits are on disk, ready to be quantised at any step."""
+"""An SAE whose latents of both splits are kept, ready to be quantised at any step."""
 
 from __future__ import annotations
 
@@ -6,39 +6,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mdlbench.adapters.independence import Trial
-from mdlbench.adapters.protocol import SparseCoder
-from mdlbench.scoring import passes
 from mdlbench.scoring.bench import Bench
-from mdlbench.scoring.spool import LatentSpool
+from mdlbench.scoring.rounds import CoderRounds, EncodedSplit, LatentRounds
 from mdlbench.scoring.sweep import Sweep
+from mdlbench.scoring.worker import Sae
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An SAE whose latents of both splits are spooled, ready to be quantised at any step."""
+    """An SAE whose latents of both splits are kept, ready to be quantised at any step."""
 
     sweep: Sweep
-    calibration: passes.EncodedSplit
-    test: passes.EncodedSplit
+    calibration: EncodedSplit
+    test: EncodedSplit
 
 
 @contextmanager
-def encoded(bench: Bench, coder: SparseCoder) -> Iterator[Encoded]:
-    """Encode both splits once; the spooled latents live as long as the context.
+def encoded(bench: Bench, sae: Sae) -> Iterator[Encoded]:
+    """Encode both splits once; the latents are kept as long as the context.
 
     Raises:
+        CheckpointError: the SAE cannot be loaded.
         CoderError: it misbehaves; above all, a token's latents depend on other tokens.
     """
-    trial = Trial.of(coder, next(iter(bench.source.blocks("calibration"))).given)
-    trial.check()
-    n_latents = coder.spec.d_latents
-    scale = passes.quantiser_scale(coder, bench.mode)
-    steps = passes.absolute_steps(bench.suite.steps, coder, bench.source, scale)
-    with LatentSpool(n_latents) as calibration, LatentSpool(n_latents) as test:
-        splits = [
-            passes.encode_split(coder, bench.source, "calibration", calibration, scale, steps),
-            passes.encode_split(coder, bench.source, "test", test, scale, steps),
-        ]
-        trial.check_again()
-        yield Encoded(Sweep(coder, bench.source, bench.mode, steps, calibration, test), *splits)
+    coder = CoderRounds.of(bench.rounds, sae)
+    coder.check()
+    steps = coder.absolute_steps(bench.suite.steps, bench.mode.normalised)
+    latents = LatentRounds(coder, bench.mode.normalised, steps.finest)
+    try:
+        splits = [latents.encode("calibration"), latents.encode("test")]
+        coder.check_again()
+        yield Encoded(Sweep(latents, bench.mode, steps), *splits)
+    finally:
+        bench.rounds.executor.forget_latents()

@@ -10,8 +10,6 @@ import numpy as np
 from jaxtyping import Float64
 from pydantic import ValidationError
 
-from mdlbench.adapters import checked
-from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.codes.rates import Rates
 from mdlbench.console.stages import OnStage, silent
 from mdlbench.errors import CoderError, first_problem
@@ -36,6 +34,7 @@ from mdlbench.scoring.profile import latent_profile
 from mdlbench.scoring.provenance import environment, provenance
 from mdlbench.scoring.search import Limit, search_limit
 from mdlbench.scoring.sweep import Sweep
+from mdlbench.scoring.worker import Sae
 from mdlbench.statistics.bootstrap import percentile_interval
 from mdlbench.statistics.metrics import drawn_metrics
 from mdlbench.statistics.tolerance import position_of
@@ -50,7 +49,7 @@ class Evaluation(NamedTuple):
 
 def evaluate_coder(
     bench: Bench,
-    coder: SparseCoder,
+    sae: Sae,
     identity: Identity,
     on_stage: OnStage = silent,
     steps: Sequence[float] = (),
@@ -59,45 +58,44 @@ def evaluate_coder(
 
     Args:
         bench: the suite, opened.
-        coder: the SAE.
+        sae: the SAE.
         identity: the record's identity.
         on_stage: called with the name of each stage.
         steps: further steps of the refined grid at which to have operating points.
 
     Raises:
-        CoderError: the SAE misbehaves: wrong shapes, non-finite latents or reconstruction, facts
+        CheckpointError: the SAE cannot be loaded.
+        CoderError: it misbehaves: wrong shapes, non-finite latents or reconstruction, facts
             that a record cannot hold.
     """
     try:
-        return _evaluate(bench, coder, identity, on_stage, steps)
+        return _evaluate(bench, sae, identity, on_stage, steps)
     except ValidationError as error:
-        raise CoderError(f"{coder.spec.name}: {first_problem(error)}") from error
+        raise CoderError(f"{identity.coder.name}: {first_problem(error)}") from error
 
 
 def _evaluate(
     bench: Bench,
-    coder: SparseCoder,
+    sae: Sae,
     identity: Identity,
     on_stage: OnStage,
     steps: Sequence[float],
 ) -> Evaluation:
     started = time.perf_counter()
     on_stage("encode")
-    with encoded(bench, coder) as run:
+    with encoded(bench, sae) as run:
         on_stage("distortion")
         limits = [search_limit(bench, run.sweep, *limit) for limit in bench.suite.limits()]
         on_stage("rate")
         run.sweep.price_grid(steps)
         results = [tolerance_result(bench, run.sweep, limit) for limit in limits]
         on_stage("bitstream")
-        audit = audit_bitstream(bench, run.sweep, limits)
+        audit = audit_bitstream(bench, run, limits)
         on_stage("decoder")
         facts = coder_facts(bench, run, limits, audit)
         points = [point(bench, run.sweep, position, audit) for position in run.sweep.priced()]
         rates = run.sweep.rates(audit.position)
-        profile = latent_profile(
-            run.sweep.step(audit.position), rates, pictures(bench, coder, rates)
-        )
+        profile = latent_profile(run.sweep.step(audit.position), rates, pictures(run.sweep, rates))
     record = EvalRecord(
         id=identity.id,
         identity=identity,
@@ -109,24 +107,24 @@ def _evaluate(
         tolerances=results,
         latents=profile,
         partial=bench.limit is not None,
-        environment=environment(str(bench.source.device), time.perf_counter() - started),
+        environment=environment(bench.source.device, time.perf_counter() - started),
         provenance=provenance(),
     )
     return Evaluation(record, rates.latent_bits)
 
 
-def latent_bits(bench: Bench, coder: SparseCoder, step: float) -> Float64[np.ndarray, " latent"]:
+def latent_bits(bench: Bench, sae: Sae, step: float) -> Float64[np.ndarray, " latent"]:
     """Bits per token of each latent at one step of the grid, as `evaluate_coder` finds them."""
-    with encoded(bench, coder) as run:
+    with encoded(bench, sae) as run:
         return run.sweep.rates(position_of(run.sweep.finest, step)).latent_bits
 
 
-def pictures(bench: Bench, coder: SparseCoder, rates: Rates) -> Pictures | None:
+def pictures(sweep: Sweep, rates: Rates) -> Pictures | None:
     """Pictures of the decoder rows that cost most bits, where activations are images."""
-    if bench.source.image_shape is None or not coder.spec.d_latents:
+    shape = sweep.source.image_shape
+    if shape is None or not sweep.spec.d_latents:
         return None
-    rows = checked.decoder_rows(coder)
-    return pictures_of(rows, bench.source.image_shape, rates.latent_bits)
+    return pictures_of(sweep.latents.coder.decoder_rows(), shape, rates.latent_bits)
 
 
 def tolerance_result(bench: Bench, sweep: Sweep, limit: Limit) -> ToleranceResult:
@@ -140,7 +138,7 @@ def tolerance_result(bench: Bench, sweep: Sweep, limit: Limit) -> ToleranceResul
             non_monotone=search.non_monotone,
         )
     rates = sweep.rates(search.position)
-    side = sweep.coder.spec.side_bits
+    side = sweep.spec.side_bits
     replicates = bench.bootstrap.means(rates.document_bits) + side
     return ToleranceResult(
         metric=limit.metric,
@@ -182,8 +180,8 @@ def point(bench: Bench, sweep: Sweep, position: int, audit: Audit) -> OperatingP
             adaptive=rates.adaptive,
             enumerative=rates.enumerative,
             bound=rates.bound,
-            side=sweep.coder.spec.side_bits,
-            total=rates.heldout + sweep.coder.spec.side_bits,
+            side=sweep.spec.side_bits,
+            total=rates.heldout + sweep.spec.side_bits,
             coded=audit.coded if position == audit.position else None,
         ),
         "resamples": Resamples.of({**losses, "bits": rates.heldout}, drawn),

@@ -16,6 +16,7 @@ from mdlbench.records.repetition import Deviation, write_repetition
 from mdlbench.records.store import RECORDS, read_record
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
+from mdlbench.scoring.executor import Executor, InProcess
 from mdlbench.scoring.targets import Target, key_target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.suite import Suite
@@ -115,11 +116,12 @@ def _verify_group(
     record, suite = group[0].record, group[0].suite
     setting = Setting(device, record.identity.limit, text or record.site.text, record.site.dtype)
     opener = Opener(suite, setting, on_stage)
+    executor = InProcess(opener)
     bench: Bench | None = None
     for claim in group:
         try:
             target = target_of(claim)
-            bench = bench or _open(opener, claim, target)
+            bench = bench or _open(opener, executor, claim, target)
             again = _measure(bench, claim, target, labelled(on_stage, claim.record.label))
             kept, found = write_repetition(claim.folder, claim.record, again, suite.agreement)
             yield Verified(claim.path, claim.record.label, found, kept)
@@ -146,14 +148,14 @@ def target_of(claim: Claim) -> Target:
     return targets(claim.suite, [spec], None)[0]
 
 
-def _open(opener: Opener, claim: Claim, target: Target) -> Bench:
+def _open(opener: Opener, executor: Executor, claim: Claim, target: Target) -> Bench:
     """Raises `RecordError` where the site or the data differ from the record's."""
     site, identity = target_site(opener, target), claim.record.identity
     if site != claim.record.site:
         raise RecordError(
             f"{target.label}: is scored at {site.label} here, not at {claim.record.site.label}"
         )
-    bench = Bench.open(opener, site, identity.quantiser)
+    bench = Bench.open(executor, site, identity.quantiser)
     if bench.source.data_sha256 != identity.data_sha256:
         raise RecordError(f"{target.label}: was measured on other data; give its text with --text")
     return bench
@@ -161,12 +163,11 @@ def _open(opener: Opener, claim: Claim, target: Target) -> Bench:
 
 def _measure(bench: Bench, claim: Claim, target: Target, on_stage: OnStage) -> EvalRecord:
     name, expected = claim.record.name, claim.record.identity
-    found = target.sae.at(bench.source, str(bench.source.device))
-    identity = bench.identity(found.identity, name)
+    identity = bench.identity(bench.identify(target.sae), name)
     if identity != expected:
         raise RecordError(f"{name}: {_difference(identity, expected)}")
     steps = [point.step for point in claim.record.points]
-    return evaluate_coder(bench, found.coder, identity, on_stage, steps).record
+    return evaluate_coder(bench, target.sae, identity, on_stage, steps).record
 
 
 def _difference(found: Identity, expected: Identity) -> str:

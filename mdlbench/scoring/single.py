@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdlbench.adapters.formats.python import coder_of, instance_of, origin_of_object
-from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.console.stages import shown_on_terminal
 from mdlbench.errors import MdlbenchError, UsageError
 from mdlbench.records.record import EvalRecord
@@ -15,10 +14,12 @@ from mdlbench.scoring.audit import encode_test_split
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.evaluation import evaluate_coder
+from mdlbench.scoring.executor import InProcess
 from mdlbench.scoring.search import search_limit
 from mdlbench.scoring.targets import Target, target_site, targets
+from mdlbench.scoring.worker import HeldSae, Sae
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.sources.protocol import ActivationSource, known_dtype
+from mdlbench.sources.protocol import known_dtype
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.site import UNSAID, Origin, Place, Site, merged, place_said
 from mdlbench.suite.suite import Suite
@@ -72,11 +73,10 @@ def evaluate(
         sought = _named(loaded, str(sae)) if isinstance(sae, str | Path) else _held(sae, name)
         site = opener.site_of(sought.origin(), merged(sought.place, said), sought.label)
         _refuse_unheard(said, site, sought.label)
-        bench = Bench.open(opener, site, quantiser)
+        bench = Bench.open(InProcess(opener), site, quantiser)
         on_stage("load")
-        coder = sought.load(bench.source)
-        identity = bench.identity(coder.spec.identity, name or sought.name)
-        return evaluate_coder(bench, coder, identity, on_stage).record
+        identity = bench.identity(bench.identify(sought.sae), name or sought.name)
+        return evaluate_coder(bench, sought.sae, identity, on_stage).record
 
 
 def _refuse_unheard(said: Place, site: Site, label: str) -> None:
@@ -95,18 +95,12 @@ class _Sought:
     name: str | None
     place: Place
     origin: Callable[[], Origin]
-    load: Callable[[ActivationSource], SparseCoder]
+    sae: Sae
 
 
 def _named(suite: Suite, spec: str) -> _Sought:
     target = targets(suite, [spec], adapter=None)[0]
-    return _Sought(
-        target.label,
-        target.name,
-        target.place,
-        target.sae.origin,
-        lambda source: target.sae.load(source, str(source.device)),
-    )
+    return _Sought(target.label, target.name, target.place, target.sae.origin, target.sae)
 
 
 def _held(sae: object, name: str | None) -> _Sought:
@@ -117,7 +111,7 @@ def _held(sae: object, name: str | None) -> _Sought:
         name,
         UNSAID,
         lambda: origin_of_object(found, label),
-        lambda source: coder_of(found, source=source, device=str(source.device)),
+        HeldSae(lambda source: coder_of(found, source=source, device=str(source.device))),
     )
 
 
@@ -130,9 +124,8 @@ def encode_target(
         UsageError: the step is finer than the suite's finest.
         MdlbenchError: no step meets the headline tolerance.
     """
-    bench = Bench.open(opener, target_site(opener, target), quantiser)
-    coder = target.sae.load(bench.source, str(bench.source.device))
-    with encoded(bench, coder) as run:
+    bench = Bench.open(InProcess(opener), target_site(opener, target), quantiser)
+    with encoded(bench, target.sae) as run:
         finest = run.sweep.finest
         if step is not None and not step >= finest:
             raise UsageError(f"--step {step:g} is finer than the suite's finest step {finest:g}")
@@ -145,4 +138,4 @@ def encode_target(
                     f"{headline.epsilon:g}; give one with --step"
                 )
             step = run.sweep.step(search.position)
-        return encode_test_split(bench, run.sweep, step)
+        return encode_test_split(bench, run, step)

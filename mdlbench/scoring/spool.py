@@ -1,8 +1,7 @@
-"""Sparse latents of a whole split, kept on disk: encoded once, read by every later pass."""
+"""Sparse latents of a split, kept on disk: encoded once, read by every later pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple
 
@@ -22,9 +21,9 @@ class SpooledRun(NamedTuple):
 
 
 class LatentSpool:
-    """Append runs block by block, then iterate over them as often as needed.
+    """Latents by the number of their block, put once and read as often as needed.
 
-    They vanish from the disk with the context or the process, however that ends.
+    They vanish from the disk with the process, however that ends, or once the spool is closed.
 
     Raises:
         SpoolError: the temporary folder is missing or full.
@@ -43,17 +42,25 @@ class LatentSpool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._blocks
+
+    def close(self) -> None:
+        """Give the disk's room back."""
         self._blocks.close()
 
-    def append(
+    def put(
         self,
+        index: int,
         latents: SparseLatents,
         side: Float32[np.ndarray, "token side"],
         document: Int64[np.ndarray, " token"],
     ) -> None:
-        """Write a run's latents, in 12 bytes each, behind those of the runs before it."""
+        """Write a block's latents, in 12 bytes each; blocks may come in any order."""
         self._blocks.put(
-            len(self._blocks),
+            index,
             [
                 latents.token.astype(np.int32, copy=False),
                 latents.latent.astype(np.int32, copy=False),
@@ -63,11 +70,10 @@ class LatentSpool:
             ],
         )
 
-    def runs(self) -> Iterator[SpooledRun]:
-        """The runs in the order in which they were appended."""
-        for index in range(len(self._blocks)):
-            token, latent, value, side, document = self._blocks.read(index)
-            latents = SparseLatents(
-                token, latent, value, n_tokens=len(document), n_latents=self.n_latents
-            )
-            yield SpooledRun(latents, side, document)
+    def read(self, index: int) -> SpooledRun:
+        """The latents of a block, as they were put."""
+        token, latent, value, side, document = self._blocks.read(index)
+        latents = SparseLatents(
+            token, latent, value, n_tokens=len(document), n_latents=self.n_latents
+        )
+        return SpooledRun(latents, side, document)

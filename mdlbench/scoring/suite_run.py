@@ -10,10 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from mdlbench.adapters import checked
 from mdlbench.adapters.identity import CoderIdentity
-from mdlbench.adapters.load import CoderAt
-from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.console.stages import OnStage, labelled, silent
 from mdlbench.errors import (
     CheckpointError,
@@ -32,8 +29,10 @@ from mdlbench.records.record import EvalRecord, Identity
 from mdlbench.records.store import ARCHIVE, Moved, RecordStore
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import Evaluation, evaluate_coder, latent_bits
+from mdlbench.scoring.executor import Executor, InProcess
 from mdlbench.scoring.naming import least_depths, names_of, origin_of
 from mdlbench.scoring.targets import Target, target_site
+from mdlbench.scoring.worker import Sae
 from mdlbench.sources.open import Opener
 from mdlbench.suite.site import Site
 
@@ -163,24 +162,24 @@ class _Results:
     def picture(self, record: EvalRecord) -> Path:
         return self.store.root / FEATURES / f"{self.store.path(record.identity).stem}.png"
 
-    def draw_features(self, bench: Bench, coder: SparseCoder, evaluation: Evaluation) -> None:
+    def draw_features(self, bench: Bench, sae: Sae, evaluation: Evaluation) -> None:
         image_shape, record = bench.source.image_shape, evaluation.record
-        if self.draw is None or image_shape is None or not coder.spec.d_latents:
+        if self.draw is None or image_shape is None or not record.coder.d_latents:
             return
-        rows = checked.decoder_rows(coder)
+        rows = bench.decoder_rows(sae)
         self.draw(self.picture(record), record.label, rows, image_shape, evaluation.latent_bits)
 
-    def keep(self, bench: Bench, coder: SparseCoder, evaluation: Evaluation) -> None:
+    def keep(self, bench: Bench, sae: Sae, evaluation: Evaluation) -> None:
         """Keep all that a finished run consists of, its record last: then it is finished."""
-        self.draw_features(bench, coder, evaluation)
+        self.draw_features(bench, sae, evaluation)
         self.store.save(evaluation.record)
 
-    def complete(self, bench: Bench, found: CoderAt, record: EvalRecord) -> None:
+    def complete(self, bench: Bench, sae: Sae, record: EvalRecord) -> None:
         """Make again what is missing beside a finished record; nothing is scored for it."""
         drawn = self.draw is not None and bench.source.image_shape is not None
         if drawn and record.latents is not None and not self.picture(record).is_file():
-            bits = latent_bits(bench, found.coder, record.latents.step)
-            self.draw_features(bench, found.coder, Evaluation(record, bits))
+            bits = latent_bits(bench, sae, record.latents.step)
+            self.draw_features(bench, sae, Evaluation(record, bits))
 
 
 def run(
@@ -220,8 +219,9 @@ def run(
             yield Failed(target, CheckpointError(f"cannot be read: {error}"))
             continue
         by_site.setdefault(site.label, (site, []))[1].append(target)
+    executor = InProcess(opener)
     for site, group in sorted(by_site.values(), key=_model_options):
-        yield from _run_site(opener, site, group, results, on_stage, quantiser)
+        yield from _run_site(opener, executor, site, group, results, on_stage, quantiser)
 
 
 def _model_options(group: tuple[Site, list[Target]]) -> str:
@@ -230,6 +230,7 @@ def _model_options(group: tuple[Site, list[Target]]) -> str:
 
 def _run_site(
     opener: Opener,
+    executor: Executor,
     site: Site,
     group: Sequence[Target],
     results: _Results,
@@ -237,7 +238,7 @@ def _run_site(
     quantiser: str | None,
 ) -> Iterator[Scored | Failed]:
     try:
-        bench = _opened(opener, site, results, quantiser)
+        bench = _opened(opener, executor, site, results, quantiser)
     except (HubError, SourceError, SpoolError) as error:
         yield from (Failed(target, error) for target in group)
         return
@@ -252,7 +253,9 @@ def _run_site(
             yield Failed(target, CheckpointError(f"cannot be read: {error}"))
 
 
-def _opened(opener: Opener, site: Site, results: _Results, quantiser: str | None) -> Bench:
+def _opened(
+    opener: Opener, executor: Executor, site: Site, results: _Results, quantiser: str | None
+) -> Bench:
     """A bench at a site, and its part of the folder.
 
     Raises:
@@ -260,7 +263,7 @@ def _opened(opener: Opener, site: Site, results: _Results, quantiser: str | None
         UsageError: the suite's data cannot be read, or the folder holds another measurement's.
     """
     try:
-        bench = Bench.open(opener, site, quantiser)
+        bench = Bench.open(executor, site, quantiser)
     except SuiteError:
         raise
     except UsageError as error:
@@ -288,21 +291,19 @@ def _say_moved(opener: Opener, folder: Path, moved: Moved) -> None:
 
 def _score(bench: Bench, target: Target, results: _Results, on_stage: OnStage) -> Scored:
     on_stage("load")
-    found = target.sae.at(bench.source, str(bench.source.device))
-    identity = results.identity(bench, target, found.identity)
+    identity = results.identity(bench, target, bench.identify(target.sae))
     finished = results.store.find(identity)
     unseen = identity.coder.unseen
     if finished is not None and not unseen:
-        results.complete(bench, found, finished)
+        results.complete(bench, target.sae, finished)
         results.tell_current(bench, finished)
         return Scored(target, finished, reused=True)
-    coder = found.coder
-    measured = evaluate_coder(bench, coder, identity, on_stage)
+    measured = evaluate_coder(bench, target.sae, identity, on_stage)
     origin = None if target.is_listed else origin_of(target.sae)
     provenance = measured.record.provenance.model_copy(update={"sae": origin})
     record = measured.record.model_copy(update={"provenance": provenance})
     evaluation = measured._replace(record=record)
-    results.keep(bench, coder, evaluation)
+    results.keep(bench, target.sae, evaluation)
     results.tell_current(bench, record)
     again = f"not all of it can be seen: {unseen}" if finished is not None else ""
     return Scored(target, evaluation.record, reused=False, again=again)

@@ -25,6 +25,7 @@ from mdlbench.suite.source import SourceConfig
 from mdlbench.suite.suite import Suite
 
 Split = Literal["calibration", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 Dtype = Literal["float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
@@ -62,6 +63,40 @@ class SpliceLoss(NamedTuple):
 
     ce: Float64[np.ndarray, " token"]
     kl: Float64[np.ndarray, " token"]
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What is known of a source without its activations, which may lie elsewhere.
+
+    Attributes are those of `ActivationSource`; `n_blocks` are the blocks of each split.
+    """
+
+    site: Site
+    hook: str
+    d_in: int
+    d_out: int
+    n_documents: dict[Split, int]
+    n_tokens: dict[Split, int]
+    n_blocks: dict[Split, int]
+    data_sha256: str
+    image_shape: tuple[int, int] | None
+    device: str
+
+    @classmethod
+    def of(cls, source: ActivationSource) -> SourceFacts:
+        return cls(
+            site=source.site,
+            hook=source.hook,
+            d_in=source.d_in,
+            d_out=source.d_out,
+            n_documents=dict(source.n_documents),
+            n_tokens=dict(source.n_tokens),
+            n_blocks={split: source.n_blocks(split) for split in SPLITS},
+            data_sha256=source.data_sha256,
+            image_shape=source.image_shape,
+            device=str(source.device),
+        )
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,10 @@ from mdlbench.sources.language.losses import (
     spliced_losses,
 )
 from mdlbench.sources.language.text import Contexts
-from mdlbench.sources.protocol import Block, SpliceLoss, Split
+from mdlbench.sources.protocol import SPLITS, Block, SpliceLoss, Split
 from mdlbench.suite.site import Site
 
 BLOCK_TOKENS = 4096
-SPLITS: tuple[Split, ...] = ("calibration", "test")
 
 
 class Language:

@@ -1,0 +1,65 @@
+"""Who does the tasks of a measurement: workers in this process, or those of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from mdlbench.scoring.worker import Worker
+from mdlbench.sources.open import Opener, Setting
+from mdlbench.suite.suite import Suite
+
+Found = TypeVar("Found", covariant=True)
+
+
+class Task(Protocol[Found]):
+    """Something to be found; any worker finds the same."""
+
+    def __call__(self, worker: Worker) -> Found: ...
+
+
+class Executor(Protocol):
+    """Workers that tasks on a suite are given to.
+
+    Attributes:
+        suite: what is measured on.
+        setting: how it is run.
+        n_workers: into how many ranges a split is cut.
+    """
+
+    suite: Suite
+    setting: Setting
+    n_workers: int
+
+    def run(self, tasks: Sequence[Task[Found]]) -> list[Found]:
+        """What tasks find, in their order; the i-th is given to worker i where that is alive.
+
+        Raises:
+            MdlbenchError: as a task does, or no worker can be had.
+        """
+        ...
+
+    def forget_latents(self) -> None:
+        """The latents of the last tasks are done with."""
+        ...
+
+
+class InProcess:
+    """Workers of this process, one after the other; one is enough but for tests.
+
+    Args:
+        opener: opens the suite's activations.
+        n_workers: how many.
+    """
+
+    def __init__(self, opener: Opener, n_workers: int = 1) -> None:
+        self.suite, self.setting = opener.suite, opener.setting
+        self.n_workers = n_workers
+        self._workers = [Worker(opener) for _ in range(n_workers)]
+
+    def run(self, tasks: Sequence[Task[Found]]) -> list[Found]:
+        return [task(self._workers[i % self.n_workers]) for i, task in enumerate(tasks)]
+
+    def forget_latents(self) -> None:
+        for worker in self._workers:
+            worker.forget_latents()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -15,6 +15,10 @@ class MdlbenchError(Exception):
     """An expected failure: shown as one message, without a traceback. Exit code 1."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its message and attributes, whatever its constructor takes."""
+        return _raised_elsewhere, (type(self), self.args, self.__dict__)
 
 
 class MdlbenchWarning(UserWarning):
@@ -61,6 +65,19 @@ class SpoolError(MdlbenchError):
 
 class OutputError(MdlbenchError):
     """A result cannot be written: unwritable folder, full disk."""
+
+
+class WorkerError(MdlbenchError):
+    """Workers of another process cannot be had, differ from this one, or die again and again."""
+
+
+def _raised_elsewhere(
+    kind: type[MdlbenchError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> MdlbenchError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 SHOWN = 60

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from mdlbench.adapters import places
@@ -100,6 +100,10 @@ class NamedCoder:
         if isinstance(adapter, Recognises):
             request = places.folder_with(request, *adapter.recognised_by)
         return Resolved(plugin, adapter, request)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What it is called, without what was found under that name here."""
+        return NamedCoder, (self.spec, self.folder, self.adapter)
 
     def expand(self) -> list[NamedCoder]:
         """The coders that a pattern stands for; itself where its adapter knows none."""

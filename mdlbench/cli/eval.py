@@ -14,18 +14,23 @@ from mdlbench.cli.options import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    GpusOption,
     JsonOption,
     LimitOption,
     QuantiserOption,
     QuietOption,
+    RayOption,
     SuiteOption,
     TextOption,
+    WorkersOption,
+    engine,
+    notice,
     output_option,
     setting,
     torch_device,
 )
 from mdlbench.console.terminal import say
-from mdlbench.errors import OutputError
+from mdlbench.errors import OutputError, WorkerError
 from mdlbench.extensions.foreign import prints_on_stderr
 
 if TYPE_CHECKING:
@@ -54,6 +59,9 @@ def eval_suite(
     text: TextOption = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = Dtype.float32,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+    gpus_per_worker: GpusOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -83,13 +91,15 @@ def eval_suite(
         )
     )
     with prints_on_stderr(), suite_progress(len(wanted), quiet) as progress:
-        opener = Opener(chosen, setting(device, limit, text, dtype), progress.stage, _notice)
+        opener = Opener(chosen, setting(device, limit, text, dtype), progress.stage, notice)
         try:
-            found = run(opener, wanted, folder, progress.stage, quantiser, write_feature_grid)
-            for outcome in found:
-                outcomes.append(outcome)
-                progress.finish(outcome)
-        except OutputError:
+            with engine(workers, ray, gpus_per_worker, device) as had:
+                for outcome in run(
+                    opener, wanted, folder, progress.stage, quantiser, write_feature_grid, had
+                ):
+                    outcomes.append(outcome)
+                    progress.finish(outcome)
+        except (OutputError, WorkerError):
             _name_failures(outcomes, progress)
             raise
     _name_repeated(outcomes)
@@ -98,10 +108,6 @@ def eval_suite(
     _report(folder, chosen, printed=not as_json)
     if failures := _name_failures(outcomes, progress):
         raise typer.Exit(max(failure.error.exit_code for failure in failures))
-
-
-def _notice(text: str) -> None:
-    say(f"mdlbench: {text}", to_stderr=True)
 
 
 def _report(folder: Path, suite: Suite, printed: bool) -> None:

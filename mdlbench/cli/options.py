@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mdlbench.console.terminal import say
+from mdlbench.errors import UsageError
 from mdlbench.quantisers.modes import MODES
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from mdlbench.scoring.engine import Engine
     from mdlbench.sources.open import Setting
 
 
@@ -69,6 +74,31 @@ DeviceOption = Annotated[
 DtypeOption = Annotated[
     Dtype, typer.Option(help="Precision of a language model; SAEs compute in float32.")
 ]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Share the work among N processes (needs mdlbench[ray]); records are the same "
+        "[this process alone].",
+    ),
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Have the workers in a running Ray cluster: its address, or auto for the one that "
+        "this machine belongs to [one for this run, on this machine].",
+    ),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="SHARE",
+        help="GPUs of each worker; several share one with less than 1 [1 with --device cuda].",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
@@ -79,10 +109,37 @@ def output_option(help: str) -> typer.models.OptionInfo:
     return option
 
 
+def engine(
+    n_workers: int | None, address: str | None, gpus: float | None, device: str
+) -> AbstractContextManager[Engine]:
+    """The engine that the options ask for; notices are said on stderr.
+
+    Raises:
+        UsageError: GPUs are asked for and not used, or for no other process.
+    """
+    from mdlbench.scoring.cluster import Workers
+    from mdlbench.scoring.engine import engine_of
+
+    uses_gpus = device.startswith("cuda")
+    if n_workers is None and address is None:
+        if gpus is not None:
+            raise UsageError("--gpus-per-worker needs --workers or --ray")
+        return engine_of(None)
+    if gpus and not uses_gpus:
+        raise UsageError("--gpus-per-worker needs --device cuda")
+    share = (1.0 if uses_gpus else 0.0) if gpus is None else gpus
+    return engine_of(Workers(n_workers, address, share), notice)
+
+
+def notice(text: str) -> None:
+    """Say on stderr what a reader must know."""
+    say(f"mdlbench: {text}", to_stderr=True)
+
+
 def setting(
     device: str, limit: int | None, text: str | None, dtype: Dtype = Dtype.float32
 ) -> Setting:
-    """How a suite is run; raises `UsageError` where the device is not available."""
+    """How a suite is run."""
     from mdlbench.sources.open import Setting
 
     return Setting(device, limit, text, dtype.value)

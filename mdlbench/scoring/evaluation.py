@@ -107,7 +107,9 @@ def _evaluate(
         tolerances=results,
         latents=profile,
         partial=bench.limit is not None,
-        environment=environment(bench.source.device, time.perf_counter() - started),
+        environment=environment(
+            bench.source.device, bench.rounds.executor.threads, time.perf_counter() - started
+        ),
         provenance=provenance(),
     )
     return Evaluation(record, rates.latent_bits)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+import torch
+
 from mdlbench.scoring.worker import Worker
 from mdlbench.sources.open import Opener, Setting
+from mdlbench.sources.protocol import available_device
 from mdlbench.suite.suite import Suite
 
 Found = TypeVar("Found", covariant=True)
@@ -25,11 +28,13 @@ class Executor(Protocol):
         suite: what is measured on.
         setting: how it is run.
         n_workers: into how many ranges a split is cut.
+        threads: of each worker.
     """
 
     suite: Suite
     setting: Setting
     n_workers: int
+    threads: int
 
     def run(self, tasks: Sequence[Task[Found]]) -> list[Found]:
         """What tasks find, in their order; the i-th is given to worker i where that is alive.
@@ -50,11 +55,15 @@ class InProcess:
     Args:
         opener: opens the suite's activations.
         n_workers: how many.
+
+    Raises:
+        UsageError: the device is not available.
     """
 
     def __init__(self, opener: Opener, n_workers: int = 1) -> None:
         self.suite, self.setting = opener.suite, opener.setting
-        self.n_workers = n_workers
+        available_device(opener.setting.device)
+        self.n_workers, self.threads = n_workers, torch.get_num_threads()
         self._workers = [Worker(opener) for _ in range(n_workers)]
 
     def run(self, tasks: Sequence[Task[Found]]) -> list[Found]:

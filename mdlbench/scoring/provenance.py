@@ -7,8 +7,6 @@ import platform
 import subprocess
 from importlib import metadata
 
-import torch
-
 from mdlbench.disk.files import PACKAGE
 from mdlbench.records.record import Environment, Provenance
 
@@ -42,12 +40,12 @@ def provenance() -> Provenance:
     )
 
 
-def environment(device: str, seconds: float) -> Environment:
-    """Where an SAE was scored, and the `seconds` that it took."""
+def environment(device: str, threads: int, seconds: float) -> Environment:
+    """Where an SAE was scored, by workers of so many threads, and the `seconds` that it took."""
     return Environment(
         device=device,
         dtype="float32",
-        threads=torch.get_num_threads(),
+        threads=threads,
         seconds=seconds,
         versions={"python": platform.python_version()}
         | {library: metadata.version(library) for library in _LIBRARIES},

@@ -15,8 +15,9 @@ from mdlbench.records.record import EvalRecord, Identity
 from mdlbench.records.repetition import Deviation, write_repetition
 from mdlbench.records.store import RECORDS, read_record
 from mdlbench.scoring.bench import Bench
+from mdlbench.scoring.engine import THIS_PROCESS, Engine
 from mdlbench.scoring.evaluation import evaluate_coder
-from mdlbench.scoring.executor import Executor, InProcess
+from mdlbench.scoring.executor import Executor
 from mdlbench.scoring.targets import Target, key_target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.suite import Suite
@@ -80,6 +81,7 @@ def verify(
     device: str = "cpu",
     text: str | None = None,
     on_stage: OnStage = silent,
+    engine: Engine = THIS_PROCESS,
 ) -> Iterator[Verified | Unverified]:
     """Measure records again; what agrees is kept as a repetition in its results folder.
 
@@ -90,12 +92,15 @@ def verify(
         device: where to compute.
         text: where a language suite's text is, if it is not one of the suite's by name.
         on_stage: called with the name of each stage.
+        engine: has the workers.
 
     Raises:
+        UsageError: the device is not available.
+        WorkerError: the engine's workers cannot be had.
         OutputError: a repetition cannot be written.
     """
     for _, group in groupby(sorted(claims, key=_bench_key), key=_bench_key):
-        yield from _verify_group(list(group), device, text, on_stage)
+        yield from _verify_group(list(group), device, text, on_stage, engine)
 
 
 def _bench_key(claim: Claim) -> tuple[str, ...]:
@@ -110,25 +115,25 @@ def _bench_key(claim: Claim) -> tuple[str, ...]:
 
 
 def _verify_group(
-    group: list[Claim], device: str, text: str | None, on_stage: OnStage
+    group: list[Claim], device: str, text: str | None, on_stage: OnStage, engine: Engine
 ) -> Iterator[Verified | Unverified]:
     """Records that one bench serves."""
     record, suite = group[0].record, group[0].suite
     setting = Setting(device, record.identity.limit, text or record.site.text, record.site.dtype)
     opener = Opener(suite, setting, on_stage)
-    executor = InProcess(opener)
     bench: Bench | None = None
-    for claim in group:
-        try:
-            target = target_of(claim)
-            bench = bench or _open(opener, executor, claim, target)
-            again = _measure(bench, claim, target, labelled(on_stage, claim.record.label))
-            kept, found = write_repetition(claim.folder, claim.record, again, suite.agreement)
-            yield Verified(claim.path, claim.record.label, found, kept)
-        except OutputError:
-            raise
-        except MdlbenchError as error:
-            yield Unverified(claim.path, claim.record.label, error)
+    with engine.workers(opener) as executor:
+        for claim in group:
+            try:
+                target = target_of(claim)
+                bench = bench or _open(opener, executor, claim, target)
+                again = _measure(bench, claim, target, labelled(on_stage, claim.record.label))
+                kept, found = write_repetition(claim.folder, claim.record, again, suite.agreement)
+                yield Verified(claim.path, claim.record.label, found, kept)
+            except OutputError:
+                raise
+            except MdlbenchError as error:
+                yield Unverified(claim.path, claim.record.label, error)
 
 
 def target_of(claim: Claim) -> Target:

@@ -28,8 +28,9 @@ from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord, Identity
 from mdlbench.records.store import ARCHIVE, Moved, RecordStore
 from mdlbench.scoring.bench import Bench
+from mdlbench.scoring.engine import THIS_PROCESS, Engine
 from mdlbench.scoring.evaluation import Evaluation, evaluate_coder, latent_bits
-from mdlbench.scoring.executor import Executor, InProcess
+from mdlbench.scoring.executor import Executor
 from mdlbench.scoring.naming import least_depths, names_of, origin_of
 from mdlbench.scoring.targets import Target, target_site
 from mdlbench.scoring.worker import Sae
@@ -189,17 +190,19 @@ def run(
     on_stage: OnStage = silent,
     quantiser: str | None = None,
     draw: Draw | None = None,
+    engine: Engine = THIS_PROCESS,
 ) -> Iterator[Scored | Failed]:
     """Score the targets, site by site, and keep their records under `folder`.
 
     Without a quantiser, the suite's own mode is used. Where activations are images, `draw` is
-    called for each SAE that is scored.
+    called for each SAE that is scored. The engine's workers do what can be shared out.
 
     Sites that load a model with the same options follow each other, so that it is loaded once.
 
     Raises:
         UsageError: the folder holds results of another measurement, or there is no such text or
             quantiser.
+        WorkerError: the engine's workers cannot be had.
         OutputError: results cannot be written; those finished before are kept.
     """
     mode_of(quantiser or opener.suite.quantiser)
@@ -219,9 +222,9 @@ def run(
             yield Failed(target, CheckpointError(f"cannot be read: {error}"))
             continue
         by_site.setdefault(site.label, (site, []))[1].append(target)
-    executor = InProcess(opener)
-    for site, group in sorted(by_site.values(), key=_model_options):
-        yield from _run_site(opener, executor, site, group, results, on_stage, quantiser)
+    with engine.workers(opener) as executor:
+        for site, group in sorted(by_site.values(), key=_model_options):
+            yield from _run_site(opener, executor, site, group, results, on_stage, quantiser)
 
 
 def _model_options(group: tuple[Site, list[Target]]) -> str:

@@ -47,6 +47,10 @@ class Opener:
         """Settle what every site shares; raises as the `SourceOpener` does."""
         self._source.settle()
 
+    def settled(self) -> Setting:
+        """The setting with what every site shares, for whoever opens the same suite elsewhere."""
+        return self._source.settled()
+
     def site_of(self, origin: Origin = SILENT, place: Place = UNSAID, name: str = "SAE") -> Site:
         """The site at which an SAE is scored; raises as the `SourceOpener` does."""
         return self._source.site_of(origin, place, name)

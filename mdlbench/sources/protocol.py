@@ -104,7 +104,7 @@ class Setting:
     """How a suite is run.
 
     Attributes:
-        device: where to compute.
+        device: where to compute, as whoever computes knows it.
         limit: documents of each split, for a quick look.
         text: one of a language suite's texts by name, or a path; by default the suite's first
             that is available.
@@ -121,7 +121,6 @@ class Setting:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit must be at least 1, not {self.limit}")
-        available_device(self.device)
 
 
 def known_dtype(name: str) -> Dtype:
@@ -225,6 +224,10 @@ class SourceOpener(ABC, Generic[Config]):
         Raises:
             MdlbenchError: no site could be opened.
         """
+
+    def settled(self) -> Setting:
+        """The setting with what was settled, for whoever opens the same suite elsewhere."""
+        return self.setting
 
     def site_of(self, origin: Origin, place: Place, name: str) -> Site:
         """The site at which an SAE is scored; by default the one that the suite fixes.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from mdlbench.sources.language.needs import needs
 from mdlbench.sources.language.site import site_of
 from mdlbench.sources.language.source import Language
 from mdlbench.sources.language.text import Contexts, MissingTextError, Tokenizer, pack, read
-from mdlbench.sources.protocol import SourceOpener, Split
+from mdlbench.sources.protocol import Setting, SourceOpener, Split
 from mdlbench.suite.site import Origin, Place, Site
 
 TEST_SHARE = 0.1
@@ -63,6 +64,10 @@ class LanguageOpener(SourceOpener[LanguageConfig]):
             UsageError: the text asked for is not there.
         """
         self.text()
+
+    def settled(self) -> Setting:
+        """The setting with the text that was settled on."""
+        return replace(self.setting, text=self.setting.text or self.text().name)
 
     def site_of(self, origin: Origin, place: Place, name: str) -> Site:
         return site_of(self.config, self.text().name, self.setting.dtype, origin, place, name)

@@ -21,7 +21,7 @@ from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
 from mdlbench.training.config import TrainingConfig
 from mdlbench.training.trainer import train
-from mdlbench.training.zoo import training_source
+from mdlbench.training.zoo import training_site
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1024)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    source = training_source(Opener(load_suite("mnist"), Setting("cpu")))
+    opener = Opener(load_suite("mnist"), Setting("cpu"))
+    source = opener.open(training_site(opener))
     print(
         f"MNIST, k {arguments.k}, {arguments.epochs} epochs, batches of {arguments.batch_size}, "
         f"one seed; 10,000 test images\n\n{'':50}{'dead':>8}{'L0':>8}{'MSE':>10}"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mdlbench.cli import interrupt
-from mdlbench.cli.options import QuietOption, output_option
+from mdlbench.cli.options import QuietOption, RayOption, WorkersOption, engine, output_option
 from mdlbench.console.terminal import say
 from mdlbench.papers import EXPERIMENTS
 
@@ -16,16 +16,23 @@ from mdlbench.papers import EXPERIMENTS
 def reproduce(
     name: Annotated[str, typer.Argument(metavar="NAME", help=", ".join(EXPERIMENTS))],
     output: Annotated[Path | None, output_option("Results folder [results/NAME].")] = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Run an experiment of a paper again: figures, a table and a report in one folder."""
     from mdlbench.cli.progress import stages
-    from mdlbench.papers import run_experiment
+    from mdlbench.papers import refuse_workers, run_experiment
 
     folder = output or Path("results") / name
     interrupt.keeps(lambda: _kept(folder))
     with stages(quiet) as report:
-        paths = run_experiment(name, folder, report)
+        if workers is None and ray is None:
+            paths = run_experiment(name, folder, report)
+        else:
+            refuse_workers(name)
+            with engine(workers, ray, None, "cpu") as had:
+                paths = run_experiment(name, folder, report, engine=had)
     for path in paths:
         say(path)
 

@@ -12,11 +12,14 @@ import typer
 from mdlbench.cli import interrupt
 from mdlbench.cli.options import (
     DeviceOption,
+    GpusOption,
     JsonOption,
     QuietOption,
+    RayOption,
     RecordsArgument,
     SuiteFileOption,
-    torch_device,
+    WorkersOption,
+    engine,
 )
 from mdlbench.console.terminal import say
 from mdlbench.errors import UsageError
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mdlbench.console.stages import OnStage
+    from mdlbench.scoring.engine import Engine
     from mdlbench.scoring.repeat import Unverified, Verified
     from mdlbench.suite.suite import Suite
 
@@ -104,6 +108,9 @@ def verify(
         ),
     ] = None,
     device: DeviceOption = "cpu",
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+    gpus_per_worker: GpusOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -130,8 +137,8 @@ def verify(
             "reproduced, their repetitions kept beside them"
         )
     )
-    with stages(quiet) as report:
-        again = _measured_again(paths, chosen, sae, text, torch_device(device), report)
+    with stages(quiet) as report, engine(workers, ray, gpus_per_worker, device) as had:
+        again = _measured_again(paths, chosen, sae, text, device, report, had)
         for outcome in each_on_stderr(again):
             outcomes.append(rows.verification_row(outcome))
             if not as_json:
@@ -149,6 +156,7 @@ def _measured_again(
     text: str | None,
     device: str,
     on_stage: OnStage,
+    engine: Engine,
 ) -> Iterator[Verified | Unverified]:
     """How each record fares; those that cannot be measured come first."""
     from mdlbench.scoring.repeat import Claim, Unverified, read_claim
@@ -158,4 +166,4 @@ def _measured_again(
     claims = [claim for claim in found if isinstance(claim, Claim)]
     refused = [claim for claim in found if isinstance(claim, Unverified)]
     yield from refused
-    yield from measure(claims, device, text, on_stage)
+    yield from measure(claims, device, text, on_stage, engine)

@@ -14,9 +14,13 @@ import typer
 from mdlbench.cli import interrupt
 from mdlbench.cli.options import (
     DeviceOption,
+    GpusOption,
     QuietOption,
+    RayOption,
     SuiteOption,
     TextOption,
+    WorkersOption,
+    engine,
     output_option,
     torch_device,
 )
@@ -25,6 +29,7 @@ from mdlbench.errors import UsageError
 from mdlbench.training.catalogue import own_architectures
 
 if TYPE_CHECKING:
+    from mdlbench.scoring.engine import Engine
     from mdlbench.sources.open import Opener
     from mdlbench.training.config import TrainingConfig
 
@@ -150,6 +155,9 @@ def train(
     keep: KeepOption = None,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+    gpus_per_worker: GpusOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train SAEs on a suite's calibration split and save them as SAELens does.
@@ -166,10 +174,12 @@ def train(
     opener = _opener(suite, device, text, tokens)
     if width is None:
         own.refuse()
-        _use_threads(threads or 1)
-        _train_recipe(opener, keys or [], output, quiet)
+        with engine(workers, ray, gpus_per_worker, device) as had:
+            _train_recipe(opener, keys or [], output, threads or 1, quiet, had)
     else:
         folder = _own_folder(keys or [], output)
+        if workers is not None or ray is not None:
+            raise UsageError("--workers and --ray share out a recipe's SAEs: not one with --width")
         _use_threads(threads)
         interrupt.keeps(lambda: f"{folder}/ keeps {_kept([folder])}")
         _train_own(opener, own.config(width), folder, quiet)
@@ -192,7 +202,14 @@ def _opener(suite: str, device: str, text: str | None, tokens: int | None) -> Op
     return Opener(load_suite(suite), setting)
 
 
-def _train_recipe(opener: Opener, keys: Sequence[str], output: Path | None, quiet: bool) -> None:
+def _train_recipe(
+    opener: Opener,
+    keys: Sequence[str],
+    output: Path | None,
+    threads: int,
+    quiet: bool,
+    engine: Engine,
+) -> None:
     from mdlbench.training.zoo import SAES_FOLDER, chosen_recipe, train_zoo
 
     finished: list[Path] = []
@@ -203,7 +220,8 @@ def _train_recipe(opener: Opener, keys: Sequence[str], output: Path | None, quie
             f"{root}/ keeps {len(finished)} of {len(under_way)} trained SAEs and {_kept(under_way)}"
         )
     )
-    for folder in train_zoo(opener, keys, output, progress=not quiet):
+    trained = train_zoo(opener, keys, output, threads=threads, progress=not quiet, engine=engine)
+    for folder in trained:
         finished.append(folder)
         say(f"{folder}: trained")
 
@@ -226,9 +244,9 @@ def _own_folder(keys: Sequence[str], output: Path | None) -> Path:
 
 def _train_own(opener: Opener, config: TrainingConfig, folder: Path, quiet: bool) -> None:
     from mdlbench.training.trainer import train
-    from mdlbench.training.zoo import training_source
+    from mdlbench.training.zoo import training_site
 
-    train(config, training_source(opener), folder, progress=not quiet)
+    train(config, opener.open(training_site(opener)), folder, progress=not quiet)
 
 
 def _use_threads(threads: int | None) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from mdlbench.console.stages import OnStage
 from mdlbench.errors import OutputError, UsageError, did_you_mean
@@ -22,8 +23,25 @@ _MODULES = {"mnist-case-study": "case_study"}
 """Where a module is not called after its experiment."""
 
 
-def run_experiment(name: str, folder: Path, on_stage: OnStage) -> list[Path]:
+SCORING = ("mnist-case-study",)
+"""Those that score SAEs, which workers can share; they take an engine."""
+
+
+def refuse_workers(name: str) -> None:
+    """Raise `UsageError` for an experiment whose work cannot be shared out."""
+    _refuse_unknown(name)
+    if name not in SCORING:
+        raise UsageError(f"{name} scores no SAEs that workers could share: run it without them")
+
+
+def run_experiment(name: str, folder: Path, on_stage: OnStage, **options: Any) -> list[Path]:
     """Run one experiment; `on_stage` is told the name of each stage.
+
+    Args:
+        name: of the experiment.
+        folder: where it writes.
+        on_stage: told the name of each stage.
+        options: `engine`, for one of those in `SCORING`.
 
     Returns:
         The files written, all of them under `folder`.
@@ -32,12 +50,16 @@ def run_experiment(name: str, folder: Path, on_stage: OnStage) -> list[Path]:
         UsageError: there is no such experiment.
         OutputError: the folder cannot be written, or the disk is full.
     """
-    if name not in EXPERIMENTS:
-        raise UsageError(f"no experiment {name!r}. {did_you_mean(name, EXPERIMENTS)}")
+    _refuse_unknown(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be created: {error}") from error
     module = import_module(f"{__name__}.{_MODULES.get(name, name.replace('-', '_'))}")
-    written: list[Path] = module.reproduce(folder, on_stage)
+    written: list[Path] = module.reproduce(folder, on_stage, **options)
     return written
+
+
+def _refuse_unknown(name: str) -> None:
+    if name not in EXPERIMENTS:
+        raise UsageError(f"no experiment {name!r}. {did_you_mean(name, EXPERIMENTS)}")

@@ -15,6 +15,7 @@ from mdlbench.papers.sweep import Level, Regime, Study
 from mdlbench.records.record import EvalRecord
 from mdlbench.report.features import write_feature_grid
 from mdlbench.scoring import suite_run
+from mdlbench.scoring.engine import THIS_PROCESS, Engine
 from mdlbench.scoring.targets import open_target, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
@@ -32,7 +33,7 @@ MODES: tuple[str, ...] = ("normalised", "per-feature", "rdo", "tree")
 FEATURES_SHOWN = 24
 
 
-def reproduce(folder: Path, on_stage: OnStage) -> list[Path]:
+def reproduce(folder: Path, on_stage: OnStage, engine: Engine = THIS_PROCESS) -> list[Path]:
     """Score the sweep, then write figures, table and report from the records alone.
 
     Finished SAEs are not scored again; each mode has its own results folder, `folder/MODE`.
@@ -46,7 +47,7 @@ def reproduce(folder: Path, on_stage: OnStage) -> list[Path]:
     """
     suite = load_suite("mnist")
     modes: dict[str, list[EvalRecord]] = {
-        mode: score(suite, mode, folder / mode, on_stage) for mode in MODES
+        mode: score(suite, mode, folder / mode, on_stage, engine) for mode in MODES
     }
     study = Study.of(modes, EPSILON)
     on_stage("features")
@@ -55,7 +56,9 @@ def reproduce(folder: Path, on_stage: OnStage) -> list[Path]:
     return write_study(folder, study, sheets)
 
 
-def score(suite: Suite, mode: str, folder: Path, on_stage: OnStage) -> list[EvalRecord]:
+def score(
+    suite: Suite, mode: str, folder: Path, on_stage: OnStage, engine: Engine = THIS_PROCESS
+) -> list[EvalRecord]:
     """Records of all SAEs of the sweep in one mode, kept in `folder`.
 
     Raises:
@@ -64,7 +67,8 @@ def score(suite: Suite, mode: str, folder: Path, on_stage: OnStage) -> list[Eval
     keys = [key for key in suite.keys if key.startswith(SWEEP)]
     opener = Opener(suite, Setting(), on_stage)
     wanted = targets(suite, keys, None)
-    outcomes = list(suite_run.run(opener, wanted, folder, on_stage, mode, write_feature_grid))
+    run = suite_run.run(opener, wanted, folder, on_stage, mode, write_feature_grid, engine)
+    outcomes = list(run)
     failed = [outcome.message for outcome in outcomes if isinstance(outcome, suite_run.Failed)]
     if failed:
         raise MdlbenchError(f"{len(failed)} SAEs could not be scored: {'; '.join(failed)}")

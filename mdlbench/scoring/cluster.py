@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -153,29 +154,41 @@ class RayWorkers:
         return answers
 
     def run(self, tasks: Sequence[Task[Found]]) -> list[Found]:
-        outcomes: list[Any] = [None] * len(tasks)
+        given = [(i, i % self.n_workers) for i in range(len(tasks))]
+        found = dict(self._found(tasks, given, iter(())))
+        return [_kept(found[i]) for i in range(len(tasks))]
+
+    def as_done(self, tasks: Sequence[Task[Found]]) -> Iterator[tuple[int, Found]]:
+        given = [(i, i) for i in range(min(self.n_workers, len(tasks)))]
+        for i, outcome in self._found(tasks, given, iter(range(len(given), len(tasks)))):
+            yield i, _kept(outcome)
+
+    def _found(
+        self, tasks: Sequence[Task[Any]], given: Sequence[tuple[int, int]], more: Iterator[int]
+    ) -> Iterator[tuple[int, Any]]:
+        """Outcomes as they come.
+
+        Args:
+            tasks: all of them.
+            given: tasks to begin with, and the places of their workers.
+            more: tasks of which a worker is given one whenever it is done with another.
+        """
         deaths: Counter[int] = Counter()
-        waiting = dict(self._send(i, task) for i, task in enumerate(tasks))
+        waiting = dict(self._send(tasks, i, place) for i, place in given)
         while waiting:
             (ready,), _ = self._ray.wait(list(waiting), num_returns=1)
-            i, actor = waiting.pop(ready)
+            i, place, actor = waiting.pop(ready)
             try:
-                outcomes[i] = self._ray.get(ready)
+                outcome = self._ray.get(ready)
             except self._ray.exceptions.RayTaskError as error:
                 raise error.cause from error
             except self._ray.exceptions.RayError as error:
                 deaths[i] += 1
-                if deaths[i] == ATTEMPTS:
-                    raise WorkerError(
-                        f"{ATTEMPTS} workers died of one task: {_cause(error)}; give them more "
-                        "memory, or ask for fewer"
-                    ) from error
-                self._replace(actor, error)
-                waiting.update([self._send(i, tasks[i])])
-        for outcome in outcomes:
-            if isinstance(outcome, _Raised):
-                raise outcome.error
-        return outcomes
+                self._replace(place, actor, error, deaths[i])
+                waiting.update([self._send(tasks, i, place)])
+            else:
+                waiting.update(self._send(tasks, following, place) for following in islice(more, 1))
+                yield i, outcome
 
     def forget_latents(self) -> None:
         for actor in self._actors:
@@ -186,16 +199,26 @@ class RayWorkers:
         for actor in self._actors:
             self._ray.kill(actor)
 
-    def _send(self, i: int, task: Task[Any]) -> tuple[Any, tuple[int, Any]]:
-        """What stands for the task's outcome, with its place and who was given it."""
-        actor = self._actors[i % self.n_workers]
-        return actor.run.remote(task), (i, actor)
+    def _send(
+        self, tasks: Sequence[Task[Any]], i: int, place: int
+    ) -> tuple[Any, tuple[int, int, Any]]:
+        """What stands for a task's outcome, with its number and who was given it."""
+        actor = self._actors[place]
+        return actor.run.remote(tasks[i]), (i, place, actor)
 
-    def _replace(self, dead: Any, error: Exception) -> None:
-        """A new worker in the place of one that died, unless there is one already."""
-        if dead not in self._actors:
+    def _replace(self, place: int, dead: Any, error: Exception, deaths: int) -> None:
+        """A new worker in the place of one that died, unless there is one already.
+
+        Raises:
+            WorkerError: too many died of one task.
+        """
+        if deaths == ATTEMPTS:
+            raise WorkerError(
+                f"{ATTEMPTS} workers died of one task ({_cause(error)}); give them more memory, "
+                "or ask for fewer"
+            ) from error
+        if self._actors[place] is not dead:
             return
-        place = self._actors.index(dead)
         self._on_notice(
             f"worker {place + 1} of {self.n_workers} died ({_cause(error)}); another one makes "
             "its part again"
@@ -212,6 +235,13 @@ class _Raised:
     """What a task raised at a worker."""
 
     error: Exception
+
+
+def _kept(outcome: Any) -> Any:
+    """What a task found; raises what it raised."""
+    if isinstance(outcome, _Raised):
+        raise outcome.error
+    return outcome
 
 
 class _Actor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -44,6 +44,14 @@ class Executor(Protocol):
         """
         ...
 
+    def as_done(self, tasks: Sequence[Task[Found]]) -> Iterator[tuple[int, Found]]:
+        """What tasks find, each with its number, as soon as it is found, by whoever is free.
+
+        Raises:
+            MdlbenchError: as `run` does; what was found before is given first.
+        """
+        ...
+
     def forget_latents(self) -> None:
         """The latents of the last tasks are done with."""
         ...
@@ -68,6 +76,10 @@ class InProcess:
 
     def run(self, tasks: Sequence[Task[Found]]) -> list[Found]:
         return [task(self._workers[i % self.n_workers]) for i, task in enumerate(tasks)]
+
+    def as_done(self, tasks: Sequence[Task[Found]]) -> Iterator[tuple[int, Found]]:
+        for i, task in enumerate(tasks):
+            yield i, task(self._workers[i % self.n_workers])
 
     def forget_latents(self) -> None:
         for worker in self._workers:

@@ -14,7 +14,6 @@ from operator import add
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float32
 
 from mdlbench.adapters.protocol import CoderSpec
@@ -32,6 +31,7 @@ from mdlbench.scoring.tasks import (
     Encode,
     EncodedRange,
     Extent,
+    FindEigenvalues,
     HasWeights,
     MeasureExtent,
     MeasureFixedLength,
@@ -94,12 +94,12 @@ class Rounds:
         n_tokens = np.sum(tokens, axis=0)
         mean = pairwise_sum(totals, np.zeros(d_out)) / n_tokens.sum()
         scatters = self.over("test", lambda range_: MeasureScatter(site, range_, mean))
-        scatter = torch.from_numpy(pairwise_sum(scatters, np.zeros((d_out, d_out))))
-        eigenvalues = np.asarray(torch.linalg.eigvalsh(scatter / n_tokens.sum()).flip(0))
+        scatter = pairwise_sum(scatters, np.zeros((d_out, d_out)))
+        eigenvalues = self.one(FindEigenvalues(scatter / n_tokens.sum()))
         return Reference(
             tokens=n_tokens,
             d=d_out,
-            variation=float(scatter.trace()),
+            variation=float(np.trace(scatter)),
             clean_ce=np.sum(clean, axis=0),
             ablated_ce=np.sum(ablated, axis=0),
             eigenvalues=np.maximum(eigenvalues, 0.0),

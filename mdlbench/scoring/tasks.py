@@ -118,6 +118,16 @@ class MeasureScatter:
         return partial_sums(self.range.start, map(scatter, self.range.blocks(source)))
 
 
+@dataclass(frozen=True, eq=False)
+class FindEigenvalues:
+    """Eigenvalues of a symmetric matrix, descending, as a worker's threads compute them."""
+
+    matrix: Float64[np.ndarray, "d_out d_out"]
+
+    def __call__(self, worker: Worker) -> Dimensions:
+        return _numpy(torch.linalg.eigvalsh(torch.from_numpy(self.matrix)).flip(0))
+
+
 class Extent(NamedTuple):
     """The smallest and the largest value of each dimension."""
 

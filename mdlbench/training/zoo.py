@@ -8,12 +8,17 @@ continued.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mdlbench.errors import SuiteError, UsageError, did_you_mean
+from mdlbench.scoring.engine import THIS_PROCESS, Engine
+from mdlbench.scoring.worker import Worker
 from mdlbench.sources.open import Opener
-from mdlbench.sources.protocol import ActivationSource
+from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Suite
 from mdlbench.suite.yaml_file import parse_yaml, read_yaml
 from mdlbench.training.config import TrainingConfig
@@ -62,8 +67,35 @@ def chosen_recipe(suite: Suite, keys: Sequence[str]) -> dict[str, TrainingConfig
     return {key: recipe[key] for key in keys or recipe}
 
 
+@dataclass(frozen=True)
+class TrainSae:
+    """Train one SAE in its own folder; one that was begun there goes on from its checkpoint.
+
+    Attributes:
+        threads: of the CPU; the weights depend on it. None leaves them as they are.
+    """
+
+    site: Site
+    config: TrainingConfig
+    folder: Path
+    threads: int | None = None
+    progress: bool = False
+
+    def __call__(self, worker: Worker) -> Path:
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        source = worker.source(self.site)
+        return train(self.config, source, self.folder, progress=self.progress)
+
+
 def train_zoo(
-    opener: Opener, keys: Sequence[str] = (), output: Path | None = None, *, progress: bool = True
+    opener: Opener,
+    keys: Sequence[str] = (),
+    output: Path | None = None,
+    *,
+    threads: int | None = None,
+    progress: bool = True,
+    engine: Engine = THIS_PROCESS,
 ) -> Iterator[Path]:
     """Train the SAEs of a suite's recipe, all of them or those named, each in its own folder.
 
@@ -74,24 +106,31 @@ def train_zoo(
         opener: of the suite.
         keys: of the recipe.
         output: where the SAEs' folders are; by default the suite's own `saes`.
-        progress: show a bar on stderr, where that is a terminal.
+        threads: of the CPU, for each SAE; the weights depend on it.
+        progress: show a bar on stderr, where that is a terminal and SAEs are trained here.
+        engine: has the workers; each trains one SAE after the other.
 
     Yields:
         Each SAE's folder as soon as it is finished.
 
     Raises:
         UsageError: the suite has no recipe, or a key is not in it; as `train` raises else.
+        WorkerError: the engine's workers cannot be had.
     """
     recipe = chosen_recipe(opener.suite, keys)
-    source = training_source(opener)
     folder = output or opener.suite.folder / SAES_FOLDER
-    for key, config in recipe.items():
-        yield train(config, source, folder / key, progress=progress)
+    tasks = [
+        TrainSae(training_site(opener), config, folder / key, threads, progress)
+        for key, config in recipe.items()
+    ]
+    with engine.workers(opener) as executor:
+        for _, trained in executor.as_done(tasks):
+            yield trained
 
 
-def training_source(opener: Opener) -> ActivationSource:
-    """The activations at the place that the suite fixes; raises `UsageError` if it fixes none."""
-    return opener.open(opener.site_of(name=f"suite {opener.suite.name!r}"))
+def training_site(opener: Opener) -> Site:
+    """The place that the suite fixes; raises `UsageError` if it fixes none."""
+    return opener.site_of(name=f"suite {opener.suite.name!r}")
 
 
 def parse_options(settings: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,6 +63,14 @@ def eval_suite(
     workers: WorkersOption = None,
     ray: RayOption = None,
     gpus_per_worker: GpusOption = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Score the I-th of N shares of the SAEs; N jobs may write into one folder at "
+            "once. Tables are made afterwards.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -74,7 +83,7 @@ def eval_suite(
     """
     from mdlbench.cli.progress import suite_progress
     from mdlbench.report.features import write_feature_grid
-    from mdlbench.scoring.suite_run import Scored, run
+    from mdlbench.scoring.suite_run import WHOLE, Scored, Shard, run
     from mdlbench.scoring.targets import targets
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
@@ -82,20 +91,23 @@ def eval_suite(
     with prints_on_stderr():
         chosen = load_suite(suite)
         wanted = targets(chosen, sae or [], adapter)
+    share = Shard.parse(shard) if shard else WHOLE
+    n_wanted = len(wanted[share.part(len(wanted))])
     folder = output or Path("results") / (chosen.name + (f"-limit-{limit}" if limit else ""))
     outcomes: list[Scored | Failed] = []
     interrupt.keeps(
         lambda: (
             f"{folder}/ keeps the records of {sum(isinstance(o, Scored) for o in outcomes)} of "
-            f"{len(wanted)} SAEs; run it again to go on"
+            f"{n_wanted} SAEs; run it again to go on"
         )
     )
-    with prints_on_stderr(), suite_progress(len(wanted), quiet) as progress:
+    with prints_on_stderr(), suite_progress(n_wanted, quiet) as progress:
         opener = Opener(chosen, setting(device, limit, text, dtype), progress.stage, notice)
         try:
             with engine(workers, ray, gpus_per_worker, device) as had:
+                draw = write_feature_grid
                 for outcome in run(
-                    opener, wanted, folder, progress.stage, quantiser, write_feature_grid, had
+                    opener, wanted, folder, progress.stage, quantiser, draw, had, share
                 ):
                     outcomes.append(outcome)
                     progress.finish(outcome)
@@ -105,7 +117,11 @@ def eval_suite(
     _name_repeated(outcomes)
     if as_json:
         _print_outcomes(outcomes)
-    _report(folder, chosen, printed=not as_json)
+    if share == WHOLE:
+        _report(folder, chosen, printed=not as_json)
+    else:
+        tables = shlex.join(["mdlbench", "leaderboard", str(folder), "-o", str(folder)])
+        notice(f"shard {shard} is done; when all are, `{tables}` makes the tables")
     if failures := _name_failures(outcomes, progress):
         raise typer.Exit(max(failure.error.exit_code for failure in failures))
 

@@ -116,7 +116,11 @@ class TreeCode:
 
 def counted(runs: Runs[Symbols], n_latents: int) -> SymbolCounts:
     """How often each latent takes each symbol over all runs."""
-    return reduce(add, runs.map(partial(SymbolCounts.of_runs, n_latents=n_latents)))
+    return reduce(add, runs.map(partial(_counted_part, n_latents)))
+
+
+def _counted_part(n_latents: int, part: Part[Symbols]) -> SymbolCounts:
+    return SymbolCounts.of_runs(part, n_latents)
 
 
 class Priced(NamedTuple):
@@ -144,7 +148,7 @@ class Priced(NamedTuple):
         forest: Forest | None = None,
     ) -> Priced:
         """A split's, merged from its parts; without a forest, no latent has a parent."""
-        parts = runs.map(partial(cls._of_part, book, n_latents, n_documents, forest))
+        parts = runs.map(partial(_priced_part, book, n_latents, n_documents, forest))
         counts, active, document_bits, joint = zip(*parts, strict=True)
         return cls(
             reduce(add, counts),
@@ -153,29 +157,28 @@ class Priced(NamedTuple):
             np.sum(joint, axis=0),
         )
 
-    @classmethod
-    def _of_part(
-        cls,
-        book: Codebook | TreeCodebook,
-        n_latents: int,
-        n_documents: int,
-        forest: Forest | None,
-        part: Part[DocumentSymbols],
-    ) -> Priced:
-        document_bits = np.zeros(n_documents)
-        joint = np.zeros(n_latents, dtype=np.int64)
-        active = [np.zeros(0, dtype=np.int64)]
 
-        def priced() -> Iterator[Symbols]:
-            for symbols, document in part:
-                document_bits[:] += book.document_bits(symbols, document, n_documents)
-                if forest is not None:
-                    joint[:] += forest.joint_counts([symbols])
-                active.append(symbols.active_per_token)
-                yield symbols
+def _priced_part(
+    book: Codebook | TreeCodebook,
+    n_latents: int,
+    n_documents: int,
+    forest: Forest | None,
+    part: Part[DocumentSymbols],
+) -> Priced:
+    document_bits = np.zeros(n_documents)
+    joint = np.zeros(n_latents, dtype=np.int64)
+    active = [np.zeros(0, dtype=np.int64)]
 
-        counts = SymbolCounts.of_runs(priced(), n_latents)
-        return cls(counts, np.bincount(np.concatenate(active)), document_bits, joint)
+    def priced() -> Iterator[Symbols]:
+        for symbols, document in part:
+            document_bits[:] += book.document_bits(symbols, document, n_documents)
+            if forest is not None:
+                joint[:] += forest.joint_counts([symbols])
+            active.append(symbols.active_per_token)
+            yield symbols
+
+    counts = SymbolCounts.of_runs(priced(), n_latents)
+    return Priced(counts, np.bincount(np.concatenate(active)), document_bits, joint)
 
 
 def flat_rates(

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from mdlbench.codes.latents import SparseLatents
-from mdlbench.codes.runs import Runs
+from mdlbench.codes.runs import Part, Runs
 from mdlbench.codes.symbols import HALF_STEP_LIMIT, Symbols, half_steps, symbol_at
 from mdlbench.errors import CoderError, UsageError
 
@@ -187,8 +187,7 @@ class Tally:
         cls, runs: Runs[SparseLatents], finest: float, octaves: int, n_latents: int
     ) -> Tally:
         """Counts of a whole split."""
-        count = partial(cls.count_blocks, finest=finest, octaves=octaves, n_latents=n_latents)
-        return reduce(add, runs.map(count))
+        return reduce(add, runs.map(partial(_tallied, finest, octaves, n_latents)))
 
     @property
     def octaves(self) -> int:
@@ -225,6 +224,10 @@ class Tally:
         """Tokens by number of active latents k_t at step 2^octave · finest."""
         histogram: Int64[np.ndarray, " active"] = self.active_histogram[octave]
         return histogram
+
+
+def _tallied(finest: float, octaves: int, n_latents: int, part: Part[SparseLatents]) -> Tally:
+    return Tally.count_blocks(part, finest, octaves, n_latents)
 
 
 class _PairCounter:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +186,54 @@ class _Results:
             self.draw_features(bench, sae, Evaluation(record, bits))
 
 
+@dataclass(frozen=True)
+class _Sited:
+    """A target, and where it is scored."""
+
+    target: Target
+    site: Site
+
+    @property
+    def order(self) -> tuple[str, str]:
+        """Sites that load a model with the same options follow each other."""
+        return str(sorted(self.site.model_options.items())), self.site.label
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several jobs' shares of a run: as many SAEs as any other's, of few sites.
+
+    Attributes:
+        number: from 1.
+        jobs: how many there are.
+    """
+
+    number: int = 1
+    jobs: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """That of `i/N`; raises `UsageError` where there is none."""
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        number, jobs = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= number <= jobs:
+            raise UsageError(f"--shard {text}: write i/N with i from 1 to N, such as 2/8")
+        return cls(number, jobs)
+
+    def of(self, placed: Sequence[_Sited | Failed]) -> list[_Sited | Failed]:
+        """This job's share, in an order that all jobs agree on: failed ones, then site by site."""
+        ordered = sorted(placed, key=lambda one: ("", "") if isinstance(one, Failed) else one.order)
+        return ordered[self.part(len(placed))]
+
+    def part(self, n: int) -> slice:
+        """Which of n SAEs in that order it has."""
+        return slice(n * (self.number - 1) // self.jobs, n * self.number // self.jobs)
+
+
+WHOLE = Shard()
+"""A run that is not shared."""
+
+
 def run(
     opener: Opener,
     wanted: Sequence[Target],
@@ -191,11 +242,13 @@ def run(
     quantiser: str | None = None,
     draw: Draw | None = None,
     engine: Engine = THIS_PROCESS,
+    shard: Shard = WHOLE,
 ) -> Iterator[Scored | Failed]:
     """Score the targets, site by site, and keep their records under `folder`.
 
     Without a quantiser, the suite's own mode is used. Where activations are images, `draw` is
-    called for each SAE that is scored. The engine's workers do what can be shared out.
+    called for each SAE that is scored. The engine's workers do what can be shared out. Of a run
+    that several jobs share, this one scores its shard.
 
     Sites that load a model with the same options follow each other, so that it is loaded once.
 
@@ -211,24 +264,22 @@ def run(
     results = _Results(RecordStore(folder), draw, least_depths(unnamed), given)
     results.store.prepare()
     opener.settle()
-    by_site: dict[str, tuple[Site, list[Target]]] = {}
-    for target in wanted:
-        try:
-            site = target_site(opener, target)
-        except MdlbenchError as error:
-            yield Failed(target, error)
-            continue
-        except OSError as error:
-            yield Failed(target, CheckpointError(f"cannot be read: {error}"))
-            continue
-        by_site.setdefault(site.label, (site, []))[1].append(target)
+    placed = shard.of([_placed(opener, target) for target in wanted])
+    yield from (one for one in placed if isinstance(one, Failed))
+    sited = [one for one in placed if isinstance(one, _Sited)]
     with engine.workers(opener) as executor:
-        for site, group in sorted(by_site.values(), key=_model_options):
-            yield from _run_site(opener, executor, site, group, results, on_stage, quantiser)
+        for site, group in groupby(sited, key=attrgetter("site")):
+            found = [one.target for one in group]
+            yield from _run_site(opener, executor, site, found, results, on_stage, quantiser)
 
 
-def _model_options(group: tuple[Site, list[Target]]) -> str:
-    return str(sorted(group[0].model_options.items()))
+def _placed(opener: Opener, target: Target) -> _Sited | Failed:
+    try:
+        return _Sited(target, target_site(opener, target))
+    except MdlbenchError as error:
+        return Failed(target, error)
+    except OSError as error:
+        return Failed(target, CheckpointError(f"cannot be read: {error}"))
 
 
 def _run_site(

@@ -24,7 +24,7 @@ from mdlbench.suite.artefact import artefact
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Suite
 
-BLOCK_IMAGES = 4096
+BLOCK_IMAGES = 1024
 N_CLASSES = 10
 PACKED_BYTES, ARRAY_BYTES = 2**30, 2**31
 """The most bytes of a file of a suite, and of what a compressed one unpacks to."""

@@ -28,7 +28,7 @@ from mdlbench.sources.kinds.synthetic import (
 from mdlbench.sources.protocol import Block, SourceOpener, SpliceLoss, Split
 from mdlbench.suite.site import Site
 
-BLOCK_TOKENS = 4096
+BLOCK_TOKENS = 1024
 THRESHOLD = 0.5
 """A larger projection shows that a feature fired: half of the mean magnitude."""
 

@@ -30,7 +30,7 @@ from mdlbench.sources.language.text import Contexts
 from mdlbench.sources.protocol import SPLITS, Block, SpliceLoss, Split
 from mdlbench.suite.site import Site
 
-BLOCK_TOKENS = 4096
+BLOCK_TOKENS = 1024
 
 
 class Language:

@@ -1,0 +1,250 @@
+"""One record, whoever does the work: workers here, workers of Ray, workers that die."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import sys
+
+import pytest
+
+from mdlbench.adapters.load import NamedCoder
+from mdlbench.errors import CheckpointError, CoderError, UsageError, WorkerError
+from mdlbench.scoring import cluster
+from mdlbench.scoring.bench import Bench
+from mdlbench.scoring.cluster import RayEngine, Versions, Workers
+from mdlbench.scoring.evaluation import evaluate_coder
+from mdlbench.scoring.executor import InProcess
+from mdlbench.scoring.rounds import Rounds
+from mdlbench.scoring.suite_run import Failed, run
+from mdlbench.scoring.targets import Target
+from mdlbench.scoring.worker import Worker
+from mdlbench.sources import images
+from mdlbench.sources.kinds.images import PIXELS
+from mdlbench.sources.open import Opener, Setting
+from mdlbench.suite.load import load_suite
+from mdlbench.suite.site import Site
+from tests.tiny import tiny_suite, write_sae
+
+TIMES = ("environment", "provenance")
+
+
+class Forgetful(InProcess):
+    """Workers in a drawn order, some of which are replaced by empty ones before a task."""
+
+    def __init__(self, opener, n_workers, seed, deaths):
+        super().__init__(opener, n_workers)
+        self._opener, self._draw, self._deaths = opener, random.Random(seed), deaths
+
+    def run(self, tasks):
+        found = [None] * len(tasks)
+        for i in self._draw.sample(range(len(tasks)), len(tasks)):
+            place = self._draw.randrange(self.n_workers)
+            if self._draw.random() < self._deaths:
+                self._workers[place] = Worker(self._opener)
+            found[i] = tasks[i](self._workers[place])
+        return found
+
+
+def measured(executor, site, sae, quantiser=None):
+    """The record of an SAE, and the references, without times."""
+    bench = Bench.open(executor, site, quantiser)
+    named = NamedCoder(str(sae))
+    identity = bench.identity(bench.identify(named), "sae")
+    record = json.loads(evaluate_coder(bench, named, identity).record.to_json())
+    references = json.loads(bench.references().model_dump_json())
+    return {key: record[key] for key in record if key not in (*TIMES, "checksum")}, references
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    """With few steps, one of which is searched for."""
+    tolerances = [{"metric": "mse", "epsilons": [0.004]}, {"metric": "kl", "epsilons": [0.02]}]
+    return tiny_suite(
+        tmp_path_factory.mktemp("suite"),
+        steps={"finest": 0.125, "octaves": 3},
+        tolerances=tolerances,
+        replicates=100,
+    )
+
+
+@pytest.fixture(scope="module")
+def sae(tmp_path_factory):
+    return write_sae(tmp_path_factory.mktemp("sae"))
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """Some blocks of each split."""
+    monkeypatch.setattr(images, "BLOCK_IMAGES", 67)
+
+
+@pytest.mark.parametrize("mode", [None, "per-feature", "tree"])
+def test_a_record_is_the_same_for_any_number_of_workers(suite, sae, blocks, mode):
+    site = Site(hook=PIXELS)
+    one, two, three = (
+        measured(InProcess(Opener(suite), n_workers), site, sae, mode) for n_workers in (1, 2, 3)
+    )
+    assert one == two == three
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_workers_that_die_and_tasks_in_any_order_change_nothing(suite, sae, blocks, seed):
+    site = Site(hook=PIXELS)
+    one = measured(InProcess(Opener(suite)), site, sae)
+    executor = Forgetful(Opener(suite), n_workers=3, seed=seed, deaths=0.3)
+    assert measured(executor, site, sae) == one
+
+
+def test_more_workers_than_blocks(suite, sae):
+    rounds = Rounds.at(InProcess(Opener(suite), 5), Site(hook=PIXELS))
+    assert [(r.start, r.stop) for r in rounds.ranges("test")] == [(0, 1)]
+
+
+def test_ranges_cover_a_split_once(suite, monkeypatch):
+    monkeypatch.setattr(images, "BLOCK_IMAGES", 1)
+    for n_workers in (1, 2, 3, 7):
+        rounds = Rounds.at(InProcess(Opener(suite), n_workers), Site(hook=PIXELS))
+        ranges = rounds.ranges("test")
+        assert [i for r in ranges for i in range(r.start, r.stop)] == list(range(200))
+        assert max(r.stop - r.start for r in ranges) <= -(-200 // n_workers)
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return load_suite("toy")
+
+
+LIMITED = Setting(limit=3000)
+
+
+@pytest.fixture(scope="module")
+def truth(toy):
+    """The record of toy's own dictionary by one worker, and its key there."""
+    path = toy.folder / toy.entry("truth").spec.rpartition(":")[2]
+    opener = Opener(toy, LIMITED)
+    return path, measured(InProcess(opener), opener.site_of(), path)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    notices = []
+    engine = RayEngine(Workers(2), notices.append)
+    engine.notices = notices
+    yield engine
+    engine.close()
+
+
+class TestRay:
+    """Workers in processes of their own."""
+
+    def test_the_record_is_that_of_one_process(self, engine, toy, truth):
+        path, expected = truth
+        opener = Opener(toy, LIMITED)
+        with engine.workers(opener) as executor:
+            assert executor.n_workers == 2
+            assert measured(executor, opener.site_of(), path) == expected
+
+    def test_workers_that_are_killed_change_nothing(self, engine, toy, truth):
+        path, expected = truth
+        opener, draw = Opener(toy, LIMITED), random.Random(0)
+        engine.notices.clear()
+        with engine.workers(opener) as executor:
+            plain_run, killed = executor.run, []
+
+            def run(tasks):
+                if len(killed) < 2 and draw.random() < 0.2:
+                    (pid,) = plain_run([ProcessId()])
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                return plain_run(tasks)
+
+            executor.run = run
+            assert measured(executor, opener.site_of(), path) == expected
+        assert len(killed) == len(engine.notices) == 2
+        assert all("died (" in notice and "part again" in notice for notice in engine.notices)
+
+    def test_what_a_task_raises_is_raised_here(self, engine, toy):
+        with engine.workers(Opener(toy, LIMITED)) as executor:
+            with pytest.raises(CoderError, match=r"^it looks at other tokens$"):
+                executor.run([Raises(CoderError("it looks at other tokens"))])
+            with pytest.raises(ZeroDivisionError):
+                executor.run([Raises(ZeroDivisionError("by zero"))])
+            assert sorted(executor.as_done([ProcessNumber(i) for i in range(5)])) == [
+                (i, 10 * i) for i in range(5)
+            ]
+
+    def test_a_task_that_kills_every_worker_is_an_error(self, engine, toy, monkeypatch):
+        engine.notices.clear()
+        monkeypatch.setattr(cluster, "ATTEMPTS", 2)
+        message = r"^2 workers died of one task \(.*memory"
+        opener = Opener(toy, LIMITED)
+        with engine.workers(opener) as executor, pytest.raises(WorkerError, match=message):
+            executor.run([Dies()])
+        assert len(engine.notices) == 1
+
+    def test_an_sae_that_workers_cannot_load_fails_alone(self, engine, toy, truth, tmp_path):
+        wanted = [Target(NamedCoder(str(tmp_path / "gone"))), Target(NamedCoder(str(truth[0])))]
+        outcomes = list(run(Opener(toy, LIMITED), wanted, tmp_path / "out", engine=engine))
+        assert isinstance(outcomes[0], Failed)
+        assert isinstance(outcomes[0].error, (CheckpointError, UsageError))
+        assert outcomes[1].record.environment.threads == 1
+
+    def test_other_versions_are_refused(self, engine, toy, monkeypatch):
+        here = Versions.here()
+        older = Versions(here.python, here.libraries | {"torch": "1.0"}, threads=1)
+        monkeypatch.setattr(Versions, "here", lambda: older)
+        message = f"runs other versions: torch is 1.0 here, but {here.libraries['torch']} there"
+        workers = engine.workers(Opener(toy, LIMITED))
+        with pytest.raises(WorkerError, match=re.escape(message)):
+            workers.__enter__()
+
+
+class ProcessId:
+    def __call__(self, worker):
+        return os.getpid()
+
+
+class ProcessNumber:
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self, worker):
+        return 10 * self.number
+
+
+class Raises:
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self, worker):
+        raise self.error
+
+
+class Dies:
+    def __call__(self, worker):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_without_ray_there_is_a_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r'^workers need Ray: pip install "mdlbench\[ray\]"$'):
+        RayEngine(Workers(2))
+
+
+def test_room_is_asked_for_before_workers_are():
+    class Small:
+        @staticmethod
+        def cluster_resources():
+            return {"CPU": 4.0, "GPU": 2.0}
+
+    assert cluster._with_room(Small, Workers()) == 4
+    assert cluster._with_room(Small, Workers(gpus=0.5)) == 4
+    assert cluster._with_room(Small, Workers(gpus=1.0)) == 2
+    with pytest.raises(UsageError, match="no room for 5 workers: the cluster has 4 CPUs; ask for"):
+        cluster._with_room(Small, Workers(5))
+    with pytest.raises(UsageError, match="for 3 workers: the cluster has 4 CPUs and 2 GPUs"):
+        cluster._with_room(Small, Workers(3, gpus=1.0))

@@ -62,6 +62,9 @@ INSTEAD: dict[str, str | Elsewhere] = {
         "mdlbench eval --suite mnist --limit 200 --sae topk-128-k13 --sae batchtopk-128-k13 "
         "-o results/mnist"
     ),
+    "mdlbench eval --suite mnist --sae batchtopk-64-k15 --workers 2 -o results/shared": Elsewhere(
+        "test_workers.py::TestRay", "workers start there once for all tests"
+    ),
     "mdlbench eval --suite mnist --sae runs/mine -o results/mnist": MNIST,
     "mdlbench eval --suite mnist --sae runs/mine -o results/mine": MNIST,
     "mdlbench eval --suite mnist --sae npz:random.npz -o results/random": MNIST,

@@ -7,20 +7,22 @@ import os
 import random
 import re
 import signal
+import socket
 import sys
 
 import pytest
 
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.errors import CheckpointError, CoderError, UsageError, WorkerError
+from mdlbench.records.store import read_records
 from mdlbench.scoring import cluster
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.cluster import RayEngine, Versions, Workers
 from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.executor import InProcess
 from mdlbench.scoring.rounds import Rounds
-from mdlbench.scoring.suite_run import Failed, run
-from mdlbench.scoring.targets import Target
+from mdlbench.scoring.suite_run import Failed, Shard, run
+from mdlbench.scoring.targets import Target, targets
 from mdlbench.scoring.worker import Worker
 from mdlbench.sources import images
 from mdlbench.sources.kinds.images import PIXELS
@@ -233,6 +235,35 @@ def test_without_ray_there_is_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r'^workers need Ray: pip install "mdlbench\[ray\]"$'):
         RayEngine(Workers(2))
+
+
+def test_an_address_that_does_not_answer_is_a_sentence():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        message = f"no Ray cluster answers at 127.0.0.1:{port}: "
+        with pytest.raises(WorkerError, match=re.escape(message)):
+            RayEngine(Workers(address=f"127.0.0.1:{port}"))
+    for address in ("cluster", "ray://cluster", "10.0.0.1:none"):
+        with pytest.raises(UsageError, match=r"write HOST:PORT, or auto"):
+            RayEngine(Workers(address=address))
+
+
+@pytest.mark.parametrize("text", ["5/4", "0/4", "a/b", "1", "1/0", "-1/2", "1/2/3", ""])
+def test_a_shard_that_is_none_is_a_sentence(text):
+    with pytest.raises(UsageError, match=re.escape(f"--shard {text}: write i/N")):
+        Shard.parse(text)
+
+
+def test_shards_have_each_sae_once_and_few_sites(toy, tmp_path):
+    wanted = targets(toy, [], None)
+    scored = []
+    for i in range(1, 4):
+        outcomes = list(run(Opener(toy, Setting(limit=60)), wanted, tmp_path, shard=Shard(i, 3)))
+        assert abs(len(outcomes) - len(wanted) / 3) < 1
+        scored += [outcome.target.label for outcome in outcomes]
+    assert sorted(scored) == sorted(target.label for target in wanted)
+    assert len(read_records(tmp_path)) == len(wanted)
 
 
 def test_room_is_asked_for_before_workers_are():

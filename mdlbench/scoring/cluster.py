@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,6 +34,8 @@ LIBRARIES = ("mdlbench", "torch", "numpy", "scipy", "transformers")
 """What computes; its versions are the same at every worker."""
 ATTEMPTS = 5
 """How often a task is given to a new worker before it is blamed for the deaths."""
+ANSWER_SECONDS = 10.0
+"""How long a cluster may take to answer at all."""
 START_SECONDS = 120.0
 """How long workers may take to come up."""
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -287,6 +291,11 @@ def _connect(ray: Any, wanted: Workers) -> None:
         "logging_level": "ERROR",
         "runtime_env": {"env_vars": variables},
     }
+    where = f"at {wanted.address}"
+    if wanted.address in (None, "auto"):
+        where = "on this machine"
+    else:
+        _refuse_silent(str(wanted.address))
     try:
         if wanted.address is None:
             room = {"num_cpus": wanted.n_workers, "include_dashboard": False}
@@ -294,8 +303,23 @@ def _connect(ray: Any, wanted: Workers) -> None:
         else:
             ray.init(address=wanted.address, **usual)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError, OSError) as error:
-        where = "on this machine" if wanted.address is None else f"at {wanted.address}"
         raise WorkerError(f"no Ray cluster answers {where}: {first_line(error)}") from error
+
+
+def _refuse_silent(address: str) -> None:
+    """Raise where nobody listens, which Ray would wait minutes for.
+
+    Raises:
+        UsageError: it is no address.
+        WorkerError: nothing answers there.
+    """
+    found = re.fullmatch(r"(?:ray://)?(?P<host>[^:/\s]+):(?P<port>\d{1,5})", address)
+    if found is None:
+        raise UsageError(f"--ray {address}: write HOST:PORT, or auto")
+    try:
+        socket.create_connection((found["host"], int(found["port"])), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise WorkerError(f"no Ray cluster answers at {address}: {first_line(error)}") from error
 
 
 def _with_room(ray: Any, wanted: Workers) -> int:

@@ -20,7 +20,7 @@ from mdlbench.codes.tally import Tally
 from mdlbench.errors import CoderError
 from mdlbench.quantisers.modes import Mode
 from mdlbench.scoring.spool import LatentSpool
-from mdlbench.scoring.token_errors import cosines, squared_errors
+from mdlbench.scoring.token_errors import errors_and_cosines, squared_errors
 from mdlbench.sources.protocol import ActivationSource, Block, Split
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums, Reference, document_sums
 from mdlbench.suite.suite import Steps
@@ -174,8 +174,7 @@ def block_distortion(
 def _errors(
     block: Block, reconstruction: Float[torch.Tensor, "token d"]
 ) -> tuple[Float64[np.ndarray, " token"], Float64[np.ndarray, " token"]]:
-    x = block.activations
-    return squared_errors(x, reconstruction), cosines(x, block.norms, reconstruction)
+    return errors_and_cosines(block.activations, block.norms, reconstruction)
 
 
 def _finite(*per_token: Float64[np.ndarray, " token"]) -> tuple[np.ndarray, ...]:

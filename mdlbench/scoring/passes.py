@@ -247,12 +247,28 @@ def fixed_length_mse(
         high = torch.maximum(high, block.activations.amax(dim=0))
     errors = np.zeros(len(precisions))
     for block in source.blocks("test"):
+        parts = block.activations.split(_ROUNDED_TOKENS)
         for i, bits in enumerate(precisions):
-            spacing = ((high - low) / (2**bits - 1)).clamp_min(torch.finfo(torch.float32).tiny)
-            level = ((block.activations - low) / spacing).round().clamp(0, 2**bits - 1)
-            errors[i] += squared_errors(block.activations, low + level * spacing).sum()
+            per_part = [squared_errors(x, _rounded(x, low, high, 2**bits - 1)) for x in parts]
+            errors[i] += np.concatenate(per_part).sum()
     n_values = source.n_tokens["test"] * source.d_out
     return [(n, float(e / n_values)) for n, e in zip(precisions, errors, strict=True)]
+
+
+_ROUNDED_TOKENS = 256
+"""So many tokens are rounded at a time that they stay in a CPU's cache."""
+
+
+def _rounded(
+    x: Float[torch.Tensor, "token d"],
+    low: Float[torch.Tensor, " d"],
+    high: Float[torch.Tensor, " d"],
+    largest: int,
+) -> Float[torch.Tensor, "token d"]:
+    """Every value at the nearest of `largest` + 1 levels from `low` to `high`."""
+    spacing = ((high - low) / largest).clamp_min(torch.finfo(torch.float32).tiny)
+    levels = (x - low).div_(spacing).round_().clamp_(0, largest)
+    return levels.mul_(spacing).add_(low)
 
 
 def _audible(latents: SparseLatents, finest: float) -> SparseLatents:

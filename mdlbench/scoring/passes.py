@@ -25,6 +25,9 @@ from mdlbench.sources.protocol import ActivationSource, Block, Split
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums, Reference, document_sums
 from mdlbench.suite.suite import Steps
 
+ROUNDED_TOKENS = 256
+"""So many tokens are rounded at a time that they stay in a CPU's cache."""
+
 
 class EncodedSplit(NamedTuple):
     """Facts from encoding a split, beside the spooled latents.
@@ -247,16 +250,12 @@ def fixed_length_mse(
         high = torch.maximum(high, block.activations.amax(dim=0))
     errors = np.zeros(len(precisions))
     for block in source.blocks("test"):
-        parts = block.activations.split(_ROUNDED_TOKENS)
+        parts = torch.split(block.activations, ROUNDED_TOKENS)
         for i, bits in enumerate(precisions):
             per_part = [squared_errors(x, _rounded(x, low, high, 2**bits - 1)) for x in parts]
             errors[i] += np.concatenate(per_part).sum()
     n_values = source.n_tokens["test"] * source.d_out
     return [(n, float(e / n_values)) for n, e in zip(precisions, errors, strict=True)]
-
-
-_ROUNDED_TOKENS = 256
-"""So many tokens are rounded at a time that they stay in a CPU's cache."""
 
 
 def _rounded(

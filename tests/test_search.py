@@ -28,10 +28,10 @@ class CountingSweep(Sweep):
     spec = SimpleNamespace(model_bits=None)
     coder = SimpleNamespace(spec=spec)
 
-    def __init__(self, loss=lambda error: error, floor=0.1, rounding=1.0):
+    def __init__(self, loss=lambda error: error, floor=0.1, rounding=1.0, harm=1.0):
         self.dyadic = [STEPS_PER_OCTAVE * octave for octave in range(OCTAVES)]
         self.splices, self.decoded = Counter(), Counter()
-        self._loss, self._floor, self._rounding = loss, floor, rounding
+        self._loss, self._floor, self._rounding, self._harm = loss, floor, rounding, harm
 
     def error(self, position, bits=None):
         rounded = 0.0 if bits is None else self._rounding * 4.0**-bits
@@ -39,7 +39,8 @@ class CountingSweep(Sweep):
 
     def sums(self, position, bits=None):
         error = self.error(position, bits)
-        loss = np.array([self._loss(error)])
+        plain = self.error(position)
+        loss = np.array([self._loss(plain + self._harm * (error - plain))])
         return DistortionSums(np.array([error]), np.ones(1), ce=loss, kl=loss)
 
     def distortion(self, position):
@@ -114,11 +115,13 @@ def test_where_bits_are_not_monotone_the_run_around_the_start_ends_the_search(ke
     power=st.floats(0.7, 1.5),
     epsilon=st.floats(0.2, 0.6),
     rounding=st.floats(1e-3, 1e4),
+    harm=st.floats(0.3, 0.9),
 )
 def test_a_decoders_precision_takes_two_splices_where_the_loss_follows_the_error(
-    power, epsilon, rounding
+    power, epsilon, rounding, harm
 ):
-    sweep = CountingSweep(lambda error: error**power, rounding=rounding)
+    """Also where rounding the decoder harms less than a coarser step of the same error."""
+    sweep = CountingSweep(lambda error: error**power, rounding=rounding, harm=harm)
     bench = CountingBench()
     limit = search_limit(bench, sweep, "delta_ce", epsilon)
     if limit.search.position is None or limit.search.at_coarsest:

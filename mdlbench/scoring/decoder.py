@@ -90,19 +90,22 @@ def decoder_weight_bits(bench: Bench, sweep: Sweep, limit: Limit | None) -> int 
 
 
 def likely_weight_bits(bench: Bench, sweep: Sweep, limit: Limit, position: int) -> int:
-    """The bits per decoder weight that are likely to be the coarsest, without a splice.
+    """Where the search for the coarsest bits per decoder weight begins, found without a splice.
 
-    A rounded decoder is taken to add to the loss what a coarser step adds that adds as much to the
-    squared error. The usual precision where nothing coarser fails.
+    Were rounding the decoder as harmful as coarser latents of the same squared error, so many bits
+    would be the coarsest. It was found half as harmful, so the search begins with one bit less,
+    which takes two splices in either case. The usual precision where nothing tells.
     """
-    if limit.search.at_coarsest:
+    here = squared_error(sweep.errors(position))
+    allowed = 0.0 if limit.search.at_coarsest else allowed_error(bench, sweep, limit, position)
+    if allowed <= here:
         return USUAL_WEIGHT_BITS
-    allowed = allowed_error(bench, sweep, limit, position)
 
-    def likely_kept_with(bits: int) -> bool:
+    def harmless_with(bits: int) -> bool:
         return squared_error(sweep.at_precision(position, bits, spliced=False)) <= allowed
 
-    return fewest_bits(likely_kept_with, USUAL_WEIGHT_BITS) or USUAL_WEIGHT_BITS
+    enough = fewest_bits(harmless_with, USUAL_WEIGHT_BITS)
+    return LARGEST_WEIGHT_BITS if enough is None else max(enough - 1, FEWEST_WEIGHT_BITS)
 
 
 def allowed_error(bench: Bench, sweep: Sweep, limit: Limit, position: int) -> float:

@@ -60,13 +60,15 @@ def house_style() -> Iterator[None]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG: equal figures give equal bytes, and no display is needed."""
+    """The figure as PNG: equal figures give equal bytes, and no display is needed.
+
+    It is drawn once, where `Figure.savefig` would draw it a first time to no end.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
     with house_style():
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 
-CACHED_BYTES = 1 << 19
+CACHED_BYTES = 1 << 18
 """Memory of the differences of the tokens that are taken at a time, on a CPU."""
 
 

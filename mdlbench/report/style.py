@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -67,8 +67,9 @@ def png(figure: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
+    write: Callable[..., None] = FigureCanvasAgg(figure).print_png
     with house_style():
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+        write(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 

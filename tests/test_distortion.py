@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdlbench.scoring.token_errors import cosines, squared_errors
+from mdlbench.scoring import token_errors
+from mdlbench.scoring.token_errors import errors_and_cosines
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums, Reference, document_sums
 from mdlbench.statistics.metrics import metric_of
 
@@ -27,8 +28,9 @@ def test_against_an_independent_computation():
         eigenvalues=np.zeros(9),
     )
     per_token = (
-        squared_errors(torch.from_numpy(x), torch.from_numpy(y)),
-        cosines(torch.from_numpy(x), torch.from_numpy(x).double().norm(dim=1), torch.from_numpy(y)),
+        *errors_and_cosines(
+            torch.from_numpy(x), torch.from_numpy(x).double().norm(dim=1), torch.from_numpy(y)
+        ),
         ce,
         kl,
     )
@@ -49,6 +51,28 @@ def test_against_an_independent_computation():
         "kl": kl.mean(),
     }
     assert metrics == pytest.approx(expected, rel=1e-6)
+
+
+@given(
+    n_tokens=st.integers(0, 40),
+    d=st.integers(1, 33),
+    at_once=st.integers(1, 50),
+    seed=st.integers(0, 1000),
+)
+def test_errors_and_cosines_are_those_of_all_tokens_at_once(n_tokens, d, at_once, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(2, n_tokens, d, generator=generator)
+    x[::7], y[::5] = 0.0, 0.0
+    norms = torch.linalg.vector_norm(x, dim=1).double()
+    errors = torch.linalg.vector_norm(x - y, dim=1, dtype=torch.float64).square().numpy()
+    both = (norms * torch.linalg.vector_norm(y, dim=1)).clamp_min(torch.finfo(torch.float32).tiny)
+    cosines = (torch.linalg.vecdot(x, y).double() / both).numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_errors, "CACHED_BYTES", at_once * 4 * d)
+        found = token_errors.errors_and_cosines(x, norms, y)
+        assert np.array_equal(found[0], errors)
+        assert np.array_equal(found[1], cosines)
+        assert np.array_equal(token_errors.squared_errors(x, y), errors)
 
 
 def test_recovery_is_undefined_when_ablation_costs_nothing():

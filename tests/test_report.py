@@ -403,6 +403,14 @@ def test_the_style_leaves_matplotlib_as_it_was(zoo):
     assert matplotlib.get_backend() == backend
 
 
+def test_a_figure_drawn_once_is_what_savefig_writes(zoo):
+    found, saved = png(width_figure(build(zoo, HEADLINE))), io.BytesIO()
+    with house_style():
+        figure = width_figure(build(zoo, HEADLINE))
+        figure.savefig(saved, format="png", metadata={"Software": None})
+    assert found == saved.getvalue()
+
+
 def test_the_users_own_style_does_not_change_the_picture(zoo):
     plain = png(width_figure(build(zoo, HEADLINE)))
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "figure.dpi": 50}):

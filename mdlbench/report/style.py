@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -60,13 +60,16 @@ def house_style() -> Iterator[None]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG: equal figures give equal bytes, and no display is needed."""
+    """The figure as PNG: equal figures give equal bytes, and no display is needed.
+
+    It is drawn once, where `Figure.savefig` would draw it a first time to no end.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
+    write: Callable[..., None] = FigureCanvasAgg(figure).print_png
     with house_style():
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        write(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Bool
 
@@ -11,16 +13,15 @@ from mdlbench.scoring.audit import Audit
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import Encoded
 from mdlbench.scoring.rounds import CoderRounds
-from mdlbench.scoring.search import Limit, headline_limit
+from mdlbench.scoring.search import Limit, UpperLimits, headline_limit
 from mdlbench.scoring.sweep import Sweep
 from mdlbench.statistics.bootstrap import upper_limit
+from mdlbench.statistics.distortion import ErrorSums
 from mdlbench.statistics.metrics import metric_of
 
 USUAL_WEIGHT_BITS = 8
-"""Where the search for a decoder's precision begins."""
-
-
-LARGEST_WEIGHT_BITS = 17
+"""Where the search for a decoder's precision begins, unless something tells more."""
+FEWEST_WEIGHT_BITS, LARGEST_WEIGHT_BITS = 2, 17
 """Where it ends: a weight that needs more bits is sent as float32."""
 
 
@@ -68,24 +69,72 @@ def model_part(coder: CoderRounds, live_rows: int, weight_bits: int | None) -> f
 def decoder_weight_bits(bench: Bench, sweep: Sweep, limit: Limit | None) -> int | None:
     """The coarsest bits per decoder weight at which the SAE's step still meets the tolerance.
 
-    The search goes bit by bit from the usual precision. None where no tolerance is met, the
-    decoder has no weights to round, or its price is one number whatever their precision.
+    The search goes bit by bit, from the usual precision or, where each step of it takes a splice,
+    from the one that squared errors let expect. None where no tolerance is met, the decoder has no
+    weights to round, or its price is one number whatever their precision.
     """
     model_bits = sweep.spec.model_bits
     is_fixed = model_bits is not None and not callable(model_bits)
     if limit is None or limit.search.position is None or is_fixed or not sweep.has_weights:
         return None
-    position = limit.search.position
+    position, spliced = limit.search.position, metric_of(limit.metric).spliced
+    start = likely_weight_bits(bench, sweep, limit, position) if spliced else USUAL_WEIGHT_BITS
 
     def kept_with(bits: int) -> bool:
-        sums = sweep.at_precision(position, bits, metric_of(limit.metric).spliced)
+        sums = sweep.at_precision(position, bits, spliced)
         distortion = upper_limit(bench.bootstrap.means(bench.per_document(sums, limit.metric)))
         return distortion <= limit.epsilon
 
-    if not kept_with(USUAL_WEIGHT_BITS):
-        finer = range(USUAL_WEIGHT_BITS + 1, LARGEST_WEIGHT_BITS + 1)
-        return next((bits for bits in finer if kept_with(bits)), 32)
-    bits = USUAL_WEIGHT_BITS
-    while bits > 2 and kept_with(bits - 1):
+    return fewest_bits(kept_with, start) or 32
+
+
+def likely_weight_bits(bench: Bench, sweep: Sweep, limit: Limit, position: int) -> int:
+    """Where the search for the coarsest bits per decoder weight begins, found without a splice.
+
+    Were rounding the decoder as harmful as coarser latents of the same squared error, so many bits
+    would be the coarsest. It was found half as harmful, so the search begins with one bit less,
+    which takes two splices in either case. The usual precision where nothing tells.
+    """
+    here = squared_error(sweep.errors(position))
+    allowed = 0.0 if limit.search.at_coarsest else allowed_error(bench, sweep, limit, position)
+    if allowed <= here:
+        return USUAL_WEIGHT_BITS
+
+    def harmless_with(bits: int) -> bool:
+        return squared_error(sweep.at_precision(position, bits, spliced=False)) <= allowed
+
+    enough = fewest_bits(harmless_with, USUAL_WEIGHT_BITS)
+    return LARGEST_WEIGHT_BITS if enough is None else max(enough - 1, FEWEST_WEIGHT_BITS)
+
+
+def allowed_error(bench: Bench, sweep: Sweep, limit: Limit, position: int) -> float:
+    """The squared error at which the loss is expected to reach ε.
+
+    It lies between those of the accepted step, which keeps the loss within ε, and the next one,
+    which does not.
+    """
+    loss = UpperLimits(bench, sweep).of(limit.metric)
+    below, above = loss(position), loss(position + 1)
+    here, there = (squared_error(sweep.errors(at)) for at in (position, position + 1))
+    return here + (limit.epsilon - below) / (above - below) * (there - here)
+
+
+def squared_error(sums: ErrorSums) -> float:
+    """That of all documents."""
+    return float(sums.squared_error.sum())
+
+
+def fewest_bits(
+    kept_with: Callable[[int], bool], start: int, most: int = LARGEST_WEIGHT_BITS
+) -> int | None:
+    """The fewest bits, 2 at least, with which something is kept; None where `most` do not suffice.
+
+    Where more bits always keep it, that does not depend on `start`. Otherwise it is the end of the
+    run of bits that keep it around `start`, or else of the first such run above.
+    """
+    if not kept_with(start):
+        return next((bits for bits in range(start + 1, most + 1) if kept_with(bits)), None)
+    bits = start
+    while bits > FEWEST_WEIGHT_BITS and kept_with(bits - 1):
         bits -= 1
     return bits

@@ -32,7 +32,7 @@ from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.pictures import pictures_of
 from mdlbench.scoring.profile import latent_profile
 from mdlbench.scoring.provenance import environment, provenance
-from mdlbench.scoring.search import Limit, search_limit
+from mdlbench.scoring.search import Limit, search_limits
 from mdlbench.scoring.sweep import Sweep
 from mdlbench.scoring.worker import Sae
 from mdlbench.statistics.bootstrap import percentile_interval
@@ -85,7 +85,7 @@ def _evaluate(
     on_stage("encode")
     with encoded(bench, sae) as run:
         on_stage("distortion")
-        limits = [search_limit(bench, run.sweep, *limit) for limit in bench.suite.limits()]
+        limits = search_limits(bench, run.sweep, bench.suite.limits())
         on_stage("rate")
         run.sweep.price_grid(steps)
         results = [tolerance_result(bench, run.sweep, limit) for limit in limits]

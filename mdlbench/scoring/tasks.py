@@ -21,12 +21,15 @@ from mdlbench.codes.runs import Part
 from mdlbench.codes.symbols import FittedQuantiser
 from mdlbench.errors import CoderError
 from mdlbench.scoring.spool import SpooledRun
-from mdlbench.scoring.token_errors import cosines, squared_errors
+from mdlbench.scoring.token_errors import errors_and_cosines, squared_errors
 from mdlbench.scoring.worker import Encoding, Subject, Worker, quantiser_scale
 from mdlbench.sources.protocol import ActivationSource, Block, SourceFacts, Split
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums, document_sums
 from mdlbench.statistics.pairwise import Node, partial_sums
 from mdlbench.suite.site import Site
+
+ROUNDED_TOKENS = 256
+"""So many tokens are rounded at a time that they stay in a CPU's cache."""
 
 Found = TypeVar("Found")
 Dimensions = Float64[np.ndarray, " d_out"]
@@ -175,9 +178,23 @@ def _fixed_length_error(
     high: Float[torch.Tensor, " d_out"],
     bits: int,
 ) -> float:
-    spacing = ((high - low) / (2**bits - 1)).clamp_min(torch.finfo(torch.float32).tiny)
-    level = ((x - low) / spacing).round().clamp(0, 2**bits - 1)
-    return float(squared_errors(x, low + level * spacing).sum())
+    parts = [
+        squared_errors(part, _rounded(part, low, high, 2**bits - 1))
+        for part in torch.split(x, ROUNDED_TOKENS)
+    ]
+    return float(np.concatenate(parts).sum())
+
+
+def _rounded(
+    x: Float[torch.Tensor, "token d_out"],
+    low: Float[torch.Tensor, " d_out"],
+    high: Float[torch.Tensor, " d_out"],
+    largest: int,
+) -> Float[torch.Tensor, "token d_out"]:
+    """Every value at the nearest of `largest` + 1 levels from `low` to `high`."""
+    spacing = ((high - low) / largest).clamp_min(torch.finfo(torch.float32).tiny)
+    levels = (x - low).div_(spacing).round_().clamp_(0, largest)
+    return levels.mul_(spacing).add_(low)
 
 
 @dataclass(frozen=True)
@@ -386,8 +403,7 @@ def block_errors(
 def _errors(
     block: Block, reconstruction: Float[torch.Tensor, "token d"]
 ) -> tuple[Float64[np.ndarray, " token"], Float64[np.ndarray, " token"]]:
-    x = block.activations
-    return squared_errors(x, reconstruction), cosines(x, block.norms, reconstruction)
+    return errors_and_cosines(block.activations, block.norms, reconstruction)
 
 
 def _finite(*per_token: Float64[np.ndarray, " token"]) -> tuple[np.ndarray, ...]:

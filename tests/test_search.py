@@ -1,0 +1,171 @@
+"""The searches for a step and a decoder's precision, on losses that are known, counting passes."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdlbench.scoring.bench import Bench
+from mdlbench.scoring.decoder import USUAL_WEIGHT_BITS, decoder_weight_bits, fewest_bits
+from mdlbench.scoring.search import search_limit, search_limits
+from mdlbench.scoring.sweep import Sweep
+from mdlbench.statistics.distortion import DistortionSums
+from mdlbench.statistics.metrics import metric_of
+from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, step_at
+
+OCTAVES = 6
+
+
+class CountingSweep(Sweep):
+    """A sweep of made-up losses: squared error Δ² + floor, and a loss that follows from it.
+
+    `splices` and `decoded` count the passes with and without the model, by what they were for.
+    """
+
+    has_weights = True
+    spec = SimpleNamespace(model_bits=None)
+    coder = SimpleNamespace(spec=spec)
+
+    def __init__(self, loss=lambda error: error, floor=0.1, rounding=1.0, harm=1.0):
+        self.dyadic = [STEPS_PER_OCTAVE * octave for octave in range(OCTAVES)]
+        self.splices, self.decoded = Counter(), Counter()
+        self._loss, self._floor, self._rounding, self._harm = loss, floor, rounding, harm
+
+    def error(self, position, bits=None):
+        rounded = 0.0 if bits is None else self._rounding * 4.0**-bits
+        return self._floor + step_at(0.01, position) ** 2 + rounded
+
+    def sums(self, position, bits=None):
+        error = self.error(position, bits)
+        plain = self.error(position)
+        loss = np.array([self._loss(plain + self._harm * (error - plain))])
+        return DistortionSums(np.array([error]), np.ones(1), ce=loss, kl=loss)
+
+    def distortion(self, position):
+        self.splices[position] += position not in self.splices
+        return self.sums(position)
+
+    def errors(self, position):
+        if position not in self.splices:
+            self.decoded[position] += position not in self.decoded
+        return self.sums(position)
+
+    def at_precision(self, position, bits, spliced):
+        counted = self.splices if spliced else self.decoded
+        counted[position, bits] += 1
+        return self.sums(position, bits)
+
+
+class CountingBench(Bench):
+    """One document of one token, whose draws are all itself; counts them."""
+
+    def __init__(self):
+        object.__setattr__(self, "draws", [])
+
+    @property
+    def bootstrap(self):
+        return self
+
+    def means(self, sums):
+        self.draws.append(sums)
+        return sums
+
+    def per_document(self, sums, metric):
+        return sums.ce if metric_of(metric).spliced else sums.squared_error
+
+
+def linear_bits(kept_with):
+    """Bit by bit from the usual precision."""
+    if not kept_with(USUAL_WEIGHT_BITS):
+        return next((bits for bits in range(USUAL_WEIGHT_BITS + 1, 18) if kept_with(bits)), None)
+    bits = USUAL_WEIGHT_BITS
+    while bits > 2 and kept_with(bits - 1):
+        bits -= 1
+    return bits
+
+
+@given(least=st.integers(2, 20), start=st.integers(2, 17))
+def test_the_fewest_bits_do_not_depend_on_where_the_search_begins(least, start):
+    asked = []
+    found = fewest_bits(lambda bits: asked.append(bits) or bits >= least, start)
+    assert found == (least if least <= 17 else None)
+    assert found == linear_bits(lambda bits: bits >= least)
+    assert len(asked) == len(set(asked))
+    if start in (least, least - 1) and 2 < least < 17:
+        assert len(asked) == 2
+
+
+@given(kept=st.sets(st.integers(2, 17)), start=st.integers(2, 17))
+def test_where_bits_are_not_monotone_the_run_around_the_start_ends_the_search(kept, start):
+    found = fewest_bits(kept.__contains__, start)
+    above = [bits for bits in sorted(kept) if bits >= start]
+    if not above:
+        assert found is None
+    elif above[0] > start:
+        assert found == above[0]
+    else:
+        assert set(range(found, start + 1)) <= kept
+        assert found == 2 or found - 1 not in kept
+    assert start != USUAL_WEIGHT_BITS or found == linear_bits(kept.__contains__)
+
+
+@given(
+    power=st.floats(0.7, 1.5),
+    epsilon=st.floats(0.2, 0.6),
+    rounding=st.floats(1e-3, 1e4),
+    harm=st.floats(0.3, 0.9),
+)
+def test_a_decoders_precision_takes_two_splices_where_the_loss_follows_the_error(
+    power, epsilon, rounding, harm
+):
+    """Also where rounding the decoder harms less than a coarser step of the same error."""
+    sweep = CountingSweep(lambda error: error**power, rounding=rounding, harm=harm)
+    bench = CountingBench()
+    limit = search_limit(bench, sweep, "delta_ce", epsilon)
+    if limit.search.position is None or limit.search.at_coarsest:
+        return
+    sweep.splices.clear()
+    position = limit.search.position
+    found = decoder_weight_bits(bench, sweep, limit)
+    assert found == (linear_bits(lambda bits: sweep.sums(position, bits).ce[0] <= epsilon) or 32)
+    spliced = [key for key in sweep.splices if isinstance(key, tuple)]
+    assert len(spliced) <= 2 or found > 16
+    assert max(sweep.splices.values()) == 1
+
+
+def test_a_decoders_precision_on_an_error_takes_no_splice():
+    sweep, bench = CountingSweep(rounding=50.0), CountingBench()
+    limit = search_limit(bench, sweep, "mse", 0.13)
+    sweep.splices.clear()
+    bits = decoder_weight_bits(bench, sweep, limit)
+    position = limit.search.position
+    assert sweep.error(position, bits) <= 0.13 < sweep.error(position, bits - 1)
+    assert not sweep.splices
+
+
+TOLERANCES = st.lists(
+    st.tuples(st.sampled_from(["mse", "delta_ce", "kl"]), st.floats(0.08, 0.3)),
+    min_size=1,
+    max_size=10,
+    unique=True,
+)
+
+
+@given(wanted=TOLERANCES, power=st.floats(0.5, 2.0))
+def test_every_limit_is_drawn_once_and_every_position_spliced_once(wanted, power):
+    sweep, bench = CountingSweep(lambda error: error**power), CountingBench()
+    found = search_limits(bench, sweep, wanted)
+    assert max(sweep.splices.values(), default=1) == 1
+    assert max(sweep.decoded.values(), default=1) == 1
+    alone = CountingSweep(lambda error: error**power)
+    draws = 0
+    for limit in found:
+        lonely = CountingBench()
+        assert search_limit(lonely, alone, limit.metric, limit.epsilon) == limit
+        draws += len(lonely.draws)
+    assert len(bench.draws) <= draws
+    kinds = len({metric for metric, _ in wanted})
+    asked = len({*sweep.splices, *sweep.decoded, *sweep.dyadic})
+    assert len(bench.draws) <= kinds * asked

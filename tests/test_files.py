@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,14 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_path_that_is_no_file_is_an_os_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(OSError, match=r"No such file|no such file|name too long"):
         read_regular(tmp_path / name, 1000)
+
+
+def test_a_file_is_in_memory_once_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(bytes(1 << 25))
+    tracemalloc.start()
+    content = read_regular(path, 1 << 25)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert content == bytes(1 << 25)
+    assert peak < (1 << 25) + (1 << 21)

@@ -159,6 +159,23 @@ class peak_below:  # noqa: N801
         assert peak < self.most
 
 
+@pytest.mark.parametrize("architecture", ["standard", "group_sparse", "tree"])
+def test_nothing_is_made_for_the_sizes_that_a_config_claims(
+    tmp_path: Path, architecture: str
+) -> None:
+    """Tensors say how large an SAE is; a config that says otherwise costs no memory."""
+    shapes = {"W_enc": (D, WIDTH), "b_enc": (WIDTH,), "W_dec": (WIDTH, D), "b_dec": (D,)}
+    tensors = {name: torch.ones(shape) for name, shape in shapes.items()}
+    tensors |= {"threshold": torch.ones(WIDTH), "parents": torch.arange(WIDTH) // 4 - 1}
+    kept = {"standard": [], "group_sparse": ["threshold"], "tree": ["threshold", "parents"]}
+    tensors = {k: v for k, v in tensors.items() if k in [*shapes, *kept[architecture]]}
+    save_file(tensors, tmp_path / "sae_weights.safetensors")
+    config = {"architecture": architecture, "d_in": D, "d_sae": 10**9}
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    with peak_below(4 * MEGABYTE), pytest.raises(CheckpointError, match=r"W_enc.*1000000000"):
+        load_coder(f"saelens:{tmp_path}")
+
+
 def test_a_view_that_shares_numbers_is_what_it_says(tmp_path: Path) -> None:
     """One number that stands for all of a small tensor costs nothing and is right."""
     state = write_trainer(tmp_path, "AutoEncoder")

@@ -17,10 +17,12 @@ from mdlbench.adapters.load import NamedCoder
 from mdlbench.codes import bitstream
 from mdlbench.codes.codelength import Codebook
 from mdlbench.codes.latents import SparseLatents, concatenate
+from mdlbench.codes.rates import Code
 from mdlbench.codes.runs import Runs
 from mdlbench.codes.symbols import FittedQuantiser, PlainStep, Symbols, quantise
 from mdlbench.codes.tally import SymbolCounts
-from mdlbench.errors import RecordError, UsageError
+from mdlbench.errors import CoderError, RecordError, UsageError
+from mdlbench.quantisers import trial as trial_module
 from mdlbench.quantisers.files import decoded_values, described
 from mdlbench.quantisers.modes import MODES, mode_of
 from mdlbench.quantisers.per_feature import (
@@ -31,11 +33,13 @@ from mdlbench.quantisers.per_feature import (
     allocate,
     measure_choices,
 )
+from mdlbench.quantisers.protocol import Calibration
 from mdlbench.quantisers.rdo import (
     FRACTION,
     N_CENTROIDS,
     OFFSETS,
     Centroids,
+    PricedRounding,
     fit_centroids,
     fit_rate_aware,
 )
@@ -332,6 +336,66 @@ def sae(tmp_path_factory):
 @pytest.fixture(scope="module")
 def records(suite, sae):
     return {name: evaluate(str(sae), suite, quantiser=name) for name in MODES}
+
+
+SAMPLED = 300
+
+
+def fitted_on_runs(mode: str, *runs: SparseLatents) -> tuple[PricedRounding, Code]:
+    """The quantiser at step 1, and the code of the calibration symbols that it decides."""
+    calibration = Calibration(
+        Runs.here(lambda: runs), lambda: directions_of(0), runs[0].n_latents, FINEST, None
+    )
+    machinery = MODES[mode].machinery
+    quantiser = machinery.fit(calibration, 1.0)
+    code = machinery.code.fit(calibration.runs.each(quantiser.symbols), calibration.n_latents)
+    return quantiser, code
+
+
+def one_latent(value: float, n_tokens: int = 50) -> SparseLatents:
+    """Tokens whose first latent has this value, once."""
+    dense = np.zeros((n_tokens, 6), dtype=np.float32)
+    dense[7, 0] = value
+    return SparseLatents.from_dense(dense)
+
+
+@pytest.fixture
+def short_sample(monkeypatch):
+    monkeypatch.setattr(trial_module, "SAMPLE_TOKENS", SAMPLED)
+    return exponentials(3, n_tokens=SAMPLED)
+
+
+@pytest.mark.parametrize("mode", ["rdo", "rdo-tree"])
+def test_negative_latents_that_come_after_the_sample(short_sample, mode):
+    quantiser, code = fitted_on_runs(mode, short_sample, one_latent(-9.0))
+    flat = getattr(quantiser.prices, "flat", quantiser.prices)
+    # escape, 2⌊log₂9⌋ + 1 and a sign bit
+    escape = flat.strength * flat.pooled.escape / (flat.counts.active[0] + flat.strength)
+    query = np.array([0], dtype=np.int32), np.array([-9], dtype=np.int32)
+    assert flat.magnitude_bits(*query)[0] == pytest.approx(-math.log2(escape) + 7 + 1)
+    symbols = quantiser.symbols(one_latent(-9.0))
+    assert symbols.symbol.tolist() == [-9]
+    assert -9 in getattr(code.codebook, "flat", code.codebook).counts.symbol
+
+
+@pytest.mark.parametrize("mode", ["rdo", "rdo-tree"])
+def test_no_negative_latent_stays_on_where_no_calibration_token_keeps_one(short_sample, mode):
+    quantiser, code = fitted_on_runs(mode, short_sample, one_latent(-0.51))
+    assert quantiser.slope > 0
+    assert not quantiser.negatives
+    assert quantiser.symbols(one_latent(-9.0)).nnz == 0
+    assert quantiser.symbols(one_latent(9.0)).symbol.tolist() == [9]
+    data = bitstream.encode(
+        quantiser.symbols(one_latent(-9.0)), code.codebook, step=1.0, metadata={}
+    )
+    assert bitstream.decode(data).symbols.nnz == 0
+
+
+@pytest.mark.parametrize("mode", ["rdo", "rdo-tree"])
+def test_a_negative_latent_that_calibration_never_showed_is_an_error(short_sample, mode):
+    quantiser, _ = fitted_on_runs(mode, short_sample, one_latent(0.3))
+    with pytest.raises(CoderError, match="no calibration token had a negative latent"):
+        quantiser.symbols(one_latent(-9.0))
 
 
 @pytest.mark.parametrize("name", MODES)

@@ -12,7 +12,8 @@ from typing import Any
 from faulty import shown
 from faulty.child import Ran, mdlbench
 from faulty.outcome import Watch
-from mdlbench.records.record import CHECKSUM, Identity, checksum_of
+from mdlbench.records.record import Identity
+from mdlbench.records.seal import CHECKSUM, checksum_of
 
 HONEST = Path(__file__).resolve().parents[2] / "leaderboards" / "toy"
 N_HONEST = 2

@@ -78,7 +78,7 @@ SYNTHETIC = {
     "seed": 0,
     "replicates": 100,
     "agreement": {"bits": 0.001, "loss": 0.001, "positions": 1},
-    "saes": [{"key": "pca", "spec": "baseline:pca", "place": {"context": 8}}],
+    "saes": [{"key": "pca", "spec": "baseline:pca", "place": {"hook": "synthetic"}}],
 }
 
 
@@ -98,8 +98,9 @@ class Suites:
         (work / "synthetic" / "suite.yaml").write_text(yaml.safe_dump(SYNTHETIC, sort_keys=False))
         self.folder = work
         for name in ("images", "synthetic"):
-            shutil.copytree(work / name, work / "whole" / name)
-            ran = mdlbench(command(name), work / "whole", cpu_seconds=CPU_SECONDS)
+            whole = work / f"whole-{name}"
+            shutil.copytree(work / name, whole / name)
+            ran = mdlbench(command(name), whole, cpu_seconds=CPU_SECONDS)
             if ran.code:
                 raise SystemExit(f"eval fails where nothing is broken:\n{ran.stderr}")
 

@@ -46,17 +46,20 @@ from mdlbench.errors import CoderError, RecordError, UsageError, first_problem
 VERSION = 2
 MAGIC = b"\x89MDLBITS"
 
-MAX_BYTES, MAX_SUMMARY_BYTES = 2**29, 2**26
+MAX_BYTES, MAX_SUMMARY_BYTES = 2**29, 2**24
 MAX_TOKENS = 2**31 - 1
 MAX_LATENTS = 2**21
 MAX_CALIBRATION_TOKENS = 2**36
 MAX_LEVELS = 2**12
 """Levels of a forest, at most; each takes the reader some time, however few latents it has."""
 
-FREE_NONZEROS, NONZEROS_PER_BYTE = 2**23, 2**9
-FREE_PAIRS, PAIRS_PER_BYTE = 2**20, 2**6
-"""The most items that a part of a file may stand for: some for free, and so many for each byte.
-That is more than data needs, and too few for a hostile file to ask for all of the memory."""
+FREE_NONZEROS, NONZEROS_PER_BYTE = 2**24, 2**2
+FREE_PAIRS, PAIRS_PER_BYTE = 2**22, 2**2
+"""The most items that a part of a file may stand for: some in any file, or so many for each byte.
+
+A latent that is always on costs nearly nothing, so small files may have many; where there are more
+of them than that, data needs 2 bits for each. A reader takes some 50 bytes for a nonzero and 100
+for a pair: less than 2 GB for a file of a few megabytes, whatever it claims."""
 
 _PREFIX = struct.Struct("<8sIIIQ")
 _FIXED_BYTES = _PREFIX.size + hashlib.sha256().digest_size
@@ -269,9 +272,16 @@ class _Parts(NamedTuple):
     payload: bytes
 
 
-def _join(parts: _Parts, version: int = VERSION) -> bytes:
-    prefix = _PREFIX.pack(MAGIC, version, *map(len, parts))
-    return prefix + hashlib.sha256(b"".join([prefix, *parts])).digest() + b"".join(parts)
+def _join(parts: _Parts) -> bytes:
+    prefix = _PREFIX.pack(MAGIC, VERSION, *map(len, parts))
+    return b"".join([prefix, _digest(prefix, *parts), *parts])
+
+
+def _digest(*pieces: bytes) -> bytes:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()
 
 
 def _split(data: bytes) -> _Parts:
@@ -291,7 +301,7 @@ def _split(data: bytes) -> _Parts:
     _check_size(*lengths)
     bounds = np.cumsum([_FIXED_BYTES, *lengths]).tolist()
     parts = _Parts(*(data[a:b] for a, b in itertools.pairwise(bounds)))
-    if _join(parts, version) != data:
+    if _digest(data[: _PREFIX.size], *parts) != data[_PREFIX.size : _FIXED_BYTES]:
         raise RecordError("bitstream: corrupt: the checksum does not match")
     return parts
 
@@ -330,9 +340,10 @@ def _summary(parts: _Parts) -> Summary:
 def _check_limits(summary: Summary, codebook_bytes: int, payload_bytes: int) -> None:
     """Refuse sizes that contradict each other before anything is allocated for them."""
     nonzeros = min(
-        summary.n_tokens * summary.n_latents, FREE_NONZEROS + NONZEROS_PER_BYTE * payload_bytes
+        summary.n_tokens * summary.n_latents,
+        max(FREE_NONZEROS, NONZEROS_PER_BYTE * payload_bytes),
     )
-    pairs = FREE_PAIRS + PAIRS_PER_BYTE * codebook_bytes
+    pairs = max(FREE_PAIRS, PAIRS_PER_BYTE * codebook_bytes)
     if summary.n_nonzeros > nonzeros:
         raise RecordError(f"bitstream: {summary.n_nonzeros} nonzeros, but at most {nonzeros} fit")
     if summary.calibration_pairs > pairs:
@@ -381,7 +392,7 @@ def _as_tree(codebook: Codebook | TreeCodebook) -> TreeCodebook:
 def _symbols_sha256(symbols: Symbols) -> str:
     digest = hashlib.sha256()
     for column in (symbols.token, symbols.latent, symbols.symbol):
-        digest.update(column.astype("<i4").tobytes())
+        digest.update(np.ascontiguousarray(column, dtype="<i4").data)
     return digest.hexdigest()
 
 
@@ -403,16 +414,14 @@ class _ByLatent:
         return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32))
 
     def by_token(self, n_tokens: int, n_latents: int) -> Symbols:
-        latent, scattered = np.divmod(self.place, max(n_tokens, 1))
-        token = scattered * pow(_multiplier(n_tokens), -1, max(n_tokens, 1)) % max(n_tokens, 1)
+        n = max(n_tokens, 1)
+        latent = (self.place // n).astype(np.int32)
+        scattered = self.place % n
+        scattered *= pow(_multiplier(n_tokens), -1, n)
+        token = (scattered % n).astype(np.int32)
+        del scattered
         order = _stable_order(token, n_tokens)
-        return Symbols(
-            token[order].astype(np.int32),
-            latent[order].astype(np.int32),
-            self.symbol[order],
-            n_tokens,
-            n_latents,
-        )
+        return Symbols(token[order], latent[order], self.symbol[order], n_tokens, n_latents)
 
 
 def _by_latent(symbols: Symbols) -> _ByLatent:
@@ -448,8 +457,8 @@ def _code_latents(
     place = code_forest(channel, book, n_tokens, n_nonzeros, known.place)
     if len(place) != n_nonzeros:
         raise RecordError(f"bitstream: {len(place)} nonzeros instead of {n_nonzeros}")
-    latent = place // max(n_tokens, 1)
-    active = np.bincount(latent, minlength=len(book.forest.parents))
+    first = np.arange(len(book.forest.parents) + 1) * np.int64(n_tokens)
+    active = np.diff(np.searchsorted(place, first))
     return _ByLatent(place, code_magnitudes(channel, book.flat, active, known.symbol))
 
 

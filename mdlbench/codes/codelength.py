@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -235,6 +235,10 @@ class Codebook:
         """The codebook of given hyperparameters, as a decoder rebuilds it."""
         firing = (counts.active + prior.a) / (counts.n_tokens + prior.a + prior.b)
         return cls(counts, prior, strength, PooledMagnitudes.fit(counts), firing)
+
+    def with_signs(self) -> Codebook:
+        """The same code, but that a symbol which calibration never showed may be negative."""
+        return replace(self, pooled=replace(self.pooled, signed=True))
 
     @cached_property
     def off_latent_bits(self) -> Float64[np.ndarray, " latent"]:
@@ -506,7 +510,9 @@ def enumerative(
     return _dot(active_histogram, subset) / counts.n_tokens + magnitude_bits
 
 
-def log2_binomial(n: int, k: Int64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+def log2_binomial(
+    n: int | Int64[np.ndarray, "*shape"], k: Int64[np.ndarray, "*shape"]
+) -> Float64[np.ndarray, "*shape"]:
     """log₂ C(n, k), for k ≤ n."""
     bits = (gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)) / _LOG2
     return np.maximum(bits, 0.0)

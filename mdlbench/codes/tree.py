@@ -7,7 +7,7 @@ firing probabilities, one for tokens on which its parent is on and one for the o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -167,6 +167,10 @@ class TreeCodebook:
         firing = (active + a) / (tokens + a + b)
         firing = np.where(forest.is_child, firing, flat.firing_probability)
         return cls(flat, forest, joint, priors, firing)
+
+    def with_signs(self) -> TreeCodebook:
+        """The same code, but that a symbol which calibration never showed may be negative."""
+        return replace(self, flat=self.flat.with_signs())
 
     @cached_property
     def joint_bits(self) -> Float64[np.ndarray, " latent"]:

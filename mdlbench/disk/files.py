@@ -80,14 +80,18 @@ def read_regular(path: Path, most: int) -> bytes:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"not a regular file, but {_kind(status.st_mode)}")
-        content = bytearray()
-        while status.st_size <= most >= len(content) and (part := os.read(handle, _CHUNK)):
-            content += part
+        parts, read = [b""], 0
+        # at once, so that the file is in memory once; then what was appended in the meantime
+        while status.st_size <= most >= read and (
+            part := os.read(handle, max(status.st_size - read, _CHUNK))
+        ):
+            parts.append(part)
+            read += len(part)
     finally:
         os.close(handle)
-    if max(status.st_size, len(content)) > most:
+    if max(status.st_size, read) > most:
         raise OSError(f"larger than {most:,} bytes, which is the most that is read here")
-    return bytes(content)
+    return parts[-1] if len(parts) == 2 else b"".join(parts)
 
 
 def _kind(mode: int) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64
@@ -20,14 +20,30 @@ from jaxtyping import Float32, Float64, Int32, Int64
 from mdlbench.codes.codelength import Codebook
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.rates import FlatCode
-from mdlbench.codes.symbols import Symbols, dequantise, half_steps, quantise, symbol_at
+from mdlbench.codes.runs import Part
+from mdlbench.codes.symbols import (
+    FittedQuantiser,
+    PlainStep,
+    Symbols,
+    dequantise,
+    half_steps,
+    quantise,
+    symbol_at,
+)
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.errors import UsageError
 from mdlbench.quantisers.per_feature import measure_choices
 from mdlbench.quantisers.protocol import Calibration, Machinery
 from mdlbench.quantisers.trial import Trial, reconstruction
 
-Prices = TypeVar("Prices")
+
+class Signable(Protocol):
+    """A codebook that can be given signs."""
+
+    def with_signs(self) -> Self: ...
+
+
+Prices = TypeVar("Prices", bound=Signable)
 Rounding = TypeVar("Rounding", bound="PricedRounding[Any]")
 
 ROUNDS = 2
@@ -103,11 +119,13 @@ class PricedRounding(ABC, Generic[Prices]):
         centroids: what symbols stand for.
         prices: the codebook by which symbols are decided.
         slope: λ, squared error that a bit is worth; 0 rounds to the nearest.
+        negatives: whether negative latents may stay on.
     """
 
     centroids: Centroids
     prices: Prices
     slope: float
+    negatives: bool = True
 
     @property
     def step(self) -> float:
@@ -144,7 +162,7 @@ class RateAware(PricedRounding[Codebook]):
             cost = self.cost(latents, candidate)
             best = np.where(cost < least, candidate, best)
             least = np.minimum(cost, least)
-        on = best != 0
+        on = best != 0 if self.negatives else best > 0
         return Symbols(
             latents.token[on], latents.latent[on], best[on], latents.n_tokens, latents.n_latents
         )
@@ -175,6 +193,9 @@ def best_share(
 ) -> Rounding:
     """What costs least in the trial: plain rounding, or rounding by one of the shares of the slope.
 
+    Prices have signs where a calibration token needs them, be it after the sample. Where none keeps
+    its negative symbols, the code has no signs, and other tokens keep none either.
+
     Args:
         trial: where they are compared.
         step: Δ.
@@ -183,10 +204,32 @@ def best_share(
     """
     choices = measure_choices(trial.runs, trial.n_latents, step, trial.finest, range(-1, 2))
     slope = choices.slope(step)
-    whole, prices = Centroids.whole_steps(step), fit(quantise(trial.sample, step))
+    signed = _coded_with_signs(trial, PlainStep(step))
+
+    def price(symbols: Symbols) -> Prices:
+        return fit(symbols).with_signs() if signed else fit(symbols)
+
+    whole, prices = Centroids.whole_steps(step), price(quantise(trial.sample, step))
     rounded = rounding(whole, prices, 0.0)
-    decided = [_fitted(trial, rounding(whole, prices, slope * share), fit) for share in SHARES]
-    return trial.best(step, [rounded, *decided])
+    decided = [_fitted(trial, rounding(whole, prices, slope * share), price) for share in SHARES]
+    best = trial.best(step, [rounded, *decided])
+    return replace(best, negatives=not signed or _coded_with_signs(trial, best))
+
+
+def _coded_with_signs(trial: Trial, quantiser: FittedQuantiser) -> bool:
+    """Whether their code has signs: a calibration token has a negative symbol, or none has any."""
+    least = [sign for sign in trial.runs.each(quantiser.symbols).map(_least_sign) if sign]
+    return not least or min(least) < 0
+
+
+def _least_sign(part: Part[Symbols]) -> int:
+    """−1 where a symbol is negative, else 1 where there are any, else 0."""
+    sign = 0
+    for symbols in part:
+        if (symbols.symbol < 0).any():
+            return -1
+        sign = max(sign, int(symbols.nnz > 0))
+    return sign
 
 
 def _fitted(trial: Trial, quantiser: Rounding, fit: Callable[[Symbols], Prices]) -> Rounding:

@@ -34,6 +34,8 @@ class TreeRateAware(PricedRounding[TreeCodebook]):
         value = latents.value[symbol_at(half_steps(latents.value, self.step), 0) != 0]
         symbol = self._cheaper(value, rounded)
         costs = self._costs(value, rounded.latent, symbol)
+        if not self.negatives:
+            costs[:, symbol < 0] = np.inf
         on = cheapest_support(self.prices.forest, rounded, costs)
         return replace(
             rounded, token=rounded.token[on], latent=rounded.latent[on], symbol=symbol[on]

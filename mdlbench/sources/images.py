@@ -26,7 +26,7 @@ from mdlbench.suite.suite import Suite
 
 BLOCK_IMAGES = 1024
 N_CLASSES = 10
-PACKED_BYTES, ARRAY_BYTES = 2**30, 2**31
+PACKED_BYTES, ARRAY_BYTES = 2**29, 2**29
 """The most bytes of a file of a suite, and of what a compressed one unpacks to."""
 UNPACKING_BYTES = 2**28
 """Memory that decompressing may take beside its result; xz itself takes a quarter at most."""

@@ -9,8 +9,13 @@ import constriction
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
+from mdlbench.errors import RecordError
+
 TABLE_CELLS = 1 << 19
 """Weights tabulated at once, so that memory does not grow with N or D."""
+
+SLACK, SLACK_BITS = 2.0**-7, 64
+"""What a stream may be shorter than expected: models are rounded to 24 bits."""
 
 
 def categorical(weights: Float64[np.ndarray, " symbol"]) -> object:
@@ -36,6 +41,14 @@ class Channel(Protocol):
         """Write the symbols and return them; or return as many symbols read from the stream."""
         ...
 
+    def expect(self, bits: float) -> None:
+        """Say how many bits come next, before memory is taken for what they stand for.
+
+        Raises:
+            RecordError: the stream that is read has fewer, all that was expected before included.
+        """
+        ...
+
 
 class Writer:
     """The encoding `Channel`."""
@@ -50,6 +63,9 @@ class Writer:
         self._encoder.encode(symbols, model)
         return symbols
 
+    def expect(self, bits: float) -> None:
+        pass
+
     def payload(self) -> bytes:
         """The stream so far, in whole 32-bit words."""
         words: np.ndarray = self._encoder.get_compressed()
@@ -62,6 +78,7 @@ class Reader:
     def __init__(self, payload: bytes) -> None:
         words = np.frombuffer(payload, dtype="<u4").astype(np.uint32)
         self._decoder = constriction.stream.queue.RangeDecoder(words)
+        self._unspent = (1 + SLACK) * 8 * len(payload) + SLACK_BITS
 
     def given(self, n: int, compute: Callable[[], Any]) -> Int64[np.ndarray, " n"]:
         return np.zeros(n, dtype=np.int64)
@@ -69,10 +86,15 @@ class Reader:
     def code(self, model: object, symbols: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
         return cast(np.ndarray, self._decoder.decode(model, len(symbols)))
 
+    def expect(self, bits: float) -> None:
+        # past its end, a stream reads as one of zeros: the coder itself would not notice
+        self._unspent -= bits
+        if self._unspent < 0:
+            raise RecordError("bitstream: the payload is too short for what it claims to hold")
+
 
 def within(lengths: Int64[np.ndarray, " run"]) -> Int64[np.ndarray, " item"]:
     """0 … length − 1 for each run."""
-    ends = np.cumsum(lengths)
-    first = np.repeat(ends - lengths, lengths)
-    item: Int64[np.ndarray, " item"] = np.arange(len(first)) - first
+    item: Int64[np.ndarray, " item"] = np.arange(lengths.sum())
+    item -= np.repeat(np.cumsum(lengths) - lengths, lengths)
     return item

@@ -12,12 +12,16 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from mdlbench.codes.codelength import log2_binomial
 from mdlbench.codes.forest import Forest
 from mdlbench.codes.stream.channel import Channel
 from mdlbench.codes.stream.counts import code_active
 from mdlbench.codes.stream.support import code_support
 from mdlbench.codes.tree import TreeCodebook
 from mdlbench.errors import RecordError
+
+BLOCK_FIRINGS = 1 << 16
+"""Firings whose places are computed at once, so that memory does not grow with all of them."""
 
 
 def code_forest(
@@ -55,9 +59,13 @@ def code_forest(
         # checked before a place is allocated for them: a hostile file may claim any number
         if (total := sum(map(len, coded)) + int(active.sum())) > n_nonzeros:
             raise RecordError(f"bitstream: {total} nonzeros or more, instead of {n_nonzeros}")
+        fires = np.flatnonzero(active)
+        channel.expect(log2_binomial(contexts.tokens[fires], active[fires]).sum())
         ranks = code_support(channel, contexts.tokens, active, ranks)
         coded.append(contexts.places(active, ranks))
-    return np.sort(np.concatenate(coded))
+    coded_places = np.concatenate(coded)
+    coded_places.sort()
+    return coded_places
 
 
 def _by_level(
@@ -125,18 +133,30 @@ class _Contexts:
         self, active: Int64[np.ndarray, " context"], ranks: Int64[np.ndarray, " nnz"]
     ) -> Int64[np.ndarray, " nnz"]:
         """The inverse of `ranks`, given the firings of each context."""
-        context = np.repeat(np.arange(len(active)), active)
-        rank = ranks - self.bounds[context]
+        context = np.repeat(np.arange(len(active), dtype=np.int32), active)
+        bounds, places = self.bounds, np.empty_like(ranks)
+        for start in range(0, len(ranks), BLOCK_FIRINGS):
+            block = slice(start, start + BLOCK_FIRINGS)
+            places[block] = self._places(context[block], ranks[block] - bounds[context[block]])
+        places.sort()
+        return places
+
+    def _places(
+        self, context: Int32[np.ndarray, " firing"], rank: Int64[np.ndarray, " firing"]
+    ) -> Int64[np.ndarray, " firing"]:
+        """The place of each firing, given its context and its rank within it."""
         is_on, row = np.divmod(context, max(len(self.latents), 1))
         off, on = np.flatnonzero(is_on == 0), np.flatnonzero(is_on)
+        origin = self.parents[row] * np.int64(self.n_tokens)
+        first = np.searchsorted(self.above, origin)
         token = rank.copy()
         # the r-th token where the parent is off lies behind as many firings of the parent as have
         # at most r off-tokens before them: a search, where a list of off-tokens would take N places
-        skipped = np.searchsorted(self._gaps, self._origin[row[off]] + rank[off], side="right")
-        token[off] += skipped - self._first[row[off]]
+        skipped = np.searchsorted(self._gaps, origin[off] + rank[off], side="right")
+        token[off] += skipped - first[off]
         # the r-th token where the parent is on is its r-th firing
-        token[on] = self.above[self._first[row[on]] + rank[on]] - self._origin[row[on]]
-        return np.sort(self.latents[row] * np.int64(self.n_tokens) + token)
+        token[on] = self.above[first[on] + rank[on]] - origin[on]
+        return np.asarray(self.latents[row] * np.int64(self.n_tokens) + token)
 
     @cached_property
     def _gaps(self) -> Int64[np.ndarray, " firing"]:

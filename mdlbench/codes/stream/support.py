@@ -46,7 +46,8 @@ class Blocks:
 
     def slots(self) -> Int64[np.ndarray, " slot"]:
         """The slot of every firing of every block, in order."""
-        slot: Int64[np.ndarray, " slot"] = np.repeat(self.slot, self.ones) + within(self.ones)
+        slot: Int64[np.ndarray, " slot"] = within(self.ones)
+        slot += np.repeat(self.slot, self.ones)
         return slot
 
 
@@ -135,8 +136,9 @@ def _code_masks(
     n_masks = _binomial_coefficients()[blocks.size, blocks.ones]
     ranked = _code_uniform(channel, n_masks, channel.given(len(blocks), ranks))
     masks = by_weight[first[blocks.ones] + ranked]
-    # `nonzero` goes row by row: the firings come in the order of the slots
-    coded[slots] = start + np.nonzero(masks[:, None] >> np.arange(LEAF_TOKENS) & 1)[1]
+    # bits of a mask follow those of the mask before: firings come in the order of the slots
+    bits = np.unpackbits(masks.astype("<u2").view(np.uint8), bitorder="little")
+    coded[slots] = start + np.flatnonzero(bits) % LEAF_TOKENS
 
 
 def _code_uniform(

@@ -55,10 +55,11 @@ def build(
     device: str,
 ) -> LinearCoder:
     """The coder of a config and its tensors; `where` names them in errors."""
-    forest = _forest(config, tensors, where)
     tensors = _without_logarithm(tensors)
     numbers = _without_parents(_without_unit_scaling(tensors), config)
     weights = as_float32(numbers, config.shapes(), where)
+    # after the sizes that the config claims have been compared with the tensors'
+    forest = _forest(config, tensors, where)
     weights = {name: tensor.to(device) for name, tensor in weights.items()}
     if config.norm_scaling_factor is not None:
         weights = _with_scale_folded(weights, config.norm_scaling_factor)

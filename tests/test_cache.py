@@ -9,11 +9,14 @@ import os
 import shutil
 import time
 import warnings
+from datetime import datetime
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from mdlbench.cli.app import app
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.disk import cache as caching
 from mdlbench.disk.blocks import BlockFile, KeptBlocks, block_file
@@ -377,3 +380,56 @@ def test_spooled_latents_are_found_by_another_process(tmp_path, monkeypatch):
         kept().clear()
         with pytest.raises(SpoolError, match="removed from the cache"):
             next(spool.runs())
+
+
+DAY = 86400
+
+
+@pytest.fixture
+def filled(tmp_path, monkeypatch):
+    """The user's cache, with entries of three kinds."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for number in (0, 1):
+        aged(kept().keep(Recipe("activations", "a", {"n": number}), writes()), (10 - number) * DAY)
+    aged(kept().keep(Recipe("weights", "[b]\x1b", {}), writes(bytes(2_000_000))), DAY / 2)
+    return kept()
+
+
+def cache_command(*arguments):
+    done = CliRunner().invoke(app, ["cache", *arguments])
+    assert done.exception is None, done.output
+    return done.output
+
+
+def test_ls_lists_what_is_kept_by_name_the_last_used_first(filled):
+    weights, activations = json.loads(cache_command("ls", "--json"))
+    held = filled.held("activations")
+    assert activations["kind"] == "activations"
+    assert (activations["what"], activations["entries"]) == ("a", 2)
+    assert activations["bytes"] == sum(one.n_bytes for one in held)
+    used = datetime.fromisoformat(activations["last used"]).timestamp()
+    assert used == pytest.approx(time.time() - 9 * DAY, abs=60)
+    assert (weights["kind"], weights["what"], weights["entries"]) == ("weights", "[b]\x1b", 1)
+    (row,) = json.loads(cache_command("ls", "--json", "--older-than", "7d"))
+    assert row == activations
+    header, first, second = cache_command("ls").splitlines()
+    assert header.split() == ["kind", "what", "entries", "size", "last", "used"]
+    assert first.split()[:5] == ["weights", "[b]\N{REPLACEMENT CHARACTER}", "1", "2.0", "MB"]
+    assert second.split()[:3] == ["activations", "a", "2"]
+
+
+def test_clear_says_what_it_freed(filled):
+    assert cache_command("clear", "--kind", "latents") == "0 entries removed, 0.0 MB freed\n"
+    assert cache_command("clear", "--older-than", "228h") == "1 entry removed, 0.0 MB freed\n"
+    assert cache_command("clear", "--kind", "weights") == "1 entry removed, 2.0 MB freed\n"
+    (row,) = json.loads(cache_command("clear", "--json"))
+    assert (row["kind"], row["entries"]) == ("activations", 1)
+    assert cache_command("ls") == "none\n"
+
+
+@pytest.mark.parametrize("age", ["7", "d", "-1d", "7 days", "1" * 30 + "d"])
+def test_an_age_that_is_none(filled, age):
+    done = CliRunner().invoke(app, ["cache", "clear", f"--older-than={age}"])
+    assert isinstance(done.exception, UsageError)
+    assert "is no age such as 30m, 12h, 7d or 4w" in str(done.exception)
+    assert len(filled.held()) == 3

@@ -226,32 +226,25 @@ class Cache:
         self._is_closed = True
         _warn(f"{self._folder}: {reason}; the run goes on, and keeps nothing more there")
 
-    def held(self) -> list[Held]:
-        """All entries, whole or not, in the order of their keys."""
+    def held(self, kind: str | None = None, unused_seconds: float = 0.0) -> list[Held]:
+        """The entries, whole or not, in the order of their keys.
+
+        Args:
+            kind: only those of that kind.
+            unused_seconds: only those that nobody has used for so long.
+        """
+        before = time.time() - unused_seconds
         try:
             paths = sorted(self._folder.iterdir())
         except OSError:
             return []
         found = (_held(path) for path in paths if _KEY.fullmatch(path.name))
-        return [one for one in found if one is not None]
+        return [one for one in found if one and one.used <= before and kind in (None, one.kind)]
 
     def clear(self, kind: str | None = None, unused_seconds: float = 0.0) -> list[Held]:
-        """Remove entries, and what killed processes have left.
-
-        Args:
-            kind: only those of that kind.
-            unused_seconds: only those that nobody has used for so long.
-
-        Returns:
-            What was removed.
-        """
+        """Remove what `held` lists, and what killed processes have left; returns what is gone."""
         clear_unfinished(self._folder)
-        before = time.time() - unused_seconds
-        return [
-            one
-            for one in self.held()
-            if kind in (None, one.kind) and one.used <= before and remove_at_once(one.folder)
-        ]
+        return [one for one in self.held(kind, unused_seconds) if remove_at_once(one.folder)]
 
 
 def kept() -> Cache:

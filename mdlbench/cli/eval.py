@@ -11,6 +11,7 @@ import typer
 from mdlbench.cli import interrupt
 from mdlbench.cli.options import (
     AdapterOption,
+    CacheOption,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -54,6 +55,7 @@ def eval_suite(
     text: TextOption = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = Dtype.float32,
+    cache: CacheOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -83,7 +85,7 @@ def eval_suite(
         )
     )
     with prints_on_stderr(), suite_progress(len(wanted), quiet) as progress:
-        opener = Opener(chosen, setting(device, limit, text, dtype), progress.stage, _notice)
+        opener = Opener(chosen, setting(device, limit, text, dtype, cache), progress.stage, _notice)
         try:
             found = run(opener, wanted, folder, progress.stage, quantiser, write_feature_grid)
             for outcome in found:

@@ -69,6 +69,13 @@ DeviceOption = Annotated[
 DtypeOption = Annotated[
     Dtype, typer.Option(help="Precision of a language model; SAEs compute in float32.")
 ]
+CacheOption = Annotated[
+    bool,
+    typer.Option(
+        "--cache",
+        help="Keep a language model's activations for later runs (see `mdlbench cache`).",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
@@ -80,12 +87,16 @@ def output_option(help: str) -> typer.models.OptionInfo:
 
 
 def setting(
-    device: str, limit: int | None, text: str | None, dtype: Dtype = Dtype.float32
+    device: str,
+    limit: int | None,
+    text: str | None,
+    dtype: Dtype = Dtype.float32,
+    cache: bool = False,
 ) -> Setting:
     """How a suite is run; raises `UsageError` where the device is not available."""
     from mdlbench.sources.open import Setting
 
-    return Setting(device, limit, text, dtype.value)
+    return Setting(device, limit, text, dtype.value, cache=cache)
 
 
 def torch_device(name: str) -> str:

@@ -184,6 +184,8 @@ class Cache:
 
     def _made(self, recipe: Recipe, write: Callable[[Path], None]) -> Entry | None:
         folder = self._folder / recipe.key
+        if found := self.find(recipe):
+            return found
         with folder_beside(folder) as beside:
             write(beside)
             files, n_bytes = _write_manifest(beside, recipe)

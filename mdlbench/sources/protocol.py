@@ -75,6 +75,7 @@ class Setting:
             that is available.
         dtype: of the language model.
         calibration_tokens: of a language suite, instead of its own budget.
+        cache: whether a language model's activations are kept for later runs.
     """
 
     device: str = "cpu"
@@ -82,6 +83,7 @@ class Setting:
     text: str | None = None
     dtype: Dtype = "float32"
     calibration_tokens: int | None = None
+    cache: bool = False
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:

@@ -281,6 +281,32 @@ def test_a_model_is_loaded_once_for_all_sites(results, loaded):
     assert loaded == [{}]
 
 
+def test_another_sae_at_the_same_hook_runs_no_prefix_again(tmp_path, monkeypatch):
+    """With `cache`, across runs; its record is the one that it has without, bit for bit."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    calls = set()
+
+    def load(*given):
+        transformer = hooked_transformer()
+        model = hooked_model(transformer)
+        for layer, block in enumerate(transformer.blocks):
+            block.register_forward_pre_hook(lambda *_, layer=layer: calls.add(layer))
+        return model
+
+    monkeypatch.setattr(opening, "load_model", load)
+    suite = language_suite(tmp_path / "suite", saes=SAES)
+    scored(suite, tmp_path / "first", ["mean-pre"], cache=True)
+    assert calls == {0, 1, 2}
+    calls.clear()
+    (later,) = scored(suite, tmp_path / "later", ["pca-pre"], cache=True)
+    assert calls == {1, 2}
+    (without,) = scored(suite, tmp_path / "without", ["pca-pre"])
+    besides = {"environment", "provenance"}
+    assert later.record.model_dump(exclude=besides) == without.record.model_dump(exclude=besides)
+    kept, fresh = (tmp_path / folder / "references.json" for folder in ("later", "without"))
+    assert kept.read_bytes() == fresh.read_bytes()
+
+
 def test_records_say_their_site(results):
     records = {record.name: record for record in read_records(results.folder)}
     assert records["pca-pre"].site == Site(

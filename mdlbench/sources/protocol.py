@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 
 from mdlbench.console.stages import OnNotice, OnStage, silent
+from mdlbench.disk.cache import kept
 from mdlbench.errors import UsageError, did_you_mean, first_line
 from mdlbench.hub.items import Item
 from mdlbench.suite.site import Origin, Place, Site
@@ -89,6 +90,8 @@ class Setting:
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit must be at least 1, not {self.limit}")
         available_device(self.device)
+        if self.cache:
+            kept()
 
 
 def known_dtype(name: str) -> Dtype:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import time
 import warnings
 from datetime import datetime
@@ -77,6 +79,46 @@ def test_of_two_that_make_one_entry_at_once_the_first_succeeds(store):
         writes(b"later")(folder)
 
     assert content(store.keep(recipe(), slowly)) == b"first"
+    assert names(store) == [recipe().key]
+
+
+def forked(work, *given):
+    process = multiprocessing.get_context("fork").Process(target=work, args=given)
+    process.start()
+    return process
+
+
+def test_processes_that_keep_the_same_entries_at_once(store):
+    """Each content tells who made it; every process reads back what one of them made whole."""
+
+    def work(writer):
+        mine = another(store)
+        for number in range(20):
+            entry = mine.keep(recipe(number), writes(bytes([writer]) * 50_000))
+            assert set(content(entry)) < set(range(4))
+
+    processes = [forked(work, writer) for writer in range(4)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert names(store) == sorted(recipe(number).key for number in range(20))
+    for number in range(20):
+        made = content(another(store).find(recipe(number)))
+        assert len(made) == 50_000
+        assert len(set(made)) == 1
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_no_entry(store):
+    def killed(folder):
+        writes()(folder)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = forked(lambda: another(store).keep(recipe(), killed))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert another(store).find(recipe()) is None
+    assert len(names(store)) == 1
+    assert content(another(store).keep(recipe(), writes())) == b"some content"
     assert names(store) == [recipe().key]
 
 

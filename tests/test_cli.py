@@ -298,8 +298,12 @@ def loaded_by(*calls):
 
 def test_lists_do_not_load_torch(finished):
     listed = loaded_by(
-        ["ls", "suites"], ["ls", "adapters"], ["ls", "records", str(finished[0].parent)]
+        ["ls", "suites"],
+        ["ls", "adapters"],
+        ["ls", "records", str(finished[0].parent)],
+        ["cache", "ls"],
     )
+    assert "mdlbench.disk.cache" in listed
     assert "mdlbench.suite.load" in listed
     assert not HEAVY & listed
 

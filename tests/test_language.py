@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from mdlbench.errors import HubError, SourceError, UsageError
+from mdlbench.disk import cache
+from mdlbench.disk.cache import kept
+from mdlbench.errors import HubError, MdlbenchWarning, SourceError, UsageError
 from mdlbench.sources.kinds.language import HubModel
 from mdlbench.sources.language import losses
 from mdlbench.sources.language import source as language
@@ -239,6 +241,108 @@ def test_no_pass_runs_a_block_that_it_need_not(counted, kind, prefix, suffix):
     for block in blocks:
         source.clean_ce(block)
     assert calls == []
+
+
+def results(source):
+    """All that an evaluation asks of a source."""
+    blocks = [*source.blocks("calibration"), *source.blocks("test")]
+    found = [array for block in blocks for array in (block.document, block.activations.numpy())]
+    for block in blocks[2:]:
+        found += [source.clean_ce(block), source.ablated_ce(block)]
+        found += source.splice(block, noisy(block.activations))
+    return [(source.d_in, source.d_out), *found]
+
+
+def cached(model, kind="resid_post", splits=SPLITS, **site):
+    place = Site(hook=hook(kind), first_position=FIRST, **site)
+    return Language(model, splits, place, cache=True)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return kept()
+
+
+@pytest.mark.parametrize("counted", [counted_transformer, counted_llama])
+@pytest.mark.parametrize("other", [{}, {"hook_out": hook("mlp_out")}])
+def test_a_later_source_at_the_same_hook_runs_no_prefix(own_cache, counted, other):
+    """Its numbers are those of one that keeps nothing, bit for bit."""
+    expected = results(opened(counted([]), "resid_post", **other))
+    calls = []
+    first = results(cached(counted(calls), **other))
+    assert 0 in calls
+    later = counted(calls)
+    calls.clear()
+    second = results(cached(later, **other))
+    assert set(calls) == {2}
+    for one, two, three in zip(expected, first, second, strict=True):
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(one, three)
+
+
+def test_what_is_kept_is_of_a_block_whatever_is_beside_it(own_cache):
+    """Of seven documents in threes, the first block is the first of a run of three documents."""
+    calls = []
+    results(cached(counted_llama(calls)))
+    first = {split: Contexts(*(array[:3] for array in SPLITS[split])) for split in SPLITS}
+    model = counted_llama(calls)
+    calls.clear()
+    assert list(cached(model, splits=first).blocks("test"))
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: cached(blocks_model(llama(seed=1))),
+        lambda: cached(blocks_model(llama(rms_norm_eps=1e-3))),
+        lambda: cached(blocks_model(llama(), torch.bfloat16)),
+        lambda: cached(blocks_model(llama()), "resid_mid"),
+        lambda: cached(blocks_model(llama()), hook_out=hook("mlp_out")),
+        lambda: cached(blocks_model(llama()), splits=SPLITS | {"test": contexts(7, seed=3)}),
+    ],
+)
+def test_what_is_kept_is_of_one_model_hook_and_text(own_cache, other):
+    list(cached(blocks_model(llama())).blocks("test"))
+    before = len(own_cache.held())
+    list(other().blocks("test"))
+    assert len(own_cache.held()) == 2 * before
+
+
+def test_what_is_kept_is_of_one_way_to_compute(own_cache, monkeypatch):
+    list(cached(blocks_model(llama())).blocks("test"))
+    before = len(own_cache.held())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    list(cached(blocks_model(llama())).blocks("test"))
+    assert len(own_cache.held()) == 2 * before
+
+
+def test_what_vanishes_or_is_damaged_is_computed_again(own_cache):
+    model = blocks_model(llama())
+    expected = results(opened(model, "resid_post"))
+    source = cached(model)
+    results(source)
+    own_cache.clear()
+    for one, two in zip(expected, results(source), strict=True):
+        np.testing.assert_array_equal(one, two)
+    for held in own_cache.held():
+        (held.folder / "arrays.bin").write_bytes(b"")
+    with pytest.warns(MdlbenchWarning, match="damaged"):
+        again = results(cached(model))
+    for one, two in zip(expected, again, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_the_run_goes_on_where_nothing_can_be_kept(own_cache, monkeypatch):
+    monkeypatch.setattr(cache, "RESERVE", 10**30)
+    model = blocks_model(llama())
+    with pytest.warns(MdlbenchWarning, match="no room") as said:
+        found = results(cached(model))
+    assert len(said) == 1
+    for one, two in zip(results(opened(model, "resid_post")), found, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert own_cache.held() == []
 
 
 @pytest.mark.parametrize("softcap", [0.0, 2.0])

@@ -33,6 +33,7 @@ from sae_lens.saes.sae import SAEMetadata
 from mdlbench.adapters.formats.python import coder_of, origin_of_object
 from mdlbench.adapters.independence import Trial
 from mdlbench.adapters.protocol import Origin
+from mdlbench.disk.cache import kept
 from mdlbench.errors import CheckpointError, CoderError, UsageError
 from mdlbench.records.record import parse_record
 from mdlbench.scoring.single import evaluate
@@ -276,6 +277,16 @@ def test_an_object_is_scored_where_its_own_config_says(language: Any) -> None:
     for hook in (PRE, POST):
         record = evaluate(saelens_object(hook_name=hook), language, text="own")
         assert (record.site.hook, record.coder.hook) == (hook, hook)
+
+
+def test_activations_are_kept_when_asked(
+    language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    evaluate(saelens_object(hook_name=PRE), language, text="own", limit=4)
+    assert kept().held() == []
+    evaluate(saelens_object(hook_name=PRE), language, text="own", limit=4, cache=True)
+    assert {(one.kind, one.what) for one in kept().held()} == {("activations", f"tiny at {PRE}")}
 
 
 def test_an_object_meets_the_refusals_of_a_folder(language: Any) -> None:

@@ -64,7 +64,16 @@ def test_every_local_link_leads_somewhere(site, pages):
 
 def test_the_commands_are_those_of_the_command_line(pages):
     text = pages["command-line.html"].get_text()
-    for command in ("eval", "ls", "fetch", "check-adapter", "leaderboard", "train", "decode"):
+    for command in (
+        "eval",
+        "ls",
+        "fetch",
+        "check-adapter",
+        "leaderboard",
+        "train",
+        "decode",
+        "cache",
+    ):
         help_text = subprocess.run(
             [sys.executable, "-m", "mdlbench", command, "--help"],
             cwd=REPOSITORY,

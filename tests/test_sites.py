@@ -9,12 +9,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from mdlbench.adapters.agreement import doubts
 from mdlbench.adapters.formats.saelens.config import parse_config
 from mdlbench.adapters.load import CoderAt, NamedCoder
 from mdlbench.adapters.protocol import Origin
 from mdlbench.boards.leaderboard import build_all
+from mdlbench.cli.app import app
+from mdlbench.disk.cache import kept
 from mdlbench.errors import CheckpointError, SpoolError, UsageError
 from mdlbench.records.store import read_records, read_references
 from mdlbench.report import write_report
@@ -279,6 +282,49 @@ def results(loaded, tmp_path):
 
 def test_a_model_is_loaded_once_for_all_sites(results, loaded):
     assert loaded == [{}]
+
+
+def test_another_sae_at_the_same_hook_runs_no_prefix_again(tmp_path, monkeypatch):
+    """With `cache`, across runs; its record is the one that it has without, bit for bit."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    calls = set()
+
+    def load(*given):
+        transformer = hooked_transformer()
+        model = hooked_model(transformer)
+        for layer, block in enumerate(transformer.blocks):
+            block.register_forward_pre_hook(lambda *_, layer=layer: calls.add(layer))
+        return model
+
+    monkeypatch.setattr(opening, "load_model", load)
+    suite = language_suite(tmp_path / "suite", saes=SAES)
+    scored(suite, tmp_path / "first", ["mean-pre"], cache=True)
+    assert calls == {0, 1, 2}
+    calls.clear()
+    (later,) = scored(suite, tmp_path / "later", ["pca-pre"], cache=True)
+    assert calls == {1, 2}
+    (without,) = scored(suite, tmp_path / "without", ["pca-pre"])
+    besides = {"environment", "provenance"}
+    assert later.record.model_dump(exclude=besides) == without.record.model_dump(exclude=besides)
+    one, other = (tmp_path / folder / "references.json" for folder in ("later", "without"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_eval_keeps_activations_when_asked(loaded, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    language_suite(tmp_path / "suite", saes=SAES)
+    asked = ["eval", "--suite", str(tmp_path / "suite"), "--sae", "mean-pre", "--text", "own"]
+    for options, kinds in ((), set()), (("--cache",), {"activations"}):
+        out = ["--limit", "8", "-o", str(tmp_path / f"out{len(options)}"), "--json", "-q"]
+        done = CliRunner().invoke(app, [*asked, *out, *options])
+        assert done.exit_code == 0, done.output
+        assert {one.kind for one in kept().held()} == kinds
+        assert {one.what for one in kept().held()} <= {f"tiny at {PRE}"}
+    monkeypatch.setenv("MDLBENCH_CACHE_LIMIT", "plenty")
+    done = CliRunner().invoke(app, [*asked, "--cache"])
+    assert str(done.exception) == (
+        "MDLBENCH_CACHE_LIMIT is 'plenty', and no size such as 20GB or 500MB"
+    )
 
 
 def test_records_say_their_site(results):

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from mdlbench.cli.boards import cite, compare, leaderboard
+from mdlbench.cli.cache import cache
 from mdlbench.cli.eval import check_adapter, eval_suite
 from mdlbench.cli.fetch import fetch_suite
 from mdlbench.cli.papers import reproduce
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce,
     "encode": encode,
     "decode": decode,
+    "cache": cache,
 }
 """Every command, in the order of `mdlbench --help`."""
 

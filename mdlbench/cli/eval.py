@@ -12,6 +12,7 @@ import typer
 from mdlbench.cli import interrupt
 from mdlbench.cli.options import (
     AdapterOption,
+    CacheOption,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -71,6 +72,7 @@ def eval_suite(
             "once. Tables are made afterwards.",
         ),
     ] = None,
+    cache: CacheOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -102,7 +104,7 @@ def eval_suite(
         )
     )
     with prints_on_stderr(), suite_progress(n_wanted, quiet) as progress:
-        opener = Opener(chosen, setting(device, limit, text, dtype), progress.stage, notice)
+        opener = Opener(chosen, setting(device, limit, text, dtype, cache), progress.stage, notice)
         try:
             with engine(workers, ray, gpus_per_worker, device) as had:
                 draw = write_feature_grid

@@ -99,6 +99,13 @@ GpusOption = Annotated[
         help="GPUs of each worker; several share one with less than 1 [1 with --device cuda].",
     ),
 ]
+CacheOption = Annotated[
+    bool,
+    typer.Option(
+        "--cache",
+        help="Keep a language model's activations for later runs (see `mdlbench cache`).",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
@@ -137,12 +144,16 @@ def notice(text: str) -> None:
 
 
 def setting(
-    device: str, limit: int | None, text: str | None, dtype: Dtype = Dtype.float32
+    device: str,
+    limit: int | None,
+    text: str | None,
+    dtype: Dtype = Dtype.float32,
+    cache: bool = False,
 ) -> Setting:
     """How a suite is run."""
     from mdlbench.sources.open import Setting
 
-    return Setting(device, limit, text, dtype.value)
+    return Setting(device, limit, text, dtype.value, cache=cache)
 
 
 def torch_device(name: str) -> str:

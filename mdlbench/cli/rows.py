@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from mdlbench.console.terminal import show as show_table
 if TYPE_CHECKING:
     from mdlbench.adapters.check import Check
     from mdlbench.codes.bitstream import Decoded
+    from mdlbench.disk.cache import Held
     from mdlbench.scoring.repeat import Unverified, Verified
 
 Row = dict[str, Any]
@@ -74,6 +76,24 @@ def records(folder: Path) -> list[Row]:
             }
         )
     return rows
+
+
+def cached(held: Sequence[Held], as_json: bool) -> list[Row]:
+    """What the cache keeps, entries of one name together, the last used first."""
+    groups: dict[tuple[str, str], list[Held]] = {}
+    for one in sorted(held, key=lambda one: -one.used):
+        groups.setdefault((one.kind, one.what), []).append(one)
+    rows: list[Row] = []
+    for (kind, what), group in groups.items():
+        used = datetime.fromtimestamp(int(group[0].used), UTC).isoformat()
+        size = sum(one.n_bytes for one in group) if as_json else megabytes(group)
+        named = {"kind": kind, "what": what, "entries": len(group)}
+        rows.append(named | {"bytes" if as_json else "size": size, "last used": used})
+    return rows
+
+
+def megabytes(held: Sequence[Held]) -> str:
+    return f"{sum(one.n_bytes for one in held) / 1e6:,.1f} MB"
 
 
 def stream_facts(decoded: Decoded) -> Row:

@@ -1,15 +1,65 @@
-"""Arrays of blocks on disk: computed once, read by every later pass."""
+"""Arrays of blocks on disk: computed once, read by every later pass.
+
+They last for the run, or, where it is said what they are, in the cache.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
-from typing import NamedTuple
+from typing import IO, NamedTuple, Protocol
 
 import numpy as np
 
+from mdlbench.disk.cache import Cache, Entry, Recipes, kept
 from mdlbench.errors import SpoolError
+
+ARRAYS, LAYOUT = "arrays.bin", "layout.json"
+"""An entry of the cache: the arrays' bytes one behind the other, and their dtypes and shapes."""
+_MOST_LAYOUT = 1 << 16
+_NUMBERS = re.compile(r"[<>|][biuf]\d{1,2}")
+"""Dtypes that are read back."""
+
+
+class Blocks(Protocol):
+    """Tuples of arrays by the number of their block."""
+
+    def __contains__(self, index: int) -> bool: ...
+
+    def put(self, index: int, arrays: Sequence[np.ndarray]) -> None:
+        """Write a block's arrays; blocks may come in any order.
+
+        Raises:
+            SpoolError: there is no room.
+        """
+        ...
+
+    def get(self, index: int) -> list[np.ndarray] | None:
+        """The arrays of a block as they were put; None where it is not there, or no longer."""
+        ...
+
+    def close(self) -> None:
+        """Give the disk's room back, unless it is the cache's."""
+        ...
+
+
+def block_file(content: str, recipes: Recipes | None = None) -> Blocks:
+    """Arrays that last for the run; with `recipes`, in the cache as long as it keeps them.
+
+    Args:
+        content: what the arrays hold, for messages.
+        recipes: what each block is.
+
+    Raises:
+        SpoolError: the temporary folder, where it is needed, is missing or full.
+        UsageError: the cache's folder or size is not settled.
+    """
+    return BlockFile(content) if recipes is None else KeptBlocks(content, recipes, kept())
 
 
 class _Extent(NamedTuple):
@@ -18,6 +68,31 @@ class _Extent(NamedTuple):
     start: int
     dtype: np.dtype
     shape: tuple[int, ...]
+
+    @property
+    def stop(self) -> int:
+        return self.start + math.prod(self.shape) * self.dtype.itemsize
+
+
+def _extents(start: int, arrays: Sequence[np.ndarray]) -> list[_Extent]:
+    """Where arrays lie that are written one behind the other."""
+    extents = []
+    for array in arrays:
+        extents.append(_Extent(start, array.dtype, array.shape))
+        start = extents[-1].stop
+    return extents
+
+
+def _write(file: IO[bytes], arrays: Sequence[np.ndarray]) -> None:
+    for array in arrays:
+        np.ascontiguousarray(array).tofile(file)
+    file.flush()
+
+
+def _read(file: IO[bytes], extent: _Extent) -> np.ndarray:
+    file.seek(extent.start)
+    count = math.prod(extent.shape)
+    return np.fromfile(file, dtype=extent.dtype, count=count).reshape(extent.shape)
 
 
 class BlockFile:
@@ -46,16 +121,15 @@ class BlockFile:
     def __contains__(self, index: int) -> bool:
         return index in self._blocks
 
+    def get(self, index: int) -> list[np.ndarray] | None:
+        """The arrays of a block; None where it is not there."""
+        return self.read(index) if index in self._blocks else None
+
     def put(self, index: int, arrays: Sequence[np.ndarray]) -> None:
         """Write a block's arrays at the end of the file; blocks may come in any order."""
-        extents, start = [], self._file.seek(0, os.SEEK_END)
-        for array in arrays:
-            extents.append(_Extent(start, array.dtype, array.shape))
-            start += array.nbytes
+        extents = _extents(self._file.seek(0, os.SEEK_END), arrays)
         try:
-            for array in arrays:
-                np.ascontiguousarray(array).tofile(self._file)
-            self._file.flush()
+            _write(self._file, arrays)
         except OSError as error:
             raise SpoolError(
                 f"{gettempdir()}: no room for {self._content} (set TMPDIR): {error}"
@@ -64,13 +138,98 @@ class BlockFile:
 
     def read(self, index: int) -> list[np.ndarray]:
         """The arrays of a block, as they were put."""
-        return [self._read(*extent) for extent in self._blocks[index]]
-
-    def _read(self, start: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-        self._file.seek(start)
-        count = int(np.prod(shape))
-        return np.fromfile(self._file, dtype=dtype, count=count).reshape(shape)
+        return [_read(self._file, extent) for extent in self._blocks[index]]
 
     def close(self) -> None:
         """Give the disk's room back."""
         self._file.close()
+
+
+class _Kept(NamedTuple):
+    """A block in the cache, and where its arrays lie there."""
+
+    entry: Entry
+    extents: list[_Extent]
+
+
+class KeptBlocks:
+    """Tuples of arrays by the number of their block, each an entry of the cache.
+
+    Another process finds them there. Those that the cache cannot keep last for the run.
+
+    Args:
+        content: what the arrays hold, for messages.
+        recipes: what each block is.
+        cache: where they are kept.
+    """
+
+    def __init__(self, content: str, recipes: Recipes, cache: Cache) -> None:
+        self._content, self._recipes, self._cache = content, recipes, cache
+        self._kept: dict[int, _Kept] = {}
+        self._other: BlockFile | None = None
+
+    def __contains__(self, index: int) -> bool:
+        return self._find(index) is not None or (self._other is not None and index in self._other)
+
+    def put(self, index: int, arrays: Sequence[np.ndarray]) -> None:
+        """Have the cache keep a block's arrays, or else a file without a name."""
+        extents = _extents(0, arrays)
+        entry = self._cache.keep(self._recipes(index), lambda folder: _write_entry(folder, arrays))
+        if entry is not None:
+            self._kept[index] = _Kept(entry, extents)
+            return
+        if self._other is None:
+            self._other = BlockFile(self._content)
+        self._other.put(index, arrays)
+
+    def get(self, index: int) -> list[np.ndarray] | None:
+        """The arrays of a block; None where it is not there, or has been removed meanwhile."""
+        found = self._find(index)
+        if found is not None:
+            try:
+                with found.entry.opened(ARRAYS) as file:
+                    arrays = [_read(file, extent) for extent in found.extents]
+            except OSError:
+                del self._kept[index]
+            else:
+                found.entry.touch()
+                return arrays
+        return None if self._other is None else self._other.get(index)
+
+    def _find(self, index: int) -> _Kept | None:
+        if index not in self._kept and (entry := self._cache.find(self._recipes(index))):
+            try:
+                self._kept[index] = _Kept(entry, _layout(entry))
+            except (OSError, ValueError, TypeError, KeyError, RecursionError):
+                self._cache.discard(entry)
+        return self._kept.get(index)
+
+    def close(self) -> None:
+        """Give the disk's room back, but for what the cache keeps."""
+        if self._other is not None:
+            self._other.close()
+
+
+def _write_entry(folder: Path, arrays: Sequence[np.ndarray]) -> None:
+    layout = [{"dtype": array.dtype.str, "shape": array.shape} for array in arrays]
+    (folder / LAYOUT).write_text(json.dumps(layout))
+    with (folder / ARRAYS).open("wb") as file:
+        _write(file, arrays)
+
+
+def _layout(entry: Entry) -> list[_Extent]:
+    """Where an entry's arrays lie; raises `ValueError` where they are not all of its bytes."""
+    with entry.opened(LAYOUT) as file:
+        layout = json.loads(file.read(_MOST_LAYOUT))
+    extents, start = [], 0
+    for array in layout:
+        shape = tuple(array["shape"])
+        if not _NUMBERS.fullmatch(array["dtype"]) or not all(type(n) is int for n in shape):
+            raise ValueError("no array of numbers")
+        if min(shape, default=0) < 0:
+            raise ValueError("a negative number in a shape")
+        extents.append(_Extent(start, np.dtype(array["dtype"]), shape))
+        start = extents[-1].stop
+    if start != entry.files[ARRAYS]["bytes"]:
+        raise ValueError("arrays of another size than the file")
+    return extents

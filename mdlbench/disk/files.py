@@ -7,11 +7,13 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 
 from mdlbench.errors import OutputError, UsageError
@@ -24,6 +26,7 @@ UNFINISHED = ".part"
 
 _AT_ONCE = sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY", "O_CLOEXEC"))
 """Flags of opening that wait for nobody, where the system has them."""
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _CHUNK = 1 << 20
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 """What a file system without hard links answers."""
@@ -94,6 +97,16 @@ def read_regular(path: Path, most: int) -> bytes:
     return parts[-1] if len(parts) == 2 else b"".join(parts)
 
 
+@contextmanager
+def plain_file(path: Path) -> Iterator[BufferedReader]:
+    """A regular file, open for reading; raises `OSError` for a link and for all else."""
+    with os.fdopen(os.open(path, os.O_RDONLY | _AT_ONCE | _NO_LINK), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(f"not a regular file, but {_kind(mode)}")
+        yield file
+
+
 def _kind(mode: int) -> str:
     kinds = {
         "a folder": stat.S_ISDIR,
@@ -143,8 +156,7 @@ def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
     """A file of this content in the folder of `path`, removed afterwards if it is still there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{path.name}-{_writer(os.getpid())}-"
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=UNFINISHED)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=UNFINISHED)
         beside = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -159,14 +171,38 @@ def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written: {error}") from error
 
 
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, to be renamed to it; removed afterwards if it is still there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path), suffix=UNFINISHED))
+    try:
+        beside.chmod(0o755)
+        yield beside
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_at_once(folder: Path) -> bool:
+    """Remove a folder, or a link, so that no reader meets half of it; whether it is gone."""
+    try:
+        with folder_beside(folder) as beside:
+            folder.rename(beside / "removed")
+    except OSError:
+        return not os.path.lexists(folder)
+    return True
+
+
 def clear_unfinished(folder: Path) -> None:
-    """Remove what killed processes have left of `write_atomically` in a folder.
+    """Remove what killed processes have left unfinished in a folder.
 
     That is what a process of this machine wrote that has ended, and what is older than a day.
     """
     for path in folder.glob(f".*{UNFINISHED}"):
         with suppress(OSError):
-            if _is_abandoned(path):
+            if _is_abandoned(path) and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif _is_abandoned(path):
                 path.unlink(missing_ok=True)
 
 
@@ -177,6 +213,11 @@ def _is_abandoned(path: Path) -> bool:
         if path.name[written_by.start() :].startswith(f"-{_writer(pid)}-") and not _runs(pid):
             return True
     return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+
+
+def _prefix(path: Path) -> str:
+    """How the name begins that `path` has while this process writes it."""
+    return f".{path.name}-{_writer(os.getpid())}-"
 
 
 def _writer(pid: int) -> str:

@@ -39,6 +39,7 @@ def evaluate(
     context: int | None = None,
     prepend_bos: bool | None = None,
     dtype: str = "float32",
+    cache: bool = False,
 ) -> EvalRecord:
     """Score one SAE on a suite; where stderr is a terminal, it shows the stage.
 
@@ -59,6 +60,7 @@ def evaluate(
         context: tokens of a context, BOS included.
         prepend_bos: whether a context begins with the BOS token.
         dtype: of the language model.
+        cache: whether a language model's activations are kept for later runs.
 
     Raises:
         UsageError: there is no such suite, key, adapter, quantiser, device or dtype; or what is
@@ -69,7 +71,8 @@ def evaluate(
     loaded = suite if isinstance(suite, Suite) else load_suite(suite)
     said = place_said(hook, hook_out, context, prepend_bos)
     with shown_on_terminal() as on_stage:
-        opener = Opener(loaded, Setting(device, limit, text, known_dtype(dtype)), on_stage)
+        setting = Setting(device, limit, text, known_dtype(dtype), cache=cache)
+        opener = Opener(loaded, setting, on_stage)
         sought = _named(loaded, str(sae)) if isinstance(sae, str | Path) else _held(sae, name)
         site = opener.site_of(sought.origin(), merged(sought.place, said), sought.label)
         _refuse_unheard(said, site, sought.label)

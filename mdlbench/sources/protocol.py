@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 
 from mdlbench.console.stages import OnNotice, OnStage, silent
+from mdlbench.disk.cache import kept
 from mdlbench.errors import UsageError, did_you_mean, first_line
 from mdlbench.hub.items import Item
 from mdlbench.suite.site import Origin, Place, Site
@@ -110,6 +111,7 @@ class Setting:
             that is available.
         dtype: of the language model.
         calibration_tokens: of a language suite, instead of its own budget.
+        cache: whether a language model's activations are kept for later runs.
     """
 
     device: str = "cpu"
@@ -117,10 +119,13 @@ class Setting:
     text: str | None = None
     dtype: Dtype = "float32"
     calibration_tokens: int | None = None
+    cache: bool = False
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit must be at least 1, not {self.limit}")
+        if self.cache:
+            kept()
 
 
 def known_dtype(name: str) -> Dtype:

@@ -18,10 +18,14 @@ from mdlbench.sources.language.cut import (
     TokenIds,
     Written,
     require_cuttable,
+    settings_of,
     weights_digest,
 )
 from mdlbench.sources.language.hooks import Hook, HookEntry
 from mdlbench.sources.language.text import Tokenizer
+
+NAMES = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+"""Keys of a config that do not decide what a model computes, or that its weights show."""
 
 
 class BlocksModel:
@@ -41,6 +45,7 @@ class BlocksModel:
         self.is_parallel = False
         self.head = Head(model.lm_head.weight.T, model.lm_head.bias)
         self.sha256 = weights_digest(model)
+        self.settings = settings_of(model.config.to_dict(), NAMES)
         self.device = torch.device(device)
         require_cuttable(self, lambda tokens: model(input_ids=tokens, use_cache=False).logits)
 

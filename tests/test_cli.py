@@ -16,6 +16,7 @@ import pytest
 
 from mdlbench.cli.app import COMMANDS
 from mdlbench.records.record import SCHEMA_VERSION
+from tests.quick import MDLBENCH, served
 from tests.tiny import N_TEST, write_sae, write_tiny_suite
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -27,7 +28,12 @@ def command(*arguments):
 
 def mdlbench(*arguments, cwd=None):
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, check=False
+        [*MDLBENCH, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=served(ENVIRONMENT),
+        check=False,
     )
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from huggingface_hub import constants
 from mdlbench.adapters.formats.saelens.releases import find_release
 from mdlbench.adapters.load import NamedCoder, load_coder
 from mdlbench.suite.load import load_suite, suites_folder
+from tests.quick import MDLBENCH, served
 from tests.surrogate_hub import N_HEADS, WIDTH, environment
 
 SUITES = ("gpt2-l8", "gpt2-res-jb")
@@ -29,8 +29,8 @@ def mdlbench(folder, *arguments, **variables):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     here = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-m", "mdlbench", *map(str, arguments)],
-        env=clean | environment(folder) | here | variables,
+        [*MDLBENCH, *map(str, arguments)],
+        env=served(clean | environment(folder) | here | variables),
         capture_output=True,
         text=True,
         check=False,

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +27,7 @@ from mdlbench.suite.kinds import built_in_kinds, config_class
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.site import Site
 from tests.documentation import REPOSITORY, fences
+from tests.quick import MDLBENCH, served
 from tests.test_registry import PLUGIN, plugin, run_python
 from tests.tiny import tiny_suite
 from tests.tiny_language import CONTEXT, contexts, hooked_model, hooked_transformer
@@ -62,9 +62,9 @@ def small(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNames
     def mdlbench(*arguments: str) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([str(plugin), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         return subprocess.run(
-            [sys.executable, "-m", "mdlbench", *arguments],
+            [*MDLBENCH, *arguments],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": path},
+            env=served(os.environ | {"PYTHONPATH": path}),
             capture_output=True,
             text=True,
             check=False,

@@ -183,7 +183,9 @@ def test_an_artefact_is_a_file(file, tmp_path):
     folder = write_tiny_suite(tmp_path / "tiny")
     (folder / file).unlink()
     (folder / file).mkdir()
-    with pytest.raises(SuiteError, match=rf"{re.escape(file)}: not .*: not a regular file, but a folder"):
+    with pytest.raises(
+        SuiteError, match=rf"{re.escape(file)}: not .*: not a regular file, but a folder"
+    ):
         Images(load_suite(folder))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Sequence
 from tempfile import TemporaryFile, gettempdir
 from typing import NamedTuple
@@ -23,7 +24,8 @@ class _Extent(NamedTuple):
 class BlockFile:
     """Tuples of arrays by the number of their block, in a file without a name.
 
-    The file vanishes with the process, however it ends, or once it is closed.
+    The file vanishes with the process, however it ends, once it is closed, or with this object: a
+    source keeps its own for as long as it is itself kept.
 
     Args:
         content: what the arrays hold, for messages.
@@ -39,6 +41,7 @@ class BlockFile:
             self._file = TemporaryFile()  # noqa: SIM115
         except OSError as error:
             raise SpoolError(f"no temporary folder for {content} (set TMPDIR): {error}") from error
+        self._end = weakref.finalize(self, self._file.close)
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -73,4 +76,4 @@ class BlockFile:
 
     def close(self) -> None:
         """Give the disk's room back."""
-        self._file.close()
+        self._end()

@@ -60,10 +60,7 @@ class Elsewhere:
 INSTEAD: dict[str, str | Elsewhere] = {
     "make test": Elsewhere("test_docs.py::test_what_make_does", "it is what runs this test"),
     "make docs": Elsewhere("test_site.py::site", "its recipe builds the site that is tested"),
-    "make demo": (
-        "mdlbench eval --suite mnist --limit 200 --sae topk-128-k13 --sae batchtopk-128-k13 "
-        "-o results/mnist"
-    ),
+    "make demo": ("mdlbench eval --suite mnist --limit 200 --sae topk-128-k13 -o results/mnist"),
     "mdlbench eval --suite mnist --sae runs/mine -o results/mnist": MNIST,
     "mdlbench eval --suite mnist --sae runs/mine -o results/mine": MNIST,
     "mdlbench eval --suite mnist --sae npz:random.npz -o results/random": MNIST,
@@ -80,6 +77,9 @@ INSTEAD: dict[str, str | Elsewhere] = {
     "mdlbench fetch my-suite.yaml": Elsewhere(
         "test_fetch.py::test_everything_is_got_then_checked_without_the_hub",
         "README's fetch of gpt2-l8, which has more to get, runs here",
+    ),
+    "mdlbench verify leaderboards/toy/records/truth-*": (
+        "mdlbench verify leaderboards/toy/records/truth-6*"
     ),
     "mdlbench eval --suite smollm2-l15": Elsewhere(
         "test_smollm2.py::test_a_few_contexts_end_to_end", "half a minute, and a model to download"

@@ -21,8 +21,11 @@ SAE = "batchtopk-1024-k48"
 
 @pytest.fixture(scope="module")
 def opener() -> Opener:
-    """Both tests look at the same few contexts, so that the model is loaded once."""
-    return Opener(load_suite(SUITE), Setting(limit=2, text="python-docs"))
+    """At one tolerance of the suite's; both tests share it, so that the model is loaded once."""
+    suite = load_suite(SUITE)
+    only = suite.tolerances[0].model_copy(update={"epsilons": [suite.headline.epsilon]})
+    suite = suite.model_copy(update={"tolerances": [only]})
+    return Opener(suite, Setting(limit=2, text="python-docs"))
 
 
 def test_a_few_contexts_end_to_end(opener: Opener, tmp_path: Path) -> None:

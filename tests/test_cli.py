@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from mdlbench.cli.app import COMMANDS
+from mdlbench.cli.app import COMMANDS, app
 from mdlbench.records.record import SCHEMA_VERSION
+from tests.quick import MDLBENCH, served
 from tests.tiny import N_TEST, write_sae, write_tiny_suite
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -27,7 +29,12 @@ def command(*arguments):
 
 def mdlbench(*arguments, cwd=None):
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, check=False
+        [*MDLBENCH, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=served(ENVIRONMENT),
+        check=False,
     )
 
 
@@ -377,3 +384,24 @@ def test_an_unknown_quantiser_is_a_usage_error(suite):
     run = mdlbench("eval", "--suite", suite, "--quantiser", "tree-ish")
     assert run.returncode == 2
     assert "rdo" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spelling"),
+    [
+        (["eval", "--suite", "mnist", "--sae", "rel", "blocks.8", "-q"], "saelens:rel/blocks.8"),
+        (["eval", "--sae", "a=rel", "blocks.8", "--suite", "mnist"], "a=saelens:rel/blocks.8"),
+        (["eval", "--sae", "saelens:rel", "x/y", "--suite", "mnist"], "saelens:rel/x/y"),
+        (["check-adapter", "rel", "blocks.8"], "saelens:rel/blocks.8"),
+        (["encode", "rel", "blocks.8", "--suite", "mnist", "-o", "x"], "saelens:rel/blocks.8"),
+        (["eval", "--sae", "rel", "--suite", "mnist", "blocks.8"], None),
+        (["eval", "--suite", "mnist", "blocks.8"], None),
+    ],
+)
+def test_saelens_two_words_are_answered_with_the_one(arguments, spelling):
+    run = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert run.exit_code == 2
+    expected = f". An SAE is one word: {spelling}" if spelling else ""
+    extra = "x/y" if "x/y" in arguments else "blocks.8"
+    last = run.output.splitlines()[-1]
+    assert last == f"Error: Got unexpected extra argument(s) ({extra}){expected}"

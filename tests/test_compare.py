@@ -7,7 +7,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from mdlbench.report.compare.terminal import print_comparison
 from mdlbench.report.compare.words import answer, curve_notes, to_markdown
 from mdlbench.report.style import png
 from mdlbench.suite.site import Site
+from tests.quick import MDLBENCH, served
 from tests.records import (
     make_point,
     make_record,
@@ -608,11 +608,11 @@ def test_the_figure_of_families_is_linear_too_and_the_same_twice(contest, zoo):
 
 def mdlbench(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "mdlbench", "compare", *map(str, arguments)],
+        [*MDLBENCH, "compare", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"} | environment,
+        env=served(os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"} | environment),
     )
 
 

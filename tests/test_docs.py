@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from tests.documentation import (
     links,
     unknown_in,
 )
+from tests.quick import MDLBENCH, served
 from tests.surrogate_hub import environment, serving
 
 SHIPPED = suites_folder() / "mnist" / "saes"
@@ -58,10 +60,7 @@ class Elsewhere:
 INSTEAD: dict[str, str | Elsewhere] = {
     "make test": Elsewhere("test_docs.py::test_what_make_does", "it is what runs this test"),
     "make docs": Elsewhere("test_site.py::site", "its recipe builds the site that is tested"),
-    "make demo": (
-        "mdlbench eval --suite mnist --limit 200 --sae topk-128-k13 --sae batchtopk-128-k13 "
-        "-o results/mnist"
-    ),
+    "make demo": ("mdlbench eval --suite mnist --limit 200 --sae topk-128-k13 -o results/mnist"),
     "mdlbench eval --suite mnist --sae batchtopk-64-k15 --workers 2 -o results/shared": Elsewhere(
         "test_workers.py::TestRay", "workers start there once for all tests"
     ),
@@ -82,6 +81,9 @@ INSTEAD: dict[str, str | Elsewhere] = {
         "test_fetch.py::test_everything_is_got_then_checked_without_the_hub",
         "README's fetch of gpt2-l8, which has more to get, runs here",
     ),
+    "mdlbench verify leaderboards/toy/records/truth-*": (
+        "mdlbench verify leaderboards/toy/records/truth-6*"
+    ),
     "mdlbench eval --suite smollm2-l15": Elsewhere(
         "test_smollm2.py::test_a_few_contexts_end_to_end", "half a minute, and a model to download"
     ),
@@ -96,6 +98,14 @@ INSTEAD: dict[str, str | Elsewhere] = {
     "pip install ./mdlbench-tiny": INSTALLED,
 }
 """What is executed in a command's place; `{}` is the command itself."""
+
+HERE = {
+    "HF_HUB_OFFLINE": "1",
+    "COLUMNS": "80",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": "installed",
+}
+"""Variables of a reader's processes."""
 
 SHORTER_CODE = {'suite, name="mine")': 'suite, name="mine", limit=200)'}
 
@@ -120,8 +130,11 @@ class MySae:
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `mdlbench`, `python` and `pip` of this interpreter and this working tree."""
     folder = tmp_path_factory.mktemp("bin")
-    for name, module in {"mdlbench": "-m mdlbench", "python": "", "pip": "-m pip"}.items():
-        script = f'PYTHONPATH="$PYTHONPATH:{REPOSITORY}" exec {sys.executable} -P {module} "$@"'
+    python = [sys.executable, "-P"]
+    mdlbench = ["env", "PYTHONSAFEPATH=1", *MDLBENCH]
+    tools = {"mdlbench": mdlbench, "python": python, "pip": [*python, "-m", "pip"]}
+    for name, words in tools.items():
+        script = f'PYTHONPATH="$PYTHONPATH:{REPOSITORY}" exec {shlex.join(words)} "$@"'
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
     return folder
@@ -157,18 +170,11 @@ class Reader:
 
     def execute(self, command: str, variables: dict[str, str]) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        path = {"PATH": f"{self.tools}:{os.environ['PATH']}"}
         run = subprocess.run(
             ["bash", "-c", command],
             cwd=self.folder,
-            env=clean
-            | {
-                "HF_HUB_OFFLINE": "1",
-                "COLUMNS": "80",
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": "installed",
-            }
-            | {"PATH": f"{self.tools}:{os.environ['PATH']}"}
-            | variables,
+            env=served(clean | HERE | path | variables),
             capture_output=True,
             text=True,
             check=False,

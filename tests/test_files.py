@@ -1,7 +1,8 @@
-"""Files that are read within a bound."""
+"""Files that are read within a bound, and claimed by one of several."""
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import tracemalloc
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mdlbench.disk.files import read_regular
+from mdlbench.disk import files
+from mdlbench.disk.files import create_atomically, read_regular
+from mdlbench.errors import OutputError
 
 
 def test_a_regular_file_is_read_whole_up_to_the_bound(tmp_path: Path) -> None:
@@ -73,3 +76,48 @@ def test_a_file_is_in_memory_once_while_it_is_read(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert content == bytes(1 << 25)
     assert peak < (1 << 25) + (1 << 21)
+
+
+@pytest.mark.parametrize("number", sorted(files._NO_LINKS))
+def test_a_claim_needs_no_hard_links(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on FAT, on some network folders and in some containers."""
+
+    def no_link(source: object, target: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", no_link)
+    claim = tmp_path / "references.json"
+    assert create_atomically(claim, b"first")
+    assert not create_atomically(claim, b"second")
+    assert claim.read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["references.json"]
+
+
+def test_a_claim_that_fails_otherwise_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(OutputError, match=r"references\.json: cannot be written: .*No space left"):
+        create_atomically(tmp_path / "references.json", b"first")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_that_was_made_and_not_confirmed_is_a_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system may make a link, lose the answer and be asked again."""
+    link = os.link
+
+    def twice(source: str, target: str) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", twice)
+    assert create_atomically(tmp_path / "claim", b"first")
+    monkeypatch.undo()
+    assert not create_atomically(tmp_path / "claim", b"second")

@@ -27,6 +27,14 @@ def heed_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def wait_until(ready, process):
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def interrupted(arguments, ready, start=("-m", "mdlbench"), search=(), times=1):
     """Exit code and stderr of a process that is interrupted once it is ready."""
     path = os.pathsep.join(map(str, [*search, *sys.path]))
@@ -38,11 +46,7 @@ def interrupted(arguments, ready, start=("-m", "mdlbench"), search=(), times=1):
         text=True,
         preexec_fn=heed_interrupts,
     ) as process:
-        deadline = time.monotonic() + 120
-        while not ready():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_until(ready, process)
         for _ in range(times):
             process.send_signal(signal.SIGINT)
             time.sleep(0.2)
@@ -120,7 +124,7 @@ def test_an_interrupt_in_a_finaliser_counts(tmp_path, suite):
 def test_eval_says_which_records_are_kept(tmp_path, suite, quiet):
     spec, ready = slow_sae(tmp_path / "code")
     out = tmp_path / "out"
-    arguments = ["eval", "--suite", suite, "--limit", 200, "-o", out, "--sae", "mean", *quiet]
+    arguments = ["eval", "--suite", suite, "--limit", 100, "-o", out, "--sae", "mean", *quiet]
     code, stderr = interrupted([*arguments, "--sae", spec], ready, search=[tmp_path / "code"])
     last = f"mdlbench: interrupted; {out}/ keeps the records of 1 of 2 SAEs; run it again to go on"
     *lines, end = stderr.splitlines()
@@ -132,23 +136,21 @@ def test_eval_says_which_records_are_kept(tmp_path, suite, quiet):
 def test_a_line_is_there_as_soon_as_its_sae_is_done(tmp_path, suite):
     spec, ready = slow_sae(tmp_path / "code")
     log = tmp_path / "log"
-    arguments = ["eval", "--suite", suite, "--limit", 200, "-o", tmp_path / "out"]
+    arguments = ["--limit", "100", "-o", tmp_path / "out", "--sae", "mean", "--sae", spec]
     with (
         log.open("w") as stderr,
         subprocess.Popen(
-            [sys.executable, "-m", "mdlbench", *arguments[:2], suite, "--limit", "200", "-o",
-             tmp_path / "out", "--sae", "mean", "--sae", spec],
+            [sys.executable, "-m", "mdlbench", "eval", "--suite", suite, *arguments],
             env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "code"), *sys.path])},
             stderr=stderr,
             stdout=subprocess.DEVNULL,
         ) as process,
-    ):  # fmt: skip
-        deadline = time.monotonic() + 120
-        while not ready():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert log.read_text().startswith("scored  mean in ")
-        process.kill()
+    ):
+        try:
+            wait_until(ready, process)
+            assert log.read_text().startswith("scored  mean in ")
+        finally:
+            process.kill()
 
 
 def test_train_says_which_checkpoint_is_kept(tmp_path, suite):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -9,19 +10,24 @@ import pytest
 
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.boards.leaderboard import unique_labels
+from mdlbench.errors import MdlbenchWarning
 from mdlbench.records.record import EvalRecord
-from mdlbench.records.store import read_records
+from mdlbench.records.store import FOUND_AGAIN, RecordStore, read_records
 from mdlbench.scoring.naming import least_depths, names_of, origin_of
+from mdlbench.scoring.suite_run import Scored, run
 from mdlbench.scoring.targets import targets
+from mdlbench.sources.open import Opener, Setting
+from mdlbench.suite.load import load_suite
 from tests.records import make_record
 from tests.test_cli import mdlbench
 from tests.tiny import tiny_suite, write_sae, write_tiny_suite
 
 
 def score(place: Path, *saes: str) -> dict[str, EvalRecord]:
-    words = [word for sae in saes for word in ("--sae", sae)]
-    run = mdlbench("eval", "--suite", "suite", "--limit", 40, "-o", "out", *words, cwd=place)
-    assert run.returncode == 0, run.stderr
+    with contextlib.chdir(place):
+        opener = Opener(load_suite("suite"), Setting(limit=40))
+        for outcome in run(opener, targets(opener.suite, saes, None), Path("out")):
+            assert isinstance(outcome, Scored), outcome
     return {record.name: record for record in read_records(place / "out")}
 
 
@@ -66,19 +72,37 @@ def test_a_name_of_ones_own(place: Path) -> None:
 def test_an_sae_that_was_trained_again_in_place_says_which_row_is_current(place: Path) -> None:
     score(place, "runs/a/lr3/sae")
     write_sae(place / "runs" / "a" / "lr3" / "sae", seed=9)
-    run = mdlbench(
-        *("eval", "--suite", "suite", "--limit", 40, "-o", "out", "--sae", "runs/a/lr3/sae"),
-        cwd=place,
-    )
+    again = ("eval", "--suite", "suite", "--limit", 40, "-o", "out", "--sae", "runs/a/lr3/sae")
+    said = mdlbench(*again, cwd=place)
     records = sorted(read_records(place / "out"), key=lambda record: record.provenance.date)
     earlier, current = records
     assert {record.name for record in records} == {"sae"}
-    said = f"the current record is {current.id[:8]}, not {earlier.id[:8]}"
-    assert said in run.stderr
+    told = f"the current record is {current.id[:8]}, not {earlier.id[:8]}"
+    assert told in said.stderr
     assert unique_labels(records) == {
         earlier.id: f"sae ({earlier.id[:8]})",
         current.id: f"sae ({current.id[:8]}, current)",
     }
+    write_sae(place / "runs" / "a" / "lr3" / "sae", seed=0)
+    said = mdlbench(*again, cwd=place)
+    assert f"the current record is {earlier.id[:8]}, not {current.id[:8]}" in said.stderr
+    assert "kept" in said.stderr
+    assert unique_labels(read_records(place / "out")) == {
+        earlier.id: f"sae ({earlier.id[:8]}, current)",
+        current.id: f"sae ({current.id[:8]})",
+    }
+    assert f"sae ({earlier.id[:8]}, current)" in said.stdout
+    assert f"sae ({earlier.id[:8]}, current)" in mdlbench("leaderboard", place / "out").stdout
+
+
+def test_a_damaged_list_of_what_was_found_again_is_left_out(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    store.save(make_record("a"))
+    for content in ("[1]", '{"a": 1}', "{"):
+        (tmp_path / FOUND_AGAIN).write_text(content)
+        with pytest.warns(MdlbenchWarning, match=rf"{FOUND_AGAIN}: .*; left out"):
+            (record,) = read_records(tmp_path)
+        assert record.last_found == record.provenance.date
 
 
 def test_records_of_different_saes_of_one_name_are_none_of_them_current() -> None:

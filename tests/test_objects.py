@@ -42,41 +42,15 @@ from mdlbench.scoring.targets import target_site, targets
 from mdlbench.sources.language import opener
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
+from tests.plain import WIDTH, BatchTopK, PlainSAE
+from tests.quick import MDLBENCH, served
 from tests.tiny import D_IN, tiny_suite, write_sae
 from tests.tiny_language import hooked_model, hooked_transformer, language_suite
 
-WIDTH, WIDE = 40, 16
-
-
-class PlainSAE:
-    """ReLU SAE on tensors; others change what `encode` does of it."""
-
-    d_in = D_IN
-
-    def __init__(self, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.W_dec = torch.nn.functional.normalize(
-            torch.randn(WIDTH, D_IN, generator=generator), dim=1
-        )
-        self.bias = torch.full((WIDTH,), -0.1)
-
-    def pre(self, x: torch.Tensor) -> torch.Tensor:
-        return x.float() @ self.W_dec.T + self.bias
-
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return self.pre(x).relu()
-
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        return z.float() @ self.W_dec
+WIDE = 16
 
 
 # --- a token's latents depend on it alone ---------------------------------------------------------
-
-
-class BatchTopK(PlainSAE):
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        z = self.pre(x).relu()
-        return z * (z >= z.flatten().topk(5 * len(x)).values[-1])
 
 
 class BatchQuantile(PlainSAE):
@@ -182,7 +156,7 @@ def test_it_scores_once_it_is_saved_for_inference(suite: Any, tmp_path: Path) ->
 @pytest.mark.parametrize("command", ["eval", "encode", "verify"])
 def test_every_command_asks(command: str, tmp_path: Path, suite: Any) -> None:
     (tmp_path / "mine.py").write_text(
-        "from tests.test_objects import BatchTopK, PlainSAE\n"
+        "from tests.plain import BatchTopK, PlainSAE\n"
         "import os\n"
         "def make():\n    return BatchTopK() if os.environ.get('BATCH') else PlainSAE()\n"
     )
@@ -497,7 +471,7 @@ def test_what_cannot_be_seen_is_named(part: Any, named: str) -> None:
 
 def test_a_record_of_what_cannot_be_seen_is_not_kept(tmp_path: Path, suite: Any) -> None:
     (tmp_path / "hiding.py").write_text(
-        "from tests.test_objects import PlainSAE\n"
+        "from tests.plain import PlainSAE\n"
         "def make():\n    sae = PlainSAE()\n    sae.rows = iter(lambda: 1, 2)\n"
         "    sae.stream = (i for i in [1])\n    return sae\n"
         "def plain(): return PlainSAE()\n"
@@ -634,7 +608,7 @@ def test_what_cannot_be_told_is_shown_and_how_to_wrap_it(wrap: Any, said: str) -
 
 CHATTY = """
 import atexit, ctypes, os, sys
-from tests.test_objects import PlainSAE
+from tests.plain import PlainSAE
 print("import")
 os.write(1, b"os\\n")
 atexit.register(print, "exit")
@@ -686,7 +660,7 @@ def test_who_ends_the_process_fails_alone(
         return ending if where == place else "pass"
 
     (tmp_path / "quitting.py").write_text(
-        "import sys\nfrom tests.test_objects import PlainSAE\nclass Quit(BaseException): pass\n"
+        "import sys\nfrom tests.plain import PlainSAE\nclass Quit(BaseException): pass\n"
         f"{at('import')}\n"
         "class Mine(PlainSAE):\n    calls = 0\n    def __init__(self):\n"
         f"        super().__init__()\n        {at('init')}\n"
@@ -731,6 +705,6 @@ def mdlbench(folder: Path, *arguments: str, **environment: str) -> subprocess.Co
     here = str(Path(__file__).parent.parent)
     env = os.environ | {"PYTHONPATH": f"{here}:{folder}"} | environment
     return subprocess.run(
-        [sys.executable, "-m", "mdlbench", *arguments],
-        cwd=folder, env=env, text=True, capture_output=True,
+        [*MDLBENCH, *arguments],
+        cwd=folder, env=served(env), text=True, capture_output=True,
     )  # fmt: skip

@@ -3,10 +3,6 @@
 The model is a file of the package index, downloaded once; nothing else is.
 """
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +10,8 @@ import pytest
 
 from mdlbench.adapters.load import load_coder
 from mdlbench.records.record import parse_record
+from mdlbench.scoring.suite_run import Scored, run
+from mdlbench.scoring.targets import targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
 
@@ -21,21 +19,24 @@ SUITE = "smollm2-l15"
 SAE = "batchtopk-1024-k48"
 
 
-def test_a_few_contexts_end_to_end(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mdlbench", "eval", "--suite", SUITE, "--sae", SAE]
-    options = ["--text", "python-docs", "--limit", "3", "--json", "-o", str(tmp_path / "results")]
-    done = subprocess.run(
-        [*command, *options],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    content = json.loads(done.stdout)["records"]
-    record = parse_record(json.dumps(content[0]), "stdout")
+@pytest.fixture(scope="module")
+def opener() -> Opener:
+    """At one tolerance of the suite's; both tests share it, so that the model is loaded once."""
+    suite = load_suite(SUITE)
+    only = suite.tolerances[0].model_copy(update={"epsilons": [suite.headline.epsilon]})
+    suite = suite.model_copy(update={"tolerances": [only]})
+    return Opener(suite, Setting(limit=2, text="python-docs"))
+
+
+def test_a_few_contexts_end_to_end(opener: Opener, tmp_path: Path) -> None:
+    (outcome,) = run(opener, targets(opener.suite, [SAE], None), tmp_path / "results")
+    assert isinstance(outcome, Scored)
+    record = outcome.record
+    (path,) = (tmp_path / "results" / "records").glob("*.json")
+    assert parse_record(path.read_text(), path) == record
     assert record.partial
     assert (record.site.hook, record.site.text) == ("blocks.15.hook_resid_pre", "python-docs")
-    assert record.n_tokens.test == 3 * (128 - 4)
+    assert record.n_tokens.test == 2 * (128 - 4)
     clean = record.floor.ce - record.floor.delta_ce
     assert 2.0 < clean < 4.5
     assert 0.0 < record.floor.delta_ce < 3.0
@@ -45,9 +46,8 @@ def test_a_few_contexts_end_to_end(tmp_path: Path) -> None:
     assert [bits.coded for bits in audited] == pytest.approx([b.heldout for b in audited], rel=0.01)
 
 
-def test_the_real_model_is_cut_where_it_should_be() -> None:
+def test_the_real_model_is_cut_where_it_should_be(opener: Opener) -> None:
     """A splice of the activations themselves is free, and one of a shipped SAE's output is not."""
-    opener = Opener(load_suite(SUITE), Setting(limit=1, text="python-docs"))
     source = opener.open(opener.site_of())
     block = next(iter(source.blocks("test")))
     clean = source.clean_ce(block)

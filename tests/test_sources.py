@@ -18,6 +18,9 @@ from hypothesis import strategies as st
 
 from mdlbench.errors import MdlbenchError, UsageError
 from mdlbench.extensions import plugins
+from mdlbench.extensions.plugins import Kind, Plugin
+from mdlbench.scoring.suite_run import Failed, Scored, run
+from mdlbench.scoring.targets import targets
 from mdlbench.sources import images as image_source
 from mdlbench.sources import kinds
 from mdlbench.sources import synthetic as synthetic_source
@@ -28,6 +31,7 @@ from mdlbench.suite.kinds import built_in_kinds, config_class
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.site import Site
 from tests.documentation import REPOSITORY, fences
+from tests.quick import MDLBENCH, served
 from tests.test_registry import PLUGIN, plugin, run_python
 from tests.tiny import tiny_suite
 from tests.tiny_language import CONTEXT, contexts, hooked_model, hooked_transformer
@@ -62,9 +66,9 @@ def small(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNames
     def mdlbench(*arguments: str) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([str(plugin), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         return subprocess.run(
-            [sys.executable, "-m", "mdlbench", *arguments],
+            [*MDLBENCH, *arguments],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": path},
+            env=served(os.environ | {"PYTHONPATH": path}),
             capture_output=True,
             text=True,
             check=False,
@@ -100,6 +104,72 @@ def test_records_of_a_packages_source_are_ranked_and_validated(small):
     assert all(f" {key} |" in table for key in ("kmeans", "mean"))
     valid = small.mdlbench("validate", "out", "--suite", "small.yaml")
     assert (valid.returncode, valid.stdout.count(": valid")) == (0, 3)
+
+
+FAILING = """
+from typing import ClassVar, Literal
+from mdlbench.suite.site import Site
+from mdlbench_tiny.source import Tiny, TinyConfig, TinyOpener
+
+def fails(method):
+    def failing(*_, **__):
+        {body}
+    return failing
+
+class FailingConfig(TinyConfig):
+    opener: ClassVar[str] = "failing_source:FailingOpener"
+    kind: Literal["failing"]
+
+class FailingOpener(TinyOpener):
+    def open(self, site):
+        if site.hook == "tiny":
+            return Tiny(self.config, self.setting)
+        if site.hook == "open":
+            fails("open")()
+        failing = type("Failing", (Tiny,), {{site.hook: fails(site.hook)}})
+        source = failing(self.config, self.setting)
+        source.site, source.hook = site, site.hook
+        return source
+
+    def site_of(self, origin, place, name):
+        if name == "site_of":
+            fails("site_of")()
+        return Site(hook=name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [("import sys; sys.exit(0)", "SystemExit: 0"), ("raise KeyError(method)", "KeyError: '{}'")],
+)
+def test_a_packages_source_that_fails_at_a_site_fails_there_alone(
+    body, said, plugin, tmp_path, monkeypatch
+):
+    """Wherever it fails, even by ending the process, the SAEs of other sites are scored."""
+    (tmp_path / "failing_source.py").write_text(FAILING.format(body=body))
+    for folder in (tmp_path, plugin):
+        monkeypatch.syspath_prepend(folder)
+    for name in [name for name in sys.modules if name.startswith("failing_source")]:
+        del sys.modules[name]
+    found = Plugin("failing", "failing_source:FailingConfig", distribution="failing")
+    others = Kind.plugins
+    monkeypatch.setattr(
+        Kind, "plugins", lambda self: [found] if self.group == "mdlbench.sources" else others(self)
+    )
+    methods = ["open", "site_of", "n_blocks", "blocks", "splice"]
+    saes = [{"key": name, "spec": "baseline:mean"} for name in [*methods, "tiny"]]
+    source = TINY["source"] | {"kind": "failing"}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(TINY | {"source": source, "saes": saes}))
+    opener = Opener(load_suite(tmp_path / "suite.yaml"))
+    outcomes = list(run(opener, targets(opener.suite, [], None), tmp_path / "out"))
+    failed = {o.target.name: o.message for o in outcomes if isinstance(o, Failed)}
+    seen_in = {"n_blocks": "blocks", "splice": "clean_ce"}  # that call them
+    assert failed == {
+        name: f"{name}: source kind 'failing': {seen_in.get(name, name)} failed: "
+        f"{said.format(name)}"
+        for name in methods
+    }
+    assert [o.target.name for o in outcomes if isinstance(o, Scored)] == ["tiny"]
 
 
 REFUSED = """

@@ -74,3 +74,12 @@ def test_a_block_file_gives_arrays_back_in_any_order_as_they_were():
         assert [array.dtype for array in found] == [array.dtype for array in blocks[index]]
         for array, expected in zip(found, blocks[index], strict=True):
             np.testing.assert_array_equal(array, expected)
+
+
+def test_a_block_file_is_closed_with_what_keeps_it():
+    """A source keeps its own and nobody closes a source."""
+    kept = BlockFile("activations")
+    file = kept._file
+    assert not file.closed
+    del kept
+    assert file.closed

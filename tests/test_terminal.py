@@ -25,6 +25,7 @@ from mdlbench.report.compare.data import _inert
 from mdlbench.report.exports import latex_text
 from mdlbench.report.tables import measured_text, to_csv
 from mdlbench.suite.load import suites_folder
+from tests.quick import MDLBENCH, served
 from tests.records import HEADLINE, make_record
 from tests.tiny import write_tiny_suite
 
@@ -37,12 +38,12 @@ EVIL = "x\x1b[31mred\x07\x9b31m\u202egnp\x01"
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "mdlbench", *map(str, arguments)]
+    return [*MDLBENCH, *map(str, arguments)]
 
 
 def piped(*arguments, **environment):
     return subprocess.run(
-        command(*arguments), capture_output=True, env=PLAIN | environment, check=False
+        command(*arguments), capture_output=True, env=served(PLAIN | environment), check=False
     )
 
 
@@ -55,7 +56,7 @@ def on_terminal(width, *arguments):
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env=PLAIN | {"TERM": "xterm"},
+        env=served(PLAIN | {"TERM": "xterm"}),
     )
     os.close(theirs)
     found = b""
@@ -146,7 +147,13 @@ def test_every_encoding_will_do(arguments, encoding):
 
 
 def test_the_locale_c_will_do():
-    run = piped("leaderboard", BOARDS / "toy", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    run = subprocess.run(
+        [sys.executable, "-m", "mdlbench", "leaderboard", str(BOARDS / "toy")],
+        capture_output=True,
+        env=PLAIN | plain,
+        check=False,
+    )
     assert run.returncode == 0
     assert b"FVU <= 0.01" in run.stdout
 
@@ -200,7 +207,9 @@ def evil(tmp_path_factory):
     ],
 )
 def test_nothing_of_a_name_acts_on_the_terminal(evil, arguments):
-    run = subprocess.run(command(*arguments), capture_output=True, env=PLAIN, cwd=evil, check=False)
+    run = subprocess.run(
+        command(*arguments), capture_output=True, env=served(PLAIN), cwd=evil, check=False
+    )
     text = (run.stdout + run.stderr).decode()
     assert text
     assert acts(text) == []

@@ -380,6 +380,22 @@ def test_a_text_of_ones_own(offline, tmp_path):
         chosen_text(suite, text="doc")
 
 
+def test_a_name_that_is_a_path_too_is_refused_with_both_spellings(offline, tmp_path, monkeypatch):
+    suite = language_suite(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert chosen_text(suite, text="docs") == "docs"
+    (tmp_path / "docs").write_text("Call me Ishmael.")
+    with pytest.raises(UsageError) as caught:
+        chosen_text(suite, text="docs")
+    name = suite.name
+    assert str(caught.value) == (
+        f"--text docs: a text of suite {name!r} and a path here: write {name}:docs for the one, "
+        "./docs for the other"
+    )
+    assert opener(suite, text=f"{name}:docs").text().kind == "python-docs"
+    assert opener(suite, text="./docs").text().path == str(tmp_path / "docs")
+
+
 def splits(suite, site=None, **setting):
     place = site or Site(hook="blocks.1.hook_resid_pre", context=8, prepend_bos=True, text="own")
     return opener(suite, text="own", **setting)._contexts(place, Characters())

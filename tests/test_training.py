@@ -228,14 +228,14 @@ def test_killed_run_continues_to_the_same_rows_and_weights(trained, tmp_path):
 
 def test_killed_at_any_change_of_a_file_it_goes_on_to_the_same_end(tmp_path):
     """Also at its very first write, and between the last one and the removal of checkpoints."""
-    config = replace(CONFIG, epochs=2)
-    whole = train(config, SparseSource(), tmp_path / "whole", checkpoint_every=1)
+    config, source = replace(CONFIG, epochs=2), SparseSource(128, 50)
+    whole = train(config, source, tmp_path / "whole", checkpoint_every=1)
     folder = tmp_path / "killed"
     torch.set_num_threads(1)
     n_crashes = 0
-    for _ in every_crash(lambda: train(config, SparseSource(), folder, checkpoint_every=1)):
+    for _ in every_crash(lambda: train(config, source, folder, checkpoint_every=1)):
         n_crashes += 1
-        train(config, SparseSource(), folder, checkpoint_every=1)
+        train(config, source, folder, checkpoint_every=1)
         assert without_seconds(folder) == without_seconds(whole)
         assert weights(folder) == weights(whole)
         assert files(folder) == files(whole)

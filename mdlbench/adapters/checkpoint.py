@@ -8,7 +8,6 @@ directory claims is not checked by torch, and a file that is written again would
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -25,6 +24,7 @@ from pydantic import BeforeValidator, Field
 from mdlbench.adapters import archive
 from mdlbench.disk import npy
 from mdlbench.disk.files import read_regular
+from mdlbench.disk.json_text import parse_json
 from mdlbench.errors import (
     CheckpointError,
     MdlbenchError,
@@ -200,8 +200,7 @@ def load_json(path: Path) -> dict[str, Any]:
     with blamed_on(path, "cannot be read"):
         text = read_regular(path, CONFIG_BYTES)
     with blamed_on(path, "not JSON"):
-        content = json.loads(text.decode("utf-8"))
-        json.dumps(content, ensure_ascii=False).encode("utf-8")  # no half of a character
+        content = parse_json(text)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected an object, found a {type(content).__name__}")
     return content

@@ -375,7 +375,8 @@ def shared_ranks(replicates: Replicates) -> list[int]:
 def unique_labels(records: Sequence[EvalRecord]) -> dict[str, str]:
     """What to call each record's SAE, by record id: its label, made unique where it is not.
 
-    Of one that was trained again in place, the record that was made last is said to be current.
+    Of one that was trained again in place, the record that was made or found again last is said to
+    be current.
     """
     groups: dict[str, list[EvalRecord]] = {}
     for record in records:
@@ -391,7 +392,7 @@ def _told_apart(record: EvalRecord, group: Sequence[EvalRecord]) -> str:
     """The start of its id; "current" where others of the group are earlier ones of the same SAE."""
     start, origin = record.id[:ID_CHARACTERS], record.provenance.sae
     others = [one for one in group if one.id != record.id and one.provenance.sae == origin]
-    is_last = all(one.provenance.date < record.provenance.date for one in others)
+    is_last = all(one.last_found < record.last_found for one in others)
     return f"{start}, current" if origin and others and is_last else start
 
 

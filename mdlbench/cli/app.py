@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from mdlbench.cli.boards import cite, compare, leaderboard
 from mdlbench.cli.cache import cache
@@ -67,6 +68,32 @@ class InertGroup(TyperGroup):
             return super().invoke(ctx)
 
 
+class SpecCommand(TyperCommand):
+    """A command; where an SAE is given as SAELens' two words, it says how to write them as one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            spelling = _as_one_word(given, ctx.params)
+            if spelling and "unexpected extra argument" in getattr(error, "message", ""):
+                error.message += f". An SAE is one word: {spelling}"  # type: ignore[attr-defined]
+            raise
+
+
+def _as_one_word(arguments: list[str], options: dict[str, Any]) -> str | None:
+    """The SPEC of `RELEASE ID`, where what is said of an SAE is followed by a second word."""
+    sae = options.get("sae") or options.get("spec") or ()
+    saes = {sae} if isinstance(sae, str) else set(sae)
+    for first, second in pairwise(arguments):
+        name, equals, release = first.rpartition("=")
+        release = release.removeprefix("saelens:")
+        if first in saes and not second.startswith("-") and second not in saes and release:
+            return f"{name}{equals}saelens:{release}/{second}"
+    return None
+
+
 @contextmanager
 def _inert_messages() -> Iterator[None]:
     try:
@@ -87,4 +114,4 @@ app = typer.Typer(
 )
 app.callback(invoke_without_command=True)(before_commands)
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, cls=SpecCommand)(command)

@@ -31,6 +31,7 @@ def _run() -> None:
 
     print_anything()
     _show_own_warnings()
+    _silence_matplotlib()
     try:
         app()
     except (MdlbenchError, OSError) as error:
@@ -68,3 +69,10 @@ def _show_own_warnings() -> None:
             shown_otherwise(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show
+
+
+def _silence_matplotlib() -> None:
+    """A home where it cannot keep its list of fonts is no fault that a reader must know of."""
+    import logging
+
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)

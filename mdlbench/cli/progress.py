@@ -50,6 +50,30 @@ class _Clock:
         return self._since - before
 
 
+class _Fates:
+    """Lines on how SAEs fared, and how long they took; a reason that several share is said once."""
+
+    def __init__(self) -> None:
+        self._clock = _Clock()
+        self._first: dict[str, str] = {}
+
+    def line(self, outcome: Scored | Failed) -> str:
+        """How an SAE fared, as one plain line."""
+        label, seconds = outcome.target.label, self._clock.read()
+        if isinstance(outcome, Failed):
+            line = f"failed  {label} in {seconds:.1f} s: {self._reason(outcome)}"
+        elif outcome.reused:
+            line = f"kept    {label} in {seconds:.1f} s: already scored"
+        else:
+            line = f"scored  {label} in {seconds:.1f} s"
+        return printable(" ".join(line.split("\n")), LINE_LENGTH)
+
+    def _reason(self, failed: Failed) -> str:
+        label = failed.target.label
+        first = self._first.setdefault(failed.reason, label)
+        return str(failed.error).removeprefix(f"{label}: ") if first == label else f"as {first}"
+
+
 class _Bar:
     """A bar, above which one line for each SAE stays; tables follow on the same terminal."""
 
@@ -58,13 +82,13 @@ class _Bar:
     def __init__(self, bar: Progress, total: int) -> None:
         self._bar = bar
         self._task = bar.add_task("", total=total)
-        self._clock = _Clock()
+        self._fates = _Fates()
 
     def stage(self, name: str) -> None:
         self._bar.update(self._task, description=_shown(name))
 
     def finish(self, outcome: Scored | Failed) -> None:
-        line = _shown(outcome_line(outcome, self._clock.read()))
+        line = _shown(self._fates.line(outcome))
         self._bar.print(f"[red]{line}[/]" if isinstance(outcome, Failed) else line)
         self._bar.advance(self._task)
 
@@ -75,13 +99,13 @@ class _Lines:
     leaves_lines = True
 
     def __init__(self) -> None:
-        self._clock = _Clock()
+        self._fates = _Fates()
 
     def stage(self, name: str) -> None:
         """Nothing: a file needs no sign of life."""
 
     def finish(self, outcome: Scored | Failed) -> None:
-        _say(outcome_line(outcome, self._clock.read()))
+        _say(self._fates.line(outcome))
 
 
 class _Silence:
@@ -90,20 +114,6 @@ class _Silence:
     def stage(self, name: str) -> None: ...
 
     def finish(self, outcome: Scored | Failed) -> None: ...
-
-
-def outcome_line(outcome: Scored | Failed, seconds: float) -> str:
-    """How an SAE fared, and how long it took, as one plain line."""
-    label = outcome.target.label
-    if isinstance(outcome, Failed):
-        line = (
-            f"failed  {label} in {seconds:.1f} s: {str(outcome.error).removeprefix(f'{label}: ')}"
-        )
-    elif outcome.reused:
-        line = f"kept    {label} in {seconds:.1f} s: already scored"
-    else:
-        line = f"scored  {label} in {seconds:.1f} s"
-    return printable(" ".join(line.split("\n")), LINE_LENGTH)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
@@ -98,7 +99,8 @@ def _read(file: IO[bytes], extent: _Extent) -> np.ndarray:
 class BlockFile:
     """Tuples of arrays by the number of their block, in a file without a name.
 
-    The file vanishes with the process, however it ends, or once it is closed.
+    The file vanishes with the process, however it ends, once it is closed, or with this object: a
+    source keeps its own for as long as it is itself kept.
 
     Args:
         content: what the arrays hold, for messages.
@@ -114,6 +116,7 @@ class BlockFile:
             self._file = TemporaryFile()  # noqa: SIM115
         except OSError as error:
             raise SpoolError(f"no temporary folder for {content} (set TMPDIR): {error}") from error
+        self._end = weakref.finalize(self, self._file.close)
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -142,7 +145,7 @@ class BlockFile:
 
     def close(self) -> None:
         """Give the disk's room back."""
-        self._file.close()
+        self._end()
 
 
 class _Kept(NamedTuple):

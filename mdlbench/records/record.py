@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from mdlbench.adapters.identity import CoderIdentity, Facts
+from mdlbench.disk.json_text import no_constant, parse_json
 from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
 from mdlbench.quantisers.modes import MODES, mode_of
 from mdlbench.records import seal
@@ -509,11 +510,17 @@ class EvalRecord(Part):
     provenance: Provenance
     status: Literal["complete"] = "complete"
     _edited: bool = PrivateAttr(default=False)
+    _found_again: str = PrivateAttr(default="")
 
     @property
     def is_edited(self) -> bool:
         """Whether it was read from a file that was changed after it was written."""
         return self._edited
+
+    @property
+    def last_found(self) -> str:
+        """When its SAE was last what was measured: then, or in a later run into its folder."""
+        return max(self.provenance.date, self._found_again)
 
     @property
     def name(self) -> str:
@@ -713,9 +720,8 @@ def parse_versioned(model: type[Versioned], text: str, where: Path | str) -> Ver
 def _content(text: str, where: Path | str) -> dict[str, Any]:
     """The object in a file of this schema's version; raises `RecordError`."""
     try:
-        content = json.loads(text, parse_constant=_refuse_constant)
-        _refuse_surrogates(text, content)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text, no_constant)
+    except ValueError as error:
         raise RecordError(f"{where}: not JSON: {error}") from error
     if not isinstance(content, dict) or "schema_version" not in content:
         raise RecordError(f"{where}: not written by mdlbench: it has no schema_version")
@@ -740,17 +746,3 @@ def _model(model: type[Versioned], content: dict[str, Any], where: Path | str) -
         return model.model_validate(content)
     except ValidationError as error:
         raise RecordError(f"{where}: {first_problem(error)}") from error
-
-
-def _refuse_surrogates(text: str, content: Any) -> None:
-    """Raise `ValueError` where a text holds half of a character, which no file can."""
-    if "\\ud" in text.lower():
-        try:
-            json.dumps(content, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = ord(error.object[error.start])
-            raise ValueError(f"a text holds half of a character, U+{half:04X}") from error
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+from mdlbench.disk.json_text import no_constant, parse_json
 from mdlbench.errors import RecordError
 
 CHECKSUM = "checksum"
@@ -63,8 +64,8 @@ def _is_as_written(text: str) -> bool:
 def check(text: str) -> None:
     """Raise `RecordError` unless the text is JSON without repeated keys, and has its checksum."""
     try:
-        content = json.loads(text, object_pairs_hook=_unrepeated, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text, no_constant)
+    except ValueError as error:
         raise RecordError(f"not JSON: {error}") from error
     if not isinstance(content, dict) or CHECKSUM not in content:
         raise RecordError("not a record: it has no checksum")
@@ -74,14 +75,3 @@ def check(text: str) -> None:
         raise RecordError(f"not a record: {error}") from error
     if content[CHECKSUM] != expected:
         raise RecordError("changed after it was written: the checksum does not match its content")
-
-
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise ValueError("a key is repeated")
-    return content
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import gc
 import hashlib
+import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +19,7 @@ from mdlbench.disk.files import (
     read_regular,
     write_atomically,
 )
+from mdlbench.disk.json_text import parse_json
 from mdlbench.errors import MdlbenchWarning, OutputError, RecordError, UsageError
 from mdlbench.records.record import (
     EvalRecord,
@@ -33,6 +36,8 @@ RECORDS = "records"
 REFERENCES = "references.json"
 SITES = "references"
 """Subfolder with a file for each site but the first, by the runs that measured there."""
+FOUND_AGAIN = "found-again.json"
+"""When an SAE was found to be what it was at an earlier measurement, by record id."""
 HOMES = (Path("results"), Path("leaderboards"))
 """Where a results folder is looked up by its name."""
 ARCHIVE = "archive"
@@ -42,6 +47,8 @@ LARGEST_RECORD = 16 << 20
 """The most bytes of a record's file; one of 100 points has about 0.5 MB."""
 LARGEST_REFERENCES = 256 << 20
 """The most bytes of references, which have the spectrum of every site."""
+LARGEST_DATES = 16 << 20
+"""The most bytes of a list of dates."""
 
 
 class Moved(NamedTuple):
@@ -99,6 +106,14 @@ class RecordStore:
         path = self.path(record.identity)
         write_atomically(path, record.to_json().encode())
         return path
+
+    def note_found(self, record: EvalRecord) -> None:
+        """Note that the record's SAE is now what was measured, whatever was measured since."""
+        dates = found_again(self.root) | {
+            record.id: datetime.datetime.now(datetime.UTC).isoformat()
+        }
+        content = json.dumps(dates, sort_keys=True, indent=1) + "\n"
+        write_atomically(self.root / FOUND_AGAIN, content.encode())
 
     def keep_only(self, measurement: Measurement) -> Moved:
         """Move records of other measurements to the archive, and those of this one back.
@@ -292,14 +307,31 @@ def read_records(folder: Path) -> list[EvalRecord]:
         raise RecordError(f"{folder}: no records here; `mdlbench eval` writes them")
     with _collector_paused():
         found = _read_all(paths)
+    again = found_again(folder.parent if folder.name == RECORDS else folder)
     if not found.records:
         raise RecordError(next(iter(found.left_out.values())))
     for reason in found.left_out.values():
         warnings.warn(f"{reason}; left out", MdlbenchWarning, stacklevel=2)
     for path, record in found.records.items():
+        record._found_again = again.get(record.id, "")
         if record.is_edited:
             warnings.warn(f"{path}: {EDITED}; not ranked", MdlbenchWarning, stacklevel=2)
     return _sorted(found.records.values())
+
+
+def found_again(folder: Path) -> dict[str, str]:
+    """When the SAEs of records were found again as they were; a damaged list is left out."""
+    path = folder / FOUND_AGAIN
+    if not path.exists():
+        return {}
+    try:
+        dates = parse_json(read_regular(path, LARGEST_DATES))
+        if not isinstance(dates, dict) or not all(isinstance(v, str) for v in dates.values()):
+            raise ValueError("not a list of dates")
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{path}: {error}; left out", MdlbenchWarning, stacklevel=2)
+        return {}
+    return dates
 
 
 class Found(NamedTuple):

@@ -19,7 +19,8 @@ from typing import TextIO
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.console.stages import OnStage, silent
 from mdlbench.console.terminal import inert
-from mdlbench.disk.files import cache_folder, sha256_of, write_atomically
+from mdlbench.disk.files import cache_folder, read_regular, sha256_of, write_atomically
+from mdlbench.disk.json_text import parse_json
 from mdlbench.errors import HubError, MdlbenchError
 from mdlbench.hub.hub import HubUnreachableError
 from mdlbench.hub.items import Item, datasets_cache, hub_cache, snapshots
@@ -28,6 +29,8 @@ from mdlbench.suite.suite import Suite, SuiteEntry
 
 PREPARED = ".arrow"
 """Ending of the copy of a dataset that `datasets` makes from what it downloads."""
+LARGEST_LIST = 1 << 26
+"""The most bytes of a list of checksums."""
 SHA256, SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
@@ -110,11 +113,7 @@ class Checksums:
     @classmethod
     def of(cls, suite: Suite) -> Checksums:
         path = cache_folder() / "fetched" / f"{suite.name}.json"
-        try:
-            known = json.loads(path.read_text()) if path.exists() else {}
-        except (OSError, ValueError) as error:
-            raise HubError(f"{path}: cannot be read: {error}; delete it") from error
-        return cls(path, known)
+        return cls(path, _known_digests(path) if path.exists() else {})
 
     def add(self, files: list[Path]) -> None:
         """Write down new files.
@@ -148,6 +147,16 @@ class Checksums:
             return "it is not the hub's"
         self._sound.add(file)
         return None
+
+
+def _known_digests(path: Path) -> dict[str, str]:
+    try:
+        known = parse_json(read_regular(path, LARGEST_LIST))
+        if not isinstance(known, dict) or not all(isinstance(v, str) for v in known.values()):
+            raise ValueError("not a list of checksums")
+    except (OSError, ValueError) as error:
+        raise HubError(f"{path}: cannot be read: {error}; delete it") from error
+    return known
 
 
 def _fetched(item: Item, checksums: Checksums) -> Got:

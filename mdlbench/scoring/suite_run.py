@@ -152,10 +152,11 @@ class _Results:
         ]
 
     def tell_current(self, bench: Bench, record: EvalRecord) -> None:
-        """Warn where the folder also has what an SAE was before it was trained again in place."""
+        """Warn, and note, where the folder also has what an SAE was with other weights in place."""
         origin, others = record.provenance.sae, self.others(record.identity, bench)
         earlier = [other.id[:8] for other in others if origin and other.provenance.sae == origin]
         if earlier:
+            self.store.note_found(record)
             warnings.warn(
                 f"{record.name}: {origin} was scored before with other weights; the current "
                 f"record is {record.id[:8]}, not {', '.join(earlier)}",

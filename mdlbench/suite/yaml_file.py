@@ -13,6 +13,7 @@ from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
+from mdlbench.disk.files import read_regular
 from mdlbench.errors import SuiteError, first_line
 
 LARGEST_FILE = 1 << 20
@@ -58,12 +59,9 @@ def read_yaml(path: Path) -> Document:
             or asks for something other than data. The message names the line where there is one.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-    except (OSError, ValueError) as error:
+        content = read_regular(path, LARGEST_FILE)
+    except OSError as error:
         raise SuiteError(f"{path}: cannot be read: {error}") from error
-    if len(content) > LARGEST_FILE:
-        raise SuiteError(f"{path}: larger than {LARGEST_FILE:,} bytes, the most that is read")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

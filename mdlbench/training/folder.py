@@ -21,6 +21,7 @@ from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 
+from mdlbench.adapters.checkpoint import load_json
 from mdlbench.adapters.formats.saelens.told import TRAINING_FILE
 from mdlbench.disk.files import UNFINISHED, write_atomically
 from mdlbench.errors import CheckpointError, OutputError, UsageError
@@ -235,9 +236,7 @@ def _whole_folder(path: Path) -> Iterator[Path]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not the record of a training run: {error}") from error
-    return dict(content)
+    content = load_json(path)
+    if not isinstance(content.get("settings"), dict):
+        raise CheckpointError(f"{path}: not the record of a training run: it has no settings")
+    return content

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from mdlbench.adapters.checkpoint import (
@@ -38,7 +37,8 @@ from mdlbench.adapters.parts import (
 )
 from mdlbench.adapters.places import folder_of, hub_place, parts, place
 from mdlbench.adapters.protocol import FORMAT, HubPlace, Origin, Request
-from mdlbench.errors import CheckpointError, first_problem
+from mdlbench.errors import CheckpointError, SuiteError, first_problem
+from mdlbench.suite.yaml_file import read_yaml
 
 VERSION = "1"
 """Version of this reader: it changes when the same files come to mean other numbers."""
@@ -109,12 +109,11 @@ def read_config(request: Request) -> TracerConfig:
     """`config.yaml`; raises `CheckpointError` for what is no set of transcoders, layer by layer."""
     file = _config_file(request)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return TracerConfig.model_validate(content)
+        return TracerConfig.model_validate(read_yaml(file).content)
     except ValidationError as error:
         raise CheckpointError(f"{file}: {first_problem(error)}") from error
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise CheckpointError(f"{file}: not YAML: {error}") from error
+    except SuiteError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def build(

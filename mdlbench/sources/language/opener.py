@@ -95,12 +95,24 @@ class LanguageOpener(SourceOpener[LanguageConfig]):
         asked, named = self.setting.text, {text.name: text for text in self.config.texts}
         if asked is None:
             return self._first_text(self.config.texts)
+        suite, _, key = asked.partition(":")
+        if key in named and suite == self.suite.name:
+            return named[key]
         if asked in named:
+            self._refuse_path(asked)
             return named[asked]
         if Path(asked).exists():
             name = re.sub(r"[^a-z0-9]+", "-", Path(asked).stem.lower()).strip("-")[:40]
             return FileText(kind="file", name=name or "text", path=str(Path(asked).resolve()))
         raise UsageError(f"--text {asked}: no such file. {did_you_mean(asked, named)}")
+
+    def _refuse_path(self, name: str) -> None:
+        """Raise `UsageError` where a text's name is also a path, as for suites and keys."""
+        if Path(name).exists():
+            raise UsageError(
+                f"--text {name}: a text of suite {self.suite.name!r} and a path here: write "
+                f"{self.suite.name}:{name} for the one, ./{name} for the other"
+            )
 
     def _first_text(self, texts: list[Text]) -> Text:
         """The first that is available; a single one is not tried: reading it tells as much."""

@@ -27,7 +27,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -97,13 +98,49 @@ def needed(record: EvalRecord, suite: Suite) -> int:
     return 1 + len(steps) + (2 if rounded and metric_of(kept.metric).spliced else 0)
 
 
+@dataclass
+class Passes:
+    """Suffix passes of an SAE: all so far, and how many there were when each stage began."""
+
+    shares: Shares
+    n_blocks: int
+    before: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def so_far(self) -> float:
+        return self.shares.calls[SPLICES] / self.n_blocks
+
+    def on_stage(self, stage: str) -> None:
+        self.before[stage.rpartition(": ")[2]] = self.so_far
+
+    def lines(self) -> Iterator[str]:
+        yield f"suffix passes               {self.so_far:g}"
+        yield f"  floor                     {self.before['distortion']:g}"
+        yield f"  dyadic steps and search   {self.before['rate'] - self.before['distortion']:g}"
+        yield f"  decoder and other points  {self.so_far - self.before['decoder']:g}"
+
+
+def print_sae(record: EvalRecord, suite: Suite, passes: Passes, seconds: float) -> None:
+    print(f"\n{suite.name}, {record.name}, {len(record.tolerances)} tolerances")
+    for result in record.tolerances:
+        at = f"step {result.step:.5g}" if result.step else "not met"
+        print(f"  {result.metric} {result.epsilon:<8g} {at}")
+    print(f"  bits of a decoder weight    {record.coder.decoder_weight_bits}")
+    for line in passes.lines():
+        print(f"  {line}")
+    print(f"  needed                      {needed(record, suite)}")
+    print(f"  CPU seconds of the SAE      {seconds:.2f}, of which")
+    for name, spent in passes.shares.seconds.most_common():
+        print(f"    {name:<32} {spent:8.2f}  {spent / seconds:6.1%}")
+
+
 def print_shares(suite_name: str, saes: Sequence[str], limit: int | None, ten: bool) -> None:
     suite = load_suite(suite_name)
     suite = with_ten_tolerances(suite) if ten else suite
     opener = Opener(suite, Setting(limit=limit))
     wanted = targets(suite, ["baseline:mean", *saes], None)
     source, found = opener.open(target_site(opener, wanted[-1])), Shares()
-    n_blocks = source.n_blocks("test")
+    passes = Passes(found, source.n_blocks("test"))
     found.watch(SPLICES, type(source), "splice")
     found.watch("encoding", checked, "encode")
     found.watch("decoding", checked, "decode")
@@ -111,22 +148,12 @@ def print_shares(suite_name: str, saes: Sequence[str], limit: int | None, ten: b
     del source
     with TemporaryDirectory() as folder:
         start = time.process_time()
-        for outcome in run(opener, wanted, Path(folder)):
+        for outcome in run(opener, wanted, Path(folder), passes.on_stage):
             seconds = time.process_time() - start
             if isinstance(outcome, Failed):
                 print(outcome.message)
             elif outcome.target != wanted[0]:
-                n_limits = len(outcome.record.tolerances)
-                print(f"\n{suite.name}, {outcome.target.label}, {n_limits} tolerances")
-                for result in outcome.record.tolerances:
-                    at = f"step {result.step:.5g}" if result.step else "not met"
-                    print(f"  {result.metric} {result.epsilon:<8g} {at}")
-                print(f"  bits of a decoder weight    {outcome.record.coder.decoder_weight_bits}")
-                print(f"  suffix passes               {found.calls[SPLICES] / n_blocks:g}")
-                print(f"  needed                      {needed(outcome.record, suite)}")
-                print(f"  CPU seconds of the SAE      {seconds:.2f}, of which")
-                for name, spent in found.seconds.most_common():
-                    print(f"    {name:<32} {spent:8.2f}  {spent / seconds:6.1%}")
+                print_sae(outcome.record, suite, passes, seconds)
             found.clear()
             start = time.process_time()
 

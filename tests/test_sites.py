@@ -84,7 +84,7 @@ def test_the_suite_comes_first_then_its_entry_then_the_config(tmp_path):
 
 def test_the_setting_and_the_suite_decide_the_rest(tmp_path):
     suite = language_suite(tmp_path, {"first_position": 3})
-    opener = Opener(suite, Setting(text="docs", dtype="bfloat16"))
+    opener = Opener(suite, Setting(text="lm:docs", dtype="bfloat16"))
     found = opener.site_of(Origin(hook=PRE))
     assert (found.first_position, found.text, found.dtype) == (3, "docs", "bfloat16")
 

@@ -92,8 +92,9 @@ def likely_weight_bits(bench: Bench, sweep: Sweep, limit: Limit, position: int) 
     """Where the search for the coarsest bits per decoder weight begins, found without a splice.
 
     Were rounding the decoder as harmful as coarser latents of the same squared error, so many bits
-    would be the coarsest. It was found half as harmful, so the search begins with one bit less,
-    which takes two splices in either case. The usual precision where nothing tells.
+    would be the coarsest. It was found half as harmful or less, so the search begins with one bit
+    less: two splices show that this one or the next is the coarsest. The usual precision where
+    nothing tells.
     """
     here = squared_error(sweep.errors(position))
     allowed = 0.0 if limit.search.at_coarsest else allowed_error(bench, sweep, limit, position)

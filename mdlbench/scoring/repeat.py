@@ -119,7 +119,8 @@ def _verify_group(
 ) -> Iterator[Verified | Unverified]:
     """Records that one bench serves."""
     record, suite = group[0].record, group[0].suite
-    setting = Setting(device, record.identity.limit, text or record.site.text, record.site.dtype)
+    named = f"{suite.name}:{record.site.text}" if record.site.text else None
+    setting = Setting(device, record.identity.limit, text or named, record.site.dtype)
     opener = Opener(suite, setting, on_stage)
     bench: Bench | None = None
     with engine.workers(opener) as executor:

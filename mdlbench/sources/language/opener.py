@@ -67,7 +67,8 @@ class LanguageOpener(SourceOpener[LanguageConfig]):
 
     def settled(self) -> Setting:
         """The setting with the text that was settled on."""
-        return replace(self.setting, text=self.setting.text or self.text().name)
+        named = f"{self.suite.name}:{self.text().name}"
+        return replace(self.setting, text=self.setting.text or named)
 
     def site_of(self, origin: Origin, place: Place, name: str) -> Site:
         return site_of(self.config, self.text().name, self.setting.dtype, origin, place, name)

@@ -330,7 +330,7 @@ def test_the_first_text_that_can_be_had_is_taken(offline, tmp_path):
     suite, told = language_suite(tmp_path), []
     assert opener(suite, on_stage=told.append).text().name == "own"
     assert "wikitext is not available" in told[0]
-    assert chosen_text(suite, text="docs") == "docs"
+    assert chosen_text(suite, text="lm:docs") == "docs"
 
 
 def test_a_file_that_is_missing_is_passed_over(offline, tmp_path):

@@ -195,9 +195,9 @@ class _Sited:
     site: Site
 
     @property
-    def order(self) -> tuple[str, str]:
-        """Sites that load a model with the same options follow each other."""
-        return str(sorted(self.site.model_options.items())), self.site.label
+    def model(self) -> str:
+        """The options with which it loads a model."""
+        return str(sorted(self.site.model_options.items()))
 
 
 @dataclass(frozen=True)
@@ -222,9 +222,15 @@ class Shard:
         return cls(number, jobs)
 
     def of(self, placed: Sequence[_Sited | Failed]) -> list[_Sited | Failed]:
-        """This job's share, in an order that all jobs agree on: failed ones, then site by site."""
-        ordered = sorted(placed, key=lambda one: ("", "") if isinstance(one, Failed) else one.order)
-        return ordered[self.part(len(placed))]
+        """This job's share, in an order that all jobs agree on: failed ones, then site by site.
+
+        Sites that load a model with the same options follow each other.
+        """
+        failed: list[_Sited | Failed] = [one for one in placed if isinstance(one, Failed)]
+        sited = [one for one in placed if isinstance(one, _Sited)]
+        sites = list(dict.fromkeys(one.site.label for one in sited))
+        ordered = sorted(sited, key=lambda one: (one.model, sites.index(one.site.label)))
+        return [*failed, *ordered][self.part(len(placed))]
 
     def part(self, n: int) -> slice:
         """Which of n SAEs in that order it has."""

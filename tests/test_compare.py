@@ -7,6 +7,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -606,9 +607,9 @@ def test_the_figure_of_families_is_linear_too_and_the_same_twice(contest, zoo):
 # --- as a process ---------------------------------------------------------------------------
 
 
-def mdlbench(*arguments, **environment):
+def mdlbench(*arguments, command=tuple(MDLBENCH), **environment):
     return subprocess.run(
-        [*MDLBENCH, "compare", *map(str, arguments)],
+        [*command, "compare", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -665,7 +666,7 @@ def test_the_command_prints_json_only_and_imports_no_torch(folder):
         "--json",
         "--epsilon",
         "0.03",
-        PYTHONPROFILEIMPORTTIME="1",
+        command=(sys.executable, "-X", "importtime", "-m", "mdlbench"),
     )
     content = json.loads(run.stdout)
     assert [c["name"] for c in content["contenders"]] == ["all jumprelu", "all kmeans", "all pca"]

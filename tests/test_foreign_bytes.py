@@ -311,9 +311,9 @@ def with_config(folder: Path, text: str) -> Path:
 
 
 BAD_TEXTS = {
-    "nesting": ('{"d_in": ' + "[" * 30_000 + "]" * 30_000 + "}", "not JSON: maximum recursion"),
+    "nesting": ('{"d_in": ' + "[" * 30_000 + "]" * 30_000 + "}", "not JSON: nested too deeply"),
     "digits": ('{"d_in": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
-    "half a character": ('{"model": "\\ud800"}', "not JSON: .*surrogates not allowed"),
+    "half a character": ('{"model": "\\ud800"}', "not JSON: a text holds half of a character"),
     "a list": ("[1]", "expected an object, found a list"),
     "17 MB": (" " * (17 * MEGABYTE), "cannot be read: larger than 16,777,216 bytes"),
 }

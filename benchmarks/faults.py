@@ -119,7 +119,8 @@ def draw_once() -> None:
 def run(name: str, part: Part, arguments: argparse.Namespace, work: Path) -> Tally:
     """The cases of a part, until its seconds are over."""
     part.prepare(work / "prepared")
-    numbers = range(part.count) if arguments.case is None else [arguments.case]
+    every = range(arguments.first, part.count)
+    numbers = every if arguments.case is None else [arguments.case]
     tally = Tally(part.name, len(numbers))
     end = time.monotonic() + arguments.seconds
     for number in numbers:
@@ -178,6 +179,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--counts", nargs="+", type=_count, default=[], metavar="PART=N")
     parser.add_argument("--seconds", type=float, default=3600, help="for each part [3600]")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="go on with this case [0]")
     parser.add_argument("--case", type=int, help="this case of one part alone")
     parser.add_argument("--keep", type=Path, help="with --case: copy its files to this new folder")
     parser.add_argument("-o", "--output", type=Path, help="write the table and failures here, too")
@@ -191,8 +193,9 @@ def command(arguments: argparse.Namespace) -> str:
     """What was run, and how to read its table."""
     counts = " ".join(f"{name}={count}" for name, count in arguments.counts)
     counted = f" --counts {counts}" if counts else ""
-    parts = " ".join(arguments.only)
-    return f"$ python benchmarks/faults.py --only {parts}{counted} --seed {arguments.seed}\n{HOW}\n"
+    begun = f" --first {arguments.first}" if arguments.first else ""
+    options = f"{' '.join(arguments.only)}{counted}{begun} --seed {arguments.seed}"
+    return f"$ python benchmarks/faults.py --only {options}\n{HOW}\n"
 
 
 HOW = """\

@@ -88,24 +88,28 @@ def preload() -> None:
     import sklearn.cluster  # noqa: F401
     import torch
 
+    from mdlbench.adapters.registry import ADAPTERS
+    from mdlbench.suite.kinds import SOURCES
+
     torch.set_num_threads(1)
+    ADAPTERS.built_in(), SOURCES.built_in()
     draw_once()
 
 
 def draw_once() -> None:
-    """Set up what draws; pictures are laid out, not rendered: that would be most of the time."""
+    """Set up what draws. Of pictures the texts alone are laid out: the rest is most of the time."""
     from faulty.board import HONEST
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
 
     from mdlbench.records.store import read_records, read_references
     from mdlbench.report import features, style, write_report
 
     def laid_out(figure: Figure) -> bytes:
-        FigureCanvasAgg(figure)
-        figure.set_layout_engine("none")
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        texts = [text for text in figure.findobj(Text) if text.get_text()]
         with style.house_style():
-            figure.draw_without_rendering()
-        return f"{figure.get_size_inches()}".encode()
+            return "".join(str(text.get_window_extent(renderer)) for text in texts).encode()
 
     style.png = style.pdf = features.png = laid_out
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
@@ -115,7 +119,8 @@ def draw_once() -> None:
 def run(name: str, part: Part, arguments: argparse.Namespace, work: Path) -> Tally:
     """The cases of a part, until its seconds are over."""
     part.prepare(work / "prepared")
-    numbers = range(part.count) if arguments.case is None else [arguments.case]
+    every = range(arguments.first, part.count)
+    numbers = every if arguments.case is None else [arguments.case]
     tally = Tally(part.name, len(numbers))
     end = time.monotonic() + arguments.seconds
     for number in numbers:
@@ -174,6 +179,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--counts", nargs="+", type=_count, default=[], metavar="PART=N")
     parser.add_argument("--seconds", type=float, default=3600, help="for each part [3600]")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="go on with this case [0]")
     parser.add_argument("--case", type=int, help="this case of one part alone")
     parser.add_argument("--keep", type=Path, help="with --case: copy its files to this new folder")
     parser.add_argument("-o", "--output", type=Path, help="write the table and failures here, too")
@@ -181,6 +187,21 @@ def parsed() -> argparse.Namespace:
     if arguments.case is not None and len(arguments.only) != 1:
         parser.error("--case is of one part: name it with --only")
     return arguments
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """What was run, and how to read its table."""
+    counts = " ".join(f"{name}={count}" for name, count in arguments.counts)
+    counted = f" --counts {counts}" if counts else ""
+    begun = f" --first {arguments.first}" if arguments.first else ""
+    options = f"{' '.join(arguments.only)}{counted}{begun} --seed {arguments.seed}"
+    return f"$ python benchmarks/faults.py --only {options}\n{HOW}\n"
+
+
+HOW = """\
+Worst of all commands: CPU seconds (10 are too many; 30 where eval works), and resident MB, of which
+some 460 are shared with the parent (2,048 are too many). Commands run in forked children of one
+process that has imported everything; of pictures the texts alone are laid out."""
 
 
 def main() -> None:
@@ -200,7 +221,7 @@ def main() -> None:
             print(table(tallies[-1:]), *tallies[-1].failures(), sep="\n", flush=True)
             shutil.rmtree(work)
     failures = [line for tally in tallies for line in tally.failures()]
-    text = "\n".join([table(tallies), *failures]).rstrip() + "\n"
+    text = "\n".join([command(arguments), table(tallies), *failures]).rstrip() + "\n"
     if len(tallies) > 1:
         print("\n" + text, end="")
     if arguments.output is not None:

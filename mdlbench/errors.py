@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,15 @@ SAID = 300
 def shown(text: str) -> str:
     """A foreign text in quotes, control characters escaped, cut where it is long."""
     return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}…"
+
+
+LONGEST_WORD = 1000
+"""Characters of a word in a message; a path may have some hundreds."""
+
+
+def readable(message: str) -> str:
+    """A message as it is printed: words that are longer than any path are cut."""
+    return re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: f"{word[0][:LONGEST_WORD]}…", message)
 
 
 def listed(names: Iterable[str]) -> str:

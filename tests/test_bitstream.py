@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mdlbench.codes import bitstream
 from mdlbench.codes.codelength import BetaPrior, Codebook
 from mdlbench.codes.forest import Forest
+from mdlbench.codes.stream import channel
 from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.codes.tree import TreeCodebook
@@ -380,6 +381,35 @@ def test_more_nonzeros_than_bytes_can_hold_are_refused(monkeypatch):
         bitstream.decode(forged([summary, codebook, payload]))
     monkeypatch.setattr(bitstream, "NONZEROS_PER_BYTE", 4)
     assert_same(bitstream.decode(forged([summary, codebook, payload])).symbols, symbols)
+
+
+def test_work_that_few_bytes_ask_for_is_refused(monkeypatch):
+    """A model for each latent over a large alphabet, which LZMA packs to next to nothing."""
+    n_symbols, n_latents = 1 << 18, 1 << 8
+    counts = SymbolCounts(
+        np.zeros(n_symbols, np.int32),
+        np.arange(1, n_symbols + 1, dtype=np.int32),
+        np.ones(n_symbols, np.int64),
+        n_symbols,
+        n_latents,
+    )
+    symbols = always_on(1, n_latents)
+    data = encode(symbols, Codebook.build(counts, BetaPrior(1e7, 1.0), 1.0))
+    assert_same(bitstream.decode(data).symbols, symbols)
+    assert n_symbols * n_latents > channel.CELLS_PER_BYTE * len(data)
+    monkeypatch.setattr(channel, "FREE_CELLS", 0)
+    with pytest.raises(RecordError, match="more work than so few bytes are worth"):
+        bitstream.decode(data)
+
+
+def test_a_range_of_counts_that_few_bytes_ask_for_is_refused(example, monkeypatch):
+    """Tables of the counts of 2^31 tokens are as wide as the square root of that."""
+    monkeypatch.setattr(channel, "FREE_CELLS", 1 << 18)
+    summary, codebook, payload = parts_of(example[2])
+    text = re.sub(r'"n_tokens":\d+', f'"n_tokens":{2**31 - 1}', summary.decode())
+    with pytest.raises(RecordError, match="more work than so few bytes are worth"):
+        bitstream.decode(forged([text.encode(), codebook, payload]))
+    assert_same(bitstream.decode(example[2]).symbols, example[0])
 
 
 def test_a_decompression_bomb_is_refused(example):

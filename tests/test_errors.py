@@ -2,7 +2,7 @@
 
 import pytest
 
-from mdlbench.errors import nearest_paths
+from mdlbench.errors import nearest_paths, readable
 
 GEMMA = [
     f"layer_{layer}/width_{width}/average_l0_{l0}"
@@ -32,3 +32,10 @@ def test_paths_are_compared_by_their_segments(path: str, choices: list[str], exp
 def test_what_is_like_nothing_is_not_suggested() -> None:
     assert nearest_paths("a/b", ["xyz/uvw", "q"], 3) == []
     assert nearest_paths("a/b", [], 3) == []
+
+
+def test_words_longer_than_any_path_are_cut():
+    path = "/" + "folder/" * 100
+    assert readable(f"{path}: no {'x' * 5000}, {'y' * 1001}.") == (
+        f"{path}: no {'x' * 1000}… {'y' * 1000}…"
+    )

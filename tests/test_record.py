@@ -293,3 +293,12 @@ def test_reading_leaves_the_collector_as_it_was(tmp_path):
         finally:
             gc.enable()
     assert gc.get_freeze_count() == frozen
+
+
+@pytest.mark.parametrize("key", ["d_latents", "d_in"])
+@pytest.mark.parametrize("value", [10**400, 2**63, -(2**63) - 1])
+def test_an_integer_that_no_table_can_hold_is_refused(key, value):
+    content = json.loads(make_record("sae").to_json())
+    content["coder"][key] = value
+    with pytest.raises(RecordError, match=rf"coder\.{key}"):
+        parse_record(json.dumps(content), "x.json")

@@ -117,7 +117,7 @@ class Tally:
                 seen.setdefault(words, []).append((number, outcome))
         return [
             f"{self.name}: {words}: {len(found)}×, as {_first_cases(found)} "
-            f"[{found[0][1].failures[words]}]"
+            f"[{found[0][1].failures[words][:COMMAND_SHOWN]}]"
             for words, found in seen.items()
         ]
 
@@ -132,6 +132,8 @@ def _first_cases(found: Sequence[tuple[int, Outcome]]) -> str:
 
 
 CASES_SHOWN = 4
+COMMAND_SHOWN = 160
+"""Characters of a failing command."""
 HEADINGS = ["part", "tried", "refused", "harmless", "failed", "worst s", "worst MB"]
 
 

@@ -20,6 +20,7 @@ from mdlbench.cli.records import list_things, validate, verify
 from mdlbench.cli.stream import decode, encode
 from mdlbench.cli.train import train
 from mdlbench.console.terminal import inert, say
+from mdlbench.errors import readable
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "eval": eval_suite,
@@ -100,7 +101,7 @@ def _inert_messages() -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(message := getattr(error, "message", None), str):
-            error.message = inert(message)  # type: ignore[attr-defined]
+            error.message = readable(inert(message))  # type: ignore[attr-defined]
         raise
 
 

@@ -26,7 +26,7 @@ def main() -> None:
 def _run() -> None:
     from mdlbench.cli.app import DEBUG, app
     from mdlbench.console.terminal import print_anything, say
-    from mdlbench.errors import MdlbenchError
+    from mdlbench.errors import MdlbenchError, readable
     from mdlbench.extensions.foreign import end_stdout
 
     print_anything()
@@ -39,7 +39,7 @@ def _run() -> None:
             import traceback
 
             say(traceback.format_exc(), to_stderr=True)
-        say(f"mdlbench: {error}", to_stderr=True)
+        say(f"mdlbench: {readable(str(error))}", to_stderr=True)
         sys.exit(error.exit_code if isinstance(error, MdlbenchError) else 1)
     finally:
         end_stdout()
@@ -50,7 +50,7 @@ def _show_own_warnings() -> None:
     import warnings
 
     from mdlbench.console.terminal import say
-    from mdlbench.errors import MdlbenchWarning
+    from mdlbench.errors import MdlbenchWarning, readable
 
     warnings.simplefilter("default", MdlbenchWarning)
     shown_otherwise = warnings.showwarning
@@ -64,7 +64,7 @@ def _show_own_warnings() -> None:
         line: str | None = None,
     ) -> None:
         if issubclass(category, MdlbenchWarning):
-            say(f"mdlbench: {message}", to_stderr=True)
+            say(f"mdlbench: {readable(str(message))}", to_stderr=True)
         else:
             shown_otherwise(message, category, filename, lineno, file, line)
 

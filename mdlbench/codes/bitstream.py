@@ -217,7 +217,11 @@ def decode(data: bytes) -> Decoded:
     nothing = _ByLatent.unknown()
     try:
         by_latent = _code_latents(
-            Reader(parts.payload), book, summary.n_tokens, summary.n_nonzeros, nothing
+            Reader(parts.payload, len(parts.codebook)),
+            book,
+            summary.n_tokens,
+            summary.n_nonzeros,
+            nothing,
         )
     except (AssertionError, ValueError) as error:
         raise RecordError(f"bitstream: the payload does not decode: {error}") from error

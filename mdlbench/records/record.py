@@ -25,6 +25,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -52,6 +53,8 @@ protocols are never compared."""
 BASELINE = "baseline"
 """The adapter of coders that are fitted rather than trained: PCA, k-means, dense, mean."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63), WithJsonSchema({"type": "integer"})]
+"""One of 64 bits, as all tables hold; JSON itself has no bound."""
 Interval = tuple[Finite, Finite]
 Versioned = TypeVar("Versioned", bound=BaseModel)
 
@@ -156,11 +159,11 @@ class Identity(Part):
 
     suite: str
     suite_digest: str
-    protocol: int
+    protocol: Integer
     coder: CoderIdentity
     data_sha256: str
-    seed: int
-    limit: int | None = None
+    seed: Integer
+    limit: Integer | None = None
     quantiser: Quantiser | None = None
     """The quantiser, if it is not the suite's own."""
 
@@ -173,23 +176,23 @@ class Identity(Part):
 
 
 class TokenCounts(Part):
-    calibration: int
-    test: int
+    calibration: Integer
+    test: Integer
 
 
 class CoderFacts(Part):
     """What the SAE is and does before quantisation."""
 
-    d_in: int
-    d_out: int
-    d_latents: int
+    d_in: Integer
+    d_out: Integer
+    d_latents: Integer
     architecture: str
     hook: str
     l0: Finite
     """Mean active latents per test token."""
     dead_fraction: Finite
     """Share of latents active on no token of either split."""
-    decoder_weight_bits: int | None = None
+    decoder_weight_bits: Integer | None = None
     """Fewest bits per decoder weight that still keep the headline tolerance or, if the SAE does not
     meet that one, the first tolerance that it meets."""
     decoder_bits: Finite | None = None
@@ -324,7 +327,7 @@ class OperatingPoint(Distortion):
 
     quantiser: str
     step: Finite
-    top_k: int | None = None
+    top_k: Integer | None = None
     l0: Finite
     """Mean nonzero symbols per test token."""
     header_bits: Finite | None = None
@@ -431,7 +434,7 @@ class Infeasible(ToleranceResult):
 class Pictures(Part):
     """Decoder rows of the latents that cost most bits, where activations are images."""
 
-    latents: list[int]
+    latents: list[Integer]
     """In the order of the tiles: left to right, then down."""
     png: str
     """Base64 of a PNG; each tile has its own scale, red positive, blue negative, white zero."""
@@ -445,7 +448,7 @@ class LatentProfile(Part):
     """
 
     step: Finite
-    ranks: list[int]
+    ranks: list[Integer]
     """Ranks from 1 to D: all of them, or some where there are many."""
     firing_rates: list[Finite]
     """Share of tokens on which the latent of that rank has a nonzero symbol."""
@@ -474,7 +477,7 @@ class Environment(Part):
     device: str
     dtype: str
     """Precision in which SAEs compute; the site has the model's."""
-    threads: int
+    threads: Integer
     seconds: Finite
     versions: dict[str, str]
 
@@ -644,8 +647,8 @@ class Measurement(Part):
 
     suite: str
     suite_digest: str
-    protocol: int
-    limit: int | None = None
+    protocol: Integer
+    limit: Integer | None = None
 
     def describe(self) -> str:
         limited = "" if self.limit is None else f" limited to {self.limit} documents"
@@ -658,11 +661,11 @@ class SiteReferences(Part):
 
     site: Site
     data_sha256: str
-    d: int
+    d: Integer
     eigenvalues: list[Finite]
     """Eigenvalues of the test activations' covariance, descending, for the Gaussian reference
     (maths §8)."""
-    dense: list[tuple[int, Finite]]
+    dense: list[tuple[Integer, Finite]]
     """(n, MSE) when every dimension is sent as n fixed-length bits over its calibration range."""
 
 

@@ -17,6 +17,9 @@ TABLE_CELLS = 1 << 19
 SLACK, SLACK_BITS = 2.0**-7, 64
 """What a stream may be shorter than expected: models are rounded to 24 bits."""
 
+FREE_CELLS, CELLS_PER_BYTE = 1 << 29, 1 << 12
+"""Weights that a reader may tabulate: some seconds of work, and more for a larger file."""
+
 
 def categorical(weights: Float64[np.ndarray, " symbol"]) -> object:
     """A model of symbols 0, 1, …, at least two, in proportion to their weights, at 24 bits."""
@@ -49,6 +52,14 @@ class Channel(Protocol):
         """
         ...
 
+    def tabulate(self, cells: int) -> None:
+        """Say of how many weights models are made next.
+
+        Raises:
+            RecordError: they are more, with all before, than a file of this size has use for.
+        """
+        ...
+
 
 class Writer:
     """The encoding `Channel`."""
@@ -66,6 +77,9 @@ class Writer:
     def expect(self, bits: float) -> None:
         pass
 
+    def tabulate(self, cells: int) -> None:
+        pass
+
     def payload(self) -> bytes:
         """The stream so far, in whole 32-bit words."""
         words: np.ndarray = self._encoder.get_compressed()
@@ -73,12 +87,18 @@ class Writer:
 
 
 class Reader:
-    """The decoding `Channel`; `code` raises `AssertionError` on an impossible stream."""
+    """The decoding `Channel`; `code` raises `AssertionError` on an impossible stream.
 
-    def __init__(self, payload: bytes) -> None:
+    Args:
+        payload: what the writer wrote.
+        beside: bytes that the file has of its codebook.
+    """
+
+    def __init__(self, payload: bytes, beside: int = 0) -> None:
         words = np.frombuffer(payload, dtype="<u4").astype(np.uint32)
         self._decoder = constriction.stream.queue.RangeDecoder(words)
         self._unspent = (1 + SLACK) * 8 * len(payload) + SLACK_BITS
+        self._cells = FREE_CELLS + CELLS_PER_BYTE * (len(payload) + beside)
 
     def given(self, n: int, compute: Callable[[], Any]) -> Int64[np.ndarray, " n"]:
         return np.zeros(n, dtype=np.int64)
@@ -91,6 +111,11 @@ class Reader:
         self._unspent -= bits
         if self._unspent < 0:
             raise RecordError("bitstream: the payload is too short for what it claims to hold")
+
+    def tabulate(self, cells: int) -> None:
+        self._cells -= cells
+        if self._cells < 0:
+            raise RecordError("bitstream: to decode it takes more work than so few bytes are worth")
 
 
 def within(lengths: Int64[np.ndarray, " run"]) -> Int64[np.ndarray, " item"]:

@@ -110,6 +110,7 @@ def _code_batch(
     counts: Int64[np.ndarray, " n"],
 ) -> Int64[np.ndarray, " n"]:
     up, down = _Side(family, family.mode, 1), _Side(family, family.mode, -1)
+    channel.tabulate(up.cells.size + down.cells.size)
     # both sides begin with the mode, whose weight is 1: count it once
     total = up.mass + down.mass - 1
     up.close(total)
@@ -147,6 +148,7 @@ def _code_tails(
     waiting = np.arange(len(start))
     while len(waiting):
         side = _Side(family.rows(waiting), coded[waiting], step)
+        channel.tabulate(side.cells.size)
         side.close(side.mass)
         cell = np.clip(step * (counts[waiting] - coded[waiting]), 0, side.last).astype(np.int32)
         ones = np.ones(len(waiting), dtype=np.int64)

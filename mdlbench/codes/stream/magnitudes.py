@@ -39,6 +39,7 @@ def _code_cells(
 ) -> None:
     """Code the cells in place, a model per latent."""
     latents = np.flatnonzero(active)
+    channel.tabulate(len(latents) * (len(codebook.pooled.alphabet) + 1))
     batch = max(1, TABLE_CELLS // len(codebook.pooled.alphabet))
     stop = 0
     for first in range(0, len(latents), batch):

@@ -60,9 +60,13 @@ class Elsewhere:
 INSTEAD: dict[str, str | Elsewhere] = {
     "make test": Elsewhere("test_docs.py::test_what_make_does", "it is what runs this test"),
     "make docs": Elsewhere("test_site.py::site", "its recipe builds the site that is tested"),
-    "make demo": ("mdlbench eval --suite mnist --limit 200 --sae topk-128-k13 -o results/mnist"),
+    "make demo": (
+        "mdlbench eval --suite mnist --limit 200 --sae topk-128-k13 --sae batchtopk-128-k13 "
+        "-o results/mnist"
+    ),
     "mdlbench eval --suite mnist --sae batchtopk-64-k15 --workers 2 -o results/shared": Elsewhere(
-        "test_workers.py::TestRay", "workers start there once for all tests"
+        "test_workers.py::test_the_record_is_that_of_one_process",
+        "workers start there once for all tests",
     ),
     "mdlbench eval --suite mnist --sae runs/mine -o results/mnist": MNIST,
     "mdlbench eval --suite mnist --sae runs/mine -o results/mine": MNIST,

@@ -163,7 +163,7 @@ def test_a_packages_source_that_fails_at_a_site_fails_there_alone(
     opener = Opener(load_suite(tmp_path / "suite.yaml"))
     outcomes = list(run(opener, targets(opener.suite, [], None), tmp_path / "out"))
     failed = {o.target.name: o.message for o in outcomes if isinstance(o, Failed)}
-    seen_in = {"n_blocks": "blocks", "splice": "clean_ce"}  # that call them
+    seen_in = {"splice": "clean_ce"}  # that calls it
     assert failed == {
         name: f"{name}: source kind 'failing': {seen_in.get(name, name)} failed: "
         f"{said.format(name)}"

@@ -15,7 +15,7 @@ from mdlbench.adapters.agreement import described, doubts, is_of_language_model
 from mdlbench.adapters.bias import Fit, fit, readings
 from mdlbench.adapters.independence import REMEDY, Trial
 from mdlbench.adapters.protocol import CoderSpec, SparseCoder
-from mdlbench.adapters.sample import sample
+from mdlbench.adapters.sample import first_blocks, sample
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import CoderError
 from mdlbench.sources.protocol import ActivationSource
@@ -412,7 +412,8 @@ def _try(coder: SparseCoder, source: ActivationSource | None) -> TriedCoder:
     x = sample(coder.spec.d_in, source, SAMPLE_TOKENS)
     target = None
     if source is not None:
-        target = next(source.blocks("test")).activations[:SAMPLE_TOKENS].float()
+        blocks = first_blocks(source, SAMPLE_TOKENS)
+        target = torch.cat([block.activations for block in blocks])[:SAMPLE_TOKENS].float()
     latents, side = checked.encode(coder, x)
     reconstruction = checked.decode(coder, latents, side, x.device)
     return TriedCoder(coder, x, target, latents, side, reconstruction)

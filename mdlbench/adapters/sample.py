@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float32
 
-from mdlbench.sources.protocol import ActivationSource
+from mdlbench.sources.protocol import ActivationSource, Block
 
 
 def sample(
@@ -15,4 +15,14 @@ def sample(
     if source is None:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(n_tokens, d_in, generator=generator)
-    return next(source.blocks("test")).given[:n_tokens].float()
+    return torch.cat([block.given for block in first_blocks(source, n_tokens)])[:n_tokens].float()
+
+
+def first_blocks(source: ActivationSource, n_tokens: int) -> list[Block]:
+    """The first blocks of the test split that have so many tokens; all where none have."""
+    taken: list[Block] = []
+    for block in source.blocks("test"):
+        taken.append(block)
+        if sum(len(one.document) for one in taken) >= n_tokens:
+            break
+    return taken

@@ -31,6 +31,9 @@ from mdlbench.suite.site import Site
 ROUNDED_TOKENS = 256
 """So many tokens are rounded at a time that they stay in a CPU's cache."""
 
+SCALE_BLOCKS = 4
+"""So many blocks decide the unit of a relative grid."""
+
 Found = TypeVar("Found")
 Dimensions = Float64[np.ndarray, " d_out"]
 
@@ -270,7 +273,7 @@ class CheckAgain:
 
 @dataclass(frozen=True)
 class MeasureScale:
-    """The root mean square of the active scaled latents of the first calibration block.
+    """The root mean square of the active scaled latents of the first calibration blocks.
 
     It has three digits, so that rounding elsewhere does not move what is derived from it.
     """
@@ -280,10 +283,10 @@ class MeasureScale:
 
     def __call__(self, worker: Worker) -> float:
         coder = worker.coder(self.subject)
-        first = next(iter(worker.source(self.subject.site).blocks("calibration", 0, 1)))
-        latents, _ = checked.encode(coder, first.given)
         scale = quantiser_scale(coder.spec.decoder_norms, self.normalised)
-        values = latents.scaled(scale).value.astype(np.float64)
+        blocks = worker.source(self.subject.site).blocks("calibration", 0, SCALE_BLOCKS)
+        latents = [checked.encode(coder, block.given)[0].scaled(scale) for block in blocks]
+        values = np.concatenate([block.value for block in latents]).astype(np.float64)
         return float(f"{np.sqrt(np.mean(values**2)):.3g}") if len(values) else 0.0
 
 

@@ -31,7 +31,7 @@ class Steps(Strict):
     octaves: Annotated[int, Field(ge=1, le=16)]
     unit: Literal["absolute", "latent_rms"] = "absolute"
     """`latent_rms`: steps are multiples of the root mean square of the SAE's own active latents
-    (scaled as the quantiser scales them) on the first block of calibration tokens."""
+    (scaled as the quantiser scales them) on the first four blocks of calibration tokens."""
 
     @property
     def grid(self) -> list[float]:

@@ -1,4 +1,4 @@
-"""A GPU against the CPU: the same losses and accepted steps, tokens a second, what bare passes take.
+"""A GPU against the CPU: the same losses and steps, tokens a second, what bare passes take.
 
     python benchmarks/gpu.py                 # about a minute on a large GPU; CPU first
     python benchmarks/gpu.py --device cpu --contexts 8 --small    # a trial of the script itself
@@ -160,9 +160,8 @@ def main() -> None:
             n_tokens = 2 * arguments.contexts * CONTEXT
             print(f"{device}: {n_tokens:,} tokens of both splits, {width:,} latents")
             print(f"  evaluation {whole:.2f} s, {n_tokens / whole:,.0f} tokens a second")
-            print(
-                f"  {passes} suffix passes; one bare pass {bare:.3f} s, {passes * bare / whole:.0%}"
-            )
+            share = passes * bare / whole
+            print(f"  {passes} suffix passes; one bare pass {bare:.3f} s, {share:.0%} of it all")
         compare(*records)
 
 

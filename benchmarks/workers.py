@@ -6,10 +6,10 @@
 
 `ratios` scores the same SAEs, references included, in turns: by one worker of one thread in this
 process, by one worker of Ray, and by two. Starting workers and loading the model is not counted.
-`deaths` scores SAEs by two workers of Ray, kills the process of one of them at so many drawn moments,
-and compares the record with that of one worker. `scaling` counts what one SAE sends and how long the
-driver itself computes, and from that says what any number of workers would take on a network of
-1 GB/s: computing is divided by their number, what each is sent is not.
+`deaths` scores SAEs by two workers of Ray, kills the process of one of them at so many drawn
+moments, and compares the record with that of one worker. `scaling` counts what one SAE sends and
+how long the driver itself computes, and from that says what any number of workers would take on a
+network of 1 GB/s: computing is divided by their number, what each is sent is not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.cluster import RayEngine, Workers
 from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.executor import Executor, InProcess, Task
+from mdlbench.scoring.rounds import Rounds
 from mdlbench.scoring.targets import Target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
@@ -121,7 +122,7 @@ def deaths(case: Case, n_deaths: int, seed: int) -> None:
     draw, killed, same, rounds = random.Random(seed), 0, 0, 0
     while killed < n_deaths:
         with warm(case, 2) as (executor, opener):
-            pids = [pid for pid in executor.run([_Pid(), _Pid()])]
+            pids = executor.run([_Pid(), _Pid()])
             timer = threading.Timer(draw.uniform(0, seconds), _kill, [draw.choice(pids)])
             timer.start()
             found = records(executor, opener, case.wanted())
@@ -153,7 +154,6 @@ class Counting:
     rounds: int = 0
     seconds: float = 0.0
     counted: float = 0.0
-    largest: list[tuple[int, str]] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -165,7 +165,6 @@ class Counting:
         sizes = [len(pickle.dumps(task, protocol=5)) for task in tasks]
         self.sent += sum(sizes)
         self.received += len(pickle.dumps(found, protocol=5))
-        self.largest.append((max(sizes), type(tasks[0]).__name__))
         self.rounds += 1
         self.seconds += done - started
         self.counted += time.process_time() - done
@@ -178,9 +177,8 @@ def scaling(case: Case) -> None:
         bench.references()
         target = case.wanted()[0]
         counting = Counting(executor)
-        counted = Bench(
-            bench.suite, type(bench.rounds)(counting, bench.source), bench.limit, bench.mode
-        )
+        rounds = Rounds(counting, bench.source)
+        counted = Bench(bench.suite, rounds, bench.limit, bench.mode)
         counted.__dict__["reference"] = bench.reference
         counted.__dict__["bootstrap"] = bench.bootstrap
         started = time.process_time()
@@ -190,24 +188,21 @@ def scaling(case: Case) -> None:
     driver = whole - counting.seconds
     n_tokens = sum(bench.source.n_tokens.values())
     print(f"one SAE of {case.suite} ({case.saes[0]}), {n_tokens:,} tokens, CPU seconds, one thread")
-    print(f"  rounds                          {counting.rounds:10}")
-    print(f"  computing at workers            {counting.seconds:10.2f} s")
-    print(
-        f"  computing at the driver         {driver:10.2f} s, {1e3 * driver / counting.rounds:.1f} ms a round"
-    )
-    print(
-        f"  sent to each worker             {counting.sent / 1e6:10.2f} MB, {counting.sent / n_tokens:.1f} bytes a token"
-    )
-    print(
-        f"  received from all together      {counting.received / 1e6:10.2f} MB, {counting.received / n_tokens:.1f} bytes a token"
-    )
+    print(f"  {'rounds':32}{counting.rounds:10}")
+    print(f"  {'computing at workers':32}{counting.seconds:10.2f} s")
+    print(f"  {'computing at the driver':32}{driver:10.2f} s")
+    for name, n_bytes in (
+        ("sent to each worker", counting.sent),
+        ("received from all together", counting.received),
+    ):
+        print(f"  {name:32}{n_bytes / 1e6:10.2f} MB, {n_bytes / n_tokens:.1f} bytes a token")
     print("  workers   seconds an SAE   driver busy   1,000 SAEs, one at a time")
     for workers in (1, 2, 4, 8, 16, 32, 64):
         network = (workers * counting.sent + counting.received) / BYTES_PER_SECOND
-        seconds = counting.seconds / workers + driver + network
-        print(
-            f"  {workers:7} {seconds:16.2f} {(driver + network) / seconds:13.0%} {seconds * 1000 / 3600:10.1f} h"
-        )
+        busy = driver + network
+        seconds = counting.seconds / workers + busy
+        hours = seconds * 1000 / 3600
+        print(f"  {workers:7} {seconds:16.2f} {busy / seconds:13.0%} {hours:10.1f} h")
 
 
 def main() -> None:

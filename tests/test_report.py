@@ -547,3 +547,8 @@ def test_panels_of_one_loss_stand_together():
     board = build(records, Headline(metric="delta_ce", epsilon=0.05))
     titles = [ax.get_title(loc="left") for ax in architectures_figure(board).axes]
     assert titles[:3] == ["FVU ≤ 0.01", "FVU ≤ 0.3", "ΔCE ≤ 0.05 nats"]
+
+
+def test_an_sae_without_latents_has_the_colour_of_the_narrowest():
+    colours = width_colours([0, 16])
+    assert colour_of(0, colours) == colour_of(1, colours) != colour_of(16, colours)

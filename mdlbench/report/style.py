@@ -94,14 +94,14 @@ def above_zero(
 
 
 def width_colours(widths: Sequence[int]) -> ScalarMappable:
-    """Colours of dictionary widths: sequential in log width, dark to light."""
+    """Colours of dictionary widths: sequential in log width, dark to light; no latents are one."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, LogNorm
 
     # the lightest yellows of viridis cannot be read on white
     colours = matplotlib.colormaps["viridis"](np.arange(232))
-    low, high = min(widths, default=1), max(widths, default=2)
+    low, high = (max(1, end) for end in (min(widths, default=1), max(widths, default=2)))
     norm = LogNorm(low, high) if low < high else LogNorm(low, 2 * low)
     return ScalarMappable(norm, ListedColormap(colours))
 
@@ -113,7 +113,8 @@ def markers(architectures: Iterable[str]) -> dict[str, str]:
 
 
 def colour_of(width: int, colours: ScalarMappable) -> tuple[float, ...]:
-    return tuple(float(c) for c in colours.to_rgba(np.array([width], dtype=np.float64))[0])
+    shown = np.array([max(1, width)], dtype=np.float64)
+    return tuple(float(c) for c in colours.to_rgba(shown)[0])
 
 
 def plain_numbers(axis: Axis, values: Sequence[int]) -> None:

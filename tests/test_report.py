@@ -552,3 +552,10 @@ def test_panels_of_one_loss_stand_together():
 def test_an_sae_without_latents_has_the_colour_of_the_narrowest():
     colours = width_colours([0, 16])
     assert colour_of(0, colours) == colour_of(1, colours) != colour_of(16, colours)
+
+
+@pytest.mark.parametrize("text", ["=1+1", " =1+1", "\u00a0@SUM(A1)", "\t1", "-1+1", "\n+1"])
+def test_a_text_that_a_spreadsheet_would_run_begins_with_an_apostrophe(text):
+    assert inert_cell(text) == f"'{text}"
+    assert inert_cell("a =1") == "a =1"
+    assert inert_cell(-1.5) == -1.5

@@ -25,8 +25,8 @@ WORTH = ("Dead", "D", "L0", "Δ [95% CI]", "Rank", "Bits/token")
 LABEL_LENGTH = 60
 TITLE_LENGTH = 120
 ABSENT = "–"
-FORMULA = ("=", "+", "-", "@", "\t")
-"""What a cell begins with that a spreadsheet runs."""
+FORMULA = ("=", "+", "-", "@")
+"""What a cell begins with, perhaps after blanks, that a spreadsheet runs."""
 NOTES = {
     "at_coarsest": "≤: even the coarsest step of the grid passes; fewer bits may do.",
     "non_monotone": "†: a coarser step passes although a finer one fails; the finer side is used.",
@@ -357,4 +357,5 @@ def inert_cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = value.replace("\r", INERT)
-    return f"'{text}" if text.startswith(FORMULA) else text
+    runs = text.startswith("\t") or text.lstrip().startswith(FORMULA)
+    return f"'{text}" if runs else text

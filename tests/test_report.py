@@ -21,7 +21,14 @@ from mdlbench.report.architectures import architectures_figure, families, has_se
 from mdlbench.report.features import feature_grid, write_feature_grid
 from mdlbench.report.figures import curves_figure
 from mdlbench.report.style import colour_of, house_style, png, width_colours
-from mdlbench.report.tables import escape_markdown, printable, to_csv, to_markdown, to_rich
+from mdlbench.report.tables import (
+    escape_markdown,
+    inert_cell,
+    printable,
+    to_csv,
+    to_markdown,
+    to_rich,
+)
 from mdlbench.report.widths import (
     best_per_width,
     infeasible_widths,

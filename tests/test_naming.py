@@ -71,11 +71,12 @@ def test_a_name_of_ones_own(place: Path) -> None:
 
 def test_an_sae_that_was_trained_again_in_place_says_which_row_is_current(place: Path) -> None:
     score(place, "runs/a/lr3/sae")
+    (earlier,) = read_records(place / "out")
     write_sae(place / "runs" / "a" / "lr3" / "sae", seed=9)
     again = ("eval", "--suite", "suite", "--limit", 40, "-o", "out", "--sae", "runs/a/lr3/sae")
     said = mdlbench(*again, cwd=place)
-    records = sorted(read_records(place / "out"), key=lambda record: record.provenance.date)
-    earlier, current = records
+    records = read_records(place / "out")
+    (current,) = [record for record in records if record.id != earlier.id]
     assert {record.name for record in records} == {"sae"}
     told = f"the current record is {current.id[:8]}, not {earlier.id[:8]}"
     assert told in said.stderr

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,9 +24,11 @@ from vs_saelens import (
     N_LATENTS,
     SMALL,
     SMALL_HOOK,
+    Opened,
     activations,
     random_contexts,
     random_model,
+    suite,
     write_sae,
 )
 
@@ -41,45 +42,19 @@ from mdlbench.sources.language.hooks import Hook
 from mdlbench.sources.language.source import Language
 from mdlbench.sources.open import Setting
 from mdlbench.suite.site import Site
-from mdlbench.suite.suite import Suite
+from mdlbench.suite.suite import Suite, Tolerance
 
 LOSSES = ("mse", "fvu", "ce", "delta_ce", "kl")
 TOLERANCE = 1e-4
 
 
-@dataclass(frozen=True)
-class Opened:
-    """An opener of activations that are open already."""
-
-    suite: Suite
-    source: Language
-    setting: Setting
-
-    def open(self, site: Site) -> Language:
-        return self.source
-
-
-def suite(hook: str) -> Suite:
-    """A language suite with tolerances that the SAE meets; its grid is in the latents' own unit."""
-    return Suite.model_validate(
-        {
-            "name": "gpu",
-            "title": "gpu",
-            "source": {
-                "kind": "language",
-                "model": {"kind": "hub", "name": "gpt2"},
-                "texts": [{"kind": "python-docs", "name": "unused"}],
-                "place": {"hook": hook, "context": CONTEXT, "prepend_bos": True},
-                "tokens": {"calibration": CONTEXT, "test": CONTEXT},
-            },
-            "steps": {"finest": 0.0625, "octaves": 6, "unit": "latent_rms"},
-            "tolerances": [
-                {"metric": "fvu", "epsilons": [0.9, 1.0]},
-                {"metric": "kl", "epsilons": [1.0, 2.0]},
-            ],
-            "headline": {"metric": "fvu", "epsilon": 1.0},
-        }
-    )
+def suite_at(hook: str) -> Suite:
+    """A suite like that of `vs_saelens`, with tolerances on the model's losses, too."""
+    tolerances = [
+        Tolerance(metric="fvu", epsilons=[0.9, 1.0]),
+        Tolerance(metric="kl", epsilons=[1.0, 2.0]),
+    ]
+    return suite(hook).model_copy(update={"tolerances": tolerances})
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -111,7 +86,7 @@ def evaluated(
         return splice(block, reconstruction)
 
     source.splice = counted
-    bench = Bench.open(InProcess(Opened(suite(hook), source, Setting(device))), source.site)
+    bench = Bench.open(InProcess(Opened(suite_at(hook), source, Setting(device))), source.site)
     bench.references()
     named = NamedCoder(f"saelens:{sae}")
     identity = bench.identity(bench.identify(named))

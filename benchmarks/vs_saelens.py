@@ -65,6 +65,9 @@ HOOK, SMALL_HOOK = Hook(8, "resid_pre").name, Hook(2, "resid_pre").name
 N_CONTEXTS, N_LATENTS, WIDEST, L0 = 16, 24_576, 98_304, 65
 N_SAES, TURNS, BATCH_SIZES = 8, 3, (16, 8, 4)
 TOLERANCE = 1e-4
+FINEST = 2.0**-10
+MEMORY_TOKENS = 4096
+"""The fewest tokens at which memory is looked at."""
 
 
 # --- what is measured ---------------------------------------------------------------------------
@@ -253,9 +256,6 @@ def rounds_of(source: Language) -> Rounds:
 def latents_of(rounds: Rounds, coder: SparseCoder) -> LatentRounds:
     held = HeldSae(lambda source: coder)
     return LatentRounds(CoderRounds.of(rounds, held), normalised=True, finest=FINEST)
-
-
-FINEST = 2.0**-10
 
 
 def by_mdlbench(model: HookedModel, coder: SparseCoder, test: Contexts, hook: str = HOOK) -> Ours:
@@ -454,7 +454,7 @@ def suite(hook: str) -> Suite:
                 "model": {"kind": "hub", "name": "gpt2"},
                 "texts": [{"kind": "python-docs", "name": "unused"}],
                 "place": {"hook": hook, "context": CONTEXT, "prepend_bos": True},
-                "tokens": {"calibration": BLOCK_TOKENS, "test": BLOCK_TOKENS},
+                "tokens": {"calibration": MEMORY_TOKENS, "test": MEMORY_TOKENS},
             },
             "steps": {"finest": 0.0625, "octaves": 7, "unit": "latent_rms"},
             "tolerances": [{"metric": "fvu", "epsilons": [1.0]}],
@@ -483,13 +483,13 @@ def evaluate_small(n_tokens: str) -> None:
     model = HookedModel("small", random_model(SMALL))
     with TemporaryDirectory() as folder:
         sae = write_sae(Path(folder), activations(model, SMALL_HOOK), 4096, hook=SMALL_HOOK)
-        evaluate_whole(model, sae, SMALL_HOOK, BLOCK_TOKENS, int(n_tokens))
+        evaluate_whole(model, sae, SMALL_HOOK, MEMORY_TOKENS, int(n_tokens))
 
 
 def evaluate_widest(folder: str) -> None:
     """In a child process: GPT-2's shapes and the widest SAE, on one full block of tokens."""
     model = HookedModel("gpt2", random_model(GPT2))
-    evaluate_whole(model, Path(folder), HOOK, BLOCK_TOKENS // 4, BLOCK_TOKENS)
+    evaluate_whole(model, Path(folder), HOOK, MEMORY_TOKENS // 4, MEMORY_TOKENS)
 
 
 def write_widest(folder: str) -> None:
@@ -510,7 +510,7 @@ def peak_of(child: Callable[[str], None], argument: object) -> float:
 def compare_memory() -> None:
     """Before this process grows, whose size a child would start from."""
     print(f"4. peak memory of whole evaluations, in blocks of {BLOCK_TOKENS:,} tokens\n{LINE}")
-    sizes = [BLOCK_TOKENS, 2 * BLOCK_TOKENS, 8 * BLOCK_TOKENS]
+    sizes = [MEMORY_TOKENS, 2 * MEMORY_TOKENS, 8 * MEMORY_TOKENS]
     peaks = [peak_of(evaluate_small, size) for size in sizes]
     for size, peak in zip(sizes, peaks, strict=True):
         print(f"  small model, {size:7,} test tokens{peak:11.0f} MiB   × {peak / peaks[0]:.3f}")

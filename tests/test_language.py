@@ -282,7 +282,7 @@ def test_a_later_source_at_the_same_hook_runs_no_prefix(own_cache, counted, othe
 
 
 def test_what_is_kept_is_of_a_block_whatever_is_beside_it(own_cache):
-    """Of seven documents in threes, the first block is the first of a run of three documents."""
+    """A run of three documents finds the first block of a run of seven, in blocks of three."""
     calls = []
     results(cached(counted_llama(calls)))
     first = {split: Contexts(*(array[:3] for array in SPLITS[split])) for split in SPLITS}

@@ -11,6 +11,7 @@ import socket
 import sys
 
 import pytest
+import torch
 
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.errors import CheckpointError, CoderError, UsageError, WorkerError
@@ -59,6 +60,15 @@ def measured(executor, site, sae, quantiser=None):
     record = json.loads(evaluate_coder(bench, named, identity).record.to_json())
     references = json.loads(bench.references().model_dump_json())
     return {key: record[key] for key in record if key not in (*TIMES, "checksum")}, references
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Workers of Ray have one: products are rounded otherwise in several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

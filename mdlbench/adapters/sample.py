@@ -21,8 +21,8 @@ def sample(
 def first_blocks(source: ActivationSource, n_tokens: int) -> list[Block]:
     """The first blocks of the test split that have so many tokens; all where none have."""
     taken: list[Block] = []
-    for block in source.blocks("test"):
-        taken.append(block)
+    for index in range(source.n_blocks("test")):
+        taken.extend(source.blocks("test", index, index + 1))
         if sum(len(one.document) for one in taken) >= n_tokens:
             break
     return taken

@@ -163,7 +163,7 @@ def _name_repeated(outcomes: Sequence[Scored | Failed]) -> None:
 
     for outcome in outcomes:
         if isinstance(outcome, Scored) and outcome.again:
-            say(f"mdlbench: {outcome.target.label}: scored again: {outcome.again}", to_stderr=True)
+            notice(f"{outcome.target.label}: scored again: {outcome.again}")
 
 
 def _name_failures(outcomes: Sequence[Scored | Failed], progress: SuiteProgress) -> list[Failed]:
@@ -175,7 +175,7 @@ def _name_failures(outcomes: Sequence[Scored | Failed], progress: SuiteProgress)
 
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     for line in failure_lines(failures) if not progress.leaves_lines else ():
-        say(f"mdlbench: {line}", to_stderr=True)
+        notice(line)
     return failures
 
 

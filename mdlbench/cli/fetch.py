@@ -7,7 +7,7 @@ import sys
 import typer
 
 from mdlbench.cli import interrupt
-from mdlbench.cli.options import QuietOption, SuiteArgument
+from mdlbench.cli.options import QuietOption, SuiteArgument, notice
 from mdlbench.console.terminal import say
 
 
@@ -26,7 +26,7 @@ def fetch_suite(suite: SuiteArgument, quiet: QuietOption = False) -> None:
     for outcome in fetch(chosen, shown_on(sys.stderr, quiet)):
         if isinstance(outcome, Missed):
             n_missed += outcome.instead is None
-            say(f"mdlbench: {outcome.message}", to_stderr=True)
+            notice(outcome.message)
         else:
             n_got += 1
             say(outcome.message)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mdlbench.console.stages import OnStage, silent
+from mdlbench.console.stages import OnStage, shown_on_terminal, silent
 from mdlbench.console.terminal import inert, say
 from mdlbench.report.tables import printable
 from mdlbench.scoring.suite_run import Failed, Scored
@@ -144,8 +144,8 @@ def stages(quiet: bool) -> Iterator[OnStage]:
     if _is_silent(quiet):
         yield silent
     elif sys.stderr.isatty():
-        with Console(stderr=True).status("") as status:
-            yield lambda name: status.update(_shown(name))
+        with shown_on_terminal() as report:
+            yield report
     else:
         subjects = _Subjects()
         yield subjects.stage

@@ -220,7 +220,7 @@ def _train_recipe(
             f"{root}/ keeps {len(finished)} of {len(under_way)} trained SAEs and {_kept(under_way)}"
         )
     )
-    trained = train_zoo(opener, keys, output, threads=threads, progress=not quiet, engine=engine)
+    trained = train_zoo(opener, keys, root, threads=threads, progress=not quiet, engine=engine)
     for folder in trained:
         finished.append(folder)
         say(f"{folder}: trained")

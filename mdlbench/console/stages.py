@@ -24,9 +24,11 @@ def shown_on_terminal() -> Iterator[OnStage]:
     from rich.console import Console
     from rich.markup import escape
 
+    from mdlbench.console.terminal import inert
+
     console = Console(stderr=True, quiet=sys.stderr is None or not sys.stderr.isatty())
     with console.status("") as status:
-        yield lambda name: status.update(escape(name))
+        yield lambda name: status.update(escape(inert(name)))
 
 
 def labelled(on_stage: OnStage, label: str) -> OnStage:

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from mdlbench.errors import HubError, nearest_paths
+from mdlbench.hub.items import hub_cache, repo_cache
 
 HUB_PACKAGES = ("huggingface_hub", "httpx", "httpx2", "requests", "hf_xet")
 """Modules whose exceptions are about the hub."""
@@ -42,7 +43,7 @@ class HubUnreachableError(HubError):
 
     def __init__(self, repo: str, file: str | None, reason: str, nearest: str = "") -> None:
         super().__init__(
-            f"{_named(repo, file)} is not in the cache {_cache()} and the hub cannot be reached "
+            f"{_named(repo, file)} is not in the cache {hub_cache()} and the hub cannot be reached "
             f"({reason}). {WHAT_TO_DO}.{nearest}"
         )
         self.reason = reason
@@ -127,7 +128,7 @@ def hub_files(repo: str, *, revision: str | None = None, repo_type: str = "model
 
 def cached_files(repo: str, *, revision: str | None = None, repo_type: str = "model") -> list[str]:
     """Sorted names of the files in the cached snapshot."""
-    snapshot = _repo_cache(repo, repo_type) / "snapshots" / _commit(repo, revision, repo_type)
+    snapshot = repo_cache(repo, repo_type) / "snapshots" / _commit(repo, revision, repo_type)
     files = (path for path in snapshot.rglob("*") if path.is_file())
     return sorted(path.relative_to(snapshot).as_posix() for path in files)
 
@@ -187,11 +188,10 @@ def _is_offline_error(error: BaseException | None) -> bool:
     """Whether it, or its cause, says that the hub's library has not asked."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    while error is not None:
-        if isinstance(error, OfflineModeIsEnabled) or "OfflineModeIsEnabled" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        isinstance(one, OfflineModeIsEnabled) or "OfflineModeIsEnabled" in str(one)
+        for one in _with_causes(error)
+    )
 
 
 def _require_answer(repo: str, file: str | None = None) -> None:
@@ -294,7 +294,7 @@ def _refused(status: int, error: Exception, repo: str, file: str | None) -> HubE
 def _failed(error: Exception, repo: str, file: str | None) -> HubError:
     if _is_disk_full(error):
         return HubError(
-            f"{_named(repo, file)}: no room left in the cache {_cache()}. "
+            f"{_named(repo, file)}: no room left in the cache {hub_cache()}. "
             "Free some, or set HF_HUB_CACHE to a folder with room"
         )
     if isinstance(error, PermissionError):
@@ -307,13 +307,18 @@ def _failed(error: Exception, repo: str, file: str | None) -> HubError:
 
 def _is_disk_full(error: BaseException | None) -> bool:
     """Whether the error or its cause says so; the library's fast downloader only uses words."""
+    return any(
+        getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or "no space left on device" in str(one).lower()
+        for one in _with_causes(error)
+    )
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
     while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "no space left on device" in str(error).lower():
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
 
 
 def _nearest(file: str, names: list[str]) -> str:
@@ -323,18 +328,8 @@ def _nearest(file: str, names: list[str]) -> str:
 
 def _commit(repo: str, revision: str | None, repo_type: str) -> str:
     """The cached commit of a revision; the revision itself if the cache does not tell."""
-    reference = _repo_cache(repo, repo_type) / "refs" / (revision or "main")
+    reference = repo_cache(repo, repo_type) / "refs" / (revision or "main")
     return reference.read_text().strip() if reference.is_file() else revision or "main"
-
-
-def _repo_cache(repo: str, repo_type: str) -> Path:
-    return _cache() / f"{repo_type}s--{repo.replace('/', '--')}"
-
-
-def _cache() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
 
 
 def _named(repo: str, file: str | None) -> str:

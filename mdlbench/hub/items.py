@@ -52,4 +52,9 @@ def datasets_cache() -> Path:
 
 def snapshots(repo: str, repo_type: str = "model") -> Path:
     """The folder of a hub repository's snapshots, one for each commit."""
-    return hub_cache() / f"{repo_type}s--{repo.replace('/', '--')}" / "snapshots"
+    return repo_cache(repo, repo_type) / "snapshots"
+
+
+def repo_cache(repo: str, repo_type: str = "model") -> Path:
+    """The folder of a hub repository in the client's cache."""
+    return hub_cache() / f"{repo_type}s--{repo.replace('/', '--')}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import gc
 import hashlib
-import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +26,7 @@ from mdlbench.records.record import (
     Measurement,
     References,
     SiteReferences,
+    canonical_lines,
     parse_record,
     parse_references,
 )
@@ -112,8 +112,7 @@ class RecordStore:
         dates = found_again(self.root) | {
             record.id: datetime.datetime.now(datetime.UTC).isoformat()
         }
-        content = json.dumps(dates, sort_keys=True, indent=1) + "\n"
-        write_atomically(self.root / FOUND_AGAIN, content.encode())
+        write_atomically(self.root / FOUND_AGAIN, canonical_lines(dates).encode())
 
     def keep_only(self, measurement: Measurement) -> Moved:
         """Move records of other measurements to the archive, and those of this one back.

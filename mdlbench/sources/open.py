@@ -60,7 +60,8 @@ class Opener:
 
     def settled(self) -> Setting:
         """The setting with what every site shares, for whoever opens the same suite elsewhere."""
-        return self._source.settled()
+        with self._in("settled"):
+            return self._source.settled()
 
     def site_of(self, origin: Origin = SILENT, place: Place = UNSAID, name: str = "SAE") -> Site:
         """The site at which an SAE is scored; raises as the `SourceOpener` does."""

@@ -119,9 +119,9 @@ def train_zoo(
     """
     recipe = chosen_recipe(opener.suite, keys)
     folder = output or opener.suite.folder / SAES_FOLDER
+    site = training_site(opener)
     tasks = [
-        TrainSae(training_site(opener), config, folder / key, threads, progress)
-        for key, config in recipe.items()
+        TrainSae(site, config, folder / key, threads, progress) for key, config in recipe.items()
     ]
     with engine.workers(opener) as executor:
         for _, trained in executor.as_done(tasks):

@@ -405,3 +405,30 @@ def test_saelens_two_words_are_answered_with_the_one(arguments, spelling):
     extra = "x/y" if "x/y" in arguments else "blocks.8"
     last = run.output.splitlines()[-1]
     assert last == f"Error: Got unexpected extra argument(s) ({extra}){expected}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("train", "--width", 8, "-o", "sae", "--gpus-per-worker", 0.5),
+            "--workers, --ray and --gpus-per-worker share out a recipe's SAEs: not one with "
+            "--width",
+        ),
+        (
+            ("eval", "--suite", "mnist", "--gpus-per-worker", 1),
+            "--gpus-per-worker needs --workers or --ray",
+        ),
+        (
+            ("eval", "--suite", "mnist", "--workers", 2, "--gpus-per-worker", 1),
+            "--gpus-per-worker needs --device cuda",
+        ),
+        (
+            ("reproduce", "hierarchy", "--workers", 2),
+            "hierarchy scores no SAEs that workers could share: run it without them",
+        ),
+    ],
+)
+def test_workers_that_would_not_be_used_are_refused(arguments, message, tmp_path):
+    run = mdlbench(*arguments, cwd=tmp_path)
+    assert (run.returncode, run.stderr) == (2, f"mdlbench: {message}\n")

@@ -41,7 +41,7 @@ def cache(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what is kept to spare later runs the work, or remove it without asking.
+    """List the cache of converted weights and activations, or clear it without asking.
 
     All of it is made again when it is needed. Files that were downloaded are not among it.
     """

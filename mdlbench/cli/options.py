@@ -96,7 +96,7 @@ GpusOption = Annotated[
     typer.Option(
         min=0,
         metavar="SHARE",
-        help="GPUs of each worker; several share one with less than 1 [1 with --device cuda].",
+        help="GPUs of each worker, with --device cuda; several share one with less than 1 [1].",
     ),
 ]
 CacheOption = Annotated[

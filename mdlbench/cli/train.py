@@ -19,7 +19,6 @@ from mdlbench.cli.options import (
     RayOption,
     SuiteOption,
     TextOption,
-    WorkersOption,
     engine,
     output_option,
     torch_device,
@@ -155,7 +154,15 @@ def train(
     keep: KeepOption = None,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
-    workers: WorkersOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Train N SAEs of a recipe at a time, one in each process (needs mdlbench[ray]) "
+            "[one after the other, in this process].",
+        ),
+    ] = None,
     ray: RayOption = None,
     gpus_per_worker: GpusOption = None,
     quiet: QuietOption = False,
@@ -178,8 +185,11 @@ def train(
             _train_recipe(opener, keys or [], output, threads or 1, quiet, had)
     else:
         folder = _own_folder(keys or [], output)
-        if workers is not None or ray is not None:
-            raise UsageError("--workers and --ray share out a recipe's SAEs: not one with --width")
+        if (workers, ray, gpus_per_worker) != (None, None, None):
+            raise UsageError(
+                "--workers, --ray and --gpus-per-worker share out a recipe's SAEs: not one with "
+                "--width"
+            )
         _use_threads(threads)
         interrupt.keeps(lambda: f"{folder}/ keeps {_kept([folder])}")
         _train_own(opener, own.config(width), folder, quiet)

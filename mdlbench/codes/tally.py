@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 from operator import add
@@ -31,6 +31,13 @@ _PAIR_BITS = 31
 Pairs = tuple[Int32[np.ndarray, " _"], Int32[np.ndarray, " _"]]
 KeyCounts = tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]
 Counts = tuple[Int32[np.ndarray, " _"], Int32[np.ndarray, " _"], Int64[np.ndarray, " _"]]
+
+
+class Grid(NamedTuple):
+    """The steps finest · 2^j for j < octaves."""
+
+    finest: float
+    octaves: int
 
 
 class PooledCounts(NamedTuple):
@@ -164,30 +171,25 @@ class Tally:
             CoderError: a value is not finite or too large, the dictionaries differ, or there are
                 2^31 tokens or more, which have to be counted in parts.
         """
-        if not 1 <= octaves <= MAX_OCTAVES:
-            raise UsageError(f"octaves must be from 1 to {MAX_OCTAVES}, not {octaves}")
-        pairs = _PairCounter(n_latents)
-        histogram, n_tokens = np.zeros((octaves, 1), dtype=np.int64), 0
+        counter = _Counter(Grid(finest, octaves), n_latents)
         for block in blocks:
-            _same("latents", n_latents, block.n_latents)
-            n_tokens += block.n_tokens
-            if n_tokens > MAX_TOKENS:
-                raise CoderError(
-                    f"count at most {MAX_TOKENS:,} tokens at once, and add the tallies"
-                )
-            for run in _short_runs(block):
-                c = half_steps(run.value, finest)
-                pairs.add(run.latent, c)
-                histogram = padded_sum(histogram, _active_histogram(run, c, octaves))
-        latent, half_step, count = pairs.result()
-        return cls(latent, half_step, count, histogram, n_tokens, n_latents)
+            counter.add(block)
+        return counter.tally()
 
     @classmethod
     def of_runs(
         cls, runs: Runs[SparseLatents], finest: float, octaves: int, n_latents: int
     ) -> Tally:
         """Counts of a whole split."""
-        return reduce(add, runs.map(partial(_tallied, finest, octaves, n_latents)))
+        return cls.of_grids(runs, [Grid(finest, octaves)], n_latents)[0]
+
+    @classmethod
+    def of_grids(
+        cls, runs: Runs[SparseLatents], grids: Sequence[Grid], n_latents: int
+    ) -> list[Tally]:
+        """Counts of a whole split at the steps of each grid, from one pass; raises as one does."""
+        parts = runs.map(partial(_tallied, grids, n_latents))
+        return [reduce(add, tallies) for tallies in zip(*parts, strict=True)]
 
     @property
     def octaves(self) -> int:
@@ -226,8 +228,39 @@ class Tally:
         return histogram
 
 
-def _tallied(finest: float, octaves: int, n_latents: int, part: Part[SparseLatents]) -> Tally:
-    return Tally.count_blocks(part, finest, octaves, n_latents)
+def _tallied(grids: Sequence[Grid], n_latents: int, part: Part[SparseLatents]) -> list[Tally]:
+    counters = [_Counter(grid, n_latents) for grid in grids]
+    for run in part:
+        for counter in counters:
+            counter.add(run)
+    return [counter.tally() for counter in counters]
+
+
+class _Counter:
+    """Counts runs into a tally, each forgotten once counted."""
+
+    def __init__(self, grid: Grid, n_latents: int) -> None:
+        if not 1 <= grid.octaves <= MAX_OCTAVES:
+            raise UsageError(f"octaves must be from 1 to {MAX_OCTAVES}, not {grid.octaves}")
+        self._grid, self._n_latents = grid, n_latents
+        self._pairs = _PairCounter(n_latents)
+        self._histogram = np.zeros((grid.octaves, 1), dtype=np.int64)
+        self._n_tokens = 0
+
+    def add(self, latents: SparseLatents) -> None:
+        _same("latents", self._n_latents, latents.n_latents)
+        self._n_tokens += latents.n_tokens
+        if self._n_tokens > MAX_TOKENS:
+            raise CoderError(f"count at most {MAX_TOKENS:,} tokens at once, and add the tallies")
+        for run in _short_runs(latents):
+            c = half_steps(run.value, self._grid.finest)
+            self._pairs.add(run.latent, c)
+            active = _active_histogram(run, c, self._grid.octaves)
+            self._histogram = padded_sum(self._histogram, active)
+
+    def tally(self) -> Tally:
+        pairs = self._pairs.result()
+        return Tally(*pairs, self._histogram, self._n_tokens, self._n_latents)
 
 
 class _PairCounter:

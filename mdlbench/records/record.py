@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from mdlbench.curves.curve import RateDistortionCurve
 
 SCHEMA_VERSION: Literal[3] = 3
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the measurement itself: quantisers, codes and metrics. Numbers of different
 protocols are never compared."""
 

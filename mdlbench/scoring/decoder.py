@@ -10,11 +10,10 @@ from jaxtyping import Bool
 from mdlbench.codes import codelength
 from mdlbench.records.record import CoderFacts
 from mdlbench.scoring.audit import Audit
-from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import Encoded
+from mdlbench.scoring.resampled import Resampled
 from mdlbench.scoring.rounds import CoderRounds
-from mdlbench.scoring.search import Limit, UpperLimits, headline_limit
-from mdlbench.scoring.sweep import Sweep
+from mdlbench.scoring.search import Limit, headline_limit
 from mdlbench.statistics.bootstrap import upper_limit
 from mdlbench.statistics.distortion import ErrorSums
 from mdlbench.statistics.metrics import metric_of
@@ -25,11 +24,14 @@ FEWEST_WEIGHT_BITS, LARGEST_WEIGHT_BITS = 2, 17
 """Where it ends: a weight that needs more bits is sent as float32."""
 
 
-def coder_facts(bench: Bench, run: Encoded, limits: list[Limit], audit: Audit) -> CoderFacts:
+def coder_facts(
+    resampled: Resampled, run: Encoded, limits: list[Limit], audit: Audit
+) -> CoderFacts:
     """What the SAE is, how it behaves before quantisation, and what its model part costs."""
-    spec, n_test = run.sweep.spec, bench.source.n_tokens["test"]
+    bench, spec = resampled.bench, run.sweep.spec
+    n_test = bench.source.n_tokens["test"]
     alive: Bool[np.ndarray, " latent"] = run.calibration.fired | run.test.fired
-    weight_bits = decoder_weight_bits(bench, run.sweep, headline_limit(bench, limits))
+    weight_bits = decoder_weight_bits(resampled, headline_limit(bench, limits))
     model = model_part(run.sweep.latents.coder, int(alive.sum()), weight_bits)
     bits_per_token = run.sweep.rates(audit.position).heldout + spec.side_bits
     return CoderFacts(
@@ -66,19 +68,20 @@ def model_part(coder: CoderRounds, live_rows: int, weight_bits: int | None) -> f
     return codelength.decoder_bits(live_rows, coder.spec.d_out, weight_bits)
 
 
-def decoder_weight_bits(bench: Bench, sweep: Sweep, limit: Limit | None) -> int | None:
+def decoder_weight_bits(resampled: Resampled, limit: Limit | None) -> int | None:
     """The coarsest bits per decoder weight at which the SAE's step still meets the tolerance.
 
     The search goes bit by bit, from the usual precision or, where each step of it takes a splice,
     from the one that squared errors let expect. None where no tolerance is met, the decoder has no
     weights to round, or its price is one number whatever their precision.
     """
+    bench, sweep = resampled.bench, resampled.sweep
     model_bits = sweep.spec.model_bits
     is_fixed = model_bits is not None and not callable(model_bits)
     if limit is None or limit.search.position is None or is_fixed or not sweep.has_weights:
         return None
     position, spliced = limit.search.position, metric_of(limit.metric).spliced
-    start = likely_weight_bits(bench, sweep, limit, position) if spliced else USUAL_WEIGHT_BITS
+    start = likely_weight_bits(resampled, limit, position) if spliced else USUAL_WEIGHT_BITS
 
     def kept_with(bits: int) -> bool:
         sums = sweep.at_precision(position, bits, spliced)
@@ -88,7 +91,7 @@ def decoder_weight_bits(bench: Bench, sweep: Sweep, limit: Limit | None) -> int 
     return fewest_bits(kept_with, start) or 32
 
 
-def likely_weight_bits(bench: Bench, sweep: Sweep, limit: Limit, position: int) -> int:
+def likely_weight_bits(resampled: Resampled, limit: Limit, position: int) -> int:
     """Where the search for the coarsest bits per decoder weight begins, found without a splice.
 
     Were rounding the decoder as harmful as coarser latents of the same squared error, so many bits
@@ -96,8 +99,9 @@ def likely_weight_bits(bench: Bench, sweep: Sweep, limit: Limit, position: int) 
     less: two splices show that this one or the next is the coarsest. The usual precision where
     nothing tells.
     """
-    here = squared_error(sweep.errors(position))
-    allowed = 0.0 if limit.search.at_coarsest else allowed_error(bench, sweep, limit, position)
+    sweep = resampled.sweep
+    here = squared_error(sweep.distortion(position))
+    allowed = allowed_error(resampled, limit, position)
     if allowed <= here:
         return USUAL_WEIGHT_BITS
 
@@ -108,15 +112,18 @@ def likely_weight_bits(bench: Bench, sweep: Sweep, limit: Limit, position: int) 
     return LARGEST_WEIGHT_BITS if enough is None else max(enough - 1, FEWEST_WEIGHT_BITS)
 
 
-def allowed_error(bench: Bench, sweep: Sweep, limit: Limit, position: int) -> float:
-    """The squared error at which the loss is expected to reach ε.
+def allowed_error(resampled: Resampled, limit: Limit, position: int) -> float:
+    """The squared error at which the loss is expected to reach ε; 0 where no step exceeds it.
 
     It lies between those of the accepted step, which keeps the loss within ε, and the next one,
     which does not.
     """
-    loss = UpperLimits(bench, sweep).of(limit.metric)
-    below, above = loss(position), loss(position + 1)
-    here, there = (squared_error(sweep.errors(at)) for at in (position, position + 1))
+    sweep, losses = resampled.sweep, resampled.losses(limit.metric)
+    failing = [other for other in sweep.measured() if losses[other].upper > limit.epsilon]
+    if not failing:
+        return 0.0
+    below, above = losses[position].upper, losses[failing[0]].upper
+    here, there = (squared_error(sweep.distortion(at)) for at in (position, failing[0]))
     return here + (limit.epsilon - below) / (above - below) * (there - here)
 
 

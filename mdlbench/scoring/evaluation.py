@@ -32,12 +32,13 @@ from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.pictures import pictures_of
 from mdlbench.scoring.profile import latent_profile
 from mdlbench.scoring.provenance import environment, provenance
+from mdlbench.scoring.resampled import Resampled
 from mdlbench.scoring.search import Limit, search_limits
 from mdlbench.scoring.sweep import Sweep
 from mdlbench.scoring.worker import Sae
 from mdlbench.statistics.bootstrap import percentile_interval
 from mdlbench.statistics.metrics import drawn_metrics
-from mdlbench.statistics.tolerance import position_of
+from mdlbench.statistics.tolerance import cheapest_within, position_of
 
 
 class Evaluation(NamedTuple):
@@ -85,15 +86,18 @@ def _evaluate(
     on_stage("encode")
     with encoded(bench, sae) as run:
         on_stage("distortion")
-        limits = search_limits(bench, run.sweep, bench.suite.limits())
+        resampled = Resampled(bench, run.sweep)
+        limits = search_limits(resampled, list(bench.suite.limits()))
         on_stage("rate")
-        run.sweep.price_grid(steps)
-        results = [tolerance_result(bench, run.sweep, limit) for limit in limits]
+        run.sweep.price(run.sweep.measured())
+        results = [tolerance_result(resampled, limit) for limit in limits]
+        run.sweep.measure(position_of(run.sweep.finest, step) for step in steps)
+        run.sweep.price(run.sweep.measured())
         on_stage("bitstream")
         audit = audit_bitstream(bench, run, limits)
         on_stage("decoder")
-        facts = coder_facts(bench, run, limits, audit)
-        points = [point(bench, run.sweep, position, audit) for position in run.sweep.priced()]
+        facts = coder_facts(resampled, run, limits, audit)
+        points = [point(resampled, position, audit) for position in run.sweep.measured()]
         rates = run.sweep.rates(audit.position)
         profile = latent_profile(run.sweep.step(audit.position), rates, pictures(run.sweep, rates))
     record = EvalRecord(
@@ -129,9 +133,9 @@ def pictures(sweep: Sweep, rates: Rates) -> Pictures | None:
     return pictures_of(sweep.latents.coder.decoder_rows(), shape, rates.latent_bits)
 
 
-def tolerance_result(bench: Bench, sweep: Sweep, limit: Limit) -> ToleranceResult:
+def tolerance_result(resampled: Resampled, limit: Limit) -> ToleranceResult:
     """What the SAE costs at one tolerance, or that it cannot meet it."""
-    search = limit.search
+    search, sweep = limit.search, resampled.sweep
     if search.position is None:
         return ToleranceResult(
             metric=limit.metric,
@@ -139,33 +143,36 @@ def tolerance_result(bench: Bench, sweep: Sweep, limit: Limit) -> ToleranceResul
             feasible=False,
             non_monotone=search.non_monotone,
         )
-    rates = sweep.rates(search.position)
-    side = sweep.spec.side_bits
-    replicates = bench.bootstrap.means(rates.document_bits) + side
+    rates = [sweep.rates(position) for position in sweep.measured()]
+    losses = np.array([loss.value for _, loss in sorted(resampled.losses(limit.metric).items())])
+    bits = np.array([rate.heldout for rate in rates]) + sweep.spec.side_bits
+    mixture = cheapest_within(bits, losses, limit.epsilon)
+    replicates = resampled.bits_at(limit.metric, limit.epsilon)
     return ToleranceResult(
         metric=limit.metric,
         epsilon=limit.epsilon,
         feasible=True,
         step=sweep.step(search.position),
-        bits=rates.heldout + side,
+        bits=float(mixture.of(bits)),
         bits_ci=percentile_interval(replicates),
-        l0=rates.l0,
-        ranked=bench.limit is None,
+        l0=float(mixture.of(np.array([rate.l0 for rate in rates]))),
+        ranked=resampled.bench.limit is None,
         non_monotone=search.non_monotone,
         at_coarsest=search.at_coarsest,
         replicates=[float(str(np.float32(value))) for value in replicates],
     )
 
 
-def point(bench: Bench, sweep: Sweep, position: int, audit: Audit) -> OperatingPoint:
-    rates, sums = sweep.rates(position), sweep.distortion(position)
-    losses = bench.losses(sums)
+def point(resampled: Resampled, position: int, audit: Audit) -> OperatingPoint:
+    bench, sweep = resampled.bench, resampled.sweep
+    rates = sweep.rates(position)
+    losses = bench.losses(sweep.distortion(position))
     drawn = {
-        metric.name: bench.bootstrap.means(bench.per_document(sums, metric.name))
+        metric.name: resampled.loss(metric.name, position)
         for metric in drawn_metrics(bench.suite.metrics)
     }
     intervals = {interval_key(name): percentile_interval(d) for name, d in drawn.items()}
-    drawn["bits"] = bench.bootstrap.means(rates.document_bits)
+    drawn["bits"] = resampled.heldout(position)
     content = {
         **losses,
         **intervals,

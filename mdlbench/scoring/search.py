@@ -1,16 +1,13 @@
-"""The step that each tolerance accepts."""
+"""Where each tolerance is met: the step that it accepts, and what lies around ε."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from mdlbench.scoring.bench import Bench
-from mdlbench.scoring.sweep import Sweep
-from mdlbench.statistics.bootstrap import upper_limit
-from mdlbench.statistics.metrics import Metric, metric_of
-from mdlbench.statistics.tolerance import ToleranceSearch, coarsest_within
+from mdlbench.scoring.resampled import Resampled
+from mdlbench.statistics.tolerance import ToleranceSearch, found_within, unmeasured
 from mdlbench.suite.base import MetricName
 
 
@@ -23,46 +20,29 @@ class Limit:
     search: ToleranceSearch
 
 
-class UpperLimits:
-    """The upper confidence limits of an SAE's losses, each computed once (maths §6)."""
+def search_limits(resampled: Resampled, wanted: Sequence[tuple[MetricName, float]]) -> list[Limit]:
+    """Where each tolerance, (metric, ε), is met (maths §6).
 
-    def __init__(self, bench: Bench, sweep: Sweep) -> None:
-        self._bench, self._sweep = bench, sweep
-        self._known: dict[tuple[str, int], float] = {}
-
-    def of(self, name: MetricName) -> Callable[[int], float]:
-        """That of one loss at each position; raises `UsageError` for an unknown one."""
-        return partial(self._at, metric_of(name))
-
-    def _at(self, metric: Metric, position: int) -> float:
-        if (metric.name, position) not in self._known:
-            measure = self._sweep.distortion if metric.spliced else self._sweep.errors
-            sums = self._bench.per_document(measure(position), metric.name)
-            self._known[metric.name, position] = upper_limit(self._bench.bootstrap.means(sums))
-        return self._known[metric.name, position]
-
-
-def search_limits(
-    bench: Bench, sweep: Sweep, wanted: Iterable[tuple[MetricName, float]]
-) -> list[Limit]:
-    """The coarsest step within each tolerance, (metric, ε).
-
-    A step passes if the upper confidence limit of its distortion is within ε (maths §6). Raises
-    `UsageError` for an unknown metric.
+    The positions that all of them ask for next are measured at once. Raises `UsageError` for an
+    unknown metric.
     """
-    limits = UpperLimits(bench, sweep)
-    return [_search(limits, sweep, metric, epsilon) for metric, epsilon in wanted]
+    sweep = resampled.sweep
+    sweep.measure(sweep.dyadic)
+    while missing := {
+        position
+        for metric, epsilon in wanted
+        for position in unmeasured(resampled.losses(metric), epsilon)
+    }:
+        sweep.measure(sorted(missing))
+    return [
+        Limit(metric, epsilon, found_within(resampled.losses(metric), epsilon))
+        for metric, epsilon in wanted
+    ]
 
 
-def search_limit(bench: Bench, sweep: Sweep, metric: MetricName, epsilon: float) -> Limit:
-    """The coarsest step within one tolerance, as `search_limits` finds it."""
-    return search_limits(bench, sweep, [(metric, epsilon)])[0]
-
-
-def _search(limits: UpperLimits, sweep: Sweep, metric: MetricName, epsilon: float) -> Limit:
-    distortion_at = limits.of(metric)
-    dyadic = [distortion_at(position) for position in sweep.dyadic]
-    return Limit(metric, epsilon, coarsest_within(dyadic, distortion_at, epsilon))
+def search_limit(resampled: Resampled, metric: MetricName, epsilon: float) -> Limit:
+    """Where one tolerance is met, as `search_limits` finds it."""
+    return search_limits(resampled, [(metric, epsilon)])[0]
 
 
 def headline_limit(bench: Bench, limits: list[Limit]) -> Limit | None:

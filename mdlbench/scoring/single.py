@@ -15,6 +15,7 @@ from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.executor import InProcess
+from mdlbench.scoring.resampled import Resampled
 from mdlbench.scoring.search import search_limit
 from mdlbench.scoring.targets import Target, target_site, targets
 from mdlbench.scoring.worker import HeldSae, Sae
@@ -134,7 +135,9 @@ def encode_target(
             raise UsageError(f"--step {step:g} is finer than the suite's finest step {finest:g}")
         if step is None:
             headline = bench.suite.headline
-            search = search_limit(bench, run.sweep, headline.metric, headline.epsilon).search
+            search = search_limit(
+                Resampled(bench, run.sweep), headline.metric, headline.epsilon
+            ).search
             if search.position is None:
                 raise MdlbenchError(
                     f"{target.label}: no step keeps {headline.metric} within "

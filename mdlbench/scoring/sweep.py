@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from operator import attrgetter
 
@@ -16,7 +16,7 @@ from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.rates import Code, DocumentSymbols, Rates, flat_rates
 from mdlbench.codes.runs import Part, Runs
 from mdlbench.codes.symbols import FittedQuantiser
-from mdlbench.codes.tally import Tally
+from mdlbench.codes.tally import Grid, Tally
 from mdlbench.quantisers.modes import Mode
 from mdlbench.quantisers.protocol import Calibration
 from mdlbench.scoring.rounds import LatentRounds
@@ -24,7 +24,7 @@ from mdlbench.scoring.spool import SpooledRun
 from mdlbench.scoring.tasks import reciprocal
 from mdlbench.sources.protocol import SourceFacts, Split
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums
-from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, position_of, step_at
+from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, step_at
 from mdlbench.suite.suite import Steps
 
 
@@ -39,7 +39,6 @@ class Sweep:
         self.finest = steps.finest
         self.dyadic = [octave * STEPS_PER_OCTAVE for octave in range(steps.octaves)]
         self._distortions: dict[int, DistortionSums] = {}
-        self._errors: dict[int, ErrorSums] = {}
         self._rates: dict[int, Rates] = {}
         self._quantisers: dict[int, FittedQuantiser] = {}
 
@@ -87,64 +86,63 @@ class Sweep:
         symbols = self.runs("calibration").each(quantiser.symbols)
         return self.mode.machinery.code.fit(symbols, self.spec.d_latents, self.spec.parents)
 
-    def distortion(self, position: int) -> DistortionSums:
-        if position not in self._distortions:
-            wanted = self.dyadic if position in self.dyadic else [position]
+    def measured(self) -> list[int]:
+        """Positions whose distortion was measured, from the finest step to the coarsest."""
+        return sorted(self._distortions)
+
+    def measure(self, positions: Iterable[int]) -> None:
+        """Measure the distortion of those positions that it is not known of, in one pass."""
+        wanted = [position for position in positions if position not in self._distortions]
+        if wanted:
             sums = self.latents.distortions([self.quantiser(p) for p in wanted])
             self._distortions.update(zip(wanted, sums, strict=True))
-        return self._distortions[position]
 
-    def errors(self, position: int) -> ErrorSums:
-        """The part of `distortion` that costs no splice."""
-        if position in self.dyadic or position in self._distortions:
-            return self.distortion(position)
-        if position not in self._errors:
-            (sums,) = self.latents.distortions([self.quantiser(position)], spliced=False)
-            self._errors[position] = sums
-        return self._errors[position]
+    def distortion(self, position: int) -> DistortionSums:
+        self.measure([position])
+        return self._distortions[position]
 
     def header_bits(self, position: int) -> float:
         """What a decoder must be told once beside step and codebook."""
         return self.quantiser(position).header_bits + self.rates(position).header_bits
 
     def rates(self, position: int) -> Rates:
-        if position not in self._rates:
-            if self.mode.one_count:
-                self._price_at_once(self.dyadic if position in self.dyadic else [position])
-            else:
-                self._rates[position] = self._priced_alone(position)
+        self.price([position])
         return self._rates[position]
 
-    def _price_at_once(self, positions: list[int]) -> None:
-        """Price dyadic steps from the first on, from one count of each split (maths §4)."""
-        finest, octaves = self.step(positions[0]), len(positions)
+    def price(self, positions: Iterable[int]) -> None:
+        """Measure the rate of those positions that it is not known of."""
+        wanted = [position for position in positions if position not in self._rates]
+        if wanted and self.mode.one_count:
+            self._rates.update(self._priced_together(wanted))
+        for position in wanted:
+            if position not in self._rates:
+                self._rates[position] = self._priced_alone(position)
+
+    def _priced_together(self, positions: list[int]) -> dict[int, Rates]:
+        """Rates of several steps from one count of each split (maths §4)."""
+        grids = [Grid(self.step(run[0]), len(run)) for run in _octaves_apart(positions)]
         n_latents, n_documents = self.spec.d_latents, self.source.n_documents["test"]
-        calibration = Tally.of_runs(self.runs("calibration"), finest, octaves, n_latents)
-        codebooks = codelength.fit_codebooks(calibration)
-        tally = Tally.of_runs(self.runs("test"), finest, octaves, n_latents)
-        price = partial(_document_bits, finest, codebooks, n_documents)
-        bits = np.sum(self.latents.runs("test").map(price), axis=0)
-        for octave, position in enumerate(positions):
-            self._rates[position] = flat_rates(
-                codebooks[octave],
-                tally.at(octave),
-                tally.active_per_token(octave),
-                bits[:, octave],
+        calibration = Tally.of_grids(self.runs("calibration"), grids, n_latents)
+        codebooks = [codelength.fit_codebooks(tally) for tally in calibration]
+        tallies = Tally.of_grids(self.runs("test"), grids, n_latents)
+        price = partial(_document_bits, grids, codebooks, n_documents)
+        parts = self.latents.runs("test").map(price)
+        bits = [np.sum(found, axis=0) for found in zip(*parts, strict=True)]
+        return {
+            position: flat_rates(
+                codebooks[i][octave],
+                tallies[i].at(octave),
+                tallies[i].active_per_token(octave),
+                bits[i][:, octave],
             )
+            for i, run in enumerate(_octaves_apart(positions))
+            for octave, position in enumerate(run)
+        }
 
     def _priced_alone(self, position: int) -> Rates:
         quantiser = self.quantiser(position)
         runs = self.latents.runs("test").each(partial(_document_symbols, quantiser))
         return self.code(quantiser).rates(runs, self.source.n_documents["test"])
-
-    def price_grid(self, also: Sequence[float] = ()) -> None:
-        """Measure the rate of every dyadic step, and of other steps of the refined grid."""
-        for position in [*self.dyadic, *(position_of(self.finest, step) for step in also)]:
-            self.rates(position)
-
-    def priced(self) -> list[int]:
-        """Positions whose rate was measured, from the finest step to the coarsest."""
-        return sorted(self._rates)
 
     @cached_property
     def has_weights(self) -> bool:
@@ -165,10 +163,28 @@ def _document_symbols(quantiser: FittedQuantiser, run: SpooledRun) -> DocumentSy
     return quantiser.symbols(run.latents), run.document
 
 
+def _octaves_apart(positions: Iterable[int]) -> list[list[int]]:
+    """The positions in runs of whole octaves, each of which one count serves."""
+    runs: list[list[int]] = []
+    for position in sorted(positions):
+        run = next((run for run in runs if position == run[-1] + STEPS_PER_OCTAVE), None)
+        if run is None:
+            runs.append([position])
+        else:
+            run.append(position)
+    return runs
+
+
 def _document_bits(
-    finest: float, codebooks: Sequence[Codebook], n_documents: int, part: Part[SpooledRun]
-) -> Float64[np.ndarray, "document octave"]:
-    bits = np.zeros((n_documents, len(codebooks)))
+    grids: Sequence[Grid],
+    codebooks: Sequence[Sequence[Codebook]],
+    n_documents: int,
+    part: Part[SpooledRun],
+) -> list[Float64[np.ndarray, "document octave"]]:
+    bits = [np.zeros((n_documents, grid.octaves)) for grid in grids]
     for run in part:
-        bits += codelength.document_bits(run.latents, finest, codebooks, run.document, n_documents)
+        for total, grid, books in zip(bits, grids, codebooks, strict=True):
+            total += codelength.document_bits(
+                run.latents, grid.finest, books, run.document, n_documents
+            )
     return bits

@@ -1,13 +1,27 @@
-"""The coarsest quantiser step whose distortion stays within ε (maths §6)."""
+"""Where a curve meets ε: its rate there, and the coarsest step that stays within (maths §6)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64
 
 STEPS_PER_OCTAVE = 20
-"""Resolution of the refined step: 0.05 octave."""
+"""Positions of the grid to an octave: 0.05 octave apart."""
+APART = 4
+"""Positions between neighbours of the refined grid: 0.2 octave, which divide the octave."""
+
+
+class Loss(NamedTuple):
+    """A loss at one step, and its one-sided upper confidence limit."""
+
+    value: float
+    upper: float
 
 
 @dataclass(frozen=True)
@@ -15,10 +29,10 @@ class ToleranceSearch:
     """Outcome of the search at one ε.
 
     Attributes:
-        position: index of the accepted step on the refined grid finest·2^(i/20); None if even
-            the finest step fails (the SAE is infeasible at ε).
-        non_monotone: a coarser dyadic step passes although a finer one fails.
-        at_coarsest: even the coarsest step passes.
+        position: index of the accepted step on the grid finest·2^(i/20); None if even the finest
+            step fails (the SAE is infeasible at ε).
+        non_monotone: the loss returns within ε at a coarser step than where it first left it.
+        at_coarsest: no step's loss exceeds ε.
     """
 
     position: int | None
@@ -37,64 +51,117 @@ def position_of(finest: float, step: float) -> int:
     return round(STEPS_PER_OCTAVE * math.log2(step / finest))
 
 
-def coarsest_within(
-    dyadic: Sequence[float], distortion_at: Callable[[int], float], epsilon: float
-) -> ToleranceSearch:
-    """The largest step such that it and all finer dyadic steps keep the distortion ≤ ε.
+def found_within(losses: Mapping[int, Loss], epsilon: float) -> ToleranceSearch:
+    """What the measured positions say of one ε.
+
+    The accepted step is the last before the first whose upper limit exceeds ε.
 
     Args:
-        dyadic: distortion at every octave of the grid, finest first.
-        distortion_at: distortion at a position of the refined grid (expensive).
+        losses: by position, the finest step's and the coarsest's among them.
         epsilon: the limit.
     """
-    passes = [distortion <= epsilon for distortion in dyadic]
-    if not passes[0]:
-        return ToleranceSearch(None, non_monotone=any(passes))
-    if all(passes):
-        return ToleranceSearch((len(dyadic) - 1) * STEPS_PER_OCTAVE, at_coarsest=True)
-    failing = passes.index(False)
-    position = _refine(
-        (failing - 1) * STEPS_PER_OCTAVE,
-        dyadic[failing - 1],
-        failing * STEPS_PER_OCTAVE,
-        dyadic[failing],
-        distortion_at,
-        epsilon,
+    positions = sorted(losses)
+    values = [losses[position].value for position in positions]
+    left = _first(value > epsilon for value in values)
+    return ToleranceSearch(
+        position=_accepted(positions, losses, epsilon),
+        non_monotone=any(value <= epsilon for value in values[left:]),
+        at_coarsest=left == len(positions),
     )
-    return ToleranceSearch(position, non_monotone=any(passes[failing:]))
 
 
-def _refine(
-    low: int,
-    low_distortion: float,
-    high: int,
-    high_distortion: float,
-    distortion_at: Callable[[int], float],
-    epsilon: float,
-) -> int:
-    """The last passing position before a failing one, between a passing `low` and failing `high`.
+def unmeasured(losses: Mapping[int, Loss], epsilon: float) -> list[int]:
+    """Positions to measure next, so that one ε lies between neighbours of the refined grid.
 
-    Guesses where D₀ + cΔ² through both ends meets ε; halves once that has stopped paying.
+    None are left where the accepted step has such a neighbour that fails, and the loss leaves ε
+    between two.
+
+    Args:
+        losses: by position, the dyadic steps' at least.
+        epsilon: the limit.
     """
-    slow_guesses = 0
-    while high - low > 1:
-        span = high - low
-        if slow_guesses < 2:
-            guess = _meeting_point(low, low_distortion, high, high_distortion, epsilon)
-        else:
-            guess = (low + high) // 2
-        distortion = distortion_at(guess)
-        if distortion <= epsilon:
-            low, low_distortion = guess, distortion
-        else:
-            high, high_distortion = guess, distortion
-        slow_guesses = slow_guesses + 1 if high - low > span // 2 else 0
-    return low
+    positions = sorted(losses)
+    accepted = _accepted(positions, losses, epsilon)
+    if accepted is None or accepted == positions[-1]:
+        return []
+    failing = positions[positions.index(accepted) + 1]
+    if failing - accepted > APART:
+        below = _meeting_point(accepted, failing, losses, epsilon)
+        return [p for p in (below, below + APART) if p not in losses]
+    for one, other in pairwise(p for p in positions if p >= accepted):
+        if losses[other].value > epsilon:
+            return [one + APART] if other - one > APART else []
+    return []
 
 
-def _meeting_point(low: int, d_low: float, high: int, d_high: float, epsilon: float) -> int:
-    """Position strictly between the ends at which D₀ + cΔ² equals ε, rounded down."""
+def _accepted(positions: list[int], losses: Mapping[int, Loss], epsilon: float) -> int | None:
+    failing = _first(losses[position].upper > epsilon for position in positions)
+    return positions[failing - 1] if failing else None
+
+
+def _first(found: Iterable[bool]) -> int:
+    """The index of the first that is true, or how many there are."""
+    answers = list(found)
+    return answers.index(True) if True in answers else len(answers)
+
+
+def _meeting_point(low: int, high: int, losses: Mapping[int, Loss], epsilon: float) -> int:
+    """The refined position below where D₀ + cΔ² through both ends' upper limits equals ε."""
     growth: float = 4.0 ** ((high - low) / STEPS_PER_OCTAVE) - 1.0
-    share = (epsilon - d_low) / (d_high - d_low)
-    offset = math.floor(STEPS_PER_OCTAVE * math.log(1.0 + share * growth, 4))
-    return min(max(low + offset, low + 1), high - 1)
+    share = (epsilon - losses[low].upper) / (losses[high].upper - losses[low].upper)
+    offset = STEPS_PER_OCTAVE * math.log(1.0 + share * growth, 4)
+    return min(low + APART * math.floor(offset / APART), high - APART)
+
+
+class Mixture(NamedTuple):
+    """The cheapest way to share tokens between two steps so that the mean loss is ε (maths §6).
+
+    Attributes:
+        finer: index of the measured step whose loss is within ε.
+        coarser: index of the other; the same where no chord is cheaper.
+        share: of the tokens at the other step.
+    """
+
+    finer: Int64[np.ndarray, "*draws"]
+    coarser: Int64[np.ndarray, "*draws"]
+    share: Float64[np.ndarray, "*draws"]
+
+    def of(self, values: Float64[np.ndarray, "*draws point"]) -> Float64[np.ndarray, "*draws"]:
+        """The mean over tokens of what each measured step has."""
+        low, high = _picked(values, self.finer), _picked(values, self.coarser)
+        return np.asarray(low + self.share * (high - low))
+
+
+def cheapest_within(
+    rates: Float64[np.ndarray, "*draws point"],
+    losses: Float64[np.ndarray, "*draws point"],
+    epsilon: float,
+) -> Mixture:
+    """Where the lower convex hull of each curve has the loss ε: its rate there is the least.
+
+    The step of the least loss where none is within ε.
+
+    Args:
+        rates: of the measured steps, in bits per token.
+        losses: of the same steps.
+        epsilon: the limit.
+    """
+    within = losses <= epsilon
+    within |= ~within.any(axis=-1, keepdims=True) & (losses == losses.min(axis=-1, keepdims=True))
+    finer, coarser = losses[..., :, None], losses[..., None, :]
+    crosses = within[..., :, None] & ~within[..., None, :] & (finer <= epsilon)
+    rise = np.where(crosses, coarser - finer, 1.0)
+    shares = np.where(crosses, (epsilon - finer) / rise, 0.0)
+    steps = rates[..., None, :] - rates[..., :, None]
+    alone = within[..., :, None] & np.eye(rates.shape[-1], dtype=bool)
+    cost = np.where(crosses | alone, rates[..., :, None] + shares * steps, np.inf)
+    flat = cost.reshape(*cost.shape[:-2], -1)
+    best = flat.argmin(axis=-1)
+    pairs = np.divmod(best, rates.shape[-1])
+    return Mixture(*pairs, _picked(shares.reshape(flat.shape), best))
+
+
+def _picked(
+    values: Float64[np.ndarray, "*draws point"], index: Int64[np.ndarray, "*draws"]
+) -> Float64[np.ndarray, "*draws"]:
+    return np.take_along_axis(values, np.expand_dims(index, -1), axis=-1).squeeze(-1)

@@ -392,21 +392,24 @@ def _shares(deviations: Float64[np.ndarray, " replicate"], of: float) -> str:
 
 
 class ToleranceResult(Part):
-    """The coarsest step within one tolerance, or the fact that there is none (maths §6)."""
+    """What an SAE costs at one tolerance, or the fact that it does not meet it (maths §6)."""
 
     metric: MetricName
     epsilon: Finite
     feasible: bool
     step: Finite | None = None
+    """The accepted step: the coarsest whose loss is within ε with 95% confidence."""
     bits: Finite | None = None
-    """`bits.total` of the point at `step`."""
+    """Total bits per token at ε, on the lower hull of the points: the score."""
     bits_ci: Interval | None = None
+    """95% interval of `bits`; each resample meets ε on its own curve."""
     l0: Finite | None = None
+    """Mean nonzero symbols per test token at ε."""
     ranked: bool = False
     non_monotone: bool = False
-    """A coarser step of the dyadic grid passes although a finer one fails."""
+    """The loss returns within ε at a coarser step than where it first left it."""
     at_coarsest: bool = False
-    """Even the coarsest step of the grid passes, so the rate shown is not the smallest."""
+    """No step's loss exceeds ε, so the rate shown is not the smallest."""
     replicates: list[Finite] = []
     """Bootstrap replicates of `bits`, in single precision; the same resampled documents for every
     SAE of a suite, so that differences are paired."""

@@ -11,10 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-STEPS_PER_OCTAVE = 20
-"""Positions of the grid to an octave: 0.05 octave apart."""
-APART = 4
-"""Positions between neighbours of the refined grid: 0.2 octave, which divide the octave."""
+STEPS_PER_OCTAVE = 5
+"""Positions of the refined grid to an octave: 0.2 octave apart."""
 
 
 class Loss(NamedTuple):
@@ -29,7 +27,7 @@ class ToleranceSearch:
     """Outcome of the search at one ε.
 
     Attributes:
-        position: index of the accepted step on the grid finest·2^(i/20); None if even the finest
+        position: index of the accepted step on the grid finest·2^(i/5); None if even the finest
             step fails (the SAE is infeasible at ε).
         non_monotone: the loss returns within ε at a coarser step than where it first left it.
         at_coarsest: no step's loss exceeds ε.
@@ -41,9 +39,9 @@ class ToleranceSearch:
 
 
 def step_at(finest: float, position: int) -> float:
-    """finest·2^(position/20); exactly dyadic at whole octaves."""
-    octaves, twentieths = divmod(position, STEPS_PER_OCTAVE)
-    return finest * math.ldexp(2.0 ** (twentieths / STEPS_PER_OCTAVE), octaves)
+    """finest·2^(position/5); exactly dyadic at whole octaves."""
+    octaves, fifths = divmod(position, STEPS_PER_OCTAVE)
+    return finest * math.ldexp(2.0 ** (fifths / STEPS_PER_OCTAVE), octaves)
 
 
 def position_of(finest: float, step: float) -> int:
@@ -85,12 +83,12 @@ def unmeasured(losses: Mapping[int, Loss], epsilon: float) -> list[int]:
     if accepted is None or accepted == positions[-1]:
         return []
     failing = positions[positions.index(accepted) + 1]
-    if failing - accepted > APART:
+    if failing - accepted > 1:
         below = _meeting_point(accepted, failing, losses, epsilon)
-        return [p for p in (below, below + APART) if p not in losses]
+        return [p for p in (below, below + 1) if p not in losses]
     for one, other in pairwise(p for p in positions if p >= accepted):
         if losses[other].value > epsilon:
-            return [one + APART] if other - one > APART else []
+            return [one + 1] if other - one > 1 else []
     return []
 
 
@@ -106,11 +104,11 @@ def _first(found: Iterable[bool]) -> int:
 
 
 def _meeting_point(low: int, high: int, losses: Mapping[int, Loss], epsilon: float) -> int:
-    """The refined position below where D₀ + cΔ² through both ends' upper limits equals ε."""
+    """The position below where D₀ + cΔ² through both ends' upper limits equals ε."""
     growth: float = 4.0 ** ((high - low) / STEPS_PER_OCTAVE) - 1.0
     share = (epsilon - losses[low].upper) / (losses[high].upper - losses[low].upper)
-    offset = STEPS_PER_OCTAVE * math.log(1.0 + share * growth, 4)
-    return min(low + APART * math.floor(offset / APART), high - APART)
+    offset = math.floor(STEPS_PER_OCTAVE * math.log(1.0 + share * growth, 4))
+    return min(low + offset, high - 1)
 
 
 class Mixture(NamedTuple):

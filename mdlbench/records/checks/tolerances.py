@@ -6,13 +6,17 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Float64
 
 from mdlbench.records.checks.approx import same, slack
 from mdlbench.records.checks.points import positions
 from mdlbench.records.record import EvalRecord, OperatingPoint, ToleranceResult, operating_point
 from mdlbench.statistics.bootstrap import percentile_interval, upper_limit
-from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE
+from mdlbench.statistics.tolerance import cheapest_within
 from mdlbench.suite.suite import Suite
+
+KEPT = 2.0**-9
+"""How far replicates may lie from those of draws in half precision, as a share of their range."""
 
 
 def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
@@ -31,10 +35,10 @@ def _of_infeasible(record: EvalRecord, result: ToleranceResult) -> Iterator[str]
         yield "infeasible, but with a step, bits, or a rank"
     if result.at_coarsest:
         yield "infeasible, but at the coarsest step"
-    finest, *coarser = _dyadic(record)
-    if not _may_fail(finest, result):
+    if not _may_fail(record.points[0], result):
         yield "infeasible, but the finest step is within ε"
-    yield from _of_monotony(result, coarser)
+    if result.non_monotone != _returns(record, result):
+        yield "non_monotone does not agree with the points"
 
 
 def _of_feasible(record: EvalRecord, result: ToleranceResult) -> Iterator[str]:
@@ -42,23 +46,38 @@ def _of_feasible(record: EvalRecord, result: ToleranceResult) -> Iterator[str]:
     if point is None or result.bits is None or result.bits_ci is None or result.l0 is None:
         yield "feasible, but without bits, L0, or a point at its step"
         return
-    if not (same(result.bits, point.bits.total) and same(result.l0, point.l0)):
-        yield "bits or L0 are not those of the point at its step"
     if result.ranked != (record.identity.limit is None):
         yield "ranked and partial do not agree"
-    yield from _of_replicates(result, point)
+    yield from _of_bits(record, result)
     yield from _of_step(record, result, point)
+    yield from _of_curve(record, result)
 
 
-def _of_replicates(result: ToleranceResult, point: OperatingPoint) -> Iterator[str]:
-    drawn = point.resampled_bits()
+def _of_bits(record: EvalRecord, result: ToleranceResult) -> Iterator[str]:
+    """Bits, L0 and replicates are those of the points' hull at ε."""
+    points, metric = record.points, result.metric
+    bits = np.array([point.bits.total for point in points])
+    losses = np.array([point.loss(metric) for point in points])
+    mixture = cheapest_within(bits, losses, result.epsilon)
+    l0 = mixture.of(np.array([point.l0 for point in points]))
+    if not (same(result.bits or 0.0, mixture.of(bits)) and same(result.l0 or 0.0, l0)):
+        yield "bits or L0 are not those of the points at ε"
+    drawn = np.stack([point.resampled_bits() for point in points], axis=-1)
+    drawn_losses = np.stack([point.resampled(metric) for point in points], axis=-1)
+    drawn_bits = cheapest_within(drawn, drawn_losses, result.epsilon).of(drawn)
+    yield from _of_replicates(result, drawn_bits)
+
+
+def _of_replicates(
+    result: ToleranceResult, drawn: Float64[np.ndarray, " replicate"]
+) -> Iterator[str]:
     if len(result.replicates) != len(drawn) or result.bits_ci is None:
-        yield "there are not as many replicates as resamples of the point"
+        yield "there are not as many replicates as resamples of the points"
         return
     width = float(np.ptp(drawn))
     replicates = np.array(result.replicates, dtype=np.float64)
-    if np.abs(replicates - drawn).max() > 1e-3 * width + 1e-6 * abs(point.bits.total):
-        yield "replicates are not the point's resamples"
+    if np.abs(replicates - drawn).max() > KEPT * width + 1e-6 * abs(result.bits or 0.0):
+        yield "replicates are not those of the points' resamples at ε"
     ends = percentile_interval(replicates)
     if not all(
         math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
@@ -68,30 +87,44 @@ def _of_replicates(result: ToleranceResult, point: OperatingPoint) -> Iterator[s
 
 
 def _of_step(record: EvalRecord, result: ToleranceResult, point: OperatingPoint) -> Iterator[str]:
-    """The step passes, so do all finer dyadic ones, and the next coarser dyadic one fails."""
-    dyadic = _dyadic(record)
-    finer = [other for other in dyadic if other.step <= point.step]
-    coarser = [other for other in dyadic if other.step > point.step]
-    if not all(_may_pass(other, result) for other in [*finer, point]):
+    """The step passes, so do all finer ones, and its neighbour on the refined grid fails."""
+    index = record.points.index(point)
+    if not all(_may_pass(other, result) for other in record.points[: index + 1]):
         yield "the step, or a finer one, is not within ε"
-    if result.at_coarsest != (not coarser):
-        yield "at_coarsest does not agree with the step"
-    if coarser and not _may_fail(coarser[0], result):
+    if index + 1 == len(record.points):
+        return
+    if not _may_fail(record.points[index + 1], result):
         yield "a coarser step is within ε, too"
-    yield from _of_monotony(result, coarser[1:])
+    if not _are_neighbours(record, index, index + 1):
+        yield "the step has no neighbour on the refined grid that fails"
 
 
-def _of_monotony(result: ToleranceResult, coarser: list[OperatingPoint]) -> Iterator[str]:
-    """Check `non_monotone`; `coarser` are the dyadic points beyond the first that fails."""
-    may = any(_may_pass(point, result) for point in coarser)
-    must = not all(_may_fail(point, result) for point in coarser)
-    if (result.non_monotone and not may) or (must and not result.non_monotone):
+def _of_curve(record: EvalRecord, result: ToleranceResult) -> Iterator[str]:
+    """Where the loss leaves ε, neighbours are measured; `at_coarsest` and `non_monotone` are so."""
+    leaves = _leaves(record, result)
+    if result.at_coarsest != (leaves == len(record.points)):
+        yield "at_coarsest does not agree with the points"
+    if 0 < leaves < len(record.points) and not _are_neighbours(record, leaves - 1, leaves):
+        yield "the loss leaves ε between steps that are no neighbours on the refined grid"
+    if result.non_monotone != _returns(record, result):
         yield "non_monotone does not agree with the points"
 
 
-def _dyadic(record: EvalRecord) -> list[OperatingPoint]:
-    found = zip(positions(record), record.points, strict=True)
-    return [point for position, point in found if (position or 0) % STEPS_PER_OCTAVE == 0]
+def _leaves(record: EvalRecord, result: ToleranceResult) -> int:
+    """The index of the first point whose loss exceeds ε, or how many points there are."""
+    above = [point.loss(result.metric) > result.epsilon for point in record.points]
+    return above.index(True) if True in above else len(above)
+
+
+def _returns(record: EvalRecord, result: ToleranceResult) -> bool:
+    later = record.points[_leaves(record, result) :]
+    return any(point.loss(result.metric) <= result.epsilon for point in later)
+
+
+def _are_neighbours(record: EvalRecord, one: int, other: int) -> bool:
+    found = positions(record)
+    low, high = found[one], found[other]
+    return low is not None and high is not None and high - low == 1
 
 
 def _may_pass(point: OperatingPoint, result: ToleranceResult) -> bool:

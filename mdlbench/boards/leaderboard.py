@@ -20,13 +20,21 @@ from mdlbench.statistics.metrics import shown_metrics
 from mdlbench.suite.base import MetricName
 from mdlbench.suite.suite import Headline
 
-Status = Literal["ranked", "unranked", "partial", "edited", "infeasible"]
+Status = Literal["ranked", "baseline", "unranked", "partial", "edited", "infeasible"]
 Replicates = Float64[np.ndarray, "sae replicate"]
 
 TAIL = (1 - CONFIDENCE) / 2
 INTERVAL = (TAIL, 1 - TAIL)
 """Tail probabilities of the percentile intervals."""
-STATUS_ORDER: tuple[Status, ...] = ("ranked", "unranked", "partial", "edited", "infeasible")
+STATUS_ORDER: Mapping[Status, int] = {
+    "ranked": 0,
+    "baseline": 0,
+    "unranked": 1,
+    "partial": 2,
+    "edited": 3,
+    "infeasible": 4,
+}
+"""Which rows come first; baselines stand among the ranked ones, by their bits."""
 ID_CHARACTERS = 8
 """Characters of a record's id that are shown where two SAEs have the same name."""
 
@@ -35,7 +43,7 @@ class Ranking(NamedTuple):
     """Where a ranked SAE stands; the defaults are those of SAEs without a rank.
 
     Attributes:
-        rank: competition rank ("1, 2, 2, 4").
+        rank: competition rank ("1, 2, 2, 4"); None for a baseline.
         delta, delta_low, delta_high: bits above the best ranked SAE, with the paired interval.
     """
 
@@ -54,10 +62,11 @@ class Row:
         point: its operating point at the accepted step; None where it has none.
         label: the SAE's name, with its quantiser where that is not the suite's own, and with the
             start of its id where that alone is not unique.
-        status: "ranked"; "unranked" (feasible, but the record asks not to be ranked); "partial"
-            (made with `--limit`); "edited" (the record was changed after it was written);
-            "infeasible" (no step of the quantiser keeps ε).
-        ranking: its rank, unless `status` is another than "ranked".
+        status: "ranked"; "baseline" (fitted rather than trained, so it has no rank); "unranked"
+            (feasible, but the record asks not to be ranked); "partial" (made with `--limit`);
+            "edited" (the record was changed after it was written); "infeasible" (no step of the
+            quantiser keeps ε).
+        ranking: its rank and Δ, as far as `status` lets it have them.
     """
 
     record: EvalRecord
@@ -73,6 +82,11 @@ class Row:
         return self.record.floor.loss(self.result.metric)
 
     @property
+    def bits_at_step(self) -> float | None:
+        """Total bits per token at the accepted step, where it is met."""
+        return None if self.point is None else self.point.bits.total
+
+    @property
     def coded(self) -> float | None:
         """Bits per token of a real bitstream, where one was written at this step."""
         return None if self.point is None else self.point.bits.coded
@@ -85,7 +99,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """All SAEs at one tolerance: ranked ones first, the others in the order of `STATUS_ORDER`."""
+    """All SAEs at one tolerance, in the order of `STATUS_ORDER`, then by bits."""
 
     metric: MetricName
     epsilon: float
@@ -144,6 +158,7 @@ def columns(boards: Iterable[Leaderboard]) -> Columns:
         "delta_low": lambda row: row.ranking.delta_low,
         "delta_high": lambda row: row.ranking.delta_high,
         "step": lambda row: row.result.step,
+        "bits_at_step": lambda row: row.bits_at_step,
         "l0": lambda row: row.result.l0,
         **{metric: partial(_loss, metric) for metric in metrics},
         **{code: partial(_rate, code) for code in CODES},
@@ -401,9 +416,9 @@ def _table(
 ) -> Table:
     entries = [_entry(record, labels[record.id], metric, epsilon) for record in records]
     entries.sort(key=_order)
-    ranked = [entry for entry in entries if entry.status == "ranked"]
-    rankings = _rankings(ranked) if ranked else []
-    rankings += [Ranking()] * (len(entries) - len(ranked))
+    placed = [entry for entry in entries if entry.status in ("ranked", "baseline")]
+    rankings = _rankings(placed)
+    rankings += [Ranking()] * (len(entries) - len(placed))
     return Table(metric, epsilon, tuple(map(_row, entries, rankings)))
 
 
@@ -423,24 +438,33 @@ def _status(record: EvalRecord, result: ToleranceResult) -> Status:
         return "partial"
     if not result.feasible:
         return "infeasible"
-    return "ranked" if result.ranked else "unranked"
+    if not result.ranked:
+        return "unranked"
+    return "baseline" if record.is_baseline else "ranked"
 
 
 def _order(entry: _Entry) -> tuple[int, bool, float, str, str]:
     """Status first; fewest bits first, then lowest floor where there are no bits."""
     bits = entry.result.bits
     value = entry.record.floor.loss(entry.result.metric) if bits is None else bits
-    position = STATUS_ORDER.index(entry.status)
-    return position, bits is None, value, entry.record.label, entry.record.id
+    return STATUS_ORDER[entry.status], bits is None, value, entry.record.label, entry.record.id
 
 
-def _rankings(ranked: Sequence[_Entry]) -> list[Ranking]:
-    """Ranks and paired differences to the first of at least one SAE, fewest bits first."""
-    replicates = _paired_replicates(ranked)
-    bits = np.array([entry.result.bits for entry in ranked], dtype=np.float64)
-    lows, highs = np.quantile(replicates - replicates[0], INTERVAL, axis=1)
-    columns = (bits - bits[0]).tolist(), lows.tolist(), highs.tolist()
-    return list(map(Ranking, shared_ranks(replicates), *columns))
+def _rankings(placed: Sequence[_Entry]) -> list[Ranking]:
+    """Ranks of SAEs, and paired differences of all to the best one, fewest bits first."""
+    is_ranked = np.array([entry.status == "ranked" for entry in placed], dtype=bool)
+    if not is_ranked.any():
+        return [Ranking()] * len(placed)
+    replicates = _paired_replicates(placed)
+    bits = np.array([entry.result.bits for entry in placed], dtype=np.float64)
+    best = int(is_ranked.argmax())
+    lows, highs = np.quantile(replicates - replicates[best], INTERVAL, axis=1)
+    ranks = iter(shared_ranks(replicates[is_ranked]))
+    columns = (bits - bits[best]).tolist(), lows.tolist(), highs.tolist()
+    return [
+        Ranking(next(ranks) if ranked else None, *difference)
+        for ranked, *difference in zip(is_ranked.tolist(), *columns, strict=True)
+    ]
 
 
 def _paired_replicates(ranked: Sequence[_Entry]) -> Replicates:

@@ -28,8 +28,11 @@ ABSENT = "–"
 FORMULA = ("=", "+", "-", "@")
 """What a cell begins with, perhaps after blanks, that a spreadsheet runs."""
 NOTES = {
-    "at_coarsest": "≤: even the coarsest step of the grid passes; fewer bits may do.",
-    "non_monotone": "†: a coarser step passes although a finer one fails; the finer side is used.",
+    "at_coarsest": "≤: no step of the grid exceeds the tolerance; fewer bits may do.",
+    "non_monotone": "†: the loss exceeds the tolerance at one step, and is within it again at a "
+    "coarser one.",
+    "baseline": "Baselines are fitted rather than trained: they stand in their place, without a "
+    "rank.",
     "infeasible": "Infeasible: even the finest step of the quantiser exceeds the tolerance, so "
     "they have no rank.",
     "partial": "Partial: measured on some documents only, never ranked.",
@@ -67,14 +70,16 @@ def to_markdown(*boards: Leaderboard) -> str:
     parts = [
         f"# Leaderboard of {escape_markdown(first.suite)}",
         "Bits per token that it takes to send an SAE's quantised latents, with a codebook fitted "
-        "on calibration data, such that the reconstruction from them stays within the tolerance: "
-        f"fewer is better. {_measured_on(first)}",
+        "on calibration data, such that the loss of the reconstruction is the tolerance: fewer is "
+        "better. The bits are read off the SAE's rate-distortion curve, along the chord between "
+        f"two measured steps. {_measured_on(first)}",
         "Two SAEs share a rank where the 95% interval of their difference, paired over resampled "
         "documents, covers 0; whatever lies between them shares it too. Δ is the difference to the "
-        "first SAE. D: latents in the dictionary. L0: nonzero symbols per token at that step. "
-        "Coded: bits per token of a real bitstream, where one was written. Floor: loss of the "
-        "unquantised reconstruction. Break-even: tokens after which the latents sent have cost as "
-        "much as the decoder and the codebook.",
+        "first SAE. D: latents in the dictionary. L0: nonzero symbols per token at the tolerance. "
+        "Step: the coarsest whose loss is within the tolerance with 95% confidence. Bits at step, "
+        "Coded: bits per token there, and those of a real bitstream, where one was written. "
+        "Floor: loss of the unquantised reconstruction. Break-even: tokens after which the latents "
+        "sent have cost as much as the decoder and the codebook.",
         f"Suite digest `{first.suite_digest[:12]}`, protocol {first.protocol}.",
     ]
     if len(boards) > 1:
@@ -109,8 +114,26 @@ def _markdown_board(board: Leaderboard, mark: str = "##") -> Iterator[str]:
         yield _measured_on(board)
         mark += "#"
     for i, table in enumerate(board.tables):
-        yield f"{mark} {limit_name(table)}{' (headline)' if i == 0 else ''}"
+        yield f"{mark} {limit_name(table)}{_remarks(board, table, is_headline=i == 0)}"
         yield from _markdown_section(table)
+
+
+def _remarks(board: Leaderboard, table: Table, is_headline: bool) -> str:
+    """What is said of a tolerance beside its name, in brackets: (headline, tight)."""
+    said = [
+        remark
+        for remark, holds in (("headline", is_headline), ("tight", is_tight(board, table)))
+        if holds
+    ]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def is_tight(board: Leaderboard, table: Table) -> bool:
+    """Whether a shipped suite states that its SAEs can hardly do better (maths §6)."""
+    suite = shipped_suite(board.suite)
+    if suite is None or suite.digest != board.suite_digest:
+        return False
+    return (table.metric, table.epsilon) in suite.tight
 
 
 def to_rich(table: Table, title: str, width: int = 80, suite: Suite | None = None) -> Grid:
@@ -224,11 +247,12 @@ def readable_columns(table: Table) -> list[Column]:
         Column("Architecture", "left", lambda row: row.record.coder.architecture),
         Column("D", "right", lambda row: str(row.record.coder.d_latents)),
         Column("L0", "right", lambda row: _fixed(row.result.l0, 2)),
-        Column("Step", "right", lambda row: _significant(row.result.step)),
         Column("Bits/token", "right", _bits),
         Column("95% CI", "right", lambda row: _interval(*row.interval)),
         Column("Δ", "right", lambda row: _fixed(row.ranking.delta, 2)),
         Column("95% CI of Δ", "right", _difference_interval),
+        Column("Step", "right", lambda row: _significant(row.result.step)),
+        Column("Bits at step", "right", lambda row: _fixed(row.bits_at_step, 2)),
         Column("Coded", "right", lambda row: _fixed(row.coded, 2)),
         _floor_column(table),
         Column("Dead", "right", lambda row: f"{row.record.coder.dead_fraction:.1%}"),
@@ -266,7 +290,12 @@ def _floor_column(table: Table) -> Column:
     return Column(f"Floor {metric.label}", "right", lambda row: metric.written(row.floor))
 
 
-_UNRANKED = {"unranked": "not ranked", "partial": "partial", "edited": "edited"}
+_UNRANKED = {
+    "baseline": "baseline",
+    "unranked": "not ranked",
+    "partial": "partial",
+    "edited": "edited",
+}
 
 
 def _rank(row: Row) -> str:
@@ -306,8 +335,9 @@ def _footnotes(rows: Iterable[Row]) -> list[str]:
         notes.append(NOTES["at_coarsest"])
     if any(row.result.non_monotone for row in rows):
         notes.append(NOTES["non_monotone"])
-    if any(row.status == "edited" for row in rows):
-        notes.append(NOTES["edited"])
+    for status in ("baseline", "edited"):
+        if any(row.status == status for row in rows):
+            notes.append(NOTES[status])
     return notes
 
 

@@ -155,8 +155,8 @@ def cheapest_within(
     cost = np.where(crosses | alone, rates[..., :, None] + shares * steps, np.inf)
     flat = cost.reshape(*cost.shape[:-2], -1)
     best = flat.argmin(axis=-1)
-    pairs = np.divmod(best, rates.shape[-1])
-    return Mixture(*pairs, _picked(shares.reshape(flat.shape), best))
+    finer_step, coarser_step = np.divmod(best, rates.shape[-1])
+    return Mixture(finer_step, coarser_step, _picked(shares.reshape(flat.shape), best))
 
 
 def _picked(

@@ -43,6 +43,16 @@ class Tolerance(Strict):
 
     metric: MetricName
     epsilons: Annotated[list[Positive], Field(min_length=1)]
+    tight: list[Positive] = Field(default=[])
+    """Those of them that are at most 1.5 times the smallest floor of the suite's trained SAEs."""
+
+    @model_validator(mode="after")
+    def _tight_ones_are_among_them(self) -> Tolerance:
+        others = [epsilon for epsilon in self.tight if epsilon not in self.epsilons]
+        if others:
+            problem = {"message": f"{others[0]:g} is not among the epsilons", AT: ("tight",)}
+            raise PydanticCustomError("tight", "{message}", problem)
+        return self
 
 
 class Headline(Strict):
@@ -139,14 +149,24 @@ class Suite(Strict):
                 yield tolerance.metric, epsilon
 
     @property
+    def tight(self) -> set[tuple[MetricName, float]]:
+        """The (metric, epsilon) that it states to be tight (maths §6)."""
+        return {(one.metric, epsilon) for one in self.tolerances for epsilon in one.tight}
+
+    @property
     def metrics(self) -> list[MetricName]:
         """Those that it sets tolerances on, in order."""
         return list(dict.fromkeys(metric for metric, _ in self.limits()))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides a number: all but its title, list of SAEs and `agreement`."""
+        """SHA-256 of what decides a number.
+
+        That is all but its title, list of SAEs, `agreement`, and which tolerances are tight.
+        """
         content = self.model_dump(mode="json", exclude={"title", "saes", "agreement"})
+        for tolerance in content["tolerances"]:
+            del tolerance["tight"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

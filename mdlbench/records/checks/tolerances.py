@@ -59,8 +59,8 @@ def _of_bits(record: EvalRecord, result: ToleranceResult) -> Iterator[str]:
     bits = np.array([point.bits.total for point in points])
     losses = np.array([point.loss(metric) for point in points])
     mixture = cheapest_within(bits, losses, result.epsilon)
-    l0 = mixture.of(np.array([point.l0 for point in points]))
-    if not (same(result.bits or 0.0, mixture.of(bits)) and same(result.l0 or 0.0, l0)):
+    l0 = float(mixture.of(np.array([point.l0 for point in points])))
+    if not (same(result.bits or 0.0, float(mixture.of(bits))) and same(result.l0 or 0.0, l0)):
         yield "bits or L0 are not those of the points at ε"
     drawn = np.stack([point.resampled_bits() for point in points], axis=-1)
     drawn_losses = np.stack([point.resampled(metric) for point in points], axis=-1)

@@ -37,7 +37,7 @@ class AtTolerance(NamedTuple):
 def differences(anchor: EvalRecord, test: EvalRecord, metric: MetricName) -> list[AtTolerance]:
     """Bits of `test` minus bits of `anchor` at every tolerance that both meet, by rising ε.
 
-    Both stand at their own coarsest step within ε, as on a leaderboard (maths §8).
+    Both are read off their own curves at ε, as on a leaderboard (maths §8).
 
     Raises:
         RecordError: the records' bootstrap resamples are not the same, so nothing is paired.
@@ -49,10 +49,7 @@ def differences(anchor: EvalRecord, test: EvalRecord, metric: MetricName) -> lis
 
 
 def mean_difference(anchor: EvalRecord, test: EvalRecord, metric: MetricName) -> Difference | None:
-    """The mean of `differences`, paired within each resample as well; None where there are none.
-
-    Held fixed are the accepted steps, as in every interval of a record (maths §7).
-    """
+    """The mean of `differences`, paired within each resample as well; None where there are none."""
     shared = list(_shared(anchor, test, metric))
     if not shared:
         return None
@@ -66,7 +63,7 @@ def sign_change(
 ) -> tuple[AtTolerance, AtTolerance] | None:
     """A tolerance at which `anchor` is shorter and one at which `test` is, both beyond chance.
 
-    Nothing is interpolated: these are measured, paired differences, the largest of either sign.
+    These are paired differences at tolerances, the largest of either sign.
     """
     found = differences(anchor, test, metric)
     above = [at for at in found if at.difference.sign > 0]

@@ -13,7 +13,6 @@ from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import (
     EvalRecord,
     SiteReferences,
-    operating_point,
     other_quantisers,
 )
 from mdlbench.report.style import (
@@ -179,14 +178,14 @@ def _sae(
         linestyle=_line(record.identity.quantiser),
         alpha=0.85,
     )
-    accepted = [
-        (result.bits, point.loss(metric))
+    scored = [
+        (result.bits, result.epsilon)
         for result in record.tolerances
-        if result.metric == metric and (point := operating_point(record, result))
+        if result.metric == metric and result.bits is not None and not result.at_coarsest
     ]
-    if accepted:
+    if scored:
         ax.plot(
-            *zip(*accepted, strict=True),
+            *zip(*scored, strict=True),
             linestyle="none",
             marker=marker,
             markersize=4,

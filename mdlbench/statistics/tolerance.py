@@ -154,12 +154,12 @@ def cheapest_within(
     alone = within[..., :, None] & np.eye(rates.shape[-1], dtype=bool)
     cost = np.where(crosses | alone, rates[..., :, None] + shares * steps, np.inf)
     flat = cost.reshape(*cost.shape[:-2], -1)
-    best = flat.argmin(axis=-1)
-    finer_step, coarser_step = np.divmod(best, rates.shape[-1])
-    return Mixture(finer_step, coarser_step, _picked(shares.reshape(flat.shape), best))
+    best = np.asarray(flat.argmin(axis=-1))
+    pair = [np.asarray(index) for index in np.divmod(best, rates.shape[-1])]
+    return Mixture(*pair, share=_picked(shares.reshape(flat.shape), best))
 
 
 def _picked(
     values: Float64[np.ndarray, "*draws point"], index: Int64[np.ndarray, "*draws"]
 ) -> Float64[np.ndarray, "*draws"]:
-    return np.take_along_axis(values, np.expand_dims(index, -1), axis=-1).squeeze(-1)
+    return np.asarray(np.take_along_axis(values, np.expand_dims(index, -1), axis=-1).squeeze(-1))

@@ -36,7 +36,7 @@ from mdlbench.records.repetition import Standing
 from mdlbench.records.store import RECORDS, file_name
 from mdlbench.report import references_of
 from mdlbench.report.page.zipf import zipf_fit
-from mdlbench.report.tables import NOTES, TITLE_LENGTH, printable
+from mdlbench.report.tables import NOTES, TITLE_LENGTH, is_tight, printable
 from mdlbench.report.view import Range, view_of
 from mdlbench.statistics.metrics import METRICS, Metric, in_order, shown_metrics
 from mdlbench.suite.load import shipped_suite
@@ -97,6 +97,7 @@ class TableData(TypedDict):
     metric: str
     epsilon: float
     headline: bool
+    tight: bool
     columns: Values
 
 
@@ -293,7 +294,7 @@ def _site(
         "text": None if site.text is None else printable(site.text),
         "model": None if site.model is None else printable(site.model),
         "test_tokens": records[0].n_tokens.test,
-        "tables": [_table(table, records, readers, table is board.headline) for table in tables],
+        "tables": [_table(board, table, records, readers) for table in tables],
         "saes": [
             _sae(record, labels[record.id], metrics, suite, standings.get(record.id, "submitted"))
             for record in records
@@ -325,7 +326,7 @@ def _by_headline(sites: Sequence[SiteData]) -> Iterator[SaeData]:
 
 
 def _table(
-    table: Table, records: Sequence[EvalRecord], readers: Columns, headline: bool
+    board: Leaderboard, table: Table, records: Sequence[EvalRecord], readers: Columns
 ) -> TableData:
     positions = {record.id: i for i, record in enumerate(records)}
     values: Values = {name: _column(table.rows, readers[name]) for name in ROW_FIELDS}
@@ -335,7 +336,8 @@ def _table(
     return {
         "metric": table.metric,
         "epsilon": table.epsilon,
-        "headline": headline,
+        "headline": table is board.headline,
+        "tight": is_tight(board, table),
         "columns": values,
     }
 

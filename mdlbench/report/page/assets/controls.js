@@ -38,7 +38,8 @@ function offerTolerances() {
 
 function toleranceOption(table) {
   const position = currentSite().tables.indexOf(table);
-  const title = table.headline ? "The suite's headline" : null;
+  const remarks = [table.headline && "the suite's headline", table.tight && 'tight'].filter(Boolean);
+  const title = remarks.length ? remarks.join(', ') : null;
   return element(
     'label',
     { title },
@@ -49,7 +50,7 @@ function toleranceOption(table) {
       checked: position === state.table,
       onchange: () => showTolerance(position),
     }),
-    element('span', {}, `${table.epsilon}${table.headline ? ' ★' : ''}`),
+    element('span', {}, `${table.epsilon}${table.headline ? ' ★' : ''}${table.tight ? ' ⊢' : ''}`),
   );
 }
 

@@ -15,10 +15,10 @@ const COLUMNS = [
   { key: 'standing', header: 'Status', value: (row) => row.sae.standing, cell: standingCell },
 ];
 const TITLES = {
-  l0: 'Nonzero symbols per token at the accepted step',
+  l0: 'Nonzero symbols per token at the tolerance',
   bits: 'With the half-width of the 95% interval; smallest is best',
-  delta: 'Bits above the first SAE, with the paired 95% interval',
-  coded: 'Bits per token of a real bitstream that was decoded and compared',
+  delta: 'Bits above the best SAE, with the paired 95% interval',
+  coded: 'Bits per token of a real bitstream at the accepted step, decoded and compared',
   floor: 'Loss before quantisation',
   dead: 'Latents active on no token',
   'break-even': 'Tokens after which the latents sent have cost as much as decoder and codebook',

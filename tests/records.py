@@ -51,7 +51,7 @@ def make_identity(name: str, **changes: Any) -> Identity:
     identity = {
         "suite": "mnist",
         "suite_digest": SUITE_DIGEST,
-        "protocol": 1,
+        "protocol": PROTOCOL,
         "data_sha256": DATA_SHA256,
         "seed": 0,
         "limit": None,
@@ -230,7 +230,7 @@ def _realistic(
     results = []
     noise = 0.3 * shared + 0.08 * generator.normal(size=shared.size)
     for metric, epsilon in MNIST_LIMITS:
-        fine = 0.03125 * 2.0 ** (np.arange(141) / 20)
+        fine = 0.03125 * 2.0 ** (np.arange(57) / 8)
         losses = [at(s)[1] if metric == "mse" else delta_ce(at(s)[1]) for s in fine]
         passing = [s for s, loss in zip(fine, losses, strict=True) if loss <= epsilon]
         if not passing:

@@ -66,7 +66,7 @@ def test_epsilon_ends_between_neighbours_for_any_increasing_loss(
     assert found.at_coarsest == (len(within) == len(values))
     if passing and not found.at_coarsest:
         assert {within[-1], within[-1] + 1} <= set(losses)
-    assert len(losses) - OCTAVES <= 2 + 2 * math.ceil(5 * math.log2(1.5))
+    assert len(losses) - OCTAVES <= 2 + 2 * math.ceil(8 * math.log2(1.5))
 
 
 def test_a_quadratic_loss_takes_two_measurements_beside_the_dyadic_ones():
@@ -78,14 +78,14 @@ def test_a_quadratic_loss_takes_two_measurements_beside_the_dyadic_ones():
 def test_the_accepted_step_is_the_last_before_the_first_failure():
     """A dip after a failing step is flagged and not used."""
     values = [0.01, 0.02, 0.009, 0.05]
-    losses = {5 * i: Loss(value, value) for i, value in enumerate(values)}
+    losses = {8 * i: Loss(value, value) for i, value in enumerate(values)}
     losses |= {position: Loss(0.02, 0.02) for position in unmeasured(losses, 0.0101)}
     found = found_within(losses, 0.0101)
     assert (found.position, found.non_monotone, found.at_coarsest) == (0, True, False)
 
 
 def test_infeasible_when_the_finest_step_fails_even_if_a_coarser_one_passes():
-    losses = {0: Loss(0.02, 0.02), 5: Loss(0.009, 0.009)}
+    losses = {0: Loss(0.02, 0.02), 8: Loss(0.009, 0.009)}
     found = found_within(losses, epsilon=0.01)
     assert (found.position, found.non_monotone) == (None, True)
     assert unmeasured(losses, epsilon=0.01) == []
@@ -101,7 +101,7 @@ def test_the_upper_limit_decides_the_step_and_the_loss_the_curve():
     """Upwards from the accepted step positions are measured until the loss itself exceeds ε."""
     losses, found = search(lambda step: 0.01 * step, epsilon=0.01, excess=1.4)
     assert losses[found.position].upper <= 0.01 < losses[found.position + 1].upper
-    assert losses[25].value <= 0.01 < losses[26].value
+    assert losses[40].value <= 0.01 < losses[41].value
 
 
 def hull_at(rates, losses, epsilon):

@@ -35,7 +35,7 @@ DEAD_SHARE = 0.01
 
 @dataclass(frozen=True)
 class SweepEntry:
-    """One SAE at the coarsest step that keeps ε.
+    """One SAE at ε: its bits there, and its accepted step.
 
     Attributes:
         k: nonzero latents per token that it was trained for, where its config says so.

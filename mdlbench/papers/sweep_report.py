@@ -118,11 +118,11 @@ def to_markdown(study: Study, sheets: Mapping[Regime, Sheet]) -> str:
 
 _ANSWERS = {True: "Yes.", False: "No.", None: "Cannot be said."}
 _DEFINITIONS = (
-    "Every SAE stands at its coarsest step whose MSE after quantisation keeps ε with 95% "
-    "confidence; steps are 0.05 octave apart, and what an SAE leaves unused of ε counts against "
-    "it. DL is the held-out codebook's bits per token, plug-in the entropy that the paper "
-    "reports. Intervals are 95%, by paired bootstrap over test images: they say nothing of other "
-    "training seeds, and hold the steps fixed. A latent is dead if it is on for none of the "
+    "DL is the held-out codebook's bits per token where the SAE's rate-distortion curve has the "
+    "MSE ε. What else is said of an SAE at ε is of its accepted step: the coarsest measured one "
+    "whose MSE after quantisation keeps ε with 95% confidence. Plug-in is the entropy that the "
+    "paper reports. Intervals are 95%, by paired bootstrap over test images; each draw has a curve "
+    "of its own. They say nothing of other training seeds. A latent is dead if it is on for none of the "
     "images, before quantisation. B is the fixed-length bits of a nonzero's magnitude, ⌈log₂ of "
     "the levels in use⌉; bits/nonzero the entropy of that magnitude. First > 1% dead: the "
     "smallest width whose best SAE within ε has more dead latents; sparsest: that of the smallest "

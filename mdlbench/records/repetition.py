@@ -58,7 +58,7 @@ class Deviation(NamedTuple):
     Attributes:
         bits: relative difference of rates at a step, of L0, and of the facts about latents.
         loss: relative difference of losses at a step; of ΔCE, to CE.
-        positions: steps of 0.2 octave between the steps accepted at a tolerance, or bits between
+        positions: steps of an eighth of an octave between the steps accepted at a tolerance, or bits between
             the decoder's precisions.
     """
 
@@ -246,7 +246,7 @@ def write_repetition(
         raise RecordError(
             f"{record.label}: measured again, rates differ by {found.bits:.2g} (allowed "
             f"{suite.bits:g}), losses by {found.loss:.2g} ({suite.loss:g}), accepted steps by "
-            f"{found.positions} of 0.2 octave ({suite.positions})"
+            f"{found.positions} of an eighth of an octave ({suite.positions})"
         )
     repetition = Repetition(
         record_id=record.id,

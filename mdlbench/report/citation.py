@@ -99,10 +99,11 @@ def _tolerances(record: EvalRecord, suite: Suite) -> str:
         for metric, epsilons in by_metric.items()
     )
     return (
-        rf"Rates are compared at the coarsest step (in steps of {1 / STEPS_PER_OCTAVE:g} octave) "
-        rf"at which the total loss after quantisation is at most $\varepsilon$ with 95\% "
-        f"confidence ({latex_text(limits)}); intervals are percentile intervals of "
-        f"{suite.replicates} bootstrap resamples of the test documents."
+        rf"Rates are compared where the total loss after quantisation is $\varepsilon$ "
+        f"({latex_text(limits)}): on the lower convex hull of the measured steps, which are at most "
+        f"{1 / STEPS_PER_OCTAVE:g} octave apart there. Intervals are percentile intervals of "
+        f"{suite.replicates} bootstrap resamples of the test documents, each with a curve of its "
+        "own."
     )
 
 

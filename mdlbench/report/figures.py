@@ -126,7 +126,7 @@ def _legend(
     for architecture, marker in architectures.items():
         name = f", {printable(architecture)}" if len(architectures) > 1 else ""
         dot = Line2D([], [], color=FAINT, marker=marker, linestyle="")
-        entries[f"its coarsest step within ε{name}"] = dot
+        entries[f"its bits at ε{name}"] = dot
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))

@@ -31,7 +31,7 @@ from mdlbench.suite.suite import Steps
 class Sweep:
     """Rate and distortion of one SAE as the step varies, each measured at most once.
 
-    A step is named by its position p on the refined grid: finest·2^(p/5), see `tolerance`.
+    A step is named by its position p on the refined grid: finest·2^(p/8), see `tolerance`.
     """
 
     def __init__(self, latents: LatentRounds, mode: Mode, steps: Steps) -> None:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-STEPS_PER_OCTAVE = 5
-"""Positions of the refined grid to an octave: 0.2 octave apart."""
+STEPS_PER_OCTAVE = 8
+"""Positions of the refined grid to an octave: an eighth of an octave apart."""
 
 
 class Loss(NamedTuple):
@@ -27,7 +27,7 @@ class ToleranceSearch:
     """Outcome of the search at one ε.
 
     Attributes:
-        position: index of the accepted step on the grid finest·2^(i/5); None if even the finest
+        position: index of the accepted step on the grid finest·2^(i/8); None if even the finest
             step fails (the SAE is infeasible at ε).
         non_monotone: the loss returns within ε at a coarser step than where it first left it.
         at_coarsest: no step's loss exceeds ε.
@@ -39,9 +39,9 @@ class ToleranceSearch:
 
 
 def step_at(finest: float, position: int) -> float:
-    """finest·2^(position/5); exactly dyadic at whole octaves."""
-    octaves, fifths = divmod(position, STEPS_PER_OCTAVE)
-    return finest * math.ldexp(2.0 ** (fifths / STEPS_PER_OCTAVE), octaves)
+    """finest·2^(position/8); exactly dyadic at whole octaves."""
+    octaves, eighths = divmod(position, STEPS_PER_OCTAVE)
+    return finest * math.ldexp(2.0 ** (eighths / STEPS_PER_OCTAVE), octaves)
 
 
 def position_of(finest: float, step: float) -> int:

@@ -70,7 +70,7 @@ class Agreement(Strict):
     loss: Positive = 1e-3
     """Relative difference of MSE, FVU, CE or KL at the same step."""
     positions: Annotated[int, Field(ge=0)] = 1
-    """Steps of 0.2 octave by which the step accepted at a tolerance may differ."""
+    """Steps of an eighth of an octave by which the step accepted at a tolerance may differ."""
 
 
 class SuiteEntry(Strict):

@@ -26,7 +26,7 @@ class Placing:
 
     Attributes:
         sae: the member of fewest bits, as on a board.
-        bits, interval: its bits per token at its accepted step, with their 95% interval.
+        bits, interval: its bits per token at ε, with their 95% interval.
         rank: among the contenders, as on a board (maths §7).
         to_anchor: bits above the anchor's best member; None for the anchor, or if it misses ε.
     """

@@ -45,7 +45,7 @@ def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
 
 
 def positions(record: EvalRecord) -> list[int | None]:
-    """Where each point lies on the grid finest·2^(p/5); None where it does not."""
+    """Where each point lies on the grid finest·2^(p/8); None where it does not."""
     finest = record.points[0].step
     return [_position(point.step, finest) for point in record.points]
 

@@ -159,6 +159,8 @@ def test_every_draw_meets_epsilon_on_its_own_curve():
     rates = np.array([[64.0, 40.0, 20.0], [60.0, 44.0, 20.0], [9.0, 8.0, 7.0]])
     losses = np.array([[0.01, 0.012, 0.02], [0.01, 0.014, 0.02], [0.02, 0.03, 0.04]])
     together = cheapest_within(rates, losses, 0.013).of(rates)
-    alone = [cheapest_within(*curve, 0.013).of(curve[0]) for curve in zip(rates, losses)]
+    alone = [
+        cheapest_within(*curve, 0.013).of(curve[0]) for curve in zip(rates, losses, strict=True)
+    ]
     assert together.tolist() == [float(bits) for bits in alone]
     assert together[2] == 9.0

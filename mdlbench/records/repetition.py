@@ -58,8 +58,8 @@ class Deviation(NamedTuple):
     Attributes:
         bits: relative difference of rates at a step, of L0, and of the facts about latents.
         loss: relative difference of losses at a step; of ΔCE, to CE.
-        positions: steps of an eighth of an octave between the steps accepted at a tolerance, or bits between
-            the decoder's precisions.
+        positions: steps of an eighth of an octave between the steps accepted at a tolerance, or
+            bits between the decoder's precisions.
     """
 
     bits: float

@@ -100,8 +100,8 @@ def _tolerances(record: EvalRecord, suite: Suite) -> str:
     )
     return (
         rf"Rates are compared where the total loss after quantisation is $\varepsilon$ "
-        f"({latex_text(limits)}): on the lower convex hull of the measured steps, which are at most "
-        f"{1 / STEPS_PER_OCTAVE:g} octave apart there. Intervals are percentile intervals of "
+        f"({latex_text(limits)}): on the lower convex hull of the measured steps, which are at "
+        f"most {1 / STEPS_PER_OCTAVE:g} octave apart there. Intervals are percentile intervals of "
         f"{suite.replicates} bootstrap resamples of the test documents, each with a curve of its "
         "own."
     )

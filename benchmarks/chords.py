@@ -2,8 +2,8 @@
 
     python benchmarks/chords.py --suite mnist --sae batchtopk-128-k11 --sae pca
 
-Every SAE is measured every 24th of an octave. At each tolerance its score (maths §6) is read off all
-of these steps, and off the dyadic ones with those that a refined grid of some width would have
+Every SAE is measured every 24th of an octave. At each tolerance its score (maths §6) is read off
+all of these steps, and off the dyadic ones with those that a refined grid of some width would have
 beside them: from the last that passes up to the first whose loss exceeds ε. The difference is given
 as a share of the width of the score's 95% interval.
 """

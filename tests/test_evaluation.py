@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from mdlbench.sources.images import Images
 from mdlbench.sources.kinds.images import PIXELS
 from mdlbench.sources.open import Opener
 from mdlbench.statistics.bootstrap import Bootstrap, percentile_interval
-from mdlbench.statistics.tolerance import step_at
+from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, step_at
 from mdlbench.suite.site import Site
 from tests.tiny import N_TEST, N_TRAIN, tiny_suite, write_sae
 
@@ -179,14 +180,13 @@ def test_a_long_split_is_audited_in_parts(record, suite, sae, monkeypatch):
 
 def test_the_accepted_step_is_the_last_that_passes(record, oracle, suite):
     result = record.at("mse", 0.004)
-    positions = range((suite.steps.octaves - 1) * 20 + 1)
+    positions = range((suite.steps.octaves - 1) * STEPS_PER_OCTAVE + 1)
     passing = [
         p for p in positions if oracle.upper_mse(suite, step_at(suite.steps.finest, p)) <= 0.004
     ]
     assert result.feasible
     assert result.step == step_at(suite.steps.finest, passing[-1])
-    point = next(point for point in record.points if point.step == result.step)
-    assert result.bits == point.bits.total
+    assert operating_point(record, result).bits.total > result.bits
     assert len(result.replicates) == suite.replicates
     assert result.bits_ci[0] <= result.bits <= result.bits_ci[1]
     assert np.mean(result.replicates) == pytest.approx(result.bits, rel=0.01)
@@ -218,8 +218,8 @@ def test_decoder_precision_is_the_coarsest_that_keeps_the_headline(record, oracl
     live = round(24 * (1 - record.coder.dead_fraction))
     assert record.coder.decoder_bits == (live * 64 + 64) * bits
     model_bits = record.coder.decoder_bits + record.coder.codebook_bits
-    headline = record.at("mse", 0.004).bits
-    assert record.coder.break_even_tokens == pytest.approx(model_bits / headline)
+    shipped = operating_point(record, record.at("mse", 0.004)).bits.total
+    assert record.coder.break_even_tokens == pytest.approx(model_bits / shipped)
 
 
 @pytest.mark.parametrize("model_bits", [lambda bits: 700 * bits + 32, 12_345.0])
@@ -238,7 +238,7 @@ def test_a_factored_decoder_is_priced_by_its_adapter(suite, sae, record, model_b
     assert (facts.decoder_weight_bits, facts.decoder_bits) == (bits, expected)
     assert facts.model_bits == expected
     assert facts.break_even_tokens == pytest.approx(
-        (expected + facts.codebook_bits) / found.at("mse", 0.004).bits
+        (expected + facts.codebook_bits) / operating_point(found, found.at("mse", 0.004)).bits.total
     )
     assert found.points == record.points
     assert list(problems_of(found, suite)) == []
@@ -323,7 +323,8 @@ def test_bits_of_latents_add_up_to_the_rate(suite, sae):
     bench = open_bench(suite)
     named = NamedCoder(str(sae))
     record, latent_bits = evaluate_coder(bench, named, bench.identity(bench.identify(named)))
-    assert latent_bits.sum() == pytest.approx(record.at("mse", 0.004).bits, rel=1e-12)
+    shipped = operating_point(record, record.at("mse", 0.004))
+    assert latent_bits.sum() == pytest.approx(shipped.bits.total, rel=1e-12)
     assert latent_bits[-8:].max() < 0.01 < latent_bits[:16].min()
     profile = record.latents
     assert profile.bits == pytest.approx(-np.sort(-latent_bits)[np.array(profile.ranks) - 1])
@@ -352,10 +353,30 @@ def test_resamples_of_a_point_are_the_bootstrap_of_its_intervals(record):
         assert point.resampled("fvu") / point.fvu == pytest.approx(
             point.resampled("mse") / point.mse
         )
-    for result in record.tolerances:
-        if result.feasible:
-            point = operating_point(record, result)
-            assert point.resampled_bits() == pytest.approx(result.replicates, rel=1e-4)
+
+
+def test_bits_at_a_tolerance_are_the_hull_of_the_points_in_the_record_and_in_every_draw(record):
+    """Recomputed from the record alone, with all pairs of points written out."""
+    feasible = [result for result in record.tolerances if result.feasible]
+    assert feasible
+    for result in feasible:
+        metric, epsilon = result.metric, result.epsilon
+        curve = [(p.bits.total, p.loss(metric)) for p in record.points]
+        assert result.bits == pytest.approx(hull_at(curve, epsilon), rel=1e-12)
+        drawn = np.stack([(p.resampled_bits(), p.resampled(metric)) for p in record.points], axis=1)
+        expected = [hull_at(drawn[:, :, i].T.tolist(), epsilon) for i in range(drawn.shape[2])]
+        spread = max(expected) - min(expected)
+        assert result.replicates == pytest.approx(expected, rel=0, abs=2e-3 * spread)
+        assert result.bits_ci == pytest.approx(percentile_interval(np.array(result.replicates)))
+
+
+def hull_at(curve, epsilon):
+    within = [point for point in curve if point[1] <= epsilon]
+    beyond = [point for point in curve if point[1] > epsilon]
+    if not within:
+        return min(curve, key=lambda point: point[1])[0]
+    chords = [r + (epsilon - d) / (e - d) * (s - r) for (r, d), (s, e) in product(within, beyond)]
+    return min([*chords, *(rate for rate, _ in within)])
 
 
 def test_pictures_are_decoder_rows_in_red_and_blue():

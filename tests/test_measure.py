@@ -11,12 +11,11 @@ from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.encoded import encoded
 from mdlbench.scoring.executor import InProcess
 from mdlbench.scoring.rounds import CoderRounds, Rounds
-from mdlbench.scoring.search import search_limit
+from mdlbench.scoring.sweep import Sweep
 from mdlbench.sources.images import Images
 from mdlbench.sources.kinds.images import PIXELS
 from mdlbench.sources.open import Opener
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums
-from mdlbench.statistics.metrics import METRICS
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Steps
 from tests.tiny import tiny_suite, write_sae
@@ -52,24 +51,12 @@ def splices(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("position", [7, 13, 33])
-def test_errors_are_those_of_the_spliced_distortion_and_cost_no_splice(sweep, splices, position):
-    errors = sweep.errors(position)
+def test_what_is_known_is_not_measured_again(sweep, splices):
+    whole = {position: sweep.distortion(position) for position in (20, 7)}
+    splices.clear()
+    sweep.measure([7, 20])
+    assert all(sweep.distortion(position) is sums for position, sums in whole.items())
     assert splices == []
-    whole = sweep.distortion(position)
-    assert splices == [0]
-    assert type(errors) is ErrorSums
-    assert np.array_equal(errors.squared_error, whole.squared_error)
-    assert np.array_equal(errors.cosine, whole.cosine)
-
-
-def test_errors_of_a_step_that_was_spliced_are_not_measured_again(sweep, splices):
-    for position in (20, 7):
-        whole = sweep.distortion(position)
-        splices.clear()
-        assert sweep.errors(position) is whole
-        assert sweep.distortion(position) is whole
-        assert splices == []
 
 
 def test_the_dyadic_steps_take_one_pass(sweep, splices, monkeypatch):
@@ -77,33 +64,39 @@ def test_the_dyadic_steps_take_one_pass(sweep, splices, monkeypatch):
     monkeypatch.setattr(
         Images, "blocks", lambda self, *part: passes.append(part[0]) or original(self, *part)
     )
-    for position in sweep.dyadic:
-        sweep.errors(position)
+    sweep.measure(sweep.dyadic)
     assert passes == ["test"]
     assert len(splices) == len(sweep.dyadic)
 
 
-def test_a_search_on_mse_splices_the_dyadic_steps_alone(bench, sweep, splices):
-    search_limit(bench, sweep, "mse", 0.004)
-    assert len(splices) == len(sweep.dyadic)
-    splices.clear()
-    search_limit(bench, sweep, "fvu", 0.05)
-    assert splices == []
-    assert [name for name, metric in METRICS.items() if metric.spliced] == ["delta_ce", "kl"]
+def test_steps_priced_together_cost_what_each_costs_alone(sae, bench):
+    """Rates of dyadic and other steps from one count of each split, bit for bit."""
+    with encoded(bench, sae) as run:
+        together = run.sweep
+        together.price([3, 8, 16, 19, 24])
+        alone = Sweep(together.latents, bench.mode, bench.suite.steps)
+        for position in (3, 8, 16, 19, 24):
+            one, other = together.rates(position), alone.rates(position)
+            assert (one.heldout, one.adaptive, one.l0) == (other.heldout, other.adaptive, other.l0)
+            assert np.array_equal(one.document_bits, other.document_bits)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_errors_at_a_decoder_precision_are_those_of_the_spliced_one(sweep, splices, bits):
+    unrounded = sweep.distortion(20)
+    splices.clear()
     errors = sweep.at_precision(20, bits, spliced=False)
     assert splices == []
     whole = sweep.at_precision(20, bits, spliced=True)
     assert isinstance(whole, DistortionSums)
     assert np.array_equal(errors.squared_error, whole.squared_error)
-    assert not np.array_equal(errors.squared_error, sweep.errors(20).squared_error)
+    assert type(errors) is ErrorSums
+    assert not np.array_equal(errors.squared_error, unrounded.squared_error)
 
 
 def test_a_metric_reads_the_same_from_errors_and_distortions(bench, sweep):
-    errors, whole = sweep.errors(7), sweep.distortion(7)
+    whole = sweep.distortion(7)
+    errors = ErrorSums(whole.squared_error, whole.cosine)
     metrics = whole.metrics(bench.reference)
     n_tokens = bench.reference.tokens.sum()
     for metric in ("mse", "fvu"):

@@ -220,8 +220,8 @@ def test_marks_are_explained_where_they_occur():
     marked = make_result(("mse", 0.015), [5.0, 6.0], at_coarsest=True, non_monotone=True)
     text = to_markdown(build([make_record("a", results=[marked])], HEADLINE))
     assert "| ≤ 5.50† |" in text
-    assert "≤: even the coarsest step" in text
-    assert "†: a coarser step passes" in text
+    assert "≤: no step of the grid exceeds the tolerance" in text
+    assert "†: the loss exceeds the tolerance at one step" in text
     assert "†" not in to_markdown(build([make_record("a")], HEADLINE))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mdlbench.errors import MdlbenchWarning, RecordError
-from mdlbench.records.record import parse_record
+from mdlbench.records.record import OperatingPoint, parse_record
 from mdlbench.records.repetition import (
     Deviation,
     deviation,
@@ -22,7 +22,8 @@ from mdlbench.records.repetition import (
 )
 from mdlbench.records.store import read_record, read_records, record_paths
 from mdlbench.scoring.repeat import Claim, Unverified, Verified, read_claim, verify
-from mdlbench.statistics.tolerance import position_of, step_at
+from mdlbench.statistics.bootstrap import percentile_interval
+from mdlbench.statistics.tolerance import cheapest_within
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.suite import Agreement
 from tests.records import make_record
@@ -128,30 +129,40 @@ def test_a_forged_number_that_validation_cannot_see_does_not_come_out_again(fold
     assert standing(claim.record, folder) == "submitted"
 
 
-def forge_step(content):
-    """The accepted step moved to the next finer one of the grid, and made cheap."""
-    result = content["tolerances"][0]
-    point = next(p for p in content["points"] if p["step"] == result["step"])
-    position = position_of(content["points"][0]["step"], point["step"]) - 1
-    point["step"] = result["step"] = step_at(content["points"][0]["step"], position)
-    for code in ("support", "magnitude", "plugin", "heldout", "total"):
-        point["bits"][code] *= 0.9
-    point["bits"]["heldout_ci"] = [0.9 * end for end in point["bits"]["heldout_ci"]]
-    result["bits"] *= 0.9
-    result["bits_ci"] = [0.9 * end for end in result["bits_ci"]]
-    result["replicates"] = [0.9 * draw for draw in result["replicates"]]
+def rescored(content):
+    """Bits, L0, intervals and replicates at the tolerances, anew from the points."""
+    points = [OperatingPoint.model_validate(point) for point in content["points"]]
+    bits = np.stack([point.resampled_bits() for point in points], axis=-1)
+    for result in content["tolerances"]:
+        if result["feasible"]:
+            losses = [point.loss(result["metric"]) for point in points]
+            drawn = np.stack([point.resampled(result["metric"]) for point in points], axis=-1)
+            totals = np.array([point.bits.total for point in points])
+            mixture = cheapest_within(totals, np.array(losses), result["epsilon"])
+            replicates = cheapest_within(bits, drawn, result["epsilon"]).of(bits)
+            result["bits"] = float(mixture.of(totals))
+            result["l0"] = float(mixture.of(np.array([point.l0 for point in points])))
+            result["bits_ci"] = list(percentile_interval(replicates))
+            result["replicates"] = replicates.tolist()
+
+
+def forge_rate(content):
+    """The points about a tolerance made cheap."""
+    for point in content["points"]:
+        if point["bits"].get("coded") is None:
+            for code in ("support", "magnitude", "plugin", "heldout", "total"):
+                point["bits"][code] *= 0.9
+            point["bits"]["heldout_ci"] = [0.9 * end for end in point["bits"]["heldout_ci"]]
+    rescored(content)
 
 
 def forge_draws(content):
-    """Draws without spread, so that there are no ties."""
+    """Draws of rates without spread, so that there are fewer ties."""
     for point in content["points"]:
         draws = len(base64.b64decode(point["resamples"]["bits"])) // 2
         point["resamples"]["bits"] = base64.b64encode(np.zeros(draws, "<f2").tobytes()).decode()
         point["bits"]["heldout_ci"] = [point["bits"]["heldout"]] * 2
-        for result in content["tolerances"]:
-            if result.get("step") == point["step"]:
-                result["bits_ci"] = [result["bits"]] * 2
-                result["replicates"] = [result["bits"]] * draws
+    rescored(content)
 
 
 def forge_pictures(content):
@@ -167,7 +178,7 @@ def forge_split(content):
 @pytest.mark.parametrize(
     ("forge", "found"),
     [
-        (forge_step, "rates differ by 0.1"),
+        (forge_rate, "rates differ by 0.1"),
         (forge_draws, "rates differ by 0."),
         (forge_pictures, "its features look different"),
         (forge_split, "rates differ by 0."),
@@ -224,7 +235,7 @@ def test_steps_are_compared_in_positions_and_feasibility_must_agree(measured):
         tolerances[i] = result.model_copy(update=values)
         return record.model_copy(update={"tolerances": tolerances})
 
-    assert deviation(record, with_result(step=result.step * 2**0.1)).positions == 2
+    assert deviation(record, with_result(step=result.step * 2**0.25)).positions == 2
     with pytest.raises(RecordError, match="is infeasible at"):
         deviation(record, with_result(feasible=False, step=None))
 

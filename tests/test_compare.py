@@ -288,7 +288,7 @@ def test_too_few_points_and_too_little_overlap_have_no_averages():
     [
         ({"suite": "toy"}, r"suite differs \(mnist and toy\)"),
         ({"suite_digest": "ee" * 32}, "suite_digest differs .d1d1d1d1d1d1 and eeeeeeeeeeee"),
-        ({"protocol": 2}, r"protocol differs \(1 and 2\)"),
+        ({"protocol": 1}, r"protocol differs \(2 and 1\)"),
         ({"data_sha256": "ee" * 32}, "data_sha256 differs .dadadadadada and eeeeeeeeeeee"),
         ({"seed": 7}, r"seed differs \(0 and 7\)"),
         ({"limit": 64, "partial": True}, r"limit differs \(all documents and 64 documents\)"),

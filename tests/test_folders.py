@@ -19,7 +19,7 @@ from mdlbench.disk import files
 from mdlbench.errors import MdlbenchWarning, RecordError, UsageError
 from mdlbench.records import seal
 from mdlbench.records.checks import problems_of_files
-from mdlbench.records.record import EvalRecord, Measurement, References, parse_record
+from mdlbench.records.record import PROTOCOL, EvalRecord, Measurement, References, parse_record
 from mdlbench.records.store import (
     REFERENCES,
     RecordStore,
@@ -241,7 +241,7 @@ def test_a_stray_repetition_counts_for_nothing(tmp_path: Path) -> None:
 # Several runs at once
 
 
-MEASURED = Measurement(suite="mnist", suite_digest=SUITE_DIGEST, protocol=1)
+MEASURED = Measurement(suite="mnist", suite_digest=SUITE_DIGEST, protocol=PROTOCOL)
 
 
 def add(folder: Path, site: int, measured: Measurement = MEASURED, data: str = "") -> str | None:

@@ -159,6 +159,33 @@ def test_infeasible_saes_come_last_by_floor_without_a_rank():
     assert rows[1].ranking.delta is None
 
 
+def test_baselines_stand_in_their_place_without_a_rank():
+    """Ranks are counted without them, and Δ is to the best SAE, also above it."""
+    shifts = np.array([-1.0, 0.0, 1.0])
+    records = [
+        make_record("pca", 90 + 2 * shifts, adapter="baseline"),
+        make_record("best", 100 + shifts),
+        make_record("kmeans", 105 + shifts, adapter="baseline"),
+        make_record("second", 110 + shifts),
+    ]
+    rows = build(records, HEADLINE).headline.rows
+    assert [(row.ranking.rank, row.label, row.status) for row in rows] == [
+        (None, "pca", "baseline"),
+        (1, "best", "ranked"),
+        (None, "kmeans", "baseline"),
+        (2, "second", "ranked"),
+    ]
+    assert [row.ranking.delta for row in rows] == [-10.0, 0.0, 5.0, 10.0]
+    assert rows[0].ranking.delta_low == pytest.approx(-10.95)
+    assert rows[0].ranking.delta_high == pytest.approx(-9.05)
+
+
+def test_baselines_alone_have_neither_rank_nor_difference():
+    record = make_record("pca", adapter="baseline")
+    (row,) = build([record], HEADLINE).headline.rows
+    assert (row.status, row.ranking.rank, row.ranking.delta) == ("baseline", None, None)
+
+
 def test_unranked_records_never_get_a_rank():
     unranked = make_record("unranked", results=[make_result(("mse", 0.015), [1.0], ranked=False)])
     rows = build([unranked, make_record("whole")], HEADLINE).headline.rows
@@ -240,7 +267,7 @@ def test_rows_carry_the_operating_point_at_their_step():
     [
         {"suite": "gpt2-l8"},
         {"suite_digest": "e2" * 32},
-        {"protocol": 2},
+        {"protocol": 1},
         {"data_sha256": "db" * 32},
         {"seed": 1},
     ],
@@ -258,7 +285,7 @@ LAYER = Site(hook="layer 1")
 
 @pytest.mark.parametrize(
     "difference",
-    [{"suite": "toy"}, {"suite_digest": "ff" * 32}, {"protocol": 2}, {"seed": 1}],
+    [{"suite": "toy"}, {"suite_digest": "ff" * 32}, {"protocol": 1}, {"seed": 1}],
 )
 def test_another_measurement_is_refused_at_another_site_too(difference):
     (key,) = difference

@@ -135,11 +135,12 @@ def test_markdown_rows_by_hand():
         "Architecture": "batchtopk",
         "D": "256",
         "L0": "16.00",
-        "Step": "0.5",
         "Bits/token": "100.00",
         "95% CI": "[99.05, 100.95]",
         "Δ": "0.00",
         "95% CI of Δ": "–",
+        "Step": "0.5",
+        "Bits at step": "100.00",
         "Coded": "100.30",
         "Floor MSE": "0.012",
         "Dead": "12.5%",
@@ -167,7 +168,7 @@ def test_hostile_names_are_inert_in_markdown():
     assert "\x1b" not in text
     rows = [line for line in text.splitlines() if "script" in line]
     assert len(rows) == 1
-    assert len(rows[0].replace("\\|", "").split("|")) == 15 + 2
+    assert len(rows[0].replace("\\|", "").split("|")) == 16 + 2
     assert r"a\|b\`c\`&lt;script&gt;&amp;\_x\_\*y\*\[l\](u)\$m\$" in rows[0]
 
 

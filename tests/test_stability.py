@@ -14,9 +14,12 @@ from mdlbench.sources.open import Opener
 from mdlbench.statistics.bootstrap import Bootstrap, percentile_interval
 from mdlbench.statistics.tolerance import cheapest_within
 from mdlbench.suite.load import load_suite
+from mdlbench.suite.suite import Tolerance
 
-DRAWS = 36
-TOKENS = 768
+DRAWS = 40
+TOKENS = 1024
+EPSILONS = {"fvu": [0.001, 0.003, 0.01], "delta_ce": [0.05, 0.2]}
+"""Beyond the noise of a loss over so many tokens; see maths §7."""
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +27,13 @@ def measured():
     """A trained SAE on a pool of tokens of a known source, which is cut into test sets."""
     shipped = load_suite("toy")
     tokens = shipped.source.tokens.model_copy(
-        update={"calibration": 10 * TOKENS, "test": DRAWS * TOKENS}
+        update={"calibration": 8 * TOKENS, "test": DRAWS * TOKENS}
     )
     source = shipped.source.model_copy(update={"tokens": tokens})
-    suite = shipped.model_copy(update={"source": source, "replicates": 100})
+    tolerances = [Tolerance(metric=m, epsilons=epsilons) for m, epsilons in EPSILONS.items()]
+    suite = shipped.model_copy(
+        update={"source": source, "replicates": 100, "tolerances": tolerances}
+    )
     suite._folder = shipped.folder
     opener = Opener(suite)
     target = targets(suite, ["batchtopk-64-k3.4"], adapter=None)[0]
@@ -63,10 +69,8 @@ def curve(resampled, metric):
 def test_the_interval_covers_redraws_of_the_test_set_as_often_as_it_says(resampled, metric):
     """Each part of the pool is a test set of its own; the truth is the whole pool's score."""
     bits, losses = curve(resampled, metric)
-    limits = [epsilon for name, epsilon in resampled.bench.suite.limits() if name == metric]
-    feasible = [e for e in limits if resampled.losses(metric)[0].upper <= e]
     covered = []
-    for epsilon in feasible:
+    for epsilon in EPSILONS[metric]:
         whole = bits.mean(axis=0)
         truth = float(cheapest_within(whole, losses.mean(axis=0), epsilon).of(whole))
         for i in range(DRAWS):
@@ -76,7 +80,6 @@ def test_the_interval_covers_redraws_of_the_test_set_as_often_as_it_says(resampl
             lost = np.stack([bootstrap.means(column) for column in losses[part].T], axis=-1)
             low, high = percentile_interval(cheapest_within(drawn, lost, epsilon).of(drawn))
             covered.append(low <= truth <= high)
-    assert len(covered) >= 4 * DRAWS
     assert 0.90 <= np.mean(covered) <= 0.99
 
 
@@ -85,8 +88,6 @@ def test_another_seed_of_the_bootstrap_moves_no_score_by_a_tenth_of_its_interval
 ):
     others = [searched(*measured, seed) for seed in (7,)]
     for metric, epsilon in resampled.bench.suite.limits():
-        if resampled.losses(metric)[0].upper > epsilon:
-            continue
         low, high = percentile_interval(resampled.bits_at(metric, epsilon))
         scores = []
         for one in (resampled, *others):

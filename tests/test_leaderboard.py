@@ -363,9 +363,9 @@ def test_ten_thousand_saes_are_ranked_in_seconds():
     generator = np.random.default_rng(0)
     bits = np.sort(generator.uniform(60, 400, size=10_000))
     replicates = bits[:, None] + generator.normal(0, 0.03, size=(10_000, 200))
-    start = time.perf_counter()
+    start = time.process_time()
     ranks = shared_ranks(replicates)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert ranks[0] == 1
     assert ranks == sorted(ranks)
     assert 1 < len(set(ranks)) < 10_000

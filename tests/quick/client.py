@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 300.0
 
 
 def connected(address: str) -> socket.socket:

@@ -331,7 +331,7 @@ def test_records_of_an_older_digest_are_shown_apart(zoo, tmp_path):
     assert "measured-before" not in json.dumps(embedded(page))
     archive = page.decode().split('id="archive-title"')[1]
     assert (
-        "digest <code>0f0f0f0f0f0f</code>, protocol 1: 1 SAE, MSE per dimension ≤ 0.015" in archive
+        "digest <code>0f0f0f0f0f0f</code>, protocol 2: 1 SAE, MSE per dimension ≤ 0.015" in archive
     )
     assert "<td>measured-before</td>" in archive
 

@@ -77,7 +77,7 @@ def test_the_golden_record_does_not_change():
 IDENTITY_CHANGES = [
     {"suite": "other"},
     {"suite_digest": "e2" * 32},
-    {"protocol": 2},
+    {"protocol": 3},
     {"data_sha256": "db" * 32},
     {"seed": 1},
     {"limit": 100},
@@ -157,7 +157,7 @@ def test_references_are_found_by_their_data():
     again = parse_references(references.to_json(), "x")
     assert again.of_data("e2" * 32).site == LANGUAGE_SITE
     assert again.of_data("f3" * 32) is None
-    assert again.measurement.describe() == "suite mnist (digest d1d1d1d1d1d1, protocol 1)"
+    assert again.measurement.describe() == "suite mnist (digest d1d1d1d1d1d1, protocol 2)"
 
 
 def test_every_truncation_is_refused():

@@ -168,7 +168,7 @@ class TestRay:
             plain_run, killed = executor.run, []
 
             def run(tasks):
-                if len(killed) < 2 and draw.random() < 0.2:
+                if len(killed) < 2 and draw.random() < 0.3:
                     (pid,) = plain_run([ProcessId()])
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.resampled import Resampled
+from mdlbench.statistics.metrics import metric_of
 from mdlbench.statistics.tolerance import ToleranceSearch, found_within, unmeasured
 from mdlbench.suite.base import MetricName
 
@@ -27,6 +28,7 @@ def search_limits(resampled: Resampled, wanted: Sequence[tuple[MetricName, float
     unknown metric.
     """
     sweep = resampled.sweep
+    wanted = [(metric_of(metric).name, epsilon) for metric, epsilon in wanted]
     sweep.measure(sweep.dyadic)
     while missing := {
         position

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 from mdlbench.adapters.load import spec_of
 from mdlbench.console.stages import OnStage, labelled, silent
@@ -14,13 +16,16 @@ from mdlbench.records.checks import problems_of_file, suite_of
 from mdlbench.records.record import EvalRecord, Identity
 from mdlbench.records.repetition import Deviation, write_repetition
 from mdlbench.records.store import RECORDS, read_record
+from mdlbench.scoring.apart import Job, Measured, in_order, measured_apart, n_apart
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.engine import THIS_PROCESS, Engine
 from mdlbench.scoring.evaluation import evaluate_coder
-from mdlbench.scoring.executor import Executor
+from mdlbench.scoring.executor import Executor, Raised, kept
 from mdlbench.scoring.targets import Target, key_target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.suite import Suite
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -122,19 +127,69 @@ def _verify_group(
     named = f"{suite.name}:{record.site.text}" if record.site.text else None
     setting = Setting(device, record.identity.limit, text or named, record.site.dtype)
     opener = Opener(suite, setting, on_stage)
-    bench: Bench | None = None
     with engine.workers(opener) as executor:
-        for claim in group:
+        measured = _Again(opener, executor, on_stage)
+        for claim, outcome in measured.all_of(group):
             try:
-                target = target_of(claim)
-                bench = bench or _open(opener, executor, claim, target)
-                again = _measure(bench, claim, target, labelled(on_stage, claim.record.label))
-                kept, found = write_repetition(claim.folder, claim.record, again, suite.agreement)
-                yield Verified(claim.path, claim.record.label, found, kept)
+                record = kept(outcome)
+                path, found = write_repetition(claim.folder, claim.record, record, suite.agreement)
+                yield Verified(claim.path, claim.record.label, found, path)
             except OutputError:
                 raise
             except MdlbenchError as error:
                 yield Unverified(claim.path, claim.record.label, error)
+
+
+class _Again:
+    """Measures records again that one bench serves."""
+
+    def __init__(self, opener: Opener, executor: Executor, on_stage: OnStage) -> None:
+        self._opener, self._executor, self._on_stage = opener, executor, on_stage
+        self._bench: Bench | None = None
+
+    def all_of(self, group: Sequence[Claim]) -> Iterator[tuple[Claim, EvalRecord | Raised]]:
+        """What is found for each, in order; the first of them are measured apart."""
+        apart = group[: n_apart(self._executor, len(group))]
+        checked = [_attempted(partial(self._job, claim)) for claim in apart]
+        jobs = [job for job in checked if not isinstance(job, Raised)]
+        found = in_order(measured_apart(self._bench, jobs, self._on_stage) if self._bench else ())
+        for claim, job in zip(apart, checked, strict=True):
+            yield claim, job if isinstance(job, Raised) else _record(next(found))
+        for claim in group[len(apart) :]:
+            yield claim, _attempted(partial(self._together, claim))
+
+    def _open(self, claim: Claim) -> Bench:
+        """Raises `RecordError` where the site or the data differ from the record's."""
+        if self._bench is None:
+            self._bench = _open(self._opener, self._executor, claim, target_of(claim))
+        return self._bench
+
+    def _job(self, claim: Claim) -> Job:
+        """Raises `RecordError` where the SAE is not the record's."""
+        target, bench = target_of(claim), self._open(claim)
+        name, expected = claim.record.name, claim.record.identity
+        identity = bench.identity(bench.identify(target.sae), name)
+        if identity != expected:
+            raise RecordError(f"{name}: {_difference(identity, expected)}")
+        steps = [point.step for point in claim.record.points]
+        return Job(target.sae, identity, claim.record.label, steps)
+
+    def _together(self, claim: Claim) -> EvalRecord:
+        """By all workers; raises as a measurement does."""
+        job = self._job(claim)
+        on_stage = labelled(self._on_stage, job.label)
+        return evaluate_coder(self._open(claim), job.sae, job.identity, on_stage, job.steps).record
+
+
+def _attempted(attempt: Callable[[], Found]) -> Found | Raised:
+    try:
+        return attempt()
+    except MdlbenchError as error:
+        return Raised(error)
+
+
+def _record(outcome: Measured | Raised) -> EvalRecord | Raised:
+    return outcome if isinstance(outcome, Raised) else outcome.evaluation.record
 
 
 def target_of(claim: Claim) -> Target:
@@ -165,15 +220,6 @@ def _open(opener: Opener, executor: Executor, claim: Claim, target: Target) -> B
     if bench.source.data_sha256 != identity.data_sha256:
         raise RecordError(f"{target.label}: was measured on other data; give its text with --text")
     return bench
-
-
-def _measure(bench: Bench, claim: Claim, target: Target, on_stage: OnStage) -> EvalRecord:
-    name, expected = claim.record.name, claim.record.identity
-    identity = bench.identity(bench.identify(target.sae), name)
-    if identity != expected:
-        raise RecordError(f"{name}: {_difference(identity, expected)}")
-    steps = [point.step for point in claim.record.points]
-    return evaluate_coder(bench, target.sae, identity, on_stage, steps).record
 
 
 def _difference(found: Identity, expected: Identity) -> str:

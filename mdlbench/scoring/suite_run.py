@@ -12,7 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from mdlbench.adapters.identity import CoderIdentity
-from mdlbench.console.stages import OnStage, labelled, silent
+from mdlbench.console.stages import DONE, OnStage, labelled, silent
 from mdlbench.disk.files import write_atomically
 from mdlbench.errors import (
     CheckpointError,
@@ -200,7 +200,7 @@ class _Results:
 
 
 @dataclass(frozen=True)
-class _Sited:
+class Sited:
     """A target, and where it is scored."""
 
     target: Target
@@ -233,13 +233,13 @@ class Shard:
             raise UsageError(f"--shard {text}: write i/N with i from 1 to N, such as 2/8")
         return cls(number, jobs)
 
-    def of(self, placed: Sequence[_Sited | Failed]) -> list[_Sited | Failed]:
+    def of(self, placed: Sequence[Sited | Failed]) -> list[Sited | Failed]:
         """This job's share, in an order that all jobs agree on: failed ones, then site by site.
 
         Sites that load a model with the same options follow each other.
         """
-        failed: list[_Sited | Failed] = [one for one in placed if isinstance(one, Failed)]
-        sited = [one for one in placed if isinstance(one, _Sited)]
+        failed: list[Sited | Failed] = [one for one in placed if isinstance(one, Failed)]
+        sited = [one for one in placed if isinstance(one, Sited)]
         sites = list(dict.fromkeys(one.site.label for one in sited))
         ordered = sorted(sited, key=lambda one: (one.model, sites.index(one.site.label)))
         return [*failed, *ordered][self.part(len(placed))]
@@ -283,18 +283,19 @@ def run(
     results = _Results(RecordStore(folder), draw, least_depths(unnamed), given)
     results.store.prepare()
     opener.settle()
-    placed = shard.of([_placed(opener, target) for target in wanted])
+    placed = shard.of([placed_at(opener, target) for target in wanted])
     yield from (one for one in placed if isinstance(one, Failed))
-    sited = [one for one in placed if isinstance(one, _Sited)]
+    sited = [one for one in placed if isinstance(one, Sited)]
     with engine.workers(opener) as executor:
         for site, group in groupby(sited, key=attrgetter("site")):
             found = [one.target for one in group]
             yield from _run_site(opener, executor, site, found, results, on_stage, quantiser)
 
 
-def _placed(opener: Opener, target: Target) -> _Sited | Failed:
+def placed_at(opener: Opener, target: Target) -> Sited | Failed:
+    """A target with its site, if it has one."""
     try:
-        return _Sited(target, target_site(opener, target))
+        return Sited(target, target_site(opener, target))
     except MdlbenchError as error:
         return Failed(target, error)
     except OSError as error:
@@ -367,7 +368,10 @@ def _scored_apart(
     jobs = [Job(group[i].sae, apart[i], group[i].label, draw=draw) for i in numbers]
     for n, outcome in measured_apart(bench, jobs, on_stage):
         i = numbers[n]
-        yield n, _attempted(group[i], partial(_finish, bench, group[i], results, apart[i], outcome))
+        fate = _attempted(group[i], partial(_finish, bench, group[i], results, apart[i], outcome))
+        if isinstance(fate, Scored):
+            labelled(on_stage, group[i].label)(DONE)
+        yield n, fate
 
 
 def _finish(

@@ -87,6 +87,7 @@ def verify(
     text: str | None = None,
     on_stage: OnStage = silent,
     engine: Engine = THIS_PROCESS,
+    cache: bool = False,
 ) -> Iterator[Verified | Unverified]:
     """Measure records again; what agrees is kept as a repetition in its results folder.
 
@@ -98,6 +99,7 @@ def verify(
         text: where a language suite's text is, if it is not one of the suite's by name.
         on_stage: called with the name of each stage.
         engine: has the workers.
+        cache: whether a language model's activations are kept for later runs.
 
     Raises:
         UsageError: the device is not available.
@@ -105,7 +107,7 @@ def verify(
         OutputError: a repetition cannot be written.
     """
     for _, group in groupby(sorted(claims, key=_bench_key), key=_bench_key):
-        yield from _verify_group(list(group), device, text, on_stage, engine)
+        yield from _verify_group(list(group), device, text, on_stage, engine, cache)
 
 
 def _bench_key(claim: Claim) -> tuple[str, ...]:
@@ -120,12 +122,18 @@ def _bench_key(claim: Claim) -> tuple[str, ...]:
 
 
 def _verify_group(
-    group: list[Claim], device: str, text: str | None, on_stage: OnStage, engine: Engine
+    group: list[Claim],
+    device: str,
+    text: str | None,
+    on_stage: OnStage,
+    engine: Engine,
+    cache: bool,
 ) -> Iterator[Verified | Unverified]:
     """Records that one bench serves."""
     record, suite = group[0].record, group[0].suite
     named = f"{suite.name}:{record.site.text}" if record.site.text else None
-    setting = Setting(device, record.identity.limit, text or named, record.site.dtype)
+    limit, dtype = record.identity.limit, record.site.dtype
+    setting = Setting(device, limit, text or named, dtype, cache=cache)
     opener = Opener(suite, setting, on_stage)
     with engine.workers(opener) as executor:
         measured = _Again(opener, executor, on_stage)

@@ -6,7 +6,9 @@
 
 `ratios` scores the same SAEs, references included, in turns: by one worker of one thread in this
 process, by one worker of Ray, and by two. Starting workers and loading the model is not counted.
-Ratios are medians over turns, each of which has all three. `deaths` compares the records of one
+Ratios are medians over turns, each of which has all three. The longest CPU time, the driver's and
+that of the worker that has most, is what it would take were no other process on the machine, and
+nothing waited for. `deaths` compares the records of one
 worker with those of two and three in this process; then it scores the SAEs by two workers of Ray,
 kills the process of one of them at so many drawn moments, and compares again. `scaling` counts what
 SAEs send and how long the driver itself computes, measured apart (whole SAEs) and together (round
@@ -116,17 +118,40 @@ def warm(case: Case, n_workers: int | None) -> Iterator[tuple[Executor, Opener]]
 
 def ratios(case: Case, turns: int) -> None:
     names = {None: "one worker, this process", 1: "one worker of Ray", 2: "two workers of Ray"}
-    clock, found = Clock(), {}
+    clock, cpu, found = Clock(), Clock(), {}
     for turn in range(turns):
         for n_workers in list(names)[:: -1 if turn % 2 else 1]:
             name = names[n_workers]
             with warm(case, n_workers) as (executor, opener):
+                before = _cpu_seconds(executor)
                 found[name] = clock.time(name, lambda: records(executor, opener, case.wanted()))
+                spent = [b - a for a, b in zip(before, _cpu_seconds(executor), strict=True)]
+                longest = spent[0] + max(spent[1:], default=0.0)
+                cpu.seconds.setdefault(name, []).append(longest)
     one = names[None]
     print(f"{len(case.saes)} SAEs of {case.suite}, {turns} turns, one thread a worker")
+    print(f"  {'':26}      wall               longest CPU")
     for name in names.values():
-        same = "the same records" if found[name] == found[one] else "OTHER RECORDS"
-        print(f"  {name:26} {clock.median(name):8.2f} s   {clock.ratio(one, name):5.2f} ×   {same}")
+        times = "   ".join(
+            f"{c.median(name):8.2f} s {c.ratio(one, name):5.2f} ×" for c in (clock, cpu)
+        )
+        print(f"  {name:26} {times}   {_compared(found[name] == found[one])}")
+
+
+def _cpu_seconds(executor: Executor) -> list[float]:
+    """CPU seconds so far: this process's, then each other worker's."""
+    if executor.is_one:
+        return [time.process_time()]
+    return [
+        time.process_time(),
+        *executor.run([_CpuSeconds() for _ in range(executor.n_workers)]),
+    ]
+
+
+@dataclass(frozen=True)
+class _CpuSeconds:
+    def __call__(self, worker: Any) -> float:
+        return time.process_time()
 
 
 def deaths(case: Case, n_deaths: int, seed: int) -> None:

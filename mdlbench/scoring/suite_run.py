@@ -24,6 +24,7 @@ from mdlbench.errors import (
     SpoolError,
     SuiteError,
     UsageError,
+    WorkerError,
 )
 from mdlbench.hub.hub import WHAT_TO_DO, HubUnreachableError
 from mdlbench.quantisers.modes import mode_of
@@ -326,10 +327,10 @@ def _run_site(
 
 
 def _attempted(target: Target, attempt: Callable[[], Scored]) -> Scored | Failed:
-    """How an SAE fared; raises `OutputError` where results cannot be written."""
+    """How an SAE fared; raises where results cannot be written, or workers cannot be had."""
     try:
         return attempt()
-    except OutputError:
+    except (OutputError, WorkerError):
         raise
     except MdlbenchError as error:
         return Failed(target, error)

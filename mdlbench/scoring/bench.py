@@ -73,6 +73,14 @@ class Bench:
             )
         return reference
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is something to compare SAEs with."""
+        try:
+            return self.reference.variation > 0
+        except UsageError:
+            return False
+
     @cached_property
     def bootstrap(self) -> Bootstrap:
         return Bootstrap(self.reference.tokens, self.suite.replicates, self.suite.seed)

@@ -179,6 +179,8 @@ class _Again:
         identity = bench.identity(bench.identify(target.sae), name)
         if identity != expected:
             raise RecordError(f"{name}: {_difference(identity, expected)}")
+        if not bench.has_reference:
+            raise RecordError(f"{name}: the test tokens here do not vary")
         steps = [point.step for point in claim.record.points]
         return Job(target.sae, identity, claim.record.label, steps)
 

@@ -116,13 +116,14 @@ class _Results:
     """How many folders each SAE without a name has in its name at least, by its spec."""
     given: frozenset[str]
     """Names that the run gives."""
-    named: dict[str, set[tuple[str, str | None]]] = field(default_factory=dict)
-    """The ids and origins of the SAEs of this run that have each name so far."""
+    named: dict[tuple[str, str], set[tuple[str, str]]] = field(default_factory=dict)
+    """Ids and origins of the SAEs of this run that have a name at a site so far."""
 
     def identity(self, bench: Bench, target: Target, coder: CoderIdentity) -> Identity:
         """Under the target's name; else under one that no other SAE has in this run or folder."""
         identity = self._free(bench, target, coder)
-        self.named.setdefault(identity.coder.name, set()).add((identity.id, origin_of(target.sae)))
+        place = identity.coder.name, bench.source.site.label
+        self.named.setdefault(place, set()).add((identity.id, origin_of(target.sae)))
         return identity
 
     def _free(self, bench: Bench, target: Target, coder: CoderIdentity) -> Identity:
@@ -144,7 +145,7 @@ class _Results:
 
     def _others_from(self, identity: Identity, bench: Bench) -> set[str | None]:
         """Where other SAEs of this name, at this site and in this mode, came from."""
-        here = self.named.get(identity.coder.name, set())
+        here = self.named.get((identity.coder.name, bench.source.site.label), set())
         return {origin for found, origin in here if found != identity.id} | {
             other.provenance.sae for other in self.others(identity, bench)
         }
@@ -341,16 +342,16 @@ def _attempted(target: Target, attempt: Callable[[], Scored]) -> Scored | Failed
 def _apart(bench: Bench, group: Sequence[Target], results: _Results) -> dict[int, Identity]:
     """The SAEs that are measured apart, by their number, with their identities.
 
-    Finished ones are not among them, nor those of which nobody can tell which they are.
+    None that has a record is among them, nor any of which nobody can tell which it is.
     """
     executor = bench.rounds.executor
-    if not n_apart(executor, len(group)):
+    if not (n_apart(executor, len(group)) and bench.has_reference):
         return {}
     wanted: dict[str, tuple[int, Identity]] = {}
     for i, coder in enumerate(identified(bench, [target.sae for target in group])):
         if not isinstance(coder, Raised):
             identity = results.identity(bench, group[i], coder)
-            if coder.unseen or not results.store.path(identity).exists():
+            if not results.store.path(identity).exists():
                 wanted.setdefault(identity.id, (i, identity))
     return dict(list(wanted.values())[: n_apart(executor, len(wanted))])
 

@@ -155,8 +155,8 @@ def cheapest_within(
     cost = np.where(crosses | alone, rates[..., :, None] + shares * steps, np.inf)
     flat = cost.reshape(*cost.shape[:-2], -1)
     best = np.asarray(flat.argmin(axis=-1))
-    pair = [np.asarray(index) for index in np.divmod(best, rates.shape[-1])]
-    return Mixture(*pair, share=_picked(shares.reshape(flat.shape), best))
+    step, other = np.divmod(best, rates.shape[-1])
+    return Mixture(np.asarray(step), np.asarray(other), _picked(shares.reshape(flat.shape), best))
 
 
 def _picked(

@@ -1,6 +1,7 @@
 """How many steps a curve needs: BD-bits of sparse curves against those of dense ones.
 
-    python benchmarks/curve_points.py -o runs/curve-points    # an hour on one thread
+    python benchmarks/curve_points.py -o runs/curve-points    # half an hour on one thread
+    python benchmarks/curve_points.py --suite toy truth shortest split-all -o runs/curve-points
 
 Every SAE is scored at all steps 0.05 octave apart, and curves of fewer steps are made by leaving
 steps out. Errors are against BD-bits of the dense hulls, over all pairs, as shares of the width of
@@ -11,7 +12,7 @@ through Pareto fronts over quality. Records are kept in the folder and not made 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -43,10 +44,10 @@ from mdlbench.statistics.tolerance import (
 from mdlbench.suite.load import load_suite
 
 SUITE = "mnist"
-SAES = ("batchtopk-128-k11", "mdl-256-s1.2", "topk-128-k13", "batchtopk-512-k7")
+SAES = ("batchtopk-128-k11", "mdl-256-s1.2", "jumprelu-128-c0.5")
 METRIC = "mse"
-FAR_DB = (3.0, 2.0, 1.0, 0.5)
-"""Decibels of loss between neighbours above which a step between them is measured."""
+OPEN_BITS = (0.1, 0.05, 0.02, 0.01)
+"""Bits of BD-bits that a chord may leave open before a step between its ends is measured."""
 
 Positions = set[int]
 BdBits = Callable[[RateDistortionCurve, RateDistortionCurve], float | None]
@@ -115,8 +116,8 @@ class Dense:
     def every(self, apart: int) -> Positions:
         return {position for position in self.points if position % apart == 0}
 
-    def kept(self, choice: Choice) -> RateDistortionCurve:
-        points = [self.points[position] for position in choice.positions(self)]
+    def curve(self, positions: Positions) -> RateDistortionCurve:
+        points = [self.points[position] for position in positions]
         return self.record.model_copy(update={"points": points}).curve(METRIC)
 
 
@@ -145,19 +146,57 @@ def dense_losses(dense: Dense, metric: str) -> dict[int, Loss]:
     }
 
 
-def halved(dense: Dense, far: float) -> Positions:
-    """Dyadic steps, halved until the losses of neighbours are at most so many decibels apart."""
-    found = dense.dyadic
-    while wanted := set(far_apart(dense, found, far)):
+def bisected(dense: Dense, start: Positions, bits: float) -> Positions:
+    """With steps between the ends of every chord below which a convex curve may lie so far."""
+    found = set(start)
+    while wanted := set(unsettled(dense, found, bits)):
         found |= wanted
     return found
 
 
-def far_apart(dense: Dense, found: Positions, far: float) -> Iterator[int]:
-    for one, other in pairwise(sorted(found)):
-        losses = [dense.points[position].loss(METRIC) for position in (one, other)]
-        if other - one > 1 and 10.0 * abs(np.log10(losses[1] / losses[0])) > far:
-            yield (one + other) // 2
+def unsettled(dense: Dense, found: Positions, bits: float) -> Iterator[int]:
+    """The middle of the widest gap of the grid within each chord that leaves so much open.
+
+    A convex curve through the vertices lies above the lines on through the chords beside each.
+    """
+    hull = dense.curve(found).lower_hull()
+    at = {(p.bits.total, p.loss(METRIC)): position for position, p in dense.points.items()}
+    positions = [at[point[:2]] for point in hull.points]
+    for i, share in enumerate(open_bits(hull.rates, hull.distortions)):
+        between = sorted(p for p in found if positions[i + 1] <= p <= positions[i])
+        fine, coarse = max(pairwise(between), key=lambda gap: gap[1] - gap[0])
+        if share > bits and coarse - fine > 1:
+            yield (fine + coarse) // 2
+
+
+def open_bits(
+    rates: Float64[np.ndarray, " vertex"], distortions: Float64[np.ndarray, " vertex"]
+) -> Float64[np.ndarray, " chord"]:
+    """What each chord's triangle may take off the mean over quality of a curve, in bits."""
+    slopes = np.diff(rates) / np.diff(distortions)
+    coarser, finer = np.append(0.0, slopes[:-1]), np.append(slopes[1:], -np.inf)
+    rise, run = np.diff(rates), -np.diff(distortions)
+    # from the coarse end d further on, the line of the chord before rises by −coarser·d
+    with np.errstate(invalid="ignore"):
+        meets = np.where(np.isinf(finer), run, (rise + finer * run) / (finer - coarser))
+    heights = -(slopes - coarser) * meets
+    falls = np.diff(-10.0 * np.log10(distortions))
+    return np.asarray(heights / 2.0 * falls / falls.sum())
+
+
+def above_floor(dense: Dense, apart: int, share: float) -> Positions:
+    """Dyadic steps, and those so far apart where the loss is so much above the finest's."""
+    losses = {position: point.loss(METRIC) for position, point in dense.points.items()}
+    lossy = {p for p in dense.every(apart) if losses[p] > (1.0 + share) * losses[0]}
+    return dense.dyadic | lossy
+
+
+def chords_to(bits: float) -> Choice:
+    """The refined steps, and those that chords leave open."""
+    return Choice(
+        f"refined, chords to {bits:g} bits",
+        lambda dense: bisected(dense, refined(dense, dense.dyadic), bits),
+    )
 
 
 CHOICES = (
@@ -168,7 +207,10 @@ CHOICES = (
     Choice("every 1/4 octave", lambda dense: dense.every(5)),
     Choice("every 1/5 octave", lambda dense: dense.every(4)),
     Choice("every 1/10 octave", lambda dense: dense.every(2)),
-    *(Choice(f"at most {far:g} dB apart", lambda d, far=far: halved(d, far)) for far in FAR_DB),
+    Choice("1/5 from 2% above the floor", lambda dense: above_floor(dense, 4, 0.02)),
+    Choice("1/10 from 2% above the floor", lambda dense: above_floor(dense, 2, 0.02)),
+    Choice("1/20 from 2% above the floor", lambda dense: above_floor(dense, 1, 0.02)),
+    *map(chords_to, OPEN_BITS),
 )
 
 
@@ -222,9 +264,9 @@ class Pair:
             return None
         return cls(anchor, test, found.value, found.high - found.low)
 
-    def error(self, choice: Choice, method: BdBits) -> float:
-        """As a share of the interval's width; NaN where there is no number."""
-        found = method(self.anchor.kept(choice), self.test.kept(choice))
+    def error(self, curves: Mapping[str, RateDistortionCurve], method: BdBits) -> float:
+        """As a share of the interval's width, of curves by record id; NaN where there is none."""
+        found = method(*(curves[dense.record.id] for dense in (self.anchor, self.test)))
         return np.nan if found is None else (found - self.bits) / self.width
 
 
@@ -234,26 +276,20 @@ class Pair:
 def report(records: Sequence[EvalRecord]) -> Iterator[str]:
     every = [Dense.of(record) for record in records]
     pairs = [p for p in (Pair.of(a, b) for a, b in combinations(every, 2)) if p is not None]
-    suite = records[0].identity.suite
-    yield f"{suite}, {METRIC}: BD-bits of {len(pairs)} pairs of {len(every)} SAEs,"
+    suite, names = records[0].identity.suite, [record.label for record in records]
+    widths = [pair.width for pair in pairs]
+    yield f"{suite}, {METRIC}: BD-bits of {len(pairs)} pairs of {', '.join(names)},"
     yield "from fewer steps than every 0.05 octave; |error| as a share of the 95% interval's width"
+    yield f"({min(widths):.2f} to {max(widths):.2f} bits)"
     yield ""
     header = "".join(f"{method + ' ' + what:>12}" for method in METHODS for what in ("mean", "max"))
-    yield f"{'':<28}{'steps':>6}{header}"
+    yield f"{'':<30}{'steps':>6}{header}"
     for choice in CHOICES:
-        n_steps = np.mean([len(choice.positions(dense)) for dense in every])
-        cells = [
-            f"{value:12.3f}"
-            for method in METHODS.values()
-            for value in errors(pairs, choice, method)
-        ]
-        yield f"{choice.name:<28}{n_steps:6.1f}{''.join(cells)}"
-
-
-def errors(pairs: Sequence[Pair], choice: Choice, method: BdBits) -> tuple[float, float]:
-    """Mean and maximum over pairs."""
-    found = np.abs([pair.error(choice, method) for pair in pairs])
-    return float(found.mean()), float(found.max())
+        curves = {dense.record.id: dense.curve(choice.positions(dense)) for dense in every}
+        n_steps = np.mean([len(curve.points) for curve in curves.values()])
+        found = [np.abs([p.error(curves, method) for p in pairs]) for method in METHODS.values()]
+        cells = [f"{value:12.3f}" for errors in found for value in (errors.mean(), errors.max())]
+        yield f"{choice.name:<30}{n_steps:6.1f}{''.join(cells)}"
 
 
 if __name__ == "__main__":

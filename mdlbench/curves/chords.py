@@ -1,4 +1,4 @@
-"""Rate by quality along the chords of a lower hull: nothing is interpolated (maths §8).
+"""Rate by quality along the chords of a lower hull: what time-sharing achieves (maths §8).
 
 Quality is q = −10·log₁₀ D, in decibels. Along a chord the rate is linear in D: R = a + b·D.
 """
@@ -30,7 +30,7 @@ class Chords:
 
     @cached_property
     def x(self) -> Float64[np.ndarray, " vertex"]:
-        """The vertices' quality; named like a spline's knots."""
+        """The vertices' quality, increasing."""
         return np.asarray(-10.0 * np.log10(self.distortions))
 
     def __call__(self, quality: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:

@@ -1,14 +1,13 @@
-"""Rate-distortion curves: operating points, Pareto front, comparisons of two, and their plot."""
+"""Rate-distortion curves: operating points, lower hull, comparisons of two, and their plot."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.interpolate import Akima1DInterpolator, CubicHermiteSpline, PchipInterpolator
 
 from mdlbench.curves.chords import Chords, LogChords, crossing_qualities
 from mdlbench.statistics.metrics import metric_of
@@ -16,17 +15,12 @@ from mdlbench.statistics.metrics import metric_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Interpolation = Literal["pchip", "akima", "chords"]
-"""Between points: by a spline through the Pareto front, or along the lower hull."""
 LEAST_POINTS = 4
-"""A Pareto front with fewer points is not compared."""
+"""A hull with fewer vertices is not compared."""
 LEAST_OVERLAP = 0.75
 """Share of two curves' joint range of quality that must be common for an average to be of both."""
 NEGLIGIBLE = 1e-9
 """Bits per token that tell no two curves apart."""
-RELATIVE_SAMPLES = 2001
-RateByQuality = CubicHermiteSpline | Chords
-"""Rate, or its logarithm, as a function of quality; `x` are the qualities of the points."""
 
 
 class RatePoint(NamedTuple):
@@ -58,14 +52,6 @@ class RateDistortionCurve:
     def distortions(self) -> Float64[np.ndarray, " point"]:
         return np.array([p.distortion for p in self.points], dtype=np.float64)
 
-    def pareto_front(self) -> RateDistortionCurve:
-        """The points that no other point beats in both rate and distortion."""
-        front: list[RatePoint] = []
-        for point in self.points:
-            if not front or point.distortion < front[-1].distortion:
-                front.append(point)
-        return RateDistortionCurve(tuple(front), self.name, self.metric)
-
     def lower_hull(self) -> RateDistortionCurve:
         """The vertices of the lower convex hull of rate and distortion, both linear (maths §8).
 
@@ -73,7 +59,9 @@ class RateDistortionCurve:
         vertex and the rest at the next achieves the chord between them.
         """
         hull: list[RatePoint] = []
-        for point in self.pareto_front().points:
+        for point in self.points:
+            if hull and point.distortion >= hull[-1].distortion:
+                continue
             while len(hull) > 1 and not _bends_up(hull[-2], hull[-1], point):
                 hull.pop()
             hull.append(point)
@@ -84,47 +72,34 @@ class RateDistortionCurve:
         points = tuple(point for point in self.points if point.distortion <= distortion)
         return RateDistortionCurve(points, self.name, self.metric)
 
-    def by_quality(self, interpolation: Interpolation = "pchip") -> RateByQuality | None:
-        """Bits per token as a function of quality, −10·log₁₀ distortion (maths §8).
+    def by_quality(self) -> Chords | None:
+        """Bits per token along the hull by quality, −10·log₁₀ distortion (maths §8).
 
-        Points without a positive distortion have no quality and are left out; None where fewer
-        than `LEAST_POINTS` of the Pareto front remain, or no chord of the hull.
+        Vertices without a positive distortion have no quality and are left out; None where fewer
+        than two remain.
         """
-        return self._chords(Chords) if interpolation == "chords" else self._spline(interpolation)
+        return self.lower_hull()._chords(Chords)
 
-    def _spline(self, interpolation: Literal["pchip", "akima"]) -> CubicHermiteSpline | None:
-        front = [point for point in self.pareto_front().points if point.distortion > 0]
-        quality = -10.0 * np.log10([point.distortion for point in front])
-        rising = np.diff(quality, prepend=-np.inf) > 0
-        if rising.sum() < LEAST_POINTS:
-            return None
-        rate = np.array([point.rate for point in front], dtype=np.float64)
-        spline = PchipInterpolator if interpolation == "pchip" else Akima1DInterpolator
-        return spline(quality[rising], rate[rising])
-
-    def log_rate_by_quality(self, interpolation: Interpolation = "pchip") -> RateByQuality | None:
+    def log_rate_by_quality(self) -> Chords | None:
         """log₁₀ of bits per token by quality, which BD-rate averages; as `by_quality`.
 
-        Points at rate 0 are left out, and the chord that leads to one.
+        A vertex at rate 0 is left out, and the chord that leads to it.
         """
-        if interpolation == "chords":
-            return _with_rate(self.lower_hull())._chords(LogChords)
-        rate = _with_rate(self)._spline("pchip")
-        return None if rate is None else PchipInterpolator(rate.x, np.log10(rate(rate.x)))
+        vertices = tuple(point for point in self.lower_hull().points if point.rate > 0)
+        return RateDistortionCurve(vertices, self.name, self.metric)._chords(LogChords)
 
     def _chords(self, kind: type[Chords]) -> Chords | None:
-        vertices = [point for point in self.lower_hull().points if point.distortion > 0]
+        vertices = [point[:2] for point in self.points if point.distortion > 0]
         if len(vertices) < 2:
             return None
-        rates, distortions = np.array([point[:2] for point in vertices], dtype=np.float64).T
-        return kind(rates, distortions)
+        return kind(*np.array(vertices, dtype=np.float64).T)
 
     def rates_at(self, distortions: Float64[np.ndarray, " point"]) -> Float64[np.ndarray, " point"]:
-        """Interpolated bits per token at some distortions; NaN where the curve does not reach."""
-        rate = self._spline("pchip")
-        if rate is None:
-            return np.full(len(distortions), np.nan)
-        return np.asarray(rate(-10.0 * np.log10(distortions), extrapolate=False))
+        """Bits per token along the hull at some distortions; NaN where it does not reach."""
+        hull = self.lower_hull()
+        beyond = (distortions < hull.distortions[-1]) | (distortions > hull.distortions[0])
+        rates = np.interp(-distortions, -hull.distortions, hull.rates)
+        return np.where(beyond, np.nan, rates)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The curve on a new or given axis: rate to the right, distortion upwards (log)."""
@@ -165,35 +140,48 @@ def gaussian_rate_distortion(
     return rates, distortions
 
 
-def overlap(
-    anchor: RateDistortionCurve, test: RateDistortionCurve, interpolation: Interpolation = "pchip"
-) -> float:
+def overlap(anchor: RateDistortionCurve, test: RateDistortionCurve) -> float:
     """Length of the two curves' common range of quality over that of their joint one, 0 to 1."""
-    one, other = anchor.by_quality(interpolation), test.by_quality(interpolation)
+    one, other = anchor.by_quality(), test.by_quality()
     return 0.0 if one is None or other is None else _overlap(one, other)
 
 
-def _overlap(one: RateByQuality, other: RateByQuality) -> float:
+def _overlap(one: Chords, other: Chords) -> float:
     low, high = common_range(one, other)
     joint = max(one.x[-1], other.x[-1]) - min(one.x[0], other.x[0])
     return max(float(high - low), 0.0) / float(joint)
 
 
-def bd_bits(
-    anchor: RateDistortionCurve, test: RateDistortionCurve, interpolation: Interpolation = "pchip"
-) -> float | None:
+def bd_bits(anchor: RateDistortionCurve, test: RateDistortionCurve) -> float | None:
     """Bits per token of `test` minus those of `anchor`, averaged over common quality (maths §8).
 
-    None where they are not comparable: fewer than `LEAST_POINTS` points on a Pareto front, or an
+    None where they are not comparable: fewer than `LEAST_POINTS` vertices of a hull, or an
     overlap below `LEAST_OVERLAP`.
     """
-    one, other = anchor.by_quality(interpolation), test.by_quality(interpolation)
-    if one is None or other is None or _overlap(one, other) < LEAST_OVERLAP:
+    return _comparable_gap(anchor.by_quality(), test.by_quality())
+
+
+def bd_rate(anchor: RateDistortionCurve, test: RateDistortionCurve) -> float | None:
+    """Percent by which the rate of `test` exceeds that of `anchor` at equal quality (maths §8).
+
+    The geometric mean of the ratio of rates. Vertices at rate 0 are left out; None as in `bd_bits`.
+    """
+    gap = _comparable_gap(anchor.log_rate_by_quality(), test.log_rate_by_quality())
+    return None if gap is None else 100.0 * (10.0**gap - 1.0)
+
+
+def _comparable_gap(anchor: Chords | None, test: Chords | None) -> float | None:
+    pair = _long_enough(anchor, test)
+    return None if pair is None or _overlap(*pair) < LEAST_OVERLAP else mean_gap(*pair)
+
+
+def _long_enough(one: Chords | None, other: Chords | None) -> tuple[Chords, Chords] | None:
+    if one is None or other is None or min(len(one.x), len(other.x)) < LEAST_POINTS:
         return None
-    return mean_gap(one, other)
+    return one, other
 
 
-def mean_gap(anchor: RateByQuality, test: RateByQuality) -> float | None:
+def mean_gap(anchor: Chords, test: Chords) -> float | None:
     """Mean of `test` − `anchor` over the quality that both have; None where they share none.
 
     Of `by_quality` it is BD-bits; of `log_rate_by_quality`, log₁₀(1 + BD-rate) (maths §8).
@@ -202,38 +190,6 @@ def mean_gap(anchor: RateByQuality, test: RateByQuality) -> float | None:
     if not low < high:
         return None
     return float((test.integrate(low, high) - anchor.integrate(low, high)) / (high - low))
-
-
-def bd_rate(
-    anchor: RateDistortionCurve, test: RateDistortionCurve, interpolation: Interpolation = "pchip"
-) -> float | None:
-    """Percent by which the rate of `test` exceeds that of `anchor` at equal quality (maths §8).
-
-    The geometric mean of the ratio of rates: through Pareto fronts by the `bjontegaard` library,
-    along chords in closed form. Points at rate 0 are left out; None as in `bd_bits`.
-    """
-    if interpolation == "chords":
-        return _bd_rate_of_hulls(anchor, test)
-    anchor, test = _with_rate(anchor), _with_rate(test)
-    if overlap(anchor, test) < LEAST_OVERLAP:
-        return None
-    from bjontegaard import bd_rate as bjontegaard_rate
-
-    curves = anchor.by_quality(), test.by_quality()
-    points = [values for c in curves if c is not None for values in (c(c.x), c.x)]
-    return float(
-        bjontegaard_rate(
-            *points, method=interpolation, require_matching_points=False, min_overlap=0.0
-        )
-    )
-
-
-def _bd_rate_of_hulls(anchor: RateDistortionCurve, test: RateDistortionCurve) -> float | None:
-    one, other = anchor.log_rate_by_quality("chords"), test.log_rate_by_quality("chords")
-    if one is None or other is None or _overlap(one, other) < LEAST_OVERLAP:
-        return None
-    gap = mean_gap(one, other)
-    return None if gap is None else 100.0 * (10.0**gap - 1.0)
 
 
 class Crossing(NamedTuple):
@@ -249,7 +205,8 @@ class Crossings:
 
     Attributes:
         points: where they cross, by rising rate.
-        smallest, largest: extremes of (rate of `test` − rate of `anchor`) / rate of `anchor`.
+        smallest, largest: extremes of (rate of `test` − rate of `anchor`) / rate of `anchor`, at
+            vertices where the anchor has a rate.
     """
 
     points: tuple[Crossing, ...]
@@ -257,34 +214,36 @@ class Crossings:
     largest: float
 
 
-def crossings(
-    anchor: RateDistortionCurve, test: RateDistortionCurve, interpolation: Interpolation = "pchip"
-) -> Crossings | None:
-    """Where two curves cross; None where they share no range of quality (maths §8).
+def crossings(anchor: RateDistortionCurve, test: RateDistortionCurve) -> Crossings | None:
+    """Where two curves cross (maths §8).
 
     Curves that touch, or coincide for a while, and part on the side where they met do not cross.
+    None where they share no range of quality, or a hull has fewer than `LEAST_POINTS` vertices.
     """
-    one, other = anchor.by_quality(interpolation), test.by_quality(interpolation)
-    if one is None or other is None or not np.less(*common_range(one, other)):
+    pair = _long_enough(anchor.by_quality(), test.by_quality())
+    if pair is None or not np.less(*common_range(*pair)):
         return None
-    knots = _common_knots(one, other)
-    samples = np.union1d(knots, np.linspace(knots[0], knots[-1], RELATIVE_SAMPLES))
-    rates = one(samples)
-    relative = (other(samples) - rates)[rates > 0] / rates[rates > 0]
-    met = np.array(_meetings(one, other, knots))
+    one, other = pair
+    vertices = _common_vertices(one, other)
+    rates = one(vertices)
+    gap = other(vertices) - rates
+    relative = gap[rates > 0] / rates[rates > 0]
+    met = np.array(crossing_qualities(vertices, gap, NEGLIGIBLE))
     at = np.stack([one(met), 10.0 ** (-met / 10.0)], axis=1)
     points = tuple(Crossing(*point) for point in at.tolist())
     return Crossings(points, float(relative.min()), float(relative.max()))
 
 
-def _meetings(
-    one: RateByQuality, other: RateByQuality, knots: Float64[np.ndarray, " knot"]
-) -> list[float]:
-    gap = other(knots) - one(knots)
-    if isinstance(one, Chords) or isinstance(other, Chords):
-        return crossing_qualities(knots, gap, NEGLIGIBLE)
-    slopes = other(knots, nu=1) - one(knots, nu=1)
-    return _sign_changes(CubicHermiteSpline(knots, gap, slopes))
+def common_range(one: Chords, other: Chords) -> tuple[float, float]:
+    """From the least to the greatest quality that both have; empty where they share none."""
+    return max(one.x[0], other.x[0]), min(one.x[-1], other.x[-1])
+
+
+def _common_vertices(one: Chords, other: Chords) -> Float64[np.ndarray, " vertex"]:
+    """Qualities of both curves' vertices within their common range, and its ends."""
+    low, high = common_range(one, other)
+    vertices = np.union1d(one.x, other.x)
+    return np.union1d(vertices[(vertices > low) & (vertices < high)], [low, high])
 
 
 def _bends_up(one: RatePoint, middle: RatePoint, other: RatePoint) -> bool:
@@ -292,34 +251,3 @@ def _bends_up(one: RatePoint, middle: RatePoint, other: RatePoint) -> bool:
     to_middle = middle.rate - one.rate, middle.distortion - one.distortion
     to_other = other.rate - one.rate, other.distortion - one.distortion
     return to_middle[0] * to_other[1] > to_middle[1] * to_other[0]
-
-
-def _with_rate(curve: RateDistortionCurve) -> RateDistortionCurve:
-    points = tuple(point for point in curve.points if point.rate > 0)
-    return RateDistortionCurve(points, curve.name, curve.metric)
-
-
-def common_range(one: RateByQuality, other: RateByQuality) -> tuple[float, float]:
-    """From the least to the greatest quality that both have; empty where they share none."""
-    return max(one.x[0], other.x[0]), min(one.x[-1], other.x[-1])
-
-
-def _common_knots(one: RateByQuality, other: RateByQuality) -> Float64[np.ndarray, " knot"]:
-    """Qualities of both curves' points within their common range, and its ends."""
-    low, high = common_range(one, other)
-    knots = np.union1d(one.x, other.x)
-    return np.union1d(knots[(knots > low) & (knots < high)], [low, high])
-
-
-def _sign_changes(difference: CubicHermiteSpline) -> list[float]:
-    """Where the difference has one sign before and the other after.
-
-    Exact: between the knots of both, either curve is one cubic, and so is their difference.
-    """
-    roots = np.asarray(difference.roots(discontinuity=False, extrapolate=False))
-    inner = roots[(roots > difference.x[0]) & (roots < difference.x[-1])]
-    edges = np.unique([difference.x[0], *inner, difference.x[-1]])
-    between = difference((edges[:-1] + edges[1:]) / 2)
-    told_apart = np.flatnonzero(np.abs(between) > NEGLIGIBLE)
-    changed = np.diff(np.sign(between[told_apart])) != 0
-    return [float(edge) for edge in edges[told_apart[1:][changed]]]

@@ -275,7 +275,7 @@ class PairOfCurves(NamedTuple):
     """How the curves of two SAEs lie to each other.
 
     Attributes:
-        crossings: of the interpolated curves.
+        crossings: of their hulls (maths §8).
         confirmed: two tolerances at which one, then the other, is shorter beyond chance.
     """
 
@@ -300,7 +300,7 @@ def pairs_of_curves(records: Sequence[EvalRecord]) -> list[PairOfCurves]:
 def envelope(
     curves: Sequence[RateDistortionCurve], distortions: Float64[np.ndarray, " point"]
 ) -> tuple[Float64[np.ndarray, "sae point"], Float64[np.ndarray, " point"]]:
-    """Interpolated rates of all curves, NaN where one does not reach, and the smallest of them."""
+    """Rates along all curves' hulls, NaN where one does not reach, and the smallest of them."""
     rates = np.array([curve.rates_at(distortions) for curve in curves])
     reached = np.where(np.isnan(rates), np.inf, rates).min(axis=0)
     return rates, np.where(np.isinf(reached), np.nan, reached)
@@ -312,17 +312,15 @@ class Gain(NamedTuple):
     Attributes:
         mean: bits minus those of the anchor mode, averaged over the tolerances that both meet.
         at: the same at each tolerance.
-        bd_bits: over the curves within the largest ε that both meet, by PCHIP; without an interval,
-            for points of a curve have no paired resamples. A step means something else in each
-            mode, so how far curves go beyond that ε says nothing. `bd_bits_akima` is the check,
-            `bd_rate` is in percent.
+        bd_bits: over the curves within the largest ε that both meet, without an interval. A step
+            means something else in each mode, so how far curves go beyond that ε says nothing.
+        bd_rate: likewise, in percent.
     """
 
     record: EvalRecord
     mean: Difference | None
     at: tuple[AtTolerance, ...]
     bd_bits: float | None
-    bd_bits_akima: float | None
     bd_rate: float | None
 
 
@@ -351,7 +349,6 @@ def _gain(anchor: EvalRecord, record: EvalRecord) -> Gain:
         pairing.mean_difference(anchor, record, METRIC),
         tuple(found),
         bd_bits(*curves),
-        bd_bits(*curves, interpolation="akima"),
         bd_rate(*curves),
     )
 

@@ -199,9 +199,11 @@ def curve_crossings(
         left, right = figure.subplots(1, 2)
         colours = width_colours(widths)
         for record in records:
-            curve = record.curve(METRIC).pareto_front()
+            curve = record.curve(METRIC)
+            ends = curve.lower_hull().distortions
+            reached = np.geomspace(ends[0], ends[-1], ENVELOPE_SAMPLES)
             colour = colour_of(record.coder.d_latents, colours)
-            left.plot(curve.rates, curve.distortions, color=colour, linewidth=0.9)
+            left.plot(curve.rates_at(reached), reached, color=colour, linewidth=0.9)
         _crossing_dots(left, pairs)
         left.set_xscale("log")
         left.set_yscale("log")
@@ -374,12 +376,12 @@ def _feature_panel(ax: Axes, regime: Regime, entry: SweepEntry, sheet: Sheet, ti
 def _minimum_against_epsilon(
     ax: Axes, levels: Sequence[Level], records: Sequence[EvalRecord], widths: Sequence[int]
 ) -> None:
-    """Measured minima with what ties them, and those of the interpolated curves in between."""
+    """Measured minima with what ties them, and those of the curves' hulls in between."""
     epsilons = np.geomspace(levels[0].epsilon, levels[-1].epsilon, ENVELOPE_SAMPLES)
     rates, _ = envelope([record.curve(METRIC) for record in records], epsilons)
     rates = np.where(np.isnan(rates), np.inf, rates)
     shortest = np.array([record.coder.d_latents for record in records])[rates.argmin(axis=0)]
-    ax.plot(epsilons, shortest, color=FAINT, linewidth=1.0, label="shortest by interpolated curves")
+    ax.plot(epsilons, shortest, color=FAINT, linewidth=1.0, label="shortest by hulls")
     for at in levels:
         tied = [entry.width for entry in at.tied]
         ax.plot([at.epsilon] * len(tied), tied, color=CATEGORIES[0], linewidth=4, alpha=0.35)
@@ -417,7 +419,7 @@ def _crossing_dots(ax: Axes, pairs: Iterable[PairOfCurves]) -> None:
     """Crossings of the curves that cross beyond chance, heavier than those of the others."""
     groups = {
         True: "pairs whose order changes beyond chance",
-        False: "crossings of the interpolation alone",
+        False: "crossings within chance",
     }
     pairs = list(pairs)
     for confirmed, label in groups.items():

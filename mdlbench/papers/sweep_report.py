@@ -126,8 +126,8 @@ _DEFINITIONS = (
     "for none of the images, before quantisation. B is the fixed-length bits of a nonzero's "
     "magnitude, ⌈log₂ of the levels in use⌉; bits/nonzero the entropy of that magnitude. First "
     "> 1% dead: the smallest width whose best SAE within ε has more dead latents; sparsest: "
-    "that of the smallest L0 instead of the best. Crossings are of curves interpolated by "
-    "PCHIP; beyond chance means paired intervals of either sign at two tolerances. BD-bits are "
+    "that of the smallest L0 instead of the best. Crossings are of the curves' lower hulls; "
+    "beyond chance means paired intervals of either sign at two tolerances. BD-bits are "
     "over the curves within the largest ε that both modes meet, and have no interval. C and D "
     "are chosen among all SAEs narrower than B, A among those of the largest width."
 )

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
 from mdlbench.boards.leaderboard import unique_labels
-from mdlbench.curves.curve import Interpolation, RateByQuality, RateDistortionCurve, RatePoint
+from mdlbench.curves.chords import Chords
+from mdlbench.curves.curve import RateDistortionCurve, RatePoint
 from mdlbench.errors import RecordError
 from mdlbench.records.record import EvalRecord, ToleranceResult
 from mdlbench.suite.base import MetricName
-
-Basis = Literal["front", "hull"]
-"""What is compared: Pareto fronts, or lower hulls of linear rate and distortion (maths §8)."""
-INTERPOLATION: dict[Basis, Interpolation] = {"front": "pchip", "hull": "chords"}
 
 
 @dataclass(frozen=True)
@@ -76,10 +72,10 @@ class Contender:
 
 
 class ByQuality(NamedTuple):
-    """Bits per token by quality, and their log₁₀; no such where too few points have a rate."""
+    """Bits per token by quality, and their log₁₀; no such where too few vertices have a rate."""
 
-    rate: RateByQuality
-    log_rate: RateByQuality | None
+    rate: Chords
+    log_rate: Chords | None
 
 
 @dataclass(frozen=True)
@@ -87,22 +83,19 @@ class ComparedCurve:
     """A contender's curve as it is compared.
 
     Attributes:
-        vertices: the points of its front, or the vertices of its hull, by rising rate.
-        interpolation: between them.
-        resampled: the same of every bootstrap resample, front or hull selected anew; None where
-            too few points are left. Empty where a record has no resamples.
+        vertices: of its lower hull, by rising rate (maths §8).
+        resampled: its hull in every bootstrap resample, vertices selected anew; None where it has
+            no chord. Empty where a record has no resamples.
     """
 
     contender: Contender
     vertices: RateDistortionCurve
-    interpolation: Interpolation
     resampled: list[ByQuality | None]
 
     @classmethod
-    def of(cls, contender: Contender, metric: MetricName, basis: Basis) -> ComparedCurve:
-        resampled = [_by_quality(curve, basis) for curve in _resampled_curves(contender, metric)]
-        vertices = _vertices(contender.curve(metric), basis)
-        return cls(contender, vertices, INTERPOLATION[basis], resampled)
+    def of(cls, contender: Contender, metric: MetricName) -> ComparedCurve:
+        resampled = [_by_quality(curve) for curve in _resampled_curves(contender, metric)]
+        return cls(contender, contender.curve(metric).lower_hull(), resampled)
 
     @property
     def n_points(self) -> int:
@@ -110,19 +103,10 @@ class ComparedCurve:
         return int((self.vertices.distortions > 0).sum())
 
 
-def basis_of(contenders: Iterable[Contender]) -> Basis:
-    """Hulls for all as soon as one is a family, so that nobody alone may share time."""
-    return "hull" if any(contender.is_family for contender in contenders) else "front"
-
-
-def _vertices(curve: RateDistortionCurve, basis: Basis) -> RateDistortionCurve:
-    return curve.pareto_front() if basis == "front" else curve.lower_hull()
-
-
-def _by_quality(curve: RateDistortionCurve, basis: Basis) -> ByQuality | None:
-    vertices, interpolation = _vertices(curve, basis), INTERPOLATION[basis]
-    rate = vertices.by_quality(interpolation)
-    return None if rate is None else ByQuality(rate, vertices.log_rate_by_quality(interpolation))
+def _by_quality(curve: RateDistortionCurve) -> ByQuality | None:
+    hull = curve.lower_hull()
+    rate = hull.by_quality()
+    return None if rate is None else ByQuality(rate, hull.log_rate_by_quality())
 
 
 def _resampled_curves(contender: Contender, metric: MetricName) -> list[RateDistortionCurve]:

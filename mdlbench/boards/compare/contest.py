@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float64
 
-from mdlbench.boards.compare.contender import Basis, ComparedCurve, Contender, basis_of
+from mdlbench.boards.compare.contender import ComparedCurve, Contender
 from mdlbench.boards.compare.curves import CurveComparison, compare_curves
 from mdlbench.boards.leaderboard import shared_ranks
 from mdlbench.boards.pairing import Difference, refuse_unpaired
@@ -65,7 +65,6 @@ class Contest:
     """
 
     metric: MetricName
-    basis: Basis
     contenders: tuple[Contender, ...]
     curves: tuple[ComparedCurve, ...]
     comparisons: tuple[CurveComparison, ...]
@@ -110,11 +109,9 @@ def compare(contenders: Sequence[Contender], metric: str, epsilon: float | None 
         for member in contender.members:
             refuse_unpaired(contenders[0].members[0], member)
     epsilons = _epsilons(contenders[0].members[0], loss, epsilon)
-    basis = basis_of(contenders)
-    curves = tuple(ComparedCurve.of(contender, loss, basis) for contender in contenders)
+    curves = tuple(ComparedCurve.of(contender, loss) for contender in contenders)
     return Contest(
         metric=loss,
-        basis=basis,
         contenders=tuple(contenders),
         curves=curves,
         comparisons=tuple(compare_curves(curves[0], curve) for curve in curves[1:]),

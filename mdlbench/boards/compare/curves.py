@@ -80,9 +80,8 @@ class CurveComparison:
         reason: why there are no averages; None where there are.
         bd_bits: bits per token above the anchor's at equal quality, on average (maths §8).
         bd_rate: percent above the anchor's, likewise.
-        bd_bits_akima, bd_rate_akima: by Akima's interpolation, a check without an interval; None
-            of hulls, which are not interpolated.
-        crossings: by rising rate; None, as the following, where no quality is common.
+        crossings: by rising rate; None, as the following, where no quality is common or vertices
+            are too few.
         smallest, largest: extremes of the difference as a share of the anchor's rate.
         band: the difference over quality.
     """
@@ -93,8 +92,6 @@ class CurveComparison:
     reason: str | None
     bd_bits: Estimate | None
     bd_rate: Estimate | None
-    bd_bits_akima: float | None
-    bd_rate_akima: float | None
     crossings: tuple[FoundCrossing, ...] | None
     smallest: float | None
     largest: float | None
@@ -116,11 +113,9 @@ def compare_curves(anchor: ComparedCurve, test: ComparedCurve) -> CurveCompariso
     """
     _refuse_unequal(anchor, test)
     curves = anchor.vertices, test.vertices
-    share = overlap(*curves, anchor.interpolation)
+    share = overlap(*curves)
     reason = _reason(anchor, test, share)
-    too_few = min(anchor.n_points, test.n_points) < LEAST_POINTS
-    found = None if too_few else crossings(*curves, anchor.interpolation)
-    akima = reason is None and anchor.interpolation == "pchip"
+    found = crossings(*curves)
     band = None if found is None else _band(anchor, test)
     return CurveComparison(
         anchor=anchor.contender.name,
@@ -129,8 +124,6 @@ def compare_curves(anchor: ComparedCurve, test: ComparedCurve) -> CurveCompariso
         reason=reason,
         bd_bits=None if reason else _bd_bits(anchor, test),
         bd_rate=None if reason else _bd_rate(anchor, test),
-        bd_bits_akima=bd_bits(*curves, "akima") if akima else None,
-        bd_rate_akima=bd_rate(*curves, "akima") if akima else None,
         crossings=None if found is None or band is None else _judged(found.points, band),
         smallest=None if found is None else found.smallest,
         largest=None if found is None else found.largest,
@@ -165,13 +158,12 @@ def percent_below(share: float) -> str:
 
 def _bd_bits(anchor: ComparedCurve, test: ComparedCurve) -> Estimate | None:
     replicates = _paired(anchor, test, lambda one, other: mean_gap(one.rate, other.rate))
-    value = bd_bits(anchor.vertices, test.vertices, anchor.interpolation)
-    return _estimate(value, replicates)
+    return _estimate(bd_bits(anchor.vertices, test.vertices), replicates)
 
 
 def _bd_rate(anchor: ComparedCurve, test: ComparedCurve) -> Estimate | None:
     logs = _paired(anchor, test, _log_gap)
-    value = bd_rate(anchor.vertices, test.vertices, anchor.interpolation)
+    value = bd_rate(anchor.vertices, test.vertices)
     return _estimate(value, 100.0 * (10.0**logs - 1.0))
 
 
@@ -222,7 +214,7 @@ def _ends(
 
 def _band(anchor: ComparedCurve, test: ComparedCurve) -> Band | None:
     """On a grid of qualities from end to end of the common range."""
-    one, other = (c.vertices.by_quality(c.interpolation) for c in (anchor, test))
+    one, other = (c.vertices.by_quality() for c in (anchor, test))
     if one is None or other is None:
         return None
     quality = np.linspace(*common_range(one, other), N_BAND)

@@ -29,7 +29,6 @@ def to_json(contest: Contest) -> str:
         "protocol": record.identity.protocol,
         "partial": contest.is_partial,
         "metric": contest.metric,
-        "basis": contest.basis,
         "anchor": contest.anchor.name,
         "confidence": CONFIDENCE,
         "resamples": contest.n_resamples,
@@ -90,8 +89,6 @@ def _curves(comparison: CurveComparison) -> dict[str, Any]:
         "overlap": comparison.overlap,
         "bd_bits": _estimate_content(comparison.bd_bits),
         "bd_rate_percent": _estimate_content(comparison.bd_rate),
-        "bd_bits_akima": comparison.bd_bits_akima,
-        "bd_rate_percent_akima": comparison.bd_rate_akima,
         "smallest_share": comparison.smallest,
         "largest_share": comparison.largest,
         "crossings": None
@@ -132,9 +129,6 @@ def _curve_lines(comparison: CurveComparison) -> Iterator[dict[str, Any]]:
             "high": ends.high,
             "note": reason,
         }
-    akima = comparison.bd_rate_akima
-    yield {"quantity": "bd_bits_akima", "value": comparison.bd_bits_akima, "note": note}
-    yield {"quantity": "bd_rate_percent_akima", "value": akima, "note": rate_note}
     yield {"quantity": "overlap", "value": comparison.overlap}
     yield {"quantity": "smallest_share", "value": comparison.smallest}
     yield {"quantity": "largest_share", "value": comparison.largest}

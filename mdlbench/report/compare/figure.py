@@ -11,7 +11,6 @@ import numpy as np
 from mdlbench.boards.compare.contender import ComparedCurve, Contender
 from mdlbench.boards.compare.contest import Contest
 from mdlbench.boards.compare.curves import Band, CurveComparison
-from mdlbench.curves.curve import LEAST_POINTS
 from mdlbench.report.style import CATEGORIES, FAINT, INK, above_zero, house_style, plain_log_scale
 from mdlbench.report.tables import TITLE_LENGTH, printable
 from mdlbench.statistics.metrics import metric_of
@@ -55,22 +54,20 @@ class Window(NamedTuple):
 
 
 def comparison_figure(contest: Contest) -> Figure:
-    """Curves, of families their hulls in linear coordinates too, and differences to the anchor."""
+    """Hulls over a logarithmic and a linear loss, and differences to the anchor."""
     from matplotlib.figure import Figure
 
-    n_panels = 3 if contest.basis == "hull" else 2
     styles, window = _styles(contest), _window(contest)
     with house_style():
-        width = 4.6 * n_panels + 0.4
+        width = 14.2
         entries = _legend_entries(contest, styles)
         n_columns = _columns(list(entries), width)
         height = 4.4 + 0.19 * -(-len(entries) // n_columns)
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(1, n_panels, squeeze=False)[0]
-        _curves(axes[0], contest, styles, window)
-        if contest.basis == "hull":
-            _hulls(axes[1], contest, styles, window)
-        _differences(axes[-1], contest, styles, window)
+        logarithmic, linear, gaps = figure.subplots(1, 3)
+        _curves(logarithmic, contest, styles, window)
+        _hulls(linear, contest, styles, window)
+        _differences(gaps, contest, styles, window)
         figure.suptitle(_title(contest), x=0.01, ha="left", weight="bold")
         figure.legend(
             list(entries.values()), list(entries), loc="outside lower center", ncols=n_columns
@@ -138,7 +135,7 @@ def _gaps(bands: Sequence[Band]) -> tuple[float, float]:
 
 
 def _curves(ax: Axes, contest: Contest, styles: Sequence[dict[str, Any]], window: Window) -> None:
-    ax.set_title("Pareto fronts" if contest.basis == "front" else "hulls of the families")
+    ax.set_title("lower hulls")
     ax.set_yscale("log")
     for curve, style in zip(contest.curves, styles, strict=True):
         _line(ax, curve, style)
@@ -241,10 +238,9 @@ def _difference(ax: Axes, comparison: CurveComparison, style: dict[str, Any]) ->
 
 
 def _line(ax: Axes, curve: ComparedCurve, style: dict[str, Any]) -> None:
-    """As it is compared; straight between points that are too few for that."""
-    rate = curve.vertices.by_quality(curve.interpolation)
-    if rate is None or curve.n_points < LEAST_POINTS:
-        ax.plot(curve.vertices.rates, above_zero(curve.vertices.distortions), **style)
+    """As it is compared: chords are straight where the loss is linear."""
+    rate = curve.vertices.by_quality()
+    if rate is None:
         return
     quality = np.union1d(rate.x, np.linspace(rate.x[0], rate.x[-1], 600))
     ax.plot(rate(quality), 10.0 ** (-quality / 10.0), **style)

@@ -45,8 +45,7 @@ def _item(console: Console, text: str) -> None:
 
 
 def _curves(contest: Contest, width: int) -> Iterator[Table]:
-    hulls = " (hulls)" if contest.basis == "hull" else ""
-    title = f"{title_of(contest)}, against {contest.anchor.name}{hulls}"
+    title = f"{title_of(contest)}, against {contest.anchor.name}"
     header = ("SAE", "BD-bits [95%]", "BD-rate % [95%]", "Overlap", "Diff. %")
     return _tables(title, header, curve_rows(contest), width)
 

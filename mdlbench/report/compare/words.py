@@ -20,11 +20,8 @@ from mdlbench.statistics.metrics import metric_of
 def to_markdown(contest: Contest) -> str:
     """A section on the curves, and one for each tolerance."""
     anchor = escape_markdown(contest.anchor.name)
-    header = ("SAE", "BD-bits [95%]", "BD-rate % [95%]", "Akima", "Overlap", "Difference %")
-    rows = [
-        (escape_markdown(row[0]), row[1], row[2], _akima(comparison), row[3], row[4])
-        for row, comparison in zip(curve_rows(contest), contest.comparisons, strict=True)
-    ]
+    header = ("SAE", "BD-bits [95%]", "BD-rate % [95%]", "Overlap", "Difference %")
+    rows = [(escape_markdown(name), *cells) for name, *cells in curve_rows(contest)]
     parts = [
         f"# {escape_markdown(title_of(contest), TITLE_LENGTH)}",
         f"Anchor: {anchor}. {how_to_read(contest)}",
@@ -45,11 +42,6 @@ def to_markdown(contest: Contest) -> str:
 
 def how_to_read(contest: Contest) -> str:
     """What the numbers of the curves mean, in a few sentences."""
-    what = {
-        "front": "the Pareto front of each SAE, interpolated by PCHIP over quality",
-        "hull": "the lower convex hull of each family's operating points in linear rate and "
-        "distortion, which time-sharing achieves",
-    }[contest.basis]
     resamples = (
         f"{CONFIDENCE:.0%} intervals are of {contest.n_resamples} paired resamples of the "
         "test documents, curves drawn anew in each."
@@ -57,9 +49,11 @@ def how_to_read(contest: Contest) -> str:
         else f"There are no intervals: {_without_draws(contest)}."
     )
     return (
-        f"Compared is {what}. BD-bits and BD-rate: bits per token, and percent, above the anchor "
-        f"at equal {metric_of(contest.metric).label}, averaged over the common range of its "
-        f"logarithm. {resamples} Difference: smallest and largest over that range."
+        "Compared is the lower convex hull of all operating points of each, in linear rate and "
+        "distortion, which time-sharing achieves. BD-bits and BD-rate: bits per token, and "
+        f"percent, above the anchor at equal {metric_of(contest.metric).label}, averaged over "
+        f"the common range of its logarithm. {resamples} Difference: smallest and largest over "
+        "that range."
     )
 
 
@@ -91,8 +85,6 @@ def _notes(contest: Contest, comparison: CurveComparison) -> Iterator[str]:
         yield f"no BD-rate ({comparison.rate_reason})"
     if comparison.crossings:
         yield f"crosses the anchor at {_crossings_words(contest, comparison)}"
-    if _akima_disagrees(comparison):
-        yield f"Akima's BD-bits is {comparison.bd_bits_akima:+.2f}, outside the interval"
     if bits and bits.n_missing:
         yield f"not comparable in {bits.n_missing} of {contest.n_resamples} resamples"
 
@@ -124,13 +116,6 @@ def _crossings_words(contest: Contest, comparison: CurveComparison) -> str:
         f"{'' if found.beyond_chance else ', within chance'})"
         for found in comparison.crossings or ()
     )
-
-
-def _akima_disagrees(comparison: CurveComparison) -> bool:
-    bits, check = comparison.bd_bits, comparison.bd_bits_akima
-    if bits is None or check is None or bits.low is None or bits.high is None:
-        return False
-    return not bits.low <= check <= bits.high
 
 
 def title_of(contest: Contest) -> str:
@@ -167,10 +152,6 @@ def _range(comparison: CurveComparison) -> str:
     if comparison.smallest is None or comparison.largest is None:
         return ABSENT
     return f"{100 * comparison.smallest:+.0f} to {100 * comparison.largest:+.0f}"
-
-
-def _akima(comparison: CurveComparison) -> str:
-    return ABSENT if comparison.bd_bits_akima is None else f"{comparison.bd_bits_akima:+.2f}"
 
 
 def _placing_cells(placing: Placing) -> tuple[str, ...]:

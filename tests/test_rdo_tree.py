@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdlbench.codes import bitstream
+from mdlbench.codes.contexts import PARENT_OFF, PARENT_ON
 from mdlbench.codes.forest import Forest
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.rates import TreeCode
@@ -65,7 +66,8 @@ def token_bits(book: TreeCodebook, symbol: np.ndarray) -> float:
     bits = 0.0
     for i, v in enumerate(symbol):
         parent = book.forest.parents[i]
-        on = book.firing_probability[int(parent >= 0 and symbol[parent] != 0), i]
+        parent_on = parent >= 0 and symbol[parent] != 0
+        on = book.firing_probability[PARENT_ON if parent_on else PARENT_OFF, i]
         bits -= math.log2(on if v else 1 - on)
         if v:
             query = np.array([i], dtype=np.int32), np.array([v], dtype=np.int32)

@@ -105,14 +105,15 @@ def fit_tree_rate_aware(calibration: Calibration, step: float) -> TreeRateAware:
     """Rate-aware rounding of calibration tokens at Δ under the tree code, as much of it as pays.
 
     The forest is that of plain rounding at Δ, which `tree` would use; prices are fitted on the
-    symbols of the trial's sample.
+    symbols of the trial's sample. Errors are whole ones, where they are known: to an SAE trained on
+    rounded latents, a step that moves its reconstruction may cost nothing.
     """
     forest = TreeCode.fit(
         calibration.runs.each(partial(quantise, step=step)),
         calibration.n_latents,
         calibration.parents,
     ).codebook.forest
-    trial = calibration.trial.priced(partial(tree_rate, forest))
+    trial = calibration.whole_trial.priced(partial(tree_rate, forest))
     return best_share(trial, step, TreeRateAware, partial(tree_prices, forest))
 
 

@@ -93,14 +93,25 @@ class TreeCodebook:
             CoderError: parents are not a forest of these latents, or runs cannot be the tokens
                 that `flat` was fitted on.
         """
+        alone = cls.by_parents(flat, runs, parents)
+        told = alone.with_siblings(runs)
+        best = told if told.gained_bits > alone.gained_bits else alone
+        return best if best.gained_bits > 0 else cls.without_edges(flat)
+
+    @classmethod
+    def by_parents(
+        cls, flat: Codebook, runs: Runs[Symbols], parents: np.ndarray | None = None
+    ) -> TreeCodebook:
+        """The code by parents alone of the tokens that `flat` was fitted on.
+
+        With the edges that save more than their joint counts cost, even if all of them together do
+        not save what naming the parents costs; arguments and errors are those of `fit`.
+        """
         if parents is None:
             forest = learn_forest(runs, flat.counts)
         else:
             forest = Forest.from_parents(parents)
-        alone = cls.pruned(flat, forest, np.sum(runs.map(forest.joint_counts), axis=0))
-        told = alone.with_siblings(runs)
-        best = told if told.gained_bits > alone.gained_bits else alone
-        return best if best.gained_bits > 0 else cls.without_edges(flat)
+        return cls.pruned(flat, forest, np.sum(runs.map(forest.joint_counts), axis=0))
 
     @classmethod
     def pruned(

@@ -19,7 +19,7 @@ from mdlbench.codes.codelength import Codebook
 from mdlbench.codes.contexts import PARENT_OFF, PARENT_ON
 from mdlbench.codes.forest import NOWHERE, Forest
 from mdlbench.codes.latents import SparseLatents
-from mdlbench.codes.rates import TreeCode
+from mdlbench.codes.rates import FlatCode, TreeCode
 from mdlbench.codes.symbols import Symbols, half_steps, quantise, symbol_at
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.codes.tree import TreeCodebook
@@ -104,15 +104,14 @@ def _by_level(forest: Forest, places: Symbols) -> Iterator[Int64[np.ndarray, " s
 def fit_tree_rate_aware(calibration: Calibration, step: float) -> TreeRateAware:
     """Rate-aware rounding of calibration tokens at Δ under the tree code, as much of it as pays.
 
-    The forest is that of plain rounding at Δ, which `tree` would use; prices are fitted on the
-    symbols of the trial's sample. Errors are whole ones, where they are known: to an SAE trained on
-    rounded latents, a step that moves its reconstruction may cost nothing.
+    The forest is that of plain rounding at Δ by parents alone; prices are fitted on the symbols of
+    the trial's sample. Errors are whole ones, where they are known: to an SAE trained on rounded
+    latents, a step that moves its reconstruction may cost nothing.
     """
-    forest = TreeCode.fit(
-        calibration.runs.each(partial(quantise, step=step)),
-        calibration.n_latents,
-        calibration.parents,
-    ).codebook.forest
+    rounded = calibration.runs.each(partial(quantise, step=step))
+    flat = FlatCode.fit(rounded, calibration.n_latents).codebook
+    book = TreeCodebook.by_parents(flat, rounded, calibration.parents)
+    forest = book.forest if book.gained_bits > 0 else Forest.of_roots(calibration.n_latents)
     trial = calibration.whole_trial.priced(partial(tree_rate, forest))
     return best_share(trial, step, TreeRateAware, partial(tree_prices, forest))
 

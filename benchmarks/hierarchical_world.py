@@ -134,7 +134,7 @@ def main() -> None:
     calibration, test = (quantise(split, step) for split in truth.splits)
     flat = Codebook.fit(SymbolCounts.of(calibration))
     forest = Forest.from_parents(truth.parents)
-    alone = TreeCodebook.pruned(flat, forest, forest.joint_counts([calibration]))
+    alone = TreeCodebook.of_forest(flat, forest, forest.joint_counts([calibration])).pruned()
     runs = Runs.here(lambda: [calibration])
     told, learned = (TreeCodebook.fit(flat, runs, parents) for parents in (truth.parents, None))
     print(

@@ -93,7 +93,7 @@ def parents_alone(calibration: Matrix, parents: Matrix) -> TreeCodebook:
     """The tree code that knows of no siblings: its edges that pay, if together they do."""
     flat, forest = Codebook.fit(counted(calibration)), Forest.from_parents(parents)
     joint = forest.joint_counts([symbols_of(calibration)])
-    book = TreeCodebook.pruned(flat, forest, joint)
+    book = TreeCodebook.of_forest(flat, forest, joint).pruned()
     return book if book.gained_bits > 0 else TreeCodebook.without_edges(flat)
 
 
@@ -353,6 +353,21 @@ def test_exclusive_children_cost_the_logarithm_of_their_number() -> None:
     assert older == pytest.approx(root + share * n_children * each, rel=0.002)
     assert book.header_bits < n_children * 30
     assert set(book.contexts.rule[1:].tolist()) == {Rule.ANY}
+
+
+def test_exclusive_trees_say_so_by_a_latent_above_them() -> None:
+    """One that is always on: by parents alone, its edges save nothing."""
+    n, parents = 8000, np.append(-1, np.zeros(8, dtype=np.int64))
+    dense = exclusive(11, n, parents)
+    dense[:, 0] = 1
+    dense[np.arange(n), 1 + np.random.default_rng(12).integers(8, size=n)] = 1
+    dense[:, 1:] *= np.cumsum(dense[:, 1:], axis=1) == 1
+    assert parents_alone(dense, parents).forest.n_edges == 0
+    book = fitted(dense, parents)
+    share = dense[:, 1:].mean(axis=0)
+    assert (dense[:, 1:].sum(axis=1) == 1).all()
+    entropy = float(-(share * np.log2(share)).sum())
+    assert book.bits(counted(dense), book.firings).support == pytest.approx(entropy, abs=0.01)
 
 
 def test_siblings_that_rise_and_fall_together_are_counted() -> None:

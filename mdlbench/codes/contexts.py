@@ -28,7 +28,7 @@ PARENT_OFF, PARENT_ON = 0, SIBLING_CLASSES
 """The contexts of a child while none of its earlier siblings is on; one or two after each are those
 of one or more siblings. The parent of a root is always off."""
 
-MAX_WAVES = 2**13
+MAX_WAVES = 2**12
 """Siblings that a file codes one after another, at most, over all levels of the forest: each takes
 its reader some time. Families that would need more are coded by the parent alone."""
 

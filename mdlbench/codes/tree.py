@@ -80,12 +80,13 @@ class TreeCodebook:
 
         It never costs those tokens more than `flat` does, header included, nor than a tree code
         that knows of parents alone: edges that do not save what their joint count costs are
-        dropped; contexts tell siblings apart where that saves more than it costs; and all edges
-        are dropped, unless together they save more than `header_bits`.
+        dropped, unless all of them together save more once siblings are told apart; contexts tell
+        siblings apart where that saves more than it costs; and all edges are dropped, unless
+        together they save more than `header_bits`.
 
         Args:
             flat: the codebook of the same tokens.
-            runs: their symbols; measured once along all edges, and once more for siblings.
+            runs: their symbols; measured once along all edges, and once or twice for siblings.
             parents: each latent's parent, −1 for a root; None learns them
                 (`forest.learn_forest`).
 
@@ -93,9 +94,12 @@ class TreeCodebook:
             CoderError: parents are not a forest of these latents, or runs cannot be the tokens
                 that `flat` was fitted on.
         """
-        alone = cls.by_parents(flat, runs, parents)
-        told = alone.with_siblings(runs)
-        best = told if told.gained_bits > alone.gained_bits else alone
+        whole = cls._of_all_edges(flat, runs, parents)
+        alone = whole.pruned()
+        books = [alone, alone.with_siblings(runs)]
+        if alone.forest.n_edges < whole.forest.n_edges:
+            books.append(whole.with_siblings(runs))
+        best = max(books, key=lambda book: book.gained_bits)
         return best if best.gained_bits > 0 else cls.without_edges(flat)
 
     @classmethod
@@ -107,23 +111,28 @@ class TreeCodebook:
         With the edges that save more than their joint counts cost, even if all of them together do
         not save what naming the parents costs; arguments and errors are those of `fit`.
         """
+        return cls._of_all_edges(flat, runs, parents).pruned()
+
+    @classmethod
+    def _of_all_edges(
+        cls, flat: Codebook, runs: Runs[Symbols], parents: np.ndarray | None
+    ) -> TreeCodebook:
+        """The code by parents alone with all edges of a given or learned forest."""
         if parents is None:
             forest = learn_forest(runs, flat.counts)
         else:
             forest = Forest.from_parents(parents)
-        return cls.pruned(flat, forest, np.sum(runs.map(forest.joint_counts), axis=0))
+        return cls.of_forest(flat, forest, np.sum(runs.map(forest.joint_counts), axis=0))
 
-    @classmethod
-    def pruned(
-        cls, flat: Codebook, forest: Forest, joint: Int64[np.ndarray, " latent"]
-    ) -> TreeCodebook:
+    def pruned(self) -> TreeCodebook:
         """The code by parents alone, with the edges that save more than their joint counts cost."""
+        book = self
         while True:
-            book = cls.of_forest(flat, forest, joint)
+            forest, joint = book.forest, book.firings[PARENT_ON:].sum(axis=0)
             pays = forest.is_child & (book.saved_bits > book.joint_bits)
             if pays.sum() == forest.n_edges:
                 return book
-            forest, joint = forest.only(pays), np.where(pays, joint, 0)
+            book = TreeCodebook.of_forest(self.flat, forest.only(pays), np.where(pays, joint, 0))
 
     @classmethod
     def without_edges(cls, flat: Codebook) -> TreeCodebook:

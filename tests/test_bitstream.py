@@ -14,6 +14,15 @@ from hypothesis import strategies as st
 
 from mdlbench.codes import bitstream
 from mdlbench.codes.codelength import BetaPrior, Codebook
+from mdlbench.codes.contexts import (
+    N_CONTEXTS,
+    PARENT_OFF,
+    PARENT_ON,
+    Contexts,
+    Rule,
+    n_waves,
+    told_apart,
+)
 from mdlbench.codes.forest import Forest
 from mdlbench.codes.stream import channel
 from mdlbench.codes.symbols import Symbols
@@ -237,7 +246,7 @@ def parts_of(data):
 
 def forged(parts):
     """A file with a valid checksum whatever its parts say."""
-    prefix = PREFIX.pack(b"\x89MDLBITS", 2, *map(len, parts))
+    prefix = PREFIX.pack(b"\x89MDLBITS", bitstream.VERSION, *map(len, parts))
     return prefix + hashlib.sha256(b"".join([prefix, *parts])).digest() + b"".join(parts)
 
 
@@ -423,14 +432,24 @@ def test_a_decompression_bomb_is_refused(example):
     assert peak < 12e6
 
 
-PRIORS = (BetaPrior(0.3, 20.0), BetaPrior(1.2, 1.7))
+def priors():
+    """Another one for every rule and context."""
+    priors = np.full((len(Rule), N_CONTEXTS, 2), 0.5)
+    for rule in Rule:
+        for context in told_apart(rule):
+            priors[rule, context] = 1.2 + rule, 1.7 + context
+    priors[Rule.PARENT, PARENT_OFF] = 0.3, 20.0
+    priors[Rule.PARENT, PARENT_ON] = 1.2, 1.7
+    return priors
 
 
-def tree_of(dense, parents):
-    """The tree code of all edges, paying or not."""
-    forest, symbols = Forest.from_parents(parents), symbols_of(dense)
-    joint = forest.joint_counts([symbols])
-    return TreeCodebook.build(codebook_of(dense), forest, joint, PRIORS)
+def tree_of(dense, parents, rules=(Rule.PARENT,)):
+    """The tree code of all edges, paying or not, the families under these rules in turn."""
+    forest, symbols, codebook = Forest.from_parents(parents), symbols_of(dense), codebook_of(dense)
+    contexts = Contexts.of(forest, codebook.counts.active)
+    rule = np.where(forest.is_child, np.resize(rules, len(parents) + 1)[forest.parents], 0)
+    contexts = contexts.ruled(np.minimum(contexts.widest, rule))
+    return TreeCodebook.build(codebook, contexts, contexts.firings([symbols]), priors())
 
 
 def random_tree(n_latents, seed):
@@ -448,25 +467,30 @@ def random_tree(n_latents, seed):
     n_tokens=st.integers(0, 60),
     n_calibration=st.integers(0, 40),
     density=st.sampled_from([0.0, 0.02, 0.3, 0.9, 1.0]),
+    rules=st.permutations(Rule),
     seed=st.integers(0, 999),
 )
-def test_any_symbols_come_back_whatever_the_tree(parents, n_tokens, n_calibration, density, seed):
+def test_any_symbols_come_back_whatever_the_tree(
+    parents, n_tokens, n_calibration, density, rules, seed
+):
     rng = np.random.default_rng(seed)
 
     def draw(n):
         shape = (n, len(parents))
         return rng.integers(1, 5, shape) * (rng.random(shape) < density)
 
-    symbols, book = symbols_of(draw(n_tokens)), tree_of(draw(n_calibration), parents)
+    symbols, book = symbols_of(draw(n_tokens)), tree_of(draw(n_calibration), parents, rules)
     decoded = bitstream.decode(encode(symbols, book))
     assert_same(decoded.symbols, symbols)
     if book.forest.n_edges:
         assert decoded.codebook.forest.parents.tolist() == parents.tolist()
         assert decoded.codebook.firing_probability.tolist() == book.firing_probability.tolist()
+        assert decoded.codebook.contexts.rule.tolist() == book.contexts.rule.tolist()
 
 
+@pytest.mark.parametrize("rules", [[Rule.PARENT], [Rule.COUNT, Rule.EITHER, Rule.ANY]])
 @pytest.mark.parametrize("regime", ["narrow", "dense signed", "some dead"])
-def test_payload_of_a_tree_is_heldout(regime):
+def test_payload_of_a_tree_is_heldout(regime, rules):
     probability, signed = REGIMES[regime]
     rng = np.random.default_rng(4)
     parents = random_tree(len(probability), 5)
@@ -477,13 +501,38 @@ def test_payload_of_a_tree_is_heldout(regime):
         apart = rng.random(dense.shape) < 0.1
         return np.where((parents < 0) | (dense[:, parents] != 0) | apart, dense, 0)
 
-    book, test = tree_of(draw(6000), parents), draw(3000)
+    book, test = tree_of(draw(6000), parents, rules), draw(3000)
     symbols = symbols_of(test)
     data = encode(symbols, book)
     assert_same(bitstream.decode(data).symbols, symbols)
-    rate = book.bits(SymbolCounts.of(symbols), book.forest.joint_counts([symbols]))
+    rate = book.bits(SymbolCounts.of(symbols), book.contexts.firings([symbols]))
     payload = 8 * bitstream.sizes(data).payload_bytes
     assert payload == pytest.approx(rate.total * 3000, rel=1e-3, abs=64)
+
+
+GOLDEN_TREE = GOLDEN.with_name("bitstream-v2.mdlbits")
+
+
+def golden_tree():
+    """Calibration tokens, test tokens and parents of the file of format 2."""
+    token, latent = np.ogrid[:70, :8]
+    parents = np.array([-1, 0, 0, 1, -1, 4, 4, 4])
+    on = (token * 7 + latent * 5 + token * latent % 11) % 5 < 3
+    for child, parent in enumerate(parents):
+        on[:, child] &= parent < 0 or on[:, parent]
+    dense = (on * (1 + (token + latent) % 3)).astype(np.int32)
+    return dense[:40], dense[40:], parents
+
+
+def test_files_of_format_2_are_read_for_ever():
+    calibration, test, parents = golden_tree()
+    golden = GOLDEN_TREE.read_bytes()
+    decoded = bitstream.decode(golden)
+    assert_same(decoded.symbols, symbols_of(test))
+    assert PREFIX.unpack_from(golden)[1] == 2
+    assert decoded.codebook.forest.parents.tolist() == parents.tolist()
+    payload = bitstream.sizes(golden).payload_bytes
+    assert encode(symbols_of(test), tree_of(calibration, parents))[-payload:] == golden[-payload:]
 
 
 @pytest.fixture(scope="module")
@@ -574,6 +623,114 @@ def test_no_forged_forest_decodes_to_other_symbols(tree_example, at, value):
     except RecordError:
         return
     assert_same(decoded.symbols, symbols)
+
+
+@pytest.fixture(scope="module")
+def siblings_example():
+    """Two families of five children that look at each other, by different rules."""
+    rng = np.random.default_rng(8)
+    parents = np.array([-1, -1, *[0] * 5, *[1] * 5])
+    book = tree_of(random_dense(rng, 200, zipf(12, 5)), parents, [Rule.EITHER, Rule.ANY])
+    symbols = symbols_of(random_dense(rng, 50, zipf(12, 5)))
+    return symbols, book, encode(symbols, book)
+
+
+def siblings_of(data):
+    """Rules, and counts, as a file packs them."""
+    codebook = parts_of(data)[1]
+    told = bitstream.summarise(data).tree.siblings
+    packed = codebook[len(codebook) - told.n_bytes :]
+    pieces = packed[: told.family_bytes], packed[told.family_bytes :]
+    kinds = bitstream._FAMILY, bitstream._SIBLING
+    counts = told.n_families, told.n_children
+    return [bitstream._unpack(*each).copy() for each in zip(pieces, kinds, counts, strict=True)]
+
+
+def with_siblings(data, families, counts):
+    summary, codebook, payload = parts_of(data)
+    told = bitstream.summarise(data).tree.siblings
+    packed = [bitstream._pack(families), bitstream._pack(counts)]
+    text = summary.decode()
+    text = text.replace(
+        f'"n_bytes":{told.n_bytes},"family', f'"n_bytes":{len(b"".join(packed))},"family'
+    )
+    text = text.replace(f'bytes":{told.family_bytes},"pri', f'bytes":{len(packed[0])},"pri')
+    kept = codebook[: len(codebook) - told.n_bytes]
+    return forged([text.encode(), kept + b"".join(packed), payload])
+
+
+def test_siblings_come_back_from_a_file(siblings_example):
+    symbols, book, data = siblings_example
+    assert with_siblings(data, *siblings_of(data)) == data
+    decoded = bitstream.decode(data)
+    assert_same(decoded.symbols, symbols)
+    assert decoded.codebook.firings.tolist() == book.firings.tolist()
+    assert n_waves(book.contexts) == 6
+    alone = encode(symbols, tree_of(np.zeros((9, 12)), book.forest.parents))
+    assert bitstream.sizes(data).tree_bytes > bitstream.sizes(alone).tree_bytes + 9
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "row", "value", "message"),
+    [
+        (0, "parent", 0, -1, "distinct"),
+        (0, "parent", 1, 0, "distinct"),
+        (0, "parent", 1, 5, "another number of children"),
+        (0, "parent", 1, 12, "distinct"),
+        (0, "rule", 0, 0, "no rule"),
+        (0, "rule", 1, 4, "no rule"),
+        (1, "4", 2, -1, "not counts"),
+        (1, "5", 2, 2**60, "not counts"),
+        (1, "4", 0, 1, "different tokens"),
+    ],
+)
+def test_hostile_siblings_are_refused(siblings_example, table, column, row, value, message):
+    data = siblings_example[2]
+    tables = siblings_of(data)
+    tables[table][column][row] = value
+    with pytest.raises(RecordError, match=message):
+        bitstream.decode(with_siblings(data, *tables))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n_families", 1), ("n_children", 9), ("n_bytes", 10**9), ("family_bytes", 10**9)],
+)
+def test_a_hostile_summary_of_siblings_is_refused(siblings_example, key, value):
+    summary, *rest = parts_of(siblings_example[2])
+    head, tail = summary.decode().split('"siblings":')
+    tail = re.sub(rf'"{key}":\d+', f'"{key}":{value}', tail, count=1)
+    with pytest.raises(RecordError):
+        bitstream.decode(forged([f'{head}"siblings":{tail}'.encode(), *rest]))
+
+
+def test_a_prior_too_many_is_refused(siblings_example):
+    summary, *rest = parts_of(siblings_example[2])
+    text = summary.decode().replace('"priors":[[', '"priors":[[1.0,1.0],[')
+    with pytest.raises(RecordError, match="codebook"):
+        bitstream.decode(forged([text.encode(), *rest]))
+
+
+@settings(max_examples=60)
+@given(table=st.integers(0, 1), at=st.integers(0, 10**6), value=st.integers(0, 255))
+def test_no_forged_siblings_decode_to_other_symbols(siblings_example, table, at, value):
+    symbols, _, data = siblings_example
+    tables = siblings_of(data)
+    raw = tables[table].view(np.uint8)
+    raw[at % len(raw)] = value
+    try:
+        decoded = bitstream.decode(with_siblings(data, *tables))
+    except RecordError:
+        return
+    assert_same(decoded.symbols, symbols)
+
+
+def test_too_many_siblings_are_refused(siblings_example, monkeypatch):
+    monkeypatch.setattr(bitstream, "MAX_WAVES", 2)
+    with pytest.raises(RecordError, match="6 siblings to code one after another"):
+        bitstream.decode(siblings_example[2])
+    with pytest.raises(CoderError, match="a file holds at most 2"):
+        encode(*siblings_example[:2])
 
 
 def test_too_deep_a_forest_is_refused(tree_example, monkeypatch):

@@ -228,7 +228,7 @@ class TestRateAware:
     def test_centroids_against_least_squares(self):
         latents, step, directions = exponentials(8, n_tokens=300), 0.5, directions_of(8)
         symbols = quantise(latents, step)
-        found = fit_centroids(latents, symbols, directions, step)
+        found = fit_centroids(latents.to_dense() @ directions, symbols, directions, step)
         dense = np.zeros((latents.n_tokens, latents.n_latents), dtype=np.int64)
         dense[symbols.token, symbols.latent] = symbols.symbol
         missing = (latents.to_dense().astype(np.float64) - dense * step) @ directions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdlbench.codes import bitstream
+from mdlbench.codes.contexts import PARENT_OFF, PARENT_ON
 from mdlbench.codes.forest import Forest
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.rates import TreeCode
 from mdlbench.codes.runs import Runs
-from mdlbench.codes.symbols import PlainStep, quantise
+from mdlbench.codes.symbols import PlainStep, dequantise, quantise
 from mdlbench.codes.tree import TreeCodebook
 from mdlbench.quantisers.files import decoded_values, described
 from mdlbench.quantisers.modes import mode_of
@@ -65,7 +67,8 @@ def token_bits(book: TreeCodebook, symbol: np.ndarray) -> float:
     bits = 0.0
     for i, v in enumerate(symbol):
         parent = book.forest.parents[i]
-        on = book.firing_probability[int(parent >= 0 and symbol[parent] != 0), i]
+        parent_on = parent >= 0 and symbol[parent] != 0
+        on = book.firing_probability[PARENT_ON if parent_on else PARENT_OFF, i]
         bits -= math.log2(on if v else 1 - on)
         if v:
             query = np.array([i], dtype=np.int32), np.array([v], dtype=np.int32)
@@ -136,6 +139,23 @@ def test_costs_no_more_than_plain_rounding_in_the_trial(seed, step, own):
     slope = trial.slope(step)
     plain = trial.cost(PlainStep(step)).lagrangian(slope)
     assert trial.cost(quantiser).lagrangian(slope) <= plain * (1 + 1e-9)
+
+
+def test_what_only_moves_the_reconstruction_is_no_error():
+    """An SAE that is exact once its latents are rounded: any other decision costs error."""
+    latents, step = gated(6), 1.0
+    fitted_on = calibration(latents)
+    rows, rounded = fitted_on.directions(), dequantise(quantise(latents, step), step)
+    missing = (rounded.to_dense() - latents.to_dense()) @ rows
+    exact = replace(fitted_on, missing=lambda n_tokens: missing[:n_tokens])
+    assert exact.whole_trial.cost(PlainStep(step)).distortion < 1e-9
+    assert exact.whole_trial.slope(step) == 0.0
+    quantiser = fit_tree_rate_aware(exact, step)
+    assert quantiser.columns == {"offset": [0] * N_CENTROIDS}
+    plain = quantise(latents, step)
+    assert quantiser.symbols(latents).symbol.tolist() == plain.symbol.tolist()
+    moved = fit_tree_rate_aware(fitted_on, step).symbols(latents)
+    assert moved.symbol.tolist() != plain.symbol.tolist()
 
 
 def test_a_rate_of_the_trial_is_that_of_the_tree_code():

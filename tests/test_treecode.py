@@ -11,10 +11,21 @@ from hypothesis import strategies as st
 
 from mdlbench.codes import codelength
 from mdlbench.codes.codelength import Codebook, Rate, binary_entropy, fit_beta_prior
-from mdlbench.codes.forest import Forest
+from mdlbench.codes.contexts import (
+    MAX_WAVES,
+    MERGED,
+    N_CONTEXTS,
+    PARENT_OFF,
+    PARENT_ON,
+    Contexts,
+    Rule,
+    n_waves,
+)
+from mdlbench.codes.forest import Forest, joint_count_bits
 from mdlbench.codes.runs import Runs
+from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts
-from mdlbench.codes.tree import ContextCounts, TreeCodebook, plugin
+from mdlbench.codes.tree import TreeCodebook, plugin
 from mdlbench.errors import CoderError
 from tests.references import dense_latents, exp_golomb, forests, histogram, quantised, symbols_of
 
@@ -39,15 +50,67 @@ def gated(seed: int, n_tokens: int, parents: Matrix, leak: float = 0.0) -> Matri
     return (on * rng.geometric(0.3, on.shape)).astype(np.int32)
 
 
-def all_edges(calibration: Matrix, parents: Matrix) -> TreeCodebook:
-    """The code of all edges, whether or not they pay."""
-    forest = Forest.from_parents(parents)
+def exclusive(seed: int, n_tokens: int, parents: Matrix) -> Matrix:
+    """Symbols of a forest in which exactly one child fires where its parent does."""
+    rng = np.random.default_rng(seed)
+    on = np.zeros((n_tokens, len(parents)), dtype=bool)
+    on[:, parents < 0] = rng.random((n_tokens, (parents < 0).sum())) < 0.4
+    for latents in Forest.from_parents(parents).levels[1:]:
+        for parent in np.unique(parents[latents]):
+            children = latents[parents[latents] == parent]
+            which = children[rng.integers(len(children), size=n_tokens)]
+            on[np.arange(n_tokens), which] |= on[:, parent]
+    return on.astype(np.int32)
+
+
+def correlated(seed: int, n_tokens: int, parents: Matrix) -> Matrix:
+    """Symbols of latents whose odds all rise and fall together from token to token."""
+    rng = np.random.default_rng(seed)
+    level = rng.standard_normal((n_tokens, 1)) * 2
+    own = np.random.default_rng(98).uniform(-3, 0, len(parents))
+    on = rng.random((n_tokens, len(parents))) < 1 / (1 + np.exp(-level - own))
+    return on * rng.geometric(0.5, on.shape).astype(np.int32)
+
+
+WORLDS = {
+    "exclusive": exclusive,
+    "correlated": correlated,
+    "gated": gated,
+    "leaking": lambda seed, n, parents: gated(seed, n, parents, 0.2),
+    "independent": lambda seed, n, parents: gated(seed, n, np.full(len(parents), -1)),
+}
+
+
+def all_edges(calibration: Matrix, parents: Matrix, rule: int = Rule.PARENT) -> TreeCodebook:
+    """The code of all edges, whether or not they pay, all families under one rule."""
     flat = Codebook.fit(counted(calibration))
+    contexts = Contexts.of(Forest.from_parents(parents), flat.counts.active)
+    contexts = contexts.ruled(np.minimum(contexts.widest, rule))
+    return TreeCodebook.of_contexts(flat, contexts, contexts.firings([symbols_of(calibration)]))
+
+
+def parents_alone(calibration: Matrix, parents: Matrix) -> TreeCodebook:
+    """The tree code that knows of no siblings: its edges that pay, if together they do."""
+    flat, forest = Codebook.fit(counted(calibration)), Forest.from_parents(parents)
     joint = forest.joint_counts([symbols_of(calibration)])
-    tokens, active = ContextCounts.of(forest, flat.counts, joint)
-    child = forest.is_child
-    off, on = (fit_beta_prior(active[c, child], tokens[c, child]) for c in (0, 1))
-    return TreeCodebook.build(flat, forest, joint, (off, on))
+    book = TreeCodebook.of_forest(flat, forest, joint).pruned()
+    return book if book.gained_bits > 0 else TreeCodebook.without_edges(flat)
+
+
+def direct_contexts(book: TreeCodebook, dense: Matrix) -> Matrix:
+    """The context of every latent on every token, on or off, by the definition."""
+    parents, active = book.forest.parents, book.flat.counts.active
+    on, found = dense != 0, np.zeros(dense.shape, dtype=np.int64)
+    for i, parent in enumerate(parents.tolist()):
+        if parent >= 0:
+            before = [
+                j
+                for j in np.flatnonzero(parents == parent).tolist()
+                if (-active[j], j) < (-active[i], i)
+            ]
+            finest = 3 * on[:, parent] + np.minimum(on[:, before].sum(axis=1), 2)
+            found[:, i] = MERGED[book.contexts.rule[i], finest]
+    return found
 
 
 def fitted(calibration: Matrix, parents: Matrix | None = None) -> TreeCodebook:
@@ -64,16 +127,15 @@ def direct_bits(book: TreeCodebook, calibration: Matrix, test: Matrix) -> Matrix
     escape = (once + 1) / (seen + once + 1)
     signed = not pool or min(pool) < 0
     s = book.flat.strength
+    fitted_in, met_in = direct_contexts(book, calibration), direct_contexts(book, test)
     bits = np.zeros(test.shape)
     for i, parent in enumerate(book.forest.parents.tolist()):
         n = histogram(calibration[:, i][calibration[:, i] != 0])
         k = sum(n.values())
         for t, v in enumerate(test[:, i].tolist()):
-            given_on = parent >= 0 and test[t, parent] != 0
-            rows = np.ones(len(calibration), dtype=bool)
-            if parent >= 0:
-                rows = (calibration[:, parent] != 0) == given_on
-            a, b = book.flat.prior if parent < 0 else book.priors[int(given_on)]
+            rows = fitted_in[:, i] == met_in[t, i]
+            a, b = book.priors[book.contexts.rule[i], met_in[t, i]]
+            a, b = book.flat.prior if parent < 0 else (a, b)
             on = (np.count_nonzero(calibration[rows, i]) + a) / (rows.sum() + a + b)
             bits[t, i] = -log2(on if v else 1 - on)
             if v in pool:
@@ -83,9 +145,11 @@ def direct_bits(book: TreeCodebook, calibration: Matrix, test: Matrix) -> Matrix
     return bits
 
 
-@given(dense_latents(max_tokens=16), SEEDS, SEEDS)
-@settings(max_examples=40)
-def test_tokens_and_latents_cost_what_the_definition_says(z: Matrix, seed: int, draw: int) -> None:
+@given(dense_latents(max_tokens=16), SEEDS, SEEDS, st.sampled_from(Rule), st.integers(1, 9))
+@settings(max_examples=60)
+def test_tokens_and_latents_cost_what_the_definition_says(
+    z: Matrix, seed: int, draw: int, rule: int, reach: int
+) -> None:
     rng = np.random.default_rng(draw)
     calibration = quantised(z, 1.0).astype(np.int32)
     test = calibration[rng.integers(0, len(z), 9)] * (rng.random((9, z.shape[1])) < 0.8)
@@ -93,32 +157,33 @@ def test_tokens_and_latents_cost_what_the_definition_says(z: Matrix, seed: int, 
         test[0, 0] = -999
     name = np.random.default_rng(seed).permutation(z.shape[1])
     parents = np.full(z.shape[1], -1, dtype=np.int32)
-    parents[name[1:]] = name[np.random.default_rng(seed).integers(0, np.arange(1, len(name)))]
-    book = all_edges(calibration, parents)
+    limit = np.minimum(np.arange(1, len(name)), reach)
+    parents[name[1:]] = name[np.random.default_rng(seed).integers(0, limit)]
+    book = all_edges(calibration, parents, rule)
     expected = direct_bits(book, calibration, test)
     document = np.repeat([0, 1, 3], 3)
     found = book.document_bits(symbols_of(test), document, 5)
     by_document = [expected[document == d].sum() for d in range(5)]
     np.testing.assert_allclose(found, by_document, rtol=1e-8, atol=1e-9)
-    joint = book.forest.joint_counts([symbols_of(test)])
-    of_latents = book.latent_bits(counted(test), joint)
+    firings = book.contexts.firings([symbols_of(test)])
+    of_latents = book.latent_bits(counted(test), firings)
     np.testing.assert_allclose(of_latents, expected.mean(axis=0), rtol=1e-8, atol=1e-9)
-    rate = book.bits(counted(test), joint)
+    rate = book.bits(counted(test), firings)
     assert rate.total == pytest.approx(expected.sum() / 9, rel=1e-9, abs=1e-9)
     assert rate.magnitude == book.flat.bits(counted(test)).magnitude
 
 
-@given(forests(min_latents=1), SEEDS, st.sampled_from([0.0, 0.05, 0.5]), st.booleans())
-@settings(max_examples=30)
+@given(forests(min_latents=1), SEEDS, st.sampled_from(sorted(WORLDS)), st.booleans())
+@settings(max_examples=40, deadline=None)
 def test_the_tree_code_never_costs_its_calibration_data_more(
-    parents: Matrix, seed: int, leak: float, learned: bool
+    parents: Matrix, seed: int, world: str, learned: bool
 ) -> None:
-    """Header included: the parents of all latents, and the joint counts."""
-    calibration = gated(seed, 300, parents, leak)
+    """Header included, than the flat code, or than the tree code by parents alone."""
+    calibration = WORLDS[world](seed, 300, parents)
     book = fitted(calibration, None if learned else parents)
     counts = book.flat.counts
     flat = 300 * book.flat.bits(counts).total
-    tree = 300 * book.bits(counts, book.joint).total
+    tree = 300 * book.bits(counts, book.firings).total
     assert tree + book.header_bits <= flat + 1e-9 * flat
     assert flat - tree == pytest.approx(book.saved_bits.sum(), abs=1e-6)
     if book.forest.n_edges == 0:
@@ -126,6 +191,9 @@ def test_the_tree_code_never_costs_its_calibration_data_more(
     if not learned:
         kept = book.forest.is_child
         assert (book.forest.parents[kept] == parents[kept]).all()
+        alone = parents_alone(calibration, parents)
+        older = 300 * alone.bits(counts, alone.firings).total + alone.header_bits
+        assert tree + book.header_bits <= older + 1e-9 * flat
 
 
 @given(dense_latents(), SEEDS)
@@ -143,15 +211,15 @@ def test_a_forest_is_kept_where_it_pays_and_helps_other_tokens() -> None:
     counts = counted(test)
     for book in (fitted(calibration, parents), fitted(calibration)):
         assert book.forest.n_edges == 5
-        joint = book.forest.joint_counts([symbols_of(test)])
-        assert book.bits(counts, joint).total < 0.9 * book.flat.bits(counts).total
+        firings = book.contexts.firings([symbols_of(test)])
+        assert book.bits(counts, firings).total < 0.9 * book.flat.bits(counts).total
 
 
 def test_independent_latents_are_coded_as_by_the_flat_code() -> None:
     calibration = gated(3, 500, np.full(30, -1))
     book = fitted(calibration)
     assert book.forest.n_edges == 0
-    assert book.bits(book.flat.counts, book.joint) == book.flat.bits(book.flat.counts)
+    assert book.bits(book.flat.counts, book.firings) == book.flat.bits(book.flat.counts)
     bad = fitted(calibration, np.arange(-1, 29))
     assert (bad.forest.n_edges, bad.header_bits) == (0, 0.0)
 
@@ -204,11 +272,12 @@ def test_plugin_is_the_conditional_entropy_of_the_supports(parents: Matrix, seed
                 share = on[context, i].mean()
                 expected += context.mean() * float(binary_entropy(np.array([share]))[0])
     counts = counted(dense)
-    rate = plugin(counts, forest, forest.joint_counts([symbols_of(dense)]))
+    contexts = Contexts.of(forest, counts.active)
+    rate = plugin(contexts, counts, contexts.firings([symbols_of(dense)]))
     assert rate.support == pytest.approx(expected, abs=1e-9)
     assert rate.magnitude == codelength.plugin(counts).magnitude
     book = all_edges(dense, parents)
-    assert book.bits(counts, book.joint).support >= rate.support - 1e-9
+    assert book.bits(counts, book.firings).support >= rate.support - 1e-9
 
 
 @pytest.mark.parametrize(
@@ -228,18 +297,21 @@ def test_hierarchy(p: float, share: float, flat: float, tree: float) -> None:
     split = np.stack([token < birds, others], axis=1)
     nested = np.stack([token < birds, token < animals], axis=1)
     assert codelength.plugin(counted(split)).total == pytest.approx(flat, abs=1e-6)
-    forest = Forest.from_parents(np.array([1, -1]))
-    joint = forest.joint_counts([symbols_of(nested)])
-    assert plugin(counted(nested), forest, joint) == pytest.approx(Rate(tree, 0.0), abs=1e-6)
+    contexts = Contexts.of(Forest.from_parents(np.array([1, -1])), counted(nested).active)
+    rate = plugin(contexts, counted(nested), contexts.firings([symbols_of(nested)]))
+    assert rate == pytest.approx(Rate(tree, 0.0), abs=1e-6)
 
 
 def test_counts_of_other_tokens_are_refused() -> None:
     forest = Forest.from_parents(np.array([-1, 0]))
     counts = counted(np.array([[1, 1], [0, 0]]))
+    contexts = Contexts.of(forest, counts.active)
     with pytest.raises(CoderError, match="come from different tokens"):
-        plugin(counts, forest, np.array([0, 2]))
+        plugin(contexts, counts, contexts.firings([symbols_of(np.ones((2, 2)))]))
     with pytest.raises(CoderError, match="forest of 2 latents does not fit counts of 3"):
-        plugin(counted(np.ones((2, 3))), forest, np.array([0, 1]))
+        plugin(contexts, counted(np.ones((2, 3))), np.zeros((N_CONTEXTS, 2), dtype=np.int64))
+    with pytest.raises(CoderError, match="forest of 2 latents does not fit counts of 3"):
+        Contexts.of(forest, np.ones(3, dtype=np.int64))
     with pytest.raises(CoderError, match="come from different tokens"):
         TreeCodebook.fit(
             Codebook.fit(counts), Runs.here(lambda: [symbols_of(np.ones((5, 2)))]), forest.parents
@@ -251,7 +323,7 @@ def test_nothing_to_code(shape: tuple[int, int]) -> None:
     book = fitted(np.zeros(shape))
     symbols = symbols_of(np.zeros(shape))
     assert book.document_bits(symbols, np.zeros(shape[0], dtype=np.int64), 2).shape == (2,)
-    assert np.isfinite(book.bits(counted(np.zeros(shape)), book.joint).total)
+    assert np.isfinite(book.bits(counted(np.zeros(shape)), book.firings).total)
 
 
 def test_parts_of_a_split_add_up() -> None:
@@ -263,3 +335,101 @@ def test_parts_of_a_split_add_up() -> None:
         book.document_bits(symbols_of(test[a:b]), document[a:b], 9) for a, b in ((0, 25), (25, 60))
     )
     np.testing.assert_allclose(parts, whole, rtol=1e-12)
+
+
+def test_exclusive_children_cost_the_logarithm_of_their_number() -> None:
+    """Maths §3: not the sum of their entropies, which the tree code by parents alone costs."""
+    n_children, n = 16, 20_000
+    parents = np.append(-1, np.zeros(n_children, dtype=np.int64))
+    calibration, test = exclusive(7, n, parents), exclusive(8, n, parents)
+    counts, book = counted(test), fitted(calibration, parents)
+    share = counts.active[0] / n
+    root = float(binary_entropy(np.array([share]))[0])
+    found = book.bits(counts, book.contexts.firings([symbols_of(test)]))
+    assert found.support == pytest.approx(root + share * log2(n_children), rel=0.002)
+    alone = parents_alone(calibration, parents)
+    older = alone.bits(counts, alone.contexts.firings([symbols_of(test)])).support
+    each = float(binary_entropy(np.array([1 / n_children]))[0])
+    assert older == pytest.approx(root + share * n_children * each, rel=0.002)
+    assert book.header_bits < n_children * 30
+    assert set(book.contexts.rule[1:].tolist()) == {Rule.ANY}
+
+
+def test_exclusive_trees_say_so_by_a_latent_above_them() -> None:
+    """One that is always on: by parents alone, its edges save nothing."""
+    n, parents = 8000, np.append(-1, np.zeros(8, dtype=np.int64))
+    dense = exclusive(11, n, parents)
+    dense[:, 0] = 1
+    dense[np.arange(n), 1 + np.random.default_rng(12).integers(8, size=n)] = 1
+    dense[:, 1:] *= np.cumsum(dense[:, 1:], axis=1) == 1
+    assert parents_alone(dense, parents).forest.n_edges == 0
+    book = fitted(dense, parents)
+    share = dense[:, 1:].mean(axis=0)
+    assert (dense[:, 1:].sum(axis=1) == 1).all()
+    entropy = float(-(share * np.log2(share)).sum())
+    assert book.bits(counted(dense), book.firings).support == pytest.approx(entropy, abs=0.01)
+
+
+def test_siblings_that_rise_and_fall_together_are_counted() -> None:
+    parents = np.append(-1, np.zeros(12, dtype=np.int64))
+    calibration, test = correlated(9, 4000, parents), correlated(10, 2000, parents)
+    counts, book = counted(test), fitted(calibration, parents)
+    assert set(book.contexts.rule[1:].tolist()) == {Rule.EITHER}
+    alone = parents_alone(calibration, parents)
+    older = alone.bits(counts, alone.contexts.firings([symbols_of(test)])).support
+    assert book.bits(counts, book.contexts.firings([symbols_of(test)])).support < 0.93 * older
+
+
+@given(forests(), st.sampled_from(Rule), SEEDS, st.data())
+@settings(max_examples=40)
+def test_firings_by_context_are_those_of_the_parts_and_tell_the_tokens(
+    parents: Matrix, rule: int, seed: int, data: st.DataObject
+) -> None:
+    dense = correlated(seed, data.draw(st.integers(0, 30)), parents)
+    book = all_edges(dense, parents, rule)
+    cut = data.draw(st.integers(0, len(dense)))
+    parts = [symbols_of(dense[cut:]), symbols_of(dense[:cut])]
+    firings = book.contexts.firings(parts)
+    tokens, active = book.contexts.counts(counted(dense), firings)
+    met = direct_contexts(book, dense)
+    for context in range(N_CONTEXTS):
+        assert tokens[context].tolist() == (met == context).sum(axis=0).tolist()
+        assert active[context].tolist() == ((met == context) & (dense != 0)).sum(axis=0).tolist()
+    assert firings.tolist() == sum(book.contexts.firings([part]) for part in parts).tolist()
+
+
+def test_counts_of_siblings_cost_a_choice_among_those_that_are_possible() -> None:
+    """Of 10 firings of each child, k_pc is known; then how many met an earlier sibling."""
+    dense = np.zeros((40, 3), dtype=np.int32)
+    dense[:20, 0], dense[:12, 1], dense[8:18, 2] = 1, 1, 1
+    parents = np.array([-1, 0, 0])
+    book = all_edges(dense, parents, Rule.ANY)
+    # the second child fires on 4 of the 12 tokens where the first does, and on 6 of the other 8:
+    # of its 10 firings, 0 to 8 may have been without the first
+    assert book.choice_bits.tolist() == [0.0, 0.0, log2(9)]
+    joint = joint_count_bits(book.forest, book.flat.counts.active, 40)
+    assert book.header_bits == pytest.approx(3 * log2(4) + joint.sum() + 2 + log2(9))
+
+
+def test_a_family_as_large_as_the_dictionary() -> None:
+    """Time and memory follow nonzeros; what a file would take too long to read goes by parents."""
+    n_latents, n_tokens = 60_000, 2000
+    rng = np.random.default_rng(0)
+    latent = np.sort(rng.integers(1, n_latents, (n_tokens, 8)), axis=1)
+    dense_rows = [np.unique(np.append(0, row)) for row in latent]
+    token = np.repeat(np.arange(n_tokens), [len(row) for row in dense_rows])
+    latents = np.concatenate(dense_rows).astype(np.int32)
+    symbols = Symbols(token.astype(np.int32), latents, np.ones_like(latents), n_tokens, n_latents)
+    parents = np.append(-1, np.zeros(n_latents - 1, dtype=np.int32))
+    contexts = Contexts.of(Forest.from_parents(parents), SymbolCounts.of(symbols).active)
+    assert not contexts.widest.any()
+    either = contexts.ruled(np.where(parents < 0, int(Rule.PARENT), int(Rule.EITHER)))
+    firings = either.firings([symbols])
+    told = firings[PARENT_ON:, 1:].sum(axis=1)
+    assert told.tolist() == [n_tokens, n_tokens, len(latents) - 3 * n_tokens]
+    assert firings[PARENT_OFF].sum() == n_tokens
+    assert either.counts(SymbolCounts.of(symbols), firings).tokens[:, 1:].sum(axis=0).max() == 2000
+    smaller = Contexts.of(
+        Forest.from_parents(parents[: MAX_WAVES // 2]), np.ones(MAX_WAVES // 2, dtype=np.int64)
+    )
+    assert n_waves(smaller.ruled(smaller.widest)) == MAX_WAVES // 2

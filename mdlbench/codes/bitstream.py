@@ -3,13 +3,14 @@
 A file is self-contained. In order, integers little-endian:
 
     magic      8 bytes   89 "MDLBITS"
-    version    uint32    2; 1 had no trees
+    version    uint32    3; 1 had no trees, 2 trees without siblings
     lengths    uint32 summary, uint32 codebook, uint64 payload, in bytes
     digest     32 bytes  SHA-256 of the whole file without these bytes
     summary    JSON: sizes, step, the quantiser's integers if there are any, the codebook's
                hyperparameters, the symbols' digest, metadata
     codebook   calibration counts: integer columns as byte planes, under LZMA; then, where supports
-               are coded by the tree code, its edges and their joint counts, likewise
+               are coded by the tree code, its edges and their joint counts, and the rules and
+               counts of families that look at siblings, likewise
     payload    32-bit words of the range coder (`mdlbench.codes.stream`)
 
 The payload holds the nonzeros latent by latent, tokens in a fixed scattered order: a burst of
@@ -33,17 +34,28 @@ from jaxtyping import Int, Int32, Int64
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from mdlbench.codes.codelength import BetaPrior, Codebook
+from mdlbench.codes.contexts import (
+    MAX_WAVES,
+    N_CONTEXTS,
+    PARENT_OFF,
+    PARENT_ON,
+    Contexts,
+    Rule,
+    family_rules,
+    n_waves,
+    told_apart,
+)
 from mdlbench.codes.forest import ROOT, Forest
 from mdlbench.codes.stream.channel import Channel, Reader, Writer
 from mdlbench.codes.stream.forest import code_forest
 from mdlbench.codes.stream.magnitudes import code_magnitudes
 from mdlbench.codes.symbols import HALF_STEP_LIMIT, Symbols
 from mdlbench.codes.tally import SymbolCounts
-from mdlbench.codes.tree import TreeCodebook
+from mdlbench.codes.tree import TreeCodebook, parent_firings
 from mdlbench.disk.files import read_regular, write_atomically
 from mdlbench.errors import CoderError, RecordError, UsageError, first_problem
 
-VERSION = 2
+VERSION = 3
 MAGIC = b"\x89MDLBITS"
 
 MAX_BYTES, MAX_SUMMARY_BYTES = 2**29, 2**24
@@ -66,9 +78,27 @@ _FIXED_BYTES = _PREFIX.size + hashlib.sha256().digest_size
 _LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 2**23, "pb": 0}]
 _PAIR = np.dtype([("latent", "<i4"), ("symbol", "<i4"), ("count", "<i8")])
 _EDGE = np.dtype([("child", "<i4"), ("parent", "<i4"), ("joint", "<i8")])
+_FAMILY = np.dtype([("parent", "<i4"), ("rule", "<i4")])
+_TOLD = [context for context in range(N_CONTEXTS) if context not in (PARENT_OFF, PARENT_ON)]
+_SIBLING = np.dtype([(str(context), "<i8") for context in _TOLD])
 _GOLDEN = 0.6180339887498949
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SiblingSummary(BaseModel):
+    """What a file says of families whose contexts look at siblings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    n_families: Annotated[int, Field(ge=1, le=MAX_LATENTS)]
+    n_children: Annotated[int, Field(ge=1, le=MAX_LATENTS)]
+    n_bytes: Annotated[int, Field(ge=0)]
+    """Bytes of their rules and counts, at the end of the codebook."""
+    family_bytes: Annotated[int, Field(ge=0)]
+    """Those of the rules alone, which come first."""
+    priors: Annotated[list[tuple[Positive, Positive]], Field(max_length=len(Rule) * N_CONTEXTS)]
+    """Priors of the contexts of each rule after the first, in order."""
 
 
 class TreeSummary(BaseModel):
@@ -78,10 +108,12 @@ class TreeSummary(BaseModel):
 
     n_edges: Annotated[int, Field(ge=1, le=MAX_LATENTS)]
     n_bytes: Annotated[int, Field(ge=0)]
-    """Bytes of the edges, at the end of the codebook."""
+    """Bytes of the edges, after the counts in the codebook."""
     parent_off: tuple[Positive, Positive]
     parent_on: tuple[Positive, Positive]
-    """Priors of the firing probabilities in either context."""
+    """Priors of the firing probabilities in either context of families that look at parents."""
+    siblings: SiblingSummary | None = None
+    """Absent where no family looks at siblings."""
 
 
 Integer = Annotated[int, Field(ge=-(2**31), lt=2**31)]
@@ -124,7 +156,7 @@ class Summary(BaseModel):
 class Sizes(NamedTuple):
     """Bytes of a file's parts. The header is everything except the payload.
 
-    It includes the codebook and, beside it, the tree: edges and their joint counts.
+    It includes the codebook and, beside it, the tree: edges, rules and their counts.
     """
 
     header_bytes: int
@@ -173,11 +205,12 @@ def encode(
     codebook = book.flat
     _check_encodable(symbols, codebook)
     _check_depth(book.forest)
+    _check_waves(book.contexts)
     writer = Writer()
     _code_latents(writer, book, symbols.n_tokens, symbols.nnz, _by_latent(symbols))
     payload = writer.payload()
-    edges = _pack_edges(book)
-    packed = _pack_counts(codebook.counts) + edges
+    edges, siblings = _pack_edges(book), _pack_siblings(book)
+    packed = b"".join([_pack_counts(codebook.counts), edges, *siblings])
     try:
         summary = Summary(
             n_tokens=symbols.n_tokens,
@@ -188,14 +221,13 @@ def encode(
             calibration_pairs=len(codebook.counts.count),
             prior=(codebook.prior.a, codebook.prior.b),
             strength=codebook.strength,
-            tree=_tree_summary(book, len(edges)),
+            tree=_tree_summary(book, len(edges), siblings),
             symbols_sha256=_symbols_sha256(symbols),
             quantiser=quantiser,
             metadata=dict(metadata),
         )
         _check_limits(summary, len(packed), len(payload))
-        absent = {"quantiser"} if quantiser is None else None
-        parts = _Parts(summary.model_dump_json(exclude=absent).encode(), packed, payload)
+        parts = _Parts(_summary_json(summary), packed, payload)
         _check_size(*map(len, parts))
     except (ValidationError, RecordError) as error:
         raise UsageError(f"bitstream: cannot be written: {_reason(error)}") from error
@@ -210,10 +242,10 @@ def decode(data: bytes) -> Decoded:
     """
     parts = _split(data)
     summary = _summary(parts)
-    packed, edges = _split_codebook(parts.codebook, summary)
+    packed, tree = _split_codebook(parts.codebook, summary)
     counts = _unpack_counts(packed, summary)
     codebook = Codebook.build(counts, BetaPrior(*summary.prior), summary.strength)
-    book = _unpack_tree(edges, codebook, summary.tree)
+    book = _unpack_tree(tree, codebook, summary.tree)
     nothing = _ByLatent.unknown()
     try:
         by_latent = _code_latents(
@@ -322,14 +354,28 @@ def _check_size(summary: int, codebook: int, payload: int) -> None:
 
 def _sizes(parts: _Parts, summary: Summary) -> Sizes:
     header = _FIXED_BYTES + len(parts.summary) + len(parts.codebook)
-    packed, edges = _split_codebook(parts.codebook, summary)
-    return Sizes(header, len(packed), len(parts.payload), len(edges))
+    packed, tree = _split_codebook(parts.codebook, summary)
+    return Sizes(header, len(packed), len(parts.payload), len(tree))
 
 
 def _split_codebook(codebook: bytes, summary: Summary) -> tuple[bytes, bytes]:
-    """Calibration counts and edges, each still packed."""
-    end = len(codebook) - (summary.tree.n_bytes if summary.tree else 0)
+    """Calibration counts and the tree, each still packed."""
+    end = len(codebook) - (_tree_bytes(summary.tree) if summary.tree else 0)
     return codebook[:end], codebook[end:]
+
+
+def _tree_bytes(tree: TreeSummary) -> int:
+    return tree.n_bytes + (tree.siblings.n_bytes if tree.siblings else 0)
+
+
+def _summary_json(summary: Summary) -> bytes:
+    """What is not used is not written, as before there was such a thing."""
+    absent: dict[str, bool | dict[str, bool]] = {}
+    if summary.quantiser is None:
+        absent["quantiser"] = True
+    if summary.tree and summary.tree.siblings is None:
+        absent["tree"] = {"siblings": True}
+    return summary.model_dump_json(exclude=absent).encode()
 
 
 def _summary(parts: _Parts) -> Summary:
@@ -355,7 +401,7 @@ def _check_limits(summary: Summary, codebook_bytes: int, payload_bytes: int) -> 
             f"bitstream: a codebook of {summary.calibration_pairs} pairs, but at most {pairs} fit"
         )
     if summary.tree and not (
-        summary.tree.n_bytes <= codebook_bytes and summary.tree.n_edges < summary.n_latents
+        _tree_bytes(summary.tree) <= codebook_bytes and summary.tree.n_edges < summary.n_latents
     ):
         raise RecordError(f"bitstream: {summary.tree.n_edges} edges do not fit")
     if payload_bytes % 4:
@@ -483,39 +529,131 @@ def _pack_edges(book: TreeCodebook) -> bytes:
     edges = np.empty(len(child), dtype=_EDGE)
     edges["child"] = np.diff(child, prepend=0)
     edges["parent"] = book.forest.parents[child]
-    edges["joint"] = book.joint[child]
+    edges["joint"] = book.firings[PARENT_ON:, child].sum(axis=0)
     return _pack(edges)
 
 
-def _tree_summary(book: TreeCodebook, n_bytes: int) -> TreeSummary | None:
+def _pack_siblings(book: TreeCodebook) -> tuple[bytes, bytes]:
+    """Rules of the families that look at siblings; then, by child, firings with siblings on."""
+    rules = family_rules(book.contexts)
+    told, children = np.flatnonzero(rules), np.flatnonzero(book.contexts.rule)
+    if len(told) == 0:
+        return b"", b""
+    families = np.empty(len(told), dtype=_FAMILY)
+    families["parent"], families["rule"] = np.diff(told, prepend=0), rules[told]
+    counts = np.empty(len(children), dtype=_SIBLING)
+    for context in _TOLD:
+        counts[str(context)] = book.firings[context, children]
+    return _pack(families), _pack(counts)
+
+
+def _tree_summary(
+    book: TreeCodebook, n_bytes: int, siblings: tuple[bytes, bytes]
+) -> TreeSummary | None:
     if not book.forest.n_edges:
         return None
-    off, on = book.priors
+    off, on = book.priors[Rule.PARENT][[PARENT_OFF, PARENT_ON]].tolist()
     return TreeSummary(
         n_edges=book.forest.n_edges,
         n_bytes=n_bytes,
-        parent_off=(off.a, off.b),
-        parent_on=(on.a, on.b),
+        parent_off=tuple(off),
+        parent_on=tuple(on),
+        siblings=_sibling_summary(book, *siblings),
     )
+
+
+def _sibling_summary(book: TreeCodebook, families: bytes, counts: bytes) -> SiblingSummary | None:
+    if not book.contexts.rule.any():
+        return None
+    return SiblingSummary(
+        n_families=int((family_rules(book.contexts) > 0).sum()),
+        n_children=int((book.contexts.rule > 0).sum()),
+        n_bytes=len(families) + len(counts),
+        family_bytes=len(families),
+        priors=[tuple(book.priors[at].tolist()) for at in _sibling_priors()],
+    )
+
+
+def _sibling_priors() -> list[tuple[int, int]]:
+    """The rules that look at siblings, with each of their contexts."""
+    return [(rule, at) for rule in Rule if rule > 0 for at in told_apart(rule).tolist()]
 
 
 def _unpack_tree(packed: bytes, flat: Codebook, summary: TreeSummary | None) -> TreeCodebook:
     if summary is None:
         return TreeCodebook.without_edges(flat)
+    parents, joint = _unpack_edges(packed[: summary.n_bytes], flat.counts.n_latents, summary)
+    try:
+        forest = Forest.from_parents(parents)
+        _check_depth(forest)
+        contexts = Contexts.of(forest, flat.counts.active)
+        firings = parent_firings(flat.counts, joint)
+        priors = np.full((len(Rule), N_CONTEXTS, 2), 0.5)
+        priors[Rule.PARENT][[PARENT_OFF, PARENT_ON]] = summary.parent_off, summary.parent_on
+        if summary.siblings:
+            contexts, firings = _unpack_siblings(
+                packed[summary.n_bytes :], contexts, firings, summary.siblings
+            )
+            for at, prior in zip(_sibling_priors(), summary.siblings.priors, strict=True):
+                priors[at] = prior
+        return TreeCodebook.build(flat, contexts, firings, priors)
+    except (CoderError, ValueError) as error:
+        raise RecordError(f"bitstream: codebook: {error}") from error
+
+
+def _unpack_edges(
+    packed: bytes, n_latents: int, summary: TreeSummary
+) -> tuple[Int64[np.ndarray, " latent"], Int64[np.ndarray, " latent"]]:
+    """Parents, and joint counts."""
     edges = _unpack(packed, _EDGE, summary.n_edges)
     child = np.cumsum(edges["child"], dtype=np.int64)
-    n_latents = flat.counts.n_latents
     if child[0] < 0 or child[-1] >= n_latents or (np.diff(child) <= 0).any():
         raise RecordError("bitstream: codebook: children of a forest are not distinct latents")
     parents, joint = np.full(n_latents, ROOT), np.zeros(n_latents, dtype=np.int64)
     parents[child], joint[child] = edges["parent"], edges["joint"]
-    priors = BetaPrior(*summary.parent_off), BetaPrior(*summary.parent_on)
-    try:
-        forest = Forest.from_parents(parents)
-        _check_depth(forest)
-        return TreeCodebook.build(flat, forest, joint, priors)
-    except CoderError as error:
-        raise RecordError(f"bitstream: codebook: {error}") from error
+    return parents, joint
+
+
+def _unpack_siblings(
+    packed: bytes,
+    contexts: Contexts,
+    firings: Int64[np.ndarray, "context latent"],
+    summary: SiblingSummary,
+) -> tuple[Contexts, Int64[np.ndarray, "context latent"]]:
+    """Contexts with the rules of families, and firings told apart by them."""
+    n_latents = len(contexts.place)
+    families = _unpack(packed[: summary.family_bytes], _FAMILY, summary.n_families)
+    parent, rule = np.cumsum(families["parent"], dtype=np.int64), families["rule"]
+    if parent[0] < 0 or parent[-1] >= n_latents or (np.diff(parent) <= 0).any():
+        raise RecordError("bitstream: codebook: families are not those of distinct latents")
+    if (rule < 1).any() or (rule >= len(Rule)).any():
+        raise RecordError("bitstream: codebook: a family has no rule that this mdlbench knows")
+    of_family = np.zeros(n_latents, dtype=np.int64)
+    of_family[parent] = rule
+    forest = contexts.forest
+    contexts = contexts.ruled(np.where(forest.is_child, of_family[forest.parents], 0))
+    children = np.flatnonzero(contexts.rule)
+    if len(children) != summary.n_children:
+        raise RecordError("bitstream: codebook: families have another number of children")
+    _check_waves(contexts)
+    counts = _unpack(packed[summary.family_bytes :], _SIBLING, len(children))
+    firings = firings.copy()
+    for context in _TOLD:
+        told = counts[str(context)]
+        if (told < 0).any() or (told > firings.sum(axis=0)[children]).any():
+            raise RecordError("bitstream: codebook: firings with siblings on are not counts")
+        firings[context, children] = told
+        parent_state = PARENT_ON if context > PARENT_ON else PARENT_OFF
+        firings[parent_state, children] -= told
+    return contexts, firings
+
+
+def _check_waves(contexts: Contexts) -> None:
+    if n_waves(contexts) > MAX_WAVES + len(contexts.forest.levels):
+        raise CoderError(
+            f"a forest with {n_waves(contexts)} siblings to code one after another; a file holds "
+            f"at most {MAX_WAVES}"
+        )
 
 
 def _check_depth(forest: Forest) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int32, Int64
 
 from mdlbench.codes import codelength, tree
 from mdlbench.codes.codelength import Codebook
-from mdlbench.codes.forest import Forest
+from mdlbench.codes.contexts import N_CONTEXTS
 from mdlbench.codes.runs import Part, Runs
 from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts, padded_sum
@@ -91,9 +91,12 @@ class FlatCode:
 
 @dataclass(frozen=True, eq=False)
 class TreeCode:
-    """Latents coded given whether their parents are on; the SAE's parents, else learned ones."""
+    """Latents coded given parents and earlier siblings; the SAE's parents, else learned ones."""
 
-    in_words: ClassVar[str] = "each latent given whether its parent is on"
+    in_words: ClassVar[str] = (
+        "each latent given whether its parent is on and, where that pays, how many of its earlier "
+        "siblings are"
+    )
     codebook: TreeCodebook
 
     @classmethod
@@ -103,13 +106,13 @@ class TreeCode:
         return cls(TreeCodebook.fit(flat, runs, parents))
 
     def rates(self, runs: Runs[DocumentSymbols], n_documents: int) -> Rates:
-        book, forest = self.codebook, self.codebook.forest
-        split = Priced.of(runs, book, len(forest.parents), n_documents, forest)
+        book = self.codebook
+        split = Priced.of(runs, book, book.flat.counts.n_latents, n_documents)
         return replace(
             flat_rates(book.flat, split.counts, split.active, split.document_bits),
-            plugin=tree.plugin(split.counts, forest, split.joint),
-            heldout=book.bits(split.counts, split.joint).total,
-            latent_bits=book.latent_bits(split.counts, split.joint),
+            plugin=tree.plugin(book.contexts, split.counts, split.firings),
+            heldout=book.bits(split.counts, split.firings).total,
+            latent_bits=book.latent_bits(split.counts, split.firings),
             header_bits=book.header_bits,
         )
 
@@ -130,13 +133,13 @@ class Priced(NamedTuple):
         counts: of symbols.
         active: tokens by number of active latents.
         document_bits: of each document; 0 for those without a token.
-        joint: tokens on which a latent and its parent are both on.
+        firings: of each latent by context; by the flat code, none.
     """
 
     counts: SymbolCounts
     active: Int64[np.ndarray, " active"]
     document_bits: Float64[np.ndarray, " document"]
-    joint: Int64[np.ndarray, " latent"]
+    firings: Int64[np.ndarray, "context latent"]
 
     @classmethod
     def of(
@@ -145,16 +148,15 @@ class Priced(NamedTuple):
         book: Codebook | TreeCodebook,
         n_latents: int,
         n_documents: int,
-        forest: Forest | None = None,
     ) -> Priced:
-        """A split's, merged from its parts; without a forest, no latent has a parent."""
-        parts = runs.map(partial(_priced_part, book, n_latents, n_documents, forest))
-        counts, active, document_bits, joint = zip(*parts, strict=True)
+        """A split's, merged from its parts."""
+        parts = runs.map(partial(_priced_part, book, n_latents, n_documents))
+        counts, active, document_bits, firings = zip(*parts, strict=True)
         return cls(
             reduce(add, counts),
             reduce(padded_sum, active),
             np.sum(document_bits, axis=0),
-            np.sum(joint, axis=0),
+            np.sum(firings, axis=0),
         )
 
 
@@ -162,23 +164,26 @@ def _priced_part(
     book: Codebook | TreeCodebook,
     n_latents: int,
     n_documents: int,
-    forest: Forest | None,
     part: Part[DocumentSymbols],
 ) -> Priced:
     document_bits = np.zeros(n_documents)
-    joint = np.zeros(n_latents, dtype=np.int64)
+    firings = np.zeros((N_CONTEXTS, n_latents), dtype=np.int64)
     active = [np.zeros(0, dtype=np.int64)]
 
     def priced() -> Iterator[Symbols]:
         for symbols, document in part:
-            document_bits[:] += book.document_bits(symbols, document, n_documents)
-            if forest is not None:
-                joint[:] += forest.joint_counts([symbols])
+            if isinstance(book, TreeCodebook):
+                context = book.contexts.at(symbols)
+                bits = book.document_bits(symbols, document, n_documents, context)
+                firings[:] += book.contexts.count(symbols, context)
+            else:
+                bits = book.document_bits(symbols, document, n_documents)
+            document_bits[:] += bits
             active.append(symbols.active_per_token)
             yield symbols
 
     counts = SymbolCounts.of_runs(priced(), n_latents)
-    return Priced(counts, np.bincount(np.concatenate(active)), document_bits, joint)
+    return Priced(counts, np.bincount(np.concatenate(active)), document_bits, firings)
 
 
 def flat_rates(

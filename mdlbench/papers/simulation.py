@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from mdlbench.codes import codelength, tree
 from mdlbench.codes.codelength import Codebook
+from mdlbench.codes.contexts import Contexts
 from mdlbench.codes.forest import Forest
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.runs import Runs
@@ -196,9 +197,10 @@ def tree_code(
     """Price boolean latents by the tree code, as `eval --quantiser tree` prices a tree SAE's."""
     flat = Codebook.fit(_counts(calibration))
     book = TreeCodebook.fit(flat, Runs.here(lambda: [_symbols(calibration)]), parents)
-    symbols, forest = _symbols(test), Forest.from_parents(parents)
+    symbols = _symbols(test)
+    contexts = Contexts.of(Forest.from_parents(parents), flat.counts.active)
     heldout = book.document_bits(symbols, documents.of_token, len(documents))
-    rate = tree.plugin(_counts(test), forest, forest.joint_counts([symbols]))
+    rate = tree.plugin(contexts, _counts(test), contexts.firings([symbols]))
     return Coded(rate.total * len(test), heldout)
 
 

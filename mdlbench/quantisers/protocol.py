@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +13,7 @@ from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.rates import Code
 from mdlbench.codes.runs import Runs
 from mdlbench.codes.symbols import FittedQuantiser, Reconstruction
-from mdlbench.quantisers.trial import Trial
+from mdlbench.quantisers.trial import SAMPLE_TOKENS, Trial
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class Calibration:
         n_latents: dictionary size D.
         finest: the suite's finest step.
         parents: the SAE's own forest, if it has one.
+        missing: what the unquantised latents of the first so many tokens, or of all if there are
+            fewer, leave of the activations, when asked for; None where latents are not in the
+            activations' own scale.
     """
 
     runs: Runs[SparseLatents]
@@ -33,11 +36,17 @@ class Calibration:
     n_latents: int
     finest: float
     parents: Int32[np.ndarray, " latent"] | None
+    missing: Callable[[int], Float32[np.ndarray, "token d_out"] | None] = lambda n_tokens: None
 
     @cached_property
     def trial(self) -> Trial:
-        """On which quantisers are compared."""
+        """On which quantisers are compared by how far they move the reconstruction."""
         return Trial(self.runs, self.directions(), self.finest)
+
+    @cached_property
+    def whole_trial(self) -> Trial:
+        """On which quantisers are compared by their whole error, that of the SAE included."""
+        return replace(self.trial, missing=self.missing(SAMPLE_TOKENS))
 
 
 @dataclass(frozen=True)

@@ -236,25 +236,24 @@ def _fitted(trial: Trial, quantiser: Rounding, fit: Callable[[Symbols], Prices])
     """Prices and centroids, each fitted on what the other decides."""
     for _ in range(ROUNDS):
         symbols = quantiser.symbols(trial.sample)
-        centroids = fit_centroids(trial.sample, symbols, trial.directions, quantiser.step)
+        centroids = fit_centroids(trial.target, symbols, trial.directions, quantiser.step)
         quantiser = quantiser.priced(centroids, fit(symbols))
     return quantiser
 
 
 def fit_centroids(
-    latents: SparseLatents,
+    target: Float32[np.ndarray, "token d_out"],
     symbols: Symbols,
     directions: Float32[np.ndarray, "latent d_out"],
     step: float,
 ) -> Centroids:
-    """The offsets whose reconstruction is nearest to that of the latents themselves.
+    """The offsets whose reconstruction is nearest to the target.
 
     Least squares in the space of the activations, where the errors of latents that are on together
     add up: a latent left out is partly made up for by others that point the same way. A symbol seen
     once counts as much as the prior, which is no offset.
     """
-    missing = reconstruction(latents, latents.value, directions)
-    missing -= reconstruction(symbols, dequantise(symbols, step).value, directions)
+    missing = target - reconstruction(symbols, dequantise(symbols, step).value, directions)
     magnitude, sign = np.abs(symbols.symbol), np.sign(symbols.symbol)
     parts = [
         reconstruction(symbols, np.where(magnitude == v, sign, 0), directions)

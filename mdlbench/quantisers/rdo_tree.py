@@ -16,12 +16,13 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from mdlbench.codes.codelength import Codebook
+from mdlbench.codes.contexts import PARENT_OFF, PARENT_ON
 from mdlbench.codes.forest import NOWHERE, Forest
 from mdlbench.codes.latents import SparseLatents
-from mdlbench.codes.rates import TreeCode
+from mdlbench.codes.rates import FlatCode, TreeCode
 from mdlbench.codes.symbols import Symbols, half_steps, quantise, symbol_at
 from mdlbench.codes.tally import SymbolCounts
-from mdlbench.codes.tree import PARENT_OFF, PARENT_ON, TreeCodebook
+from mdlbench.codes.tree import TreeCodebook
 from mdlbench.quantisers.protocol import Calibration, Machinery
 from mdlbench.quantisers.rdo import Centroids, PricedRounding, best_share
 
@@ -47,9 +48,7 @@ class TreeRateAware(PricedRounding[TreeCodebook]):
         """The nearest symbol, or the next one towards 0 that is not 0: whichever costs less."""
         nearest = rounded.symbol
         lower = np.where(np.abs(nearest) > 1, nearest - np.sign(nearest), nearest)
-        costs = [
-            self._costs(value, rounded.latent, symbol)[PARENT_OFF] for symbol in (nearest, lower)
-        ]
+        costs = [self._costs(value, rounded.latent, symbol)[0] for symbol in (nearest, lower)]
         return np.where(costs[1] < costs[0], lower, nearest)
 
     def _costs(
@@ -60,8 +59,10 @@ class TreeRateAware(PricedRounding[TreeCodebook]):
     ) -> Float64[np.ndarray, "2 nnz"]:
         """Squared error + λ·bits of being on, above those of being off, by the parent's state."""
         error = (value - self.centroids.of(symbol)) ** 2 - value.astype(np.float64) ** 2
-        state = np.zeros(len(symbol), dtype=bool)
-        bits = [self.prices.excess_bits(on, latent, symbol) for on in (state, ~state)]
+        off = np.full(len(symbol), PARENT_OFF)
+        bits = [
+            self.prices.excess_bits(context, latent, symbol) for context in (off, off + PARENT_ON)
+        ]
         return np.asarray(error + self.slope * np.stack(bits))
 
 
@@ -80,8 +81,8 @@ def cheapest_support(
     below = np.zeros_like(costs)
     worth = np.zeros(costs.shape, dtype=bool)
     for at in reversed(levels):
-        on = costs[:, at] + below[PARENT_ON, at]
-        off = below[PARENT_OFF, at]
+        on = costs[:, at] + below[1, at]
+        off = below[0, at]
         worth[:, at] = on < off
         child = above[at] != NOWHERE
         for state, least in enumerate(np.minimum(on, off)):
@@ -89,7 +90,7 @@ def cheapest_support(
     chosen = np.zeros(places.nnz, dtype=bool)
     for at in levels:
         parent_on = (above[at] != NOWHERE) & chosen[above[at]]
-        chosen[at] = np.where(parent_on, worth[PARENT_ON, at], worth[PARENT_OFF, at])
+        chosen[at] = np.where(parent_on, worth[1, at], worth[0, at])
     return chosen
 
 
@@ -103,15 +104,15 @@ def _by_level(forest: Forest, places: Symbols) -> Iterator[Int64[np.ndarray, " s
 def fit_tree_rate_aware(calibration: Calibration, step: float) -> TreeRateAware:
     """Rate-aware rounding of calibration tokens at Δ under the tree code, as much of it as pays.
 
-    The forest is that of plain rounding at Δ, which `tree` would use; prices are fitted on the
-    symbols of the trial's sample.
+    The forest is that of plain rounding at Δ by parents alone; prices are fitted on the symbols of
+    the trial's sample. Errors are whole ones, where they are known: to an SAE trained on rounded
+    latents, a step that moves its reconstruction may cost nothing.
     """
-    forest = TreeCode.fit(
-        calibration.runs.each(partial(quantise, step=step)),
-        calibration.n_latents,
-        calibration.parents,
-    ).codebook.forest
-    trial = calibration.trial.priced(partial(tree_rate, forest))
+    rounded = calibration.runs.each(partial(quantise, step=step))
+    flat = FlatCode.fit(rounded, calibration.n_latents).codebook
+    book = TreeCodebook.by_parents(flat, rounded, calibration.parents)
+    forest = book.forest if book.gained_bits > 0 else Forest.of_roots(calibration.n_latents)
+    trial = calibration.whole_trial.priced(partial(tree_rate, forest))
     return best_share(trial, step, TreeRateAware, partial(tree_prices, forest))
 
 
@@ -124,7 +125,7 @@ def tree_prices(forest: Forest, symbols: Symbols) -> TreeCodebook:
 def tree_rate(forest: Forest, symbols: Symbols) -> float:
     """Bits per token under the tree code of the symbols themselves, on that forest."""
     book = tree_prices(forest, symbols)
-    return book.bits(book.flat.counts, book.joint).total
+    return book.bits(book.flat.counts, book.firings).total
 
 
 MACHINERY = Machinery(fit_tree_rate_aware, Centroids.of_columns, TreeCode)

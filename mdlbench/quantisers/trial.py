@@ -62,12 +62,15 @@ class Trial:
         directions: what one unit of each scaled latent adds to the reconstruction.
         finest: the suite's finest step.
         rate: bits per token of symbols, under a code fitted on them.
+        missing: what the sample's unquantised latents leave of the activations; without it, an
+            error is a distance from the SAE's own reconstruction.
     """
 
     runs: Runs[SparseLatents]
     directions: Float32[np.ndarray, "latent d_out"]
     finest: float
     rate: Callable[[Symbols], float] = flat_rate
+    missing: Float32[np.ndarray, "token d_out"] | None = None
 
     @property
     def n_latents(self) -> int:
@@ -79,9 +82,10 @@ class Trial:
         return _first_rows(self.runs.map(partial(_sample_of, self.n_latents)))
 
     @cached_property
-    def unquantised(self) -> Float32[np.ndarray, "token d_out"]:
-        """What the sample's latents add up to, in activations."""
-        return reconstruction(self.sample, self.sample.value, self.directions)
+    def target(self) -> Float32[np.ndarray, "token d_out"]:
+        """What the sample's quantised latents are to add up to, in activations."""
+        unquantised = reconstruction(self.sample, self.sample.value, self.directions)
+        return unquantised if self.missing is None else unquantised + self.missing
 
     def priced(self, rate: Callable[[Symbols], float]) -> Trial:
         """The same tokens, under another code."""
@@ -90,16 +94,21 @@ class Trial:
     def cost(self, quantiser: FittedQuantiser) -> Cost:
         symbols = quantiser.symbols(self.sample)
         values = quantiser.values(symbols)
-        error = self.unquantised - reconstruction(values, values.value, self.directions)
+        error = self.target - reconstruction(values, values.value, self.directions)
         squared = float(np.square(error).sum(dtype=np.float64))
         return Cost(squared / max(self.sample.n_tokens, 1), self.rate(symbols))
 
     def slope(self, step: float) -> float:
-        """λ of the curve of plain rounding at Δ, in the space of activations."""
+        """λ of the curve of plain rounding at Δ, in the space of activations.
+
+        0 where the whole error does not grow with the step: nothing is to be gained by more of it.
+        """
         if step / 2 < self.finest * (1 - 1e-9):
             return HIGH_RATE_SLOPE * step**2
         around = [self.cost(PlainStep(step * factor)) for factor in (0.5, 1.0, 2.0)]
         distortion, rate = np.array(around).T
+        if self.missing is not None and (np.diff(distortion) <= 0).any():
+            return 0.0
         return curve_slope(distortion, rate, step)
 
     def best(self, step: float, candidates: Sequence[Candidate]) -> Candidate:

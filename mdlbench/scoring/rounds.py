@@ -42,6 +42,7 @@ from mdlbench.scoring.tasks import (
     MeasureUntouched,
     Range,
     ReadDecoder,
+    ReadMissing,
     ReadModelBits,
 )
 from mdlbench.scoring.worker import Encoding, Sae, Subject, quantiser_scale
@@ -163,6 +164,10 @@ class CoderRounds:
 
     def decoder_rows(self) -> Float32[np.ndarray, "latent d_out"]:
         return self.rounds.one(ReadDecoder(self.subject))
+
+    def missing(self, n_tokens: int) -> Float32[np.ndarray, "token d_out"] | None:
+        """What the SAE leaves of the first calibration tokens' activations (`ReadMissing`)."""
+        return self.rounds.one(ReadMissing(self.subject, n_tokens))
 
     def has_weights(self) -> bool:
         """Whether the decoder can be rounded."""

@@ -75,6 +75,7 @@ class Sweep:
             n_latents=self.spec.d_latents,
             finest=self.finest,
             parents=self.spec.parents,
+            missing=self.latents.coder.missing,
         )
 
     def _directions(self) -> Float32[np.ndarray, "latent d_out"]:

@@ -231,6 +231,33 @@ class ReadDecoder:
 
 
 @dataclass(frozen=True)
+class ReadMissing:
+    """What the SAE leaves of the activations of the first calibration tokens.
+
+    None where tokens have side information: their latents are in a scale of each token's own.
+    """
+
+    subject: Subject
+    n_tokens: int
+
+    def __call__(self, worker: Worker) -> Float32[np.ndarray, "token d_out"] | None:
+        source, coder = worker.source(self.subject.site), worker.coder(self.subject)
+        missing = [np.zeros((0, source.d_out), dtype=np.float32)]
+        seen = 0
+        for index in range(source.n_blocks("calibration")):
+            if seen >= self.n_tokens:
+                break
+            for block in source.blocks("calibration", index, index + 1):
+                latents, side = checked.encode(coder, block.given)
+                if side.shape[1]:
+                    return None
+                reconstruction = checked.decode(coder, latents, side, source.device)
+                missing.append((block.activations - reconstruction).float().cpu().numpy())
+                seen += len(missing[-1])
+        return np.concatenate(missing)[: self.n_tokens]
+
+
+@dataclass(frozen=True)
 class HasWeights:
     """Whether the SAE's decoder can be rounded."""
 

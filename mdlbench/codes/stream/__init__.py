@@ -9,8 +9,9 @@ Coding N Bernoulli variables would take O(N·D); the same bits are spent in O(nn
 3. the magnitudes, each latent's with its own q_i(v | on), and the tails of escapes (`magnitudes`).
 
 Where latents have parents, those of one level of the forest after another are coded in this way, a
-child once for the tokens on which its parent is on and once for the others (`forest`); magnitudes
-are last. A flat codebook is a forest of one level.
+child once for the tokens of each of its contexts (`forest`); within a level, siblings that look at
+each other are coded one after another. Magnitudes are last. A flat codebook is a forest of one
+level.
 
 Models are built from the codebook by addition, multiplication, division and square roots alone, so
 that writer and reader build them bit for bit alike on any machine with IEEE arithmetic. One

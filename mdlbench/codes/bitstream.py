@@ -621,7 +621,7 @@ def _unpack_siblings(
     summary: SiblingSummary,
 ) -> tuple[Contexts, Int64[np.ndarray, "context latent"]]:
     """Contexts with the rules of families, and firings told apart by them."""
-    n_latents = len(contexts.place)
+    n_latents = len(contexts.rule)
     families = _unpack(packed[: summary.family_bytes], _FAMILY, summary.n_families)
     parent, rule = np.cumsum(families["parent"], dtype=np.int64), families["rule"]
     if parent[0] < 0 or parent[-1] >= n_latents or (np.diff(parent) <= 0).any():

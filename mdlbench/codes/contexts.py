@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int, Int8, Int64
 
 from mdlbench.codes.forest import Forest
 from mdlbench.codes.symbols import Symbols
@@ -71,14 +71,13 @@ class Contexts:
 
     Attributes:
         forest: whose child each latent is.
-        place: each latent's place among all: children of one latent lie together, from the most
-            frequent to the rarest.
+        active: how often each latent fires on calibration tokens.
         rule: of each latent's family; `Rule.PARENT` for roots.
     """
 
     forest: Forest
-    place: Int64[np.ndarray, " latent"]
-    rule: Int64[np.ndarray, " latent"]
+    active: Int64[np.ndarray, " latent"]
+    rule: Int[np.ndarray, " latent"]
 
     @classmethod
     def of(cls, forest: Forest, active: Int64[np.ndarray, " latent"]) -> Contexts:
@@ -91,31 +90,36 @@ class Contexts:
             raise CoderError(
                 f"a forest of {len(forest.parents)} latents does not fit counts of {len(active)}"
             )
-        place = np.empty(len(active), dtype=np.int64)
-        place[np.lexsort((-active, forest.parents))] = np.arange(len(active))
-        return cls(forest, place, np.zeros(len(active), dtype=np.int64))
+        return cls(forest, active, np.zeros(len(active), dtype=np.int8))
 
-    def ruled(self, rule: Int64[np.ndarray, " latent"]) -> Contexts:
+    def ruled(self, rule: Int[np.ndarray, " latent"]) -> Contexts:
         """The same families, each under the rule stated at its children."""
         return replace(self, rule=rule)
 
     @cached_property
     def order(self) -> Int64[np.ndarray, " latent"]:
-        """The latents by their place."""
-        return np.argsort(self.place)
+        """The latents; children of one lie together, from the most frequent to the rarest."""
+        return np.lexsort((-self.active, self.forest.parents))
+
+    @cached_property
+    def place(self) -> Int64[np.ndarray, " latent"]:
+        """Where each latent is in `order`."""
+        place = np.empty(len(self.rule), dtype=np.int64)
+        place[self.order] = np.arange(len(place))
+        return place
 
     @cached_property
     def rank(self) -> Int64[np.ndarray, " latent"]:
         """Earlier siblings of each latent, whether on or off; for roots, all roots before it."""
-        rank = np.empty(len(self.place), dtype=np.int64)
-        rank[self.order] = np.arange(len(self.place)) - self._first
+        rank = np.empty(len(self.rule), dtype=np.int64)
+        rank[self.order] = np.arange(len(rank)) - self._first
         return rank
 
     @cached_property
     def size(self) -> Int64[np.ndarray, " latent"]:
         """Children of each latent."""
         children = self.forest.parents[self.forest.is_child]
-        return np.bincount(children, minlength=len(self.place))
+        return np.bincount(children, minlength=len(self.rule))
 
     @property
     def n_families(self) -> int:
@@ -145,6 +149,8 @@ class Contexts:
 
         Latents are increasing; those whose contexts do not look at siblings are in the first wave.
         """
+        if not self.rule.any():
+            return [[latents] for latents in self.forest.levels]
         wave = np.where(self.rule > 0, self.rank, 0)
         return [
             np.split(
@@ -168,7 +174,7 @@ class Contexts:
     ) -> Int64[np.ndarray, " some_nnz"]:
         """How many earlier siblings are on at the same token as each of these nonzeros."""
         token, latent = symbols.token[told].astype(np.int64), symbols.latent[told]
-        width = max(len(self.place), 1)
+        width = max(len(self.rule), 1)
         # within a token, a family's nonzeros lie together and in order: a sort of the nonzeros,
         # however many siblings a family has
         order = np.argsort(token * width + self.place[latent], kind="stable")
@@ -181,7 +187,7 @@ class Contexts:
 
     def firings(self, runs: Iterable[Symbols]) -> Int64[np.ndarray, "context latent"]:
         """Firings of each latent in each context; those of parts of a split add up to its own."""
-        found = np.zeros((N_CONTEXTS, len(self.place)), dtype=np.int64)
+        found = np.zeros((N_CONTEXTS, len(self.rule)), dtype=np.int64)
         for symbols in runs:
             found += self.count(symbols, self.at(symbols))
         return found
@@ -190,7 +196,7 @@ class Contexts:
         self, symbols: Symbols, context: Int64[np.ndarray, " nnz"]
     ) -> Int64[np.ndarray, "context latent"]:
         """The firings of a run whose nonzeros are in these contexts."""
-        n_latents = len(self.place)
+        n_latents = len(self.rule)
         cell = context * n_latents + symbols.latent
         return np.bincount(cell, minlength=N_CONTEXTS * n_latents).reshape(N_CONTEXTS, n_latents)
 
@@ -206,9 +212,9 @@ class Contexts:
             CoderError: they cannot come from the same tokens.
         """
         k, n = counts.active, counts.n_tokens
-        if not len(k) == len(self.place) == firings.shape[1]:
+        if not len(k) == len(self.rule) == firings.shape[1]:
             raise CoderError(
-                f"a forest of {len(self.place)} latents does not fit counts of {len(k)}"
+                f"a forest of {len(self.rule)} latents does not fit counts of {len(k)}"
             )
         above = np.where(self.forest.is_child, k[self.forest.parents], 0)
         tokens = np.concatenate(
@@ -268,7 +274,7 @@ class Contexts:
         on, and how many of the others had one, each as log₂ of the values it may have. 0 for what
         the rule does not tell apart.
         """
-        bits = np.zeros(len(self.place))
+        bits = np.zeros(len(self.rule))
         for at in (PARENT_OFF, PARENT_ON):
             none, one, more = found.tokens[at : at + SIBLING_CLASSES]
             fired, with_one, with_more = found.active[at : at + SIBLING_CLASSES]
@@ -277,10 +283,10 @@ class Contexts:
         return bits
 
 
-def family_rules(contexts: Contexts) -> Int64[np.ndarray, " latent"]:
+def family_rules(contexts: Contexts) -> Int8[np.ndarray, " latent"]:
     """The rule of the children of each latent; `Rule.PARENT` for those without any."""
     child = contexts.forest.is_child
-    rule = np.zeros(len(child), dtype=np.int64)
+    rule = np.zeros(len(child), dtype=np.int8)
     rule[contexts.forest.parents[child]] = contexts.rule[child]
     return rule
 

@@ -61,14 +61,15 @@ class TreeCodebook:
     Attributes:
         flat: prices magnitudes, and roots.
         contexts: the edges in use, and what each family's contexts tell apart.
-        firings: of the calibration tokens, in the contexts told apart; those of roots in the first.
+        told: firings of the calibration tokens in the contexts told apart, those of roots in the
+            first; None where all are roots.
         priors: (a, b); of rules and contexts that are not in use, ½ and ½.
         firing_probability: probability of each latent in each of the finest contexts, in (0, 1).
     """
 
     flat: Codebook
     contexts: Contexts
-    firings: Firings
+    told: Firings | None
     priors: Priors
     firing_probability: Float64[np.ndarray, "context latent"]
 
@@ -138,8 +139,13 @@ class TreeCodebook:
     def without_edges(cls, flat: Codebook) -> TreeCodebook:
         """The flat code as a tree code: all latents are roots."""
         n_latents = flat.counts.n_latents
-        nothing = np.zeros(n_latents, dtype=np.int64)
-        return cls.of_forest(flat, Forest.of_roots(n_latents), nothing)
+        return cls(
+            flat,
+            Contexts.of(Forest.of_roots(n_latents), flat.counts.active),
+            told=None,
+            priors=np.full((len(Rule), N_CONTEXTS, 2), 0.5),
+            firing_probability=np.broadcast_to(flat.firing_probability, (N_CONTEXTS, n_latents)),
+        )
 
     @classmethod
     def of_forest(
@@ -202,6 +208,13 @@ class TreeCodebook:
     def with_signs(self) -> TreeCodebook:
         """The same code, but that a symbol which calibration never showed may be negative."""
         return replace(self, flat=self.flat.with_signs())
+
+    @property
+    def firings(self) -> Firings:
+        """Firings of the calibration tokens in the contexts told apart."""
+        if self.told is None:
+            return parent_firings(self.flat.counts, np.zeros_like(self.flat.counts.active))
+        return self.told
 
     @property
     def forest(self) -> Forest:

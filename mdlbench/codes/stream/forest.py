@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Int8, Int32, Int64
 
 from mdlbench.codes.codelength import log2_binomial
 from mdlbench.codes.contexts import (
@@ -102,7 +102,7 @@ def _by_wave(
     contexts: Contexts, n_tokens: int, places: Int64[np.ndarray, " nnz"]
 ) -> list[list[Int64[np.ndarray, " some"]]]:
     """Places of the latents of each wave of each level, increasing."""
-    number = np.empty(len(contexts.place), dtype=np.int64)
+    number = np.empty(len(contexts.rule), dtype=np.int32)
     lengths = [len(waves) for waves in contexts.waves]
     for i, latents in enumerate(latents for waves in contexts.waves for latents in waves):
         number[latents] = i
@@ -127,7 +127,7 @@ class _Families:
     """
 
     contexts: Contexts
-    rule: Int64[np.ndarray, " latent_and_none"]
+    rule: Int8[np.ndarray, " latent_and_none"]
     n_tokens: int
     key: Int64[np.ndarray, " key"]
     parent_on: Bool[np.ndarray, " key"]
@@ -138,7 +138,7 @@ class _Families:
         cls, contexts: Contexts, n_tokens: int, above: Int64[np.ndarray, " firing"]
     ) -> _Families:
         """Before any child is coded; `above` is latent·N + token where the level above is on."""
-        rule = np.append(int(Rule.PARENT), family_rules(contexts))
+        rule = np.append(np.int8(Rule.PARENT), family_rules(contexts))
         on, none = np.ones(len(above), dtype=bool), np.zeros(len(above), dtype=np.int64)
         return cls(contexts, rule, n_tokens, above + n_tokens, on, none)
 

@@ -69,8 +69,9 @@ def test_eval_leaves_records_tables_and_figures(finished):
         assert (folder / name).stat().st_size > 500, name
     assert "pca" in run.stdout
     lines = run.stderr.splitlines()
-    for line, key in zip(lines, ("pca", "kmeans", "mean"), strict=True):
-        assert re.fullmatch(rf"scored  {key} in \d+\.\d s", line)
+    for i, (line, key) in enumerate(zip(lines, ("pca", "kmeans", "mean"), strict=True), 1):
+        rest = "" if i == 3 else r"; about \d+ s left"
+        assert re.fullmatch(rf"scored  {key} in \d+\.\d s \({i} of 3{rest}\)", line)
     assert not list(folder.rglob(".*"))
 
 

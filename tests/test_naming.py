@@ -10,9 +10,9 @@ import pytest
 
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.boards.leaderboard import unique_labels
-from mdlbench.errors import MdlbenchWarning
+from mdlbench.errors import MdlbenchWarning, RecordError
 from mdlbench.records.record import EvalRecord
-from mdlbench.records.store import FOUND_AGAIN, RecordStore, read_records
+from mdlbench.records.store import FOUND_AGAIN, RecordStore, read_records, read_references
 from mdlbench.scoring.naming import least_depths, names_of, origin_of
 from mdlbench.scoring.suite_run import Scored, run
 from mdlbench.scoring.targets import targets
@@ -96,14 +96,23 @@ def test_an_sae_that_was_trained_again_in_place_says_which_row_is_current(place:
     assert f"sae ({earlier.id[:8]}, current)" in mdlbench("leaderboard", place / "out").stdout
 
 
-def test_a_damaged_list_of_what_was_found_again_is_left_out(tmp_path: Path) -> None:
-    store = RecordStore(tmp_path)
-    store.save(make_record("a"))
-    for content in ("[1]", '{"a": 1}', "{"):
-        (tmp_path / FOUND_AGAIN).write_text(content)
-        with pytest.warns(MdlbenchWarning, match=rf"{FOUND_AGAIN}: .*; left out"):
-            (record,) = read_records(tmp_path)
-        assert record.last_found == record.provenance.date
+def test_a_damaged_date_of_what_was_found_again_is_left_out(tmp_path: Path) -> None:
+    store, one, other = RecordStore(tmp_path), make_record("a"), make_record("b")
+    for record in (one, other):
+        store.save(record)
+        store.note_found(record)
+    for content in ("yesterday", "{", "é", "2" * 101):
+        (tmp_path / FOUND_AGAIN / one.id).write_text(content)
+        with pytest.warns(MdlbenchWarning, match=rf"{FOUND_AGAIN}/{one.id}: .*; left out"):
+            found, untouched = read_records(tmp_path)
+        assert found.last_found == found.provenance.date
+        assert untouched.last_found > untouched.provenance.date
+
+
+def test_a_folder_without_references_is_a_sentence(tmp_path: Path) -> None:
+    RecordStore(tmp_path).save(make_record("a"))
+    with pytest.raises(RecordError, match=r"has no references.json, .*run the `mdlbench eval`"):
+        read_references(tmp_path)
 
 
 def test_records_of_different_saes_of_one_name_are_none_of_them_current() -> None:

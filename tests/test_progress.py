@@ -17,12 +17,14 @@ import pytest
 
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.cli.eval import _name_failures
-from mdlbench.cli.progress import suite_progress
+from mdlbench.cli.progress import Course, suite_progress
+from mdlbench.console.terminal import about
 from mdlbench.errors import CheckpointError, MdlbenchError
 from mdlbench.hub.hub import WHAT_TO_DO, HubUnreachableError
 from mdlbench.scoring.single import evaluate
-from mdlbench.scoring.suite_run import Failed, failure_lines
+from mdlbench.scoring.suite_run import Failed, Scored, failure_lines
 from mdlbench.scoring.targets import Target
+from tests.records import make_record
 from tests.tiny import tiny_suite
 
 OFFLINE = "no network"
@@ -132,3 +134,68 @@ def test_evaluate_shows_its_stages_on_a_terminal_and_nothing_elsewhere(
     capfd.readouterr()
     evaluate("mean", suite, limit=20)
     assert capfd.readouterr() == ("", "")
+
+
+def scored(name: str, seconds: float, reused: bool = False) -> Scored:
+    record = make_record(name)
+    environment = record.environment.model_copy(update={"seconds": seconds})
+    target = Target(NamedCoder(f"saelens:r/{name}"), name)
+    return Scored(target, record.model_copy(update={"environment": environment}), reused)
+
+
+def test_the_rest_is_foretold_from_what_saes_took() -> None:
+    clock = iter([0.0, 100.0, 110.0, 130.0, 130.0, 131.0, 140.0])
+    course = Course(5, lambda: next(clock))
+    assert course.left is None
+    assert course.words() == "SAE 1 of 5"
+    course.stage("loading a model")
+    assert course.words() == "SAE 1 of 5 · loading a model"
+    course.stage("a: encode")
+    course.finish(scored("a", seconds=80.0))
+    assert course.left == pytest.approx(4 * 80.0 - 10.0)
+    for stage in ("b: encode", "c: rate", "c: bitstream", "c: done", "d: load"):
+        course.stage(stage)
+    assert course.words() == "SAE 3 of 5 · b: encode · d: load"
+    assert (course.n_done, course.n_kept) == (2, 2)
+    assert course.left == pytest.approx(3 * 80.0 / 2)
+    course.finish(scored("b", seconds=100.0))
+    course.finish(scored("c", seconds=120.0))
+    assert (course.n_done, course.n_kept) == (3, 3)
+    assert course.left == pytest.approx(2 * 100.0 - 9.0)
+
+
+def test_what_was_kept_tells_nothing_of_the_rest() -> None:
+    course = Course(2)
+    course.finish(scored("a", seconds=80.0, reused=True))
+    assert course.left is None
+    assert course.n_kept == 1
+    course.finish(failed("b", CheckpointError("no")))
+    assert (course.n_done, course.n_kept) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "about 0 s"), (119, "about 119 s"), (120, "about 2 min"), (7200, "about 2 h")],
+)
+def test_a_time_is_said_as_precisely_as_it_is_foretold(seconds: float, words: str) -> None:
+    assert about(seconds) == words
+
+
+def test_each_line_says_how_far_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    with suite_progress(2, quiet=False) as progress:
+        progress.finish(scored("a", seconds=300.0))
+        progress.finish(scored("b", seconds=200.0))
+    assert stream.getvalue().splitlines() == [
+        "scored  a in 300.0 s (1 of 2; about 5 min left)",
+        "scored  b in 200.0 s (2 of 2)",
+    ]
+
+
+def test_on_a_terminal_all_workers_are_in_one_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal(monkeypatch) as shown, suite_progress(3, quiet=False) as progress:
+        for stage in ("a: encode", "b: rate", "c: load"):
+            progress.stage(stage)
+        progress.finish(scored("a", seconds=300.0))
+    assert "scored  a in 300.0 s (1 of 3; about 5 min left)" in shown.text
+    assert "about 5 min left SAE 2 of 3 · b: rate · c: load" in shown.text

@@ -9,20 +9,26 @@ import re
 import signal
 import socket
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.errors import CheckpointError, CoderError, UsageError, WorkerError
 from mdlbench.records.store import read_records
 from mdlbench.scoring import cluster
+from mdlbench.scoring.apart import MeasureApart, in_order
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.cluster import RayEngine, Versions, Workers
 from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.executor import InProcess
+from mdlbench.scoring.repeat import Unverified, Verified, read_claim, verify
 from mdlbench.scoring.rounds import Rounds
-from mdlbench.scoring.suite_run import Failed, Shard, run
+from mdlbench.scoring.suite_run import Failed, Scored, Shard, run
 from mdlbench.scoring.targets import Target, targets
 from mdlbench.scoring.worker import Worker
 from mdlbench.sources import images
@@ -41,6 +47,18 @@ class Forgetful(InProcess):
     def __init__(self, opener, n_workers, seed, deaths):
         super().__init__(opener, n_workers)
         self._opener, self._draw, self._deaths = opener, random.Random(seed), deaths
+        self.n_measured_apart = 0
+
+    def as_done(self, tasks, on_stage=None):
+        order = self._draw.sample(range(len(tasks)), len(tasks))
+        self.n_measured_apart += sum(isinstance(task, MeasureApart) for task in tasks)
+        for n, outcome in super().as_done([tasks[i] for i in order], print):
+            yield order[n], outcome
+
+    @contextmanager
+    def workers(self, opener):
+        """It is also an engine, of its own workers."""
+        yield self
 
     def run(self, tasks):
         found = [None] * len(tasks)
@@ -111,6 +129,87 @@ def test_workers_that_die_and_tasks_in_any_order_change_nothing(suite, sae, bloc
     assert measured(executor, site, sae) == one
 
 
+def kept_in(folder):
+    """What a results folder holds, without times."""
+    texts = {path: path.read_text() for path in folder.rglob("*.json")}
+    contents = {path.relative_to(folder): json.loads(text) for path, text in texts.items()}
+    for record in contents.values():
+        for key in ("environment", "checksum"):
+            record.pop(key, None)
+        record.get("provenance", {}).pop("date", None)
+    pictures = [path.relative_to(folder) for path in folder.rglob("*.png")]
+    return contents, sorted(pictures)
+
+
+def draw_nothing(path, name, rows, image_shape, bits):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{name} {rows.sum()} {image_shape} {bits.sum()}")
+
+
+@pytest.fixture(scope="module")
+def several(suite, tmp_path_factory):
+    """SAEs of which one cannot be loaded, one is named twice, and two are called alike."""
+    folder = tmp_path_factory.mktemp("several")
+    for seed in range(2):
+        write_sae(folder / f"{seed}" / "layer", seed=seed)
+    (folder / "broken" / "layer").mkdir(parents=True)
+    (folder / "broken" / "layer" / "cfg.json").write_text("{")
+    words = [f"{folder}/0/layer", "mean", f"{folder}/broken/layer", f"saelens:{folder}/1/layer"]
+    words.append("mean")
+    return targets(suite, words, None)
+
+
+def test_saes_measured_apart_are_what_they_are_one_by_one(suite, several, blocks, tmp_path):
+    one = list(run(Opener(suite), several, tmp_path / "one", draw=draw_nothing))
+    engine = Forgetful(Opener(suite), n_workers=2, seed=1, deaths=0.1)
+    shared = run(Opener(suite), several, tmp_path / "shared", draw=draw_nothing, engine=engine)
+    fates = [(type(outcome), outcome.target.label) for outcome in shared]
+    assert fates == [(type(outcome), outcome.target.label) for outcome in one]
+    assert [fate for fate, _ in fates].count(Failed) == 1
+    assert engine.n_measured_apart == 2
+    assert kept_in(tmp_path / "shared") == kept_in(tmp_path / "one")
+    names = [outcome.record.name for outcome in one if isinstance(outcome, Scored)]
+    assert len(names) == 4
+    assert len(set(names)) == 3
+    again = list(run(Opener(suite), several, tmp_path / "shared", engine=engine))
+    assert [outcome.reused for outcome in again if isinstance(outcome, Scored)] == [True] * 4
+    assert engine.n_measured_apart == 2
+
+
+def test_records_are_verified_apart_and_together(suite, several, tmp_path):
+    wanted = several[:2]
+    scored = [outcome.record for outcome in run(Opener(suite), wanted, tmp_path)]
+    paths = sorted((tmp_path / "records").glob("*.json"))
+    specs = {record.name: target.sae.spec for record, target in zip(scored, wanted, strict=True)}
+    claims = [read_claim(path, suite) for path in paths]
+    claims = [
+        read_claim(path, suite, specs[claim.record.name])
+        for path, claim in zip(paths, claims, strict=True)
+    ]
+    wrong = read_claim(paths[0], suite, several[3].sae.spec)
+    engine = Forgetful(Opener(suite), 2, seed=0, deaths=0.0)
+    outcomes = list(verify([claims[0], wrong, claims[1]], engine=engine))
+    assert [type(outcome) for outcome in outcomes] == [Verified, Unverified, Verified]
+    assert "in the record" in str(outcomes[1].error)
+    assert engine.n_measured_apart == 1
+    assert {outcome.deviation for outcome in outcomes[::2]} == {(0.0, 0.0, 0)}
+
+
+@given(st.permutations(range(6)))
+def test_what_is_found_in_any_order_comes_in_order(order):
+    assert list(in_order((i, str(i)) for i in order)) == [str(i) for i in range(6)]
+
+
+def test_a_worker_that_reads_other_data_is_refused(suite, tmp_path):
+    other = tiny_suite(tmp_path / "other")
+    torch.manual_seed(4)
+    save_file(images.Classifier(64, hidden=16).state_dict(), other.path("classifier.safetensors"))
+    executor = InProcess(Opener(suite), 2)
+    executor._workers[1] = Worker(Opener(other))
+    with pytest.raises(WorkerError, match=r"^worker 2 of 2 reads other data than worker 1: data_"):
+        Rounds.at(executor, Site(hook=PIXELS))
+
+
 def test_more_workers_than_blocks(suite, sae):
     rounds = Rounds.at(InProcess(Opener(suite), 5), Site(hook=PIXELS))
     assert [(r.start, r.stop) for r in rounds.ranges("test")] == [(0, 1)]
@@ -179,6 +278,29 @@ class TestRay:
         assert len(killed) == len(engine.notices) == 2
         assert all("died (" in notice and "part again" in notice for notice in engine.notices)
 
+    def test_a_worker_killed_amid_whole_saes_changes_nothing(
+        self, engine, toy, tmp_path, monkeypatch
+    ):
+        wanted = targets(toy, [], None)[:3]
+        list(run(Opener(toy, LIMITED), wanted, tmp_path / "one"))
+        monkeypatch.setattr(cluster, "ASKED_SECONDS", 0.01)
+        engine.notices.clear()
+        opener, heard = Opener(toy, LIMITED), []
+        with engine.workers(opener) as executor:
+            pids = executor.run([ProcessId(), ProcessId()])
+
+            def kill_at_first(stage):
+                if stage.count(": ") and len(pids) == 2:
+                    os.kill(pids.pop(), signal.SIGKILL)
+                heard.append(stage.partition(": ")[0])
+
+            held = Held(executor)
+            outcomes = list(run(opener, wanted, tmp_path / "ray", kill_at_first, engine=held))
+        assert len(engine.notices) == 1
+        assert set(heard) >= {wanted[2].label, wanted[0].label}
+        assert [outcome.target for outcome in outcomes] == wanted
+        assert kept_in(tmp_path / "ray") == kept_in(tmp_path / "one")
+
     def test_what_a_task_raises_is_raised_here(self, engine, toy):
         with engine.workers(Opener(toy, LIMITED)) as executor:
             with pytest.raises(CoderError, match=r"^it looks at other tokens$"):
@@ -213,6 +335,17 @@ class TestRay:
         workers = engine.workers(Opener(toy, LIMITED))
         with pytest.raises(WorkerError, match=re.escape(message)):
             workers.__enter__()
+
+
+class Held:
+    """The engine of workers that there are already."""
+
+    def __init__(self, executor):
+        self._executor = executor
+
+    @contextmanager
+    def workers(self, opener):
+        yield self._executor
 
 
 class ProcessId:

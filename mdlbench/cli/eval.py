@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mdlbench.cli.progress import SuiteProgress
-    from mdlbench.scoring.suite_run import Failed, Scored
+    from mdlbench.scoring.suite_run import Failed, Scored, Shard
+    from mdlbench.scoring.targets import Target
+    from mdlbench.sources.open import Opener
     from mdlbench.suite.suite import Suite
 
 
@@ -73,6 +75,13 @@ def eval_suite(
         ),
     ] = None,
     cache: CacheOption = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what would be scored, fetched, and roughly how long it takes.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -85,7 +94,7 @@ def eval_suite(
     """
     from mdlbench.cli.progress import suite_progress
     from mdlbench.report.features import write_feature_grid
-    from mdlbench.scoring.suite_run import WHOLE, Scored, Shard, run
+    from mdlbench.scoring.suite_run import WHOLE, Shard, run
     from mdlbench.scoring.targets import targets
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
@@ -96,14 +105,13 @@ def eval_suite(
     share = Shard.parse(shard) if shard else WHOLE
     n_wanted = len(wanted[share.part(len(wanted))])
     folder = output or Path("results") / (chosen.name + (f"-limit-{limit}" if limit else ""))
+    if dry_run:
+        said = setting(device, limit, text or next(iter(chosen.source.text_names), None), dtype)
+        _show_plan(Opener(chosen, said), wanted, folder, share, quantiser, workers or 1, as_json)
+        return
     outcomes: list[Scored | Failed] = []
-    interrupt.keeps(
-        lambda: (
-            f"{folder}/ keeps the records of {sum(isinstance(o, Scored) for o in outcomes)} of "
-            f"{n_wanted} SAEs; run it again to go on"
-        )
-    )
     with prints_on_stderr(), suite_progress(n_wanted, quiet) as progress:
+        interrupt.keeps(lambda: _kept(folder, progress.n_kept, n_wanted))
         opener = Opener(chosen, setting(device, limit, text, dtype, cache), progress.stage, notice)
         try:
             with engine(workers, ray, gpus_per_worker, device) as had:
@@ -116,16 +124,51 @@ def eval_suite(
         except (OutputError, WorkerError):
             _name_failures(outcomes, progress)
             raise
-    _name_repeated(outcomes)
-    if as_json:
-        _print_outcomes(outcomes)
+    _tell(outcomes, as_json)
     if share == WHOLE:
         _report(folder, chosen, printed=not as_json)
     else:
-        tables = shlex.join(["mdlbench", "leaderboard", str(folder), "-o", str(folder)])
-        notice(f"shard {shard} is done; when all are, `{tables}` makes the tables")
+        _tell_shard(folder, str(shard))
     if failures := _name_failures(outcomes, progress):
         raise typer.Exit(max(failure.error.exit_code for failure in failures))
+
+
+def _tell(outcomes: Sequence[Scored | Failed], as_json: bool) -> None:
+    _name_repeated(outcomes)
+    if as_json:
+        _print_outcomes(outcomes)
+
+
+def _tell_shard(folder: Path, shard: str) -> None:
+    tables = shlex.join(["mdlbench", "leaderboard", str(folder), "-o", str(folder)])
+    notice(f"shard {shard} is done; when all are, `{tables}` makes the tables")
+
+
+def _kept(folder: Path, n_kept: int, n_wanted: int) -> str:
+    return f"{folder}/ keeps the records of {n_kept} of {n_wanted} SAEs; run it again to go on"
+
+
+def _show_plan(
+    opener: Opener,
+    wanted: Sequence[Target],
+    folder: Path,
+    share: Shard,
+    quantiser: str | None,
+    n_workers: int,
+    as_json: bool,
+) -> None:
+    from mdlbench.cli import rows
+    from mdlbench.scoring.plan import planned
+
+    plan = planned(opener, wanted, folder, share, quantiser)
+    listed, seconds = rows.plan_rows(plan), rows.plan_seconds(plan, n_workers)
+    if as_json:
+        facts = {"tokens": plan.tokens, "downloads": plan.downloads, "seconds": seconds}
+        say(json.dumps({"saes": listed, **facts}))
+        return
+    rows.show(listed, as_json=False)
+    for line in rows.plan_lines(plan, seconds):
+        say(line)
 
 
 def _report(folder: Path, suite: Suite, printed: bool) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from mdlbench.cli import interrupt
 from mdlbench.cli.options import (
+    CacheOption,
     DeviceOption,
     GpusOption,
     JsonOption,
@@ -111,6 +112,7 @@ def verify(
     workers: WorkersOption = None,
     ray: RayOption = None,
     gpus_per_worker: GpusOption = None,
+    cache: CacheOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -138,7 +140,7 @@ def verify(
         )
     )
     with stages(quiet) as report, engine(workers, ray, gpus_per_worker, device) as had:
-        again = _measured_again(paths, chosen, sae, text, device, report, had)
+        again = _measured_again(paths, chosen, sae, text, device, report, had, cache)
         for outcome in each_on_stderr(again):
             outcomes.append(rows.verification_row(outcome))
             if not as_json:
@@ -157,6 +159,7 @@ def _measured_again(
     device: str,
     on_stage: OnStage,
     engine: Engine,
+    cache: bool,
 ) -> Iterator[Verified | Unverified]:
     """How each record fares; those that cannot be measured come first."""
     from mdlbench.scoring.repeat import Claim, Unverified, read_claim
@@ -166,4 +169,4 @@ def _measured_again(
     claims = [claim for claim in found if isinstance(claim, Claim)]
     refused = [claim for claim in found if isinstance(claim, Unverified)]
     yield from refused
-    yield from measure(claims, device, text, on_stage, engine)
+    yield from measure(claims, device, text, on_stage, engine, cache)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mdlbench.adapters.check import Check
     from mdlbench.codes.bitstream import Decoded
     from mdlbench.disk.cache import Held
+    from mdlbench.scoring.plan import Plan
     from mdlbench.scoring.repeat import Unverified, Verified
 
 Row = dict[str, Any]
@@ -133,6 +134,41 @@ def symbols_npz(decoded: Decoded) -> bytes:
         value=values.value,
     )
     return buffer.getvalue()
+
+
+def plan_rows(plan: Plan) -> list[Row]:
+    """Which SAEs a run would score, and where."""
+    return [
+        {
+            "SAE": sae.label,
+            "site": sae.site,
+            "would be": f"not scored: {sae.problem}"
+            if sae.problem
+            else "kept, if nothing changed"
+            if sae.has_record
+            else "scored",
+        }
+        for sae in plan.saes
+    ]
+
+
+def plan_seconds(plan: Plan, n_workers: int) -> float | None:
+    """How long a run would take, if other SAEs' records tell."""
+    return None if plan.seconds is None else plan.seconds * plan.n_to_score / n_workers
+
+
+def plan_lines(plan: Plan, seconds: float | None) -> list[str]:
+    """What else a run would need: tokens, downloads and time."""
+    from mdlbench.console.terminal import about
+
+    tokens = " and ".join(f"{n:,} {split}" for split, n in plan.tokens.items())
+    known = "" if plan.seconds is None else f" at {plan.seconds:.1f} s each, as in {plan.seen_in}/"
+    how_long = "nobody knows how long" if seconds is None else about(seconds)
+    return [
+        f"tokens of an SAE: at most {tokens}" if tokens else "tokens of an SAE: as the data have",
+        f"downloads: {', '.join(plan.downloads) or 'none'}",
+        f"time: {how_long} for {plan.n_to_score} SAEs{known}",
+    ]
 
 
 def check_rows(checks: Sequence[Check]) -> list[Row]:

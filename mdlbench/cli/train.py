@@ -13,6 +13,7 @@ import typer
 
 from mdlbench.cli import interrupt
 from mdlbench.cli.options import (
+    CacheOption,
     DeviceOption,
     GpusOption,
     QuietOption,
@@ -165,6 +166,7 @@ def train(
     ] = None,
     ray: RayOption = None,
     gpus_per_worker: GpusOption = None,
+    cache: CacheOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train SAEs on a suite's calibration split and save them as SAELens does.
@@ -178,7 +180,7 @@ def train(
     """
     kept = None if keep is None else keep.value
     own = OwnSettings(k, architecture, epochs, batch_size, lr, patience, kept, seed, options)
-    opener = _opener(suite, device, text, tokens)
+    opener = _opener(suite, device, text, tokens, cache)
     if width is None:
         own.refuse()
         with engine(workers, ray, gpus_per_worker, device) as had:
@@ -204,11 +206,11 @@ def _scoring(suite: str, folder: Path, text: str | None) -> str:
     return shlex.join([*words, *(["--text", text] if text else [])])
 
 
-def _opener(suite: str, device: str, text: str | None, tokens: int | None) -> Opener:
+def _opener(suite: str, device: str, text: str | None, tokens: int | None, cache: bool) -> Opener:
     from mdlbench.sources.open import Opener, Setting
     from mdlbench.suite.load import load_suite
 
-    setting = Setting(torch_device(device), text=text, calibration_tokens=tokens)
+    setting = Setting(torch_device(device), text=text, calibration_tokens=tokens, cache=cache)
     return Opener(load_suite(suite), setting)
 
 

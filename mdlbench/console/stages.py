@@ -10,6 +10,8 @@ OnStage = Callable[[str], None]
 """Called with the name of each stage of a long piece of work as it begins."""
 
 
+DONE = "done"
+"""The last stage of an SAE that is measured while others are: its record is kept."""
 OnNotice = Callable[[str], None]
 """Called with what a reader of the results must know and would not see in them."""
 

@@ -164,3 +164,11 @@ def show(console: Console, table: Table) -> None:
     needed = sum((column.min_width or 0) + 1 for column in table.columns) + 1
     console.width = max(console.width, needed)
     console.print(table)
+
+
+def about(seconds: float) -> str:
+    """A time as precisely as it can be foretold."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"about {seconds / length:.0f} {unit}"
+    return f"about {seconds:.0f} s"

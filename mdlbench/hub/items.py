@@ -16,12 +16,19 @@ class Item:
         get: obtains it, from the caches or else downloaded; raises `MdlbenchError`.
         places: where it is kept: folders of snapshots, and how the paths in a snapshot begin.
         instead: what a run can use if it is not available.
+        installed: whether an installed package has it.
     """
 
     label: str
     get: Callable[[], object]
     places: tuple[tuple[Path, str], ...] = ()
     instead: str | None = None
+    installed: bool = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether some of it is here, so that it need not be downloaded as a whole."""
+        return self.installed or bool(self.files())
 
     def files(self) -> list[Path]:
         """Those that are here."""

@@ -18,7 +18,6 @@ from mdlbench.disk.files import (
     read_regular,
     write_atomically,
 )
-from mdlbench.disk.json_text import parse_json
 from mdlbench.errors import MdlbenchWarning, OutputError, RecordError, UsageError
 from mdlbench.records.record import (
     EvalRecord,
@@ -26,7 +25,6 @@ from mdlbench.records.record import (
     Measurement,
     References,
     SiteReferences,
-    canonical_lines,
     parse_record,
     parse_references,
 )
@@ -36,8 +34,8 @@ RECORDS = "records"
 REFERENCES = "references.json"
 SITES = "references"
 """Subfolder with a file for each site but the first, by the runs that measured there."""
-FOUND_AGAIN = "found-again.json"
-"""When an SAE was found to be what it was at an earlier measurement, by record id."""
+FOUND_AGAIN = "found-again"
+"""Subfolder: when an SAE was found to be what it was before, in a file named by the record's id."""
 HOMES = (Path("results"), Path("leaderboards"))
 """Where a results folder is looked up by its name."""
 ARCHIVE = "archive"
@@ -47,8 +45,8 @@ LARGEST_RECORD = 16 << 20
 """The most bytes of a record's file; one of 100 points has about 0.5 MB."""
 LARGEST_REFERENCES = 256 << 20
 """The most bytes of references, which have the spectrum of every site."""
-LARGEST_DATES = 16 << 20
-"""The most bytes of a list of dates."""
+LARGEST_DATE = 100
+"""The most bytes of a date."""
 
 
 class Moved(NamedTuple):
@@ -109,10 +107,8 @@ class RecordStore:
 
     def note_found(self, record: EvalRecord) -> None:
         """Note that the record's SAE is now what was measured, whatever was measured since."""
-        dates = found_again(self.root) | {
-            record.id: datetime.datetime.now(datetime.UTC).isoformat()
-        }
-        write_atomically(self.root / FOUND_AGAIN, canonical_lines(dates).encode())
+        date = datetime.datetime.now(datetime.UTC).isoformat()
+        write_atomically(self.root / FOUND_AGAIN / record.id, date.encode())
 
     def keep_only(self, measurement: Measurement) -> Moved:
         """Move records of other measurements to the archive, and those of this one back.
@@ -273,6 +269,11 @@ def read_references(folder: Path) -> References:
 
     Sites that have a file of their own are among them, wherever the main file lacks them.
     """
+    if not (folder / REFERENCES).exists():
+        raise RecordError(
+            f"{folder}: has no {REFERENCES}, against which curves are drawn; run the `mdlbench "
+            "eval` that made its records again: it makes the file, and scores nothing twice"
+        )
     found = _read_references_file(folder / REFERENCES)
     sites = {(site.site.label, site.data_sha256): site for site in found.sites}
     n_known = len(sites)
@@ -319,17 +320,15 @@ def read_records(folder: Path) -> list[EvalRecord]:
 
 
 def found_again(folder: Path) -> dict[str, str]:
-    """When the SAEs of records were found again as they were; a damaged list is left out."""
-    path = folder / FOUND_AGAIN
-    if not path.exists():
-        return {}
-    try:
-        dates = parse_json(read_regular(path, LARGEST_DATES))
-        if not isinstance(dates, dict) or not all(isinstance(v, str) for v in dates.values()):
-            raise ValueError("not a list of dates")
-    except (OSError, ValueError) as error:
-        warnings.warn(f"{path}: {error}; left out", MdlbenchWarning, stacklevel=2)
-        return {}
+    """When the SAEs of records were found again as they were; a damaged date is left out."""
+    dates: dict[str, str] = {}
+    for path in sorted((folder / FOUND_AGAIN).glob("[0-9a-f]" * 64)):
+        try:
+            dates[path.name] = read_regular(path, LARGEST_DATE).decode("ascii")
+            datetime.datetime.fromisoformat(dates[path.name])
+        except (OSError, ValueError) as error:
+            dates.pop(path.name, None)
+            warnings.warn(f"{path}: {error}; left out", MdlbenchWarning, stacklevel=2)
     return dates
 
 

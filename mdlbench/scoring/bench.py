@@ -38,16 +38,24 @@ class Bench:
     rounds: Rounds
     limit: int | None
     mode: Mode
+    known: Reference | None = None
+    """The reference, where others have measured it."""
 
     @classmethod
-    def open(cls, executor: Executor, site: Site, quantiser: str | None = None) -> Bench:
+    def open(
+        cls,
+        executor: Executor,
+        site: Site,
+        quantiser: str | None = None,
+        known: Reference | None = None,
+    ) -> Bench:
         """Load the suite's data; passes over them wait until their results are needed.
 
         Without a quantiser, the mode is the suite's own; raises `UsageError` for an unknown one.
         """
         suite = executor.suite
         mode = mode_of(quantiser or suite.quantiser)
-        return cls(suite, Rounds.at(executor, site), executor.setting.limit, mode)
+        return cls(suite, Rounds.at(executor, site), executor.setting.limit, mode, known)
 
     @property
     def source(self) -> SourceFacts:
@@ -57,13 +65,21 @@ class Bench:
     @cached_property
     def reference(self) -> Reference:
         """What every SAE is compared with; raises `UsageError` where the tokens do not vary."""
-        reference = self.rounds.reference()
+        reference = self.known or self.rounds.reference()
         if not reference.variation > 0:
             raise UsageError(
                 f"suite {self.suite.name!r}: the {self.source.n_tokens['test']} test tokens do "
                 "not vary; take more with --limit"
             )
         return reference
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is something to compare SAEs with."""
+        try:
+            return self.reference.variation > 0
+        except UsageError:
+            return False
 
     @cached_property
     def bootstrap(self) -> Bootstrap:

@@ -13,7 +13,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import islice
@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from mdlbench.console.stages import OnNotice, silent
+from mdlbench.console.stages import OnNotice, OnStage, silent
 from mdlbench.errors import MdlbenchError, UsageError, WorkerError, first_line
-from mdlbench.scoring.executor import Executor, Found, Task
+from mdlbench.scoring.executor import Executor, Found, Raised, Task, kept
 from mdlbench.scoring.worker import Worker
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.sources.protocol import available_device
@@ -38,6 +38,10 @@ ANSWER_SECONDS = 10.0
 """How long a cluster may take to answer at all."""
 START_SECONDS = 120.0
 """How long workers may take to come up."""
+ASKED_SECONDS = 0.5
+"""How often workers are asked what they are at, where somebody listens."""
+TALK = "talk"
+"""Workers answer in this concurrency group while they work on a task in their own."""
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 """Variables of the environment that hold for workers elsewhere, too."""
 
@@ -108,7 +112,12 @@ class RayEngine:
     @contextmanager
     def workers(self, opener: Opener) -> Iterator[Executor]:
         """Workers for a suite; raises `WorkerError` where they run other versions than here."""
-        options = {"num_cpus": 1, "num_gpus": self._gpus, "max_restarts": 0}
+        options = {
+            "num_cpus": 1,
+            "num_gpus": self._gpus,
+            "max_restarts": 0,
+            "concurrency_groups": {TALK: 1},
+        }
         actor = self._ray.remote(**options)(_Actor)
         workers = RayWorkers(self._ray, actor, self._n_workers, opener, self._on_notice)
         try:
@@ -129,7 +138,7 @@ class RayWorkers:
         self, ray: Any, actor: Any, n_workers: int, opener: Opener, on_notice: OnNotice
     ) -> None:
         self.suite, self.setting, self.n_workers = opener.suite, opener.settled(), n_workers
-        self.threads = 1
+        self.threads, self.is_one = 1, False
         self._ray, self._actor, self._on_notice = ray, actor, on_notice
         self._actors = [self._new_actor() for _ in range(n_workers)]
 
@@ -159,16 +168,21 @@ class RayWorkers:
 
     def run(self, tasks: Sequence[Task[Found]]) -> list[Found]:
         given = [(i, i % self.n_workers) for i in range(len(tasks))]
-        found = dict(self._found(tasks, given, iter(())))
-        return [_kept(found[i]) for i in range(len(tasks))]
+        found = dict(self._found(tasks, given, iter(()), silent))
+        return [kept(found[i]) for i in range(len(tasks))]
 
-    def as_done(self, tasks: Sequence[Task[Found]]) -> Iterator[tuple[int, Found]]:
+    def as_done(
+        self, tasks: Sequence[Task[Found]], on_stage: OnStage = silent
+    ) -> Iterator[tuple[int, Found | Raised]]:
         given = [(i, i) for i in range(min(self.n_workers, len(tasks)))]
-        for i, outcome in self._found(tasks, given, iter(range(len(given), len(tasks)))):
-            yield i, _kept(outcome)
+        yield from self._found(tasks, given, iter(range(len(given), len(tasks))), on_stage)
 
     def _found(
-        self, tasks: Sequence[Task[Any]], given: Sequence[tuple[int, int]], more: Iterator[int]
+        self,
+        tasks: Sequence[Task[Any]],
+        given: Sequence[tuple[int, int]],
+        more: Iterator[int],
+        on_stage: OnStage,
     ) -> Iterator[tuple[int, Any]]:
         """Outcomes as they come.
 
@@ -176,11 +190,12 @@ class RayWorkers:
             tasks: all of them.
             given: tasks to begin with, and the places of their workers.
             more: tasks of which a worker is given one whenever it is done with another.
+            on_stage: told what workers are at; nobody asks them where it is `silent`.
         """
         deaths: Counter[int] = Counter()
         waiting = dict(self._send(tasks, i, place) for i, place in given)
         while waiting:
-            (ready,), _ = self._ray.wait(list(waiting), num_returns=1)
+            ready = self._first_of(list(waiting), on_stage)
             i, place, actor = waiting.pop(ready)
             try:
                 outcome = self._ray.get(ready)
@@ -193,6 +208,25 @@ class RayWorkers:
             else:
                 waiting.update(self._send(tasks, following, place) for following in islice(more, 1))
                 yield i, outcome
+
+    def _first_of(self, waiting: list[Any], on_stage: OnStage) -> Any:
+        """Whichever is ready first; meanwhile, workers are asked what they are at."""
+        seconds = None if on_stage is silent else ASKED_SECONDS
+        while True:
+            ready, _ = self._ray.wait(waiting, num_returns=1, timeout=seconds)
+            if ready:
+                return ready[0]
+            for stage in self._stages():
+                on_stage(stage)
+
+    def _stages(self) -> Iterator[str]:
+        """What those workers are at that answer at once."""
+        asked = [actor.stage.options(concurrency_group=TALK).remote() for actor in self._actors]
+        answered, _ = self._ray.wait(asked, num_returns=len(asked), timeout=ASKED_SECONDS)
+        for answer in answered:
+            with suppress(self._ray.exceptions.RayError):
+                if stage := self._ray.get(answer):
+                    yield stage
 
     def forget_latents(self) -> None:
         for actor in self._actors:
@@ -234,20 +268,6 @@ class RayWorkers:
         return self._actor.remote(self.suite, self.setting, Path.cwd(), sys.path)
 
 
-@dataclass(frozen=True)
-class _Raised:
-    """What a task raised at a worker."""
-
-    error: Exception
-
-
-def _kept(outcome: Any) -> Any:
-    """What a task found; raises what it raised."""
-    if isinstance(outcome, _Raised):
-        raise outcome.error
-    return outcome
-
-
 class _Actor:
     """A worker in a process of its own; it is made when its first task comes."""
 
@@ -257,9 +277,17 @@ class _Actor:
         sys.path.extend(path for path in paths if path not in sys.path)
         self._suite, self._setting = suite, setting
         self._worker: Worker | None = None
+        self._stage = ""
 
     def versions(self) -> Versions:
         return Versions.here()
+
+    def stage(self) -> str:
+        """What it is at; answered while it works."""
+        return self._stage
+
+    def _say(self, stage: str) -> None:
+        self._stage = stage
 
     def forget_latents(self) -> None:
         if self._worker is not None:
@@ -269,10 +297,13 @@ class _Actor:
         try:
             if self._worker is None:
                 available_device(self._setting.device)
-                self._worker = Worker(Opener(self._suite, self._setting))
+                opener = Opener(self._suite, self._setting, self._say)
+                self._worker = Worker(opener, self._say)
             return task(self._worker)
         except (MdlbenchError, OSError) as error:
-            return _Raised(error)
+            return Raised(error)
+        finally:
+            self._stage = ""
 
 
 def _ray() -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 from mdlbench.adapters.load import spec_of
 from mdlbench.console.stages import OnStage, labelled, silent
@@ -14,13 +16,16 @@ from mdlbench.records.checks import problems_of_file, suite_of
 from mdlbench.records.record import EvalRecord, Identity
 from mdlbench.records.repetition import Deviation, write_repetition
 from mdlbench.records.store import RECORDS, read_record
+from mdlbench.scoring.apart import Job, Measured, in_order, measured_apart, n_apart
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.engine import THIS_PROCESS, Engine
 from mdlbench.scoring.evaluation import evaluate_coder
-from mdlbench.scoring.executor import Executor
+from mdlbench.scoring.executor import Executor, Raised, kept
 from mdlbench.scoring.targets import Target, key_target, target_site, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.suite import Suite
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def verify(
     text: str | None = None,
     on_stage: OnStage = silent,
     engine: Engine = THIS_PROCESS,
+    cache: bool = False,
 ) -> Iterator[Verified | Unverified]:
     """Measure records again; what agrees is kept as a repetition in its results folder.
 
@@ -93,6 +99,7 @@ def verify(
         text: where a language suite's text is, if it is not one of the suite's by name.
         on_stage: called with the name of each stage.
         engine: has the workers.
+        cache: whether a language model's activations are kept for later runs.
 
     Raises:
         UsageError: the device is not available.
@@ -100,7 +107,7 @@ def verify(
         OutputError: a repetition cannot be written.
     """
     for _, group in groupby(sorted(claims, key=_bench_key), key=_bench_key):
-        yield from _verify_group(list(group), device, text, on_stage, engine)
+        yield from _verify_group(list(group), device, text, on_stage, engine, cache)
 
 
 def _bench_key(claim: Claim) -> tuple[str, ...]:
@@ -115,26 +122,84 @@ def _bench_key(claim: Claim) -> tuple[str, ...]:
 
 
 def _verify_group(
-    group: list[Claim], device: str, text: str | None, on_stage: OnStage, engine: Engine
+    group: list[Claim],
+    device: str,
+    text: str | None,
+    on_stage: OnStage,
+    engine: Engine,
+    cache: bool,
 ) -> Iterator[Verified | Unverified]:
     """Records that one bench serves."""
     record, suite = group[0].record, group[0].suite
     named = f"{suite.name}:{record.site.text}" if record.site.text else None
-    setting = Setting(device, record.identity.limit, text or named, record.site.dtype)
+    limit, dtype = record.identity.limit, record.site.dtype
+    setting = Setting(device, limit, text or named, dtype, cache=cache)
     opener = Opener(suite, setting, on_stage)
-    bench: Bench | None = None
     with engine.workers(opener) as executor:
-        for claim in group:
+        measured = _Again(opener, executor, on_stage)
+        for claim, outcome in measured.all_of(group):
             try:
-                target = target_of(claim)
-                bench = bench or _open(opener, executor, claim, target)
-                again = _measure(bench, claim, target, labelled(on_stage, claim.record.label))
-                kept, found = write_repetition(claim.folder, claim.record, again, suite.agreement)
-                yield Verified(claim.path, claim.record.label, found, kept)
+                record = kept(outcome)
+                path, found = write_repetition(claim.folder, claim.record, record, suite.agreement)
+                yield Verified(claim.path, claim.record.label, found, path)
             except OutputError:
                 raise
             except MdlbenchError as error:
                 yield Unverified(claim.path, claim.record.label, error)
+
+
+class _Again:
+    """Measures records again that one bench serves."""
+
+    def __init__(self, opener: Opener, executor: Executor, on_stage: OnStage) -> None:
+        self._opener, self._executor, self._on_stage = opener, executor, on_stage
+        self._bench: Bench | None = None
+
+    def all_of(self, group: Sequence[Claim]) -> Iterator[tuple[Claim, EvalRecord | Raised]]:
+        """What is found for each, in order; the first of them are measured apart."""
+        apart = group[: n_apart(self._executor, len(group))]
+        checked = [_attempted(partial(self._job, claim)) for claim in apart]
+        jobs = [job for job in checked if not isinstance(job, Raised)]
+        found = in_order(measured_apart(self._bench, jobs, self._on_stage) if self._bench else ())
+        for claim, job in zip(apart, checked, strict=True):
+            yield claim, job if isinstance(job, Raised) else _record(next(found))
+        for claim in group[len(apart) :]:
+            yield claim, _attempted(partial(self._together, claim))
+
+    def _open(self, claim: Claim) -> Bench:
+        """Raises `RecordError` where the site or the data differ from the record's."""
+        if self._bench is None:
+            self._bench = _open(self._opener, self._executor, claim, target_of(claim))
+        return self._bench
+
+    def _job(self, claim: Claim) -> Job:
+        """Raises `RecordError` where the SAE is not the record's."""
+        target, bench = target_of(claim), self._open(claim)
+        name, expected = claim.record.name, claim.record.identity
+        identity = bench.identity(bench.identify(target.sae), name)
+        if identity != expected:
+            raise RecordError(f"{name}: {_difference(identity, expected)}")
+        if not bench.has_reference:
+            raise RecordError(f"{name}: the test tokens here do not vary")
+        steps = [point.step for point in claim.record.points]
+        return Job(target.sae, identity, claim.record.label, steps)
+
+    def _together(self, claim: Claim) -> EvalRecord:
+        """By all workers; raises as a measurement does."""
+        job = self._job(claim)
+        on_stage = labelled(self._on_stage, job.label)
+        return evaluate_coder(self._open(claim), job.sae, job.identity, on_stage, job.steps).record
+
+
+def _attempted(attempt: Callable[[], Found]) -> Found | Raised:
+    try:
+        return attempt()
+    except MdlbenchError as error:
+        return Raised(error)
+
+
+def _record(outcome: Measured | Raised) -> EvalRecord | Raised:
+    return outcome if isinstance(outcome, Raised) else outcome.evaluation.record
 
 
 def target_of(claim: Claim) -> Target:
@@ -165,15 +230,6 @@ def _open(opener: Opener, executor: Executor, claim: Claim, target: Target) -> B
     if bench.source.data_sha256 != identity.data_sha256:
         raise RecordError(f"{target.label}: was measured on other data; give its text with --text")
     return bench
-
-
-def _measure(bench: Bench, claim: Claim, target: Target, on_stage: OnStage) -> EvalRecord:
-    name, expected = claim.record.name, claim.record.identity
-    identity = bench.identity(bench.identify(target.sae), name)
-    if identity != expected:
-        raise RecordError(f"{name}: {_difference(identity, expected)}")
-    steps = [point.step for point in claim.record.points]
-    return evaluate_coder(bench, target.sae, identity, on_stage, steps).record
 
 
 def _difference(found: Identity, expected: Identity) -> str:

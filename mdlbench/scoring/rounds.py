@@ -20,6 +20,7 @@ from mdlbench.adapters.protocol import CoderSpec
 from mdlbench.codes.latents import SparseLatents, concatenate
 from mdlbench.codes.runs import Part, Runs
 from mdlbench.codes.symbols import FittedQuantiser
+from mdlbench.errors import WorkerError
 from mdlbench.scoring.executor import Executor, Task
 from mdlbench.scoring.spool import SpooledRun
 from mdlbench.scoring.tasks import (
@@ -69,8 +70,15 @@ class Rounds:
 
     @classmethod
     def at(cls, executor: Executor, site: Site) -> Rounds:
-        """Raises as opening the site's activations does."""
-        return cls(executor, executor.run([DescribeSource(site)])[0])
+        """Raises as opening the site's activations does, or where workers read other data."""
+        first, *others = executor.run([DescribeSource(site) for _ in range(executor.n_workers)])
+        for place, facts in enumerate(others, 2):
+            if (difference := first.difference(facts)) is not None:
+                raise WorkerError(
+                    f"worker {place} of {executor.n_workers} reads other data than worker 1: "
+                    f"{difference}; give all of them the same files"
+                )
+        return cls(executor, first)
 
     def one(self, task: Task[Found]) -> Found:
         """What one task finds."""

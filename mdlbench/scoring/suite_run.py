@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float32, Float64
-
 from mdlbench.adapters.identity import CoderIdentity
-from mdlbench.console.stages import OnStage, labelled, silent
+from mdlbench.console.stages import DONE, OnStage, labelled, silent
+from mdlbench.disk.files import write_atomically
 from mdlbench.errors import (
     CheckpointError,
     HubError,
@@ -25,18 +24,28 @@ from mdlbench.errors import (
     SpoolError,
     SuiteError,
     UsageError,
+    WorkerError,
 )
 from mdlbench.hub.hub import WHAT_TO_DO, HubUnreachableError
 from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord, Identity
 from mdlbench.records.store import ARCHIVE, Moved, RecordStore
+from mdlbench.scoring.apart import (
+    Draw,
+    Job,
+    Measured,
+    draw_features,
+    identified,
+    in_order,
+    measured_apart,
+    n_apart,
+)
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.engine import THIS_PROCESS, Engine
 from mdlbench.scoring.evaluation import Evaluation, evaluate_coder, latent_bits
-from mdlbench.scoring.executor import Executor
+from mdlbench.scoring.executor import Executor, Raised, kept
 from mdlbench.scoring.naming import least_depths, names_of, origin_of
 from mdlbench.scoring.targets import Target, target_site
-from mdlbench.scoring.worker import Sae
 from mdlbench.sources.open import Opener
 from mdlbench.suite.site import Site
 
@@ -44,17 +53,6 @@ FEATURES = "features"
 """Subfolder of the drawings of decoder rows."""
 NAMED = 3
 """How many of the SAEs that failed for one reason are named."""
-Draw = Callable[
-    [
-        Path,
-        str,
-        Float32[np.ndarray, "latent d"],
-        tuple[int, int],
-        Float64[np.ndarray, " latent"],
-    ],
-    None,
-]
-"""Writes a file that shows an SAE: its name, its decoder rows, an image's shape, latents' bits."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +116,17 @@ class _Results:
     """How many folders each SAE without a name has in its name at least, by its spec."""
     given: frozenset[str]
     """Names that the run gives."""
+    named: dict[tuple[str, str], set[tuple[str, str]]] = field(default_factory=dict)
+    """Ids and origins of the SAEs of this run that have a name at a site so far."""
 
     def identity(self, bench: Bench, target: Target, coder: CoderIdentity) -> Identity:
         """Under the target's name; else under one that no other SAE has in this run or folder."""
+        identity = self._free(bench, target, coder)
+        place = identity.coder.name, bench.source.site.label
+        self.named.setdefault(place, set()).add((identity.id, origin_of(target.sae)))
+        return identity
+
+    def _free(self, bench: Bench, target: Target, coder: CoderIdentity) -> Identity:
         if target.name is not None:
             return bench.identity(coder, target.name)
         names = names_of(target.sae, coder.name)
@@ -139,7 +145,10 @@ class _Results:
 
     def _others_from(self, identity: Identity, bench: Bench) -> set[str | None]:
         """Where other SAEs of this name, at this site and in this mode, came from."""
-        return {other.provenance.sae for other in self.others(identity, bench)}
+        here = self.named.get((identity.coder.name, bench.source.site.label), set())
+        return {origin for found, origin in here if found != identity.id} | {
+            other.provenance.sae for other in self.others(identity, bench)
+        }
 
     def others(self, identity: Identity, bench: Bench) -> list[EvalRecord]:
         """Records of other SAEs under the same name, at the same site and in the same mode."""
@@ -167,28 +176,33 @@ class _Results:
     def picture(self, record: EvalRecord) -> Path:
         return self.store.root / FEATURES / f"{self.store.path(record.identity).stem}.png"
 
-    def draw_features(self, bench: Bench, sae: Sae, evaluation: Evaluation) -> None:
-        image_shape, record = bench.source.image_shape, evaluation.record
-        if self.draw is None or image_shape is None or not record.coder.d_latents:
-            return
-        rows = bench.decoder_rows(sae)
-        self.draw(self.picture(record), record.label, rows, image_shape, evaluation.latent_bits)
-
-    def keep(self, bench: Bench, sae: Sae, evaluation: Evaluation) -> None:
+    def keep(self, bench: Bench, target: Target, measured: Measured) -> EvalRecord:
         """Keep all that a finished run consists of, its record last: then it is finished."""
-        self.draw_features(bench, sae, evaluation)
-        self.store.save(evaluation.record)
+        origin = None if target.is_listed else origin_of(target.sae)
+        found = measured.evaluation.record
+        provenance = found.provenance.model_copy(update={"sae": origin})
+        record = found.model_copy(update={"provenance": provenance})
+        if measured.picture is not None:
+            write_atomically(self.picture(record), measured.picture)
+        elif self.draw is not None:
+            evaluation = measured.evaluation._replace(record=record)
+            draw_features(self.draw, bench, target.sae, evaluation, self.picture(record))
+        self.store.save(record)
+        self.tell_current(bench, record)
+        return record
 
-    def complete(self, bench: Bench, sae: Sae, record: EvalRecord) -> None:
+    def complete(self, bench: Bench, target: Target, record: EvalRecord) -> None:
         """Make again what is missing beside a finished record; nothing is scored for it."""
-        drawn = self.draw is not None and bench.source.image_shape is not None
-        if drawn and record.latents is not None and not self.picture(record).is_file():
-            bits = latent_bits(bench, sae, record.latents.step)
-            self.draw_features(bench, sae, Evaluation(record, bits))
+        if self.draw is None or bench.source.image_shape is None or record.latents is None:
+            return
+        path = self.picture(record)
+        if not path.is_file():
+            evaluation = Evaluation(record, latent_bits(bench, target.sae, record.latents.step))
+            draw_features(self.draw, bench, target.sae, evaluation, path)
 
 
 @dataclass(frozen=True)
-class _Sited:
+class Sited:
     """A target, and where it is scored."""
 
     target: Target
@@ -221,13 +235,13 @@ class Shard:
             raise UsageError(f"--shard {text}: write i/N with i from 1 to N, such as 2/8")
         return cls(number, jobs)
 
-    def of(self, placed: Sequence[_Sited | Failed]) -> list[_Sited | Failed]:
+    def of(self, placed: Sequence[Sited | Failed]) -> list[Sited | Failed]:
         """This job's share, in an order that all jobs agree on: failed ones, then site by site.
 
         Sites that load a model with the same options follow each other.
         """
-        failed: list[_Sited | Failed] = [one for one in placed if isinstance(one, Failed)]
-        sited = [one for one in placed if isinstance(one, _Sited)]
+        failed: list[Sited | Failed] = [one for one in placed if isinstance(one, Failed)]
+        sited = [one for one in placed if isinstance(one, Sited)]
         sites = list(dict.fromkeys(one.site.label for one in sited))
         ordered = sorted(sited, key=lambda one: (one.model, sites.index(one.site.label)))
         return [*failed, *ordered][self.part(len(placed))]
@@ -271,18 +285,19 @@ def run(
     results = _Results(RecordStore(folder), draw, least_depths(unnamed), given)
     results.store.prepare()
     opener.settle()
-    placed = shard.of([_placed(opener, target) for target in wanted])
+    placed = shard.of([placed_at(opener, target) for target in wanted])
     yield from (one for one in placed if isinstance(one, Failed))
-    sited = [one for one in placed if isinstance(one, _Sited)]
+    sited = [one for one in placed if isinstance(one, Sited)]
     with engine.workers(opener) as executor:
         for site, group in groupby(sited, key=attrgetter("site")):
             found = [one.target for one in group]
             yield from _run_site(opener, executor, site, found, results, on_stage, quantiser)
 
 
-def _placed(opener: Opener, target: Target) -> _Sited | Failed:
+def placed_at(opener: Opener, target: Target) -> Sited | Failed:
+    """A target with its site, if it has one."""
     try:
-        return _Sited(target, target_site(opener, target))
+        return Sited(target, target_site(opener, target))
     except MdlbenchError as error:
         return Failed(target, error)
     except OSError as error:
@@ -303,15 +318,77 @@ def _run_site(
     except (HubError, SourceError, SpoolError) as error:
         yield from (Failed(target, error) for target in group)
         return
-    for target in group:
-        try:
-            yield _score(bench, target, results, labelled(on_stage, target.label))
-        except OutputError:
-            raise
-        except MdlbenchError as error:
-            yield Failed(target, error)
-        except OSError as error:
-            yield Failed(target, CheckpointError(f"cannot be read: {error}"))
+    apart = _apart(bench, group, results)
+    done = in_order(_scored_apart(bench, group, apart, results, on_stage))
+    for i, target in enumerate(group):
+        if i in apart:
+            yield next(done)
+        else:
+            yield _attempted(target, partial(_score, bench, target, results, on_stage))
+
+
+def _attempted(target: Target, attempt: Callable[[], Scored]) -> Scored | Failed:
+    """How an SAE fared; raises where results cannot be written, or workers cannot be had."""
+    try:
+        return attempt()
+    except (OutputError, WorkerError):
+        raise
+    except MdlbenchError as error:
+        return Failed(target, error)
+    except OSError as error:
+        return Failed(target, CheckpointError(f"cannot be read: {error}"))
+
+
+def _apart(bench: Bench, group: Sequence[Target], results: _Results) -> dict[int, Identity]:
+    """The SAEs that are measured apart, by their number, with their identities.
+
+    None that has a record is among them, nor any of which nobody can tell which it is.
+    """
+    executor = bench.rounds.executor
+    if not (n_apart(executor, len(group)) and bench.has_reference):
+        return {}
+    wanted: dict[str, tuple[int, Identity]] = {}
+    for i, coder in enumerate(identified(bench, [target.sae for target in group])):
+        if not isinstance(coder, Raised):
+            identity = results.identity(bench, group[i], coder)
+            if not results.store.path(identity).exists():
+                wanted.setdefault(identity.id, (i, identity))
+    return dict(list(wanted.values())[: n_apart(executor, len(wanted))])
+
+
+def _scored_apart(
+    bench: Bench,
+    group: Sequence[Target],
+    apart: Mapping[int, Identity],
+    results: _Results,
+    on_stage: OnStage,
+) -> Iterator[tuple[int, Scored | Failed]]:
+    """How those fared that are measured apart, each as soon as it is kept."""
+    if not apart:
+        return
+    draw, numbers = results.draw, list(apart)
+    jobs = [Job(group[i].sae, apart[i], group[i].label, draw=draw) for i in numbers]
+    for n, outcome in measured_apart(bench, jobs, on_stage):
+        i = numbers[n]
+        fate = _attempted(group[i], partial(_finish, bench, group[i], results, apart[i], outcome))
+        if isinstance(fate, Scored):
+            labelled(on_stage, group[i].label)(DONE)
+        yield n, fate
+
+
+def _finish(
+    bench: Bench,
+    target: Target,
+    results: _Results,
+    identity: Identity,
+    outcome: Measured | Raised,
+) -> Scored:
+    """Keep what was measured; raises what was raised instead."""
+    measured, was_finished = kept(outcome), results.store.path(identity).exists()
+    record = results.keep(bench, target, measured)
+    unseen = identity.coder.unseen
+    again = f"not all of it can be seen: {unseen}" if was_finished else ""
+    return Scored(target, record, reused=False, again=again)
 
 
 def _opened(
@@ -351,20 +428,13 @@ def _say_moved(opener: Opener, folder: Path, moved: Moved) -> None:
 
 
 def _score(bench: Bench, target: Target, results: _Results, on_stage: OnStage) -> Scored:
-    on_stage("load")
+    stage = labelled(on_stage, target.label)
+    stage("load")
     identity = results.identity(bench, target, bench.identify(target.sae))
     finished = results.store.find(identity)
-    unseen = identity.coder.unseen
-    if finished is not None and not unseen:
-        results.complete(bench, target.sae, finished)
+    if finished is not None and not identity.coder.unseen:
+        results.complete(bench, target, finished)
         results.tell_current(bench, finished)
         return Scored(target, finished, reused=True)
-    measured = evaluate_coder(bench, target.sae, identity, on_stage)
-    origin = None if target.is_listed else origin_of(target.sae)
-    provenance = measured.record.provenance.model_copy(update={"sae": origin})
-    record = measured.record.model_copy(update={"provenance": provenance})
-    evaluation = measured._replace(record=record)
-    results.keep(bench, target.sae, evaluation)
-    results.tell_current(bench, record)
-    again = f"not all of it can be seen: {unseen}" if finished is not None else ""
-    return Scored(target, evaluation.record, reused=False, again=again)
+    evaluation = evaluate_coder(bench, target.sae, identity, stage)
+    return _finish(bench, target, results, identity, Measured(evaluation, picture=None))

@@ -6,10 +6,10 @@ task's own recipe where it is not there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -19,10 +19,13 @@ from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.adapters.independence import Trial
 from mdlbench.adapters.protocol import SparseCoder
 from mdlbench.codes.latents import SparseLatents
+from mdlbench.console.stages import OnStage, silent
 from mdlbench.scoring.spool import LatentSpool, SpooledRun
 from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import ActivationSource, Block, Split
 from mdlbench.suite.site import Site
+
+Made = TypeVar("Made")
 
 
 class FoundCoder(Protocol):
@@ -100,10 +103,12 @@ class Worker:
 
     Args:
         opener: opens the suite's activations.
+        on_stage: told of the stages of a task that does a whole measurement.
     """
 
-    def __init__(self, opener: Opener) -> None:
-        self._opener = opener
+    def __init__(self, opener: Opener, on_stage: OnStage = silent) -> None:
+        self.opener, self.on_stage = opener, on_stage
+        self._held: tuple[Hashable, Any] = (None, None)
         self._source: ActivationSource | None = None
         self._subject: Subject | None = None
         self._found: FoundCoder | None = None
@@ -116,8 +121,15 @@ class Worker:
         if self._source is None or self._source.site != site:
             self._forget_coder()
             self._source = None
-            self._source = self._opener.open(site)
+            self._source = self.opener.open(site)
         return self._source
+
+    def holding(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What is made once, and held until something is asked for under another key."""
+        if self._held[0] != key:
+            self._held = (key, make())
+        made: Made = self._held[1]
+        return made
 
     def found(self, subject: Subject) -> FoundCoder:
         """The SAE, as it was found; another one is let go."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, get_args
 
@@ -98,6 +98,20 @@ class SourceFacts:
             image_shape=source.image_shape,
             device=str(source.device),
         )
+
+    def difference(self, other: SourceFacts) -> str | None:
+        """The first fact that differs, in words; the device is none of them."""
+        for fact in fields(self):
+            mine, theirs = (getattr(facts, fact.name) for facts in (self, other))
+            if fact.name != "device" and mine != theirs:
+                return f"{fact.name} is {_short(theirs)}, not {_short(mine)}"
+        return None
+
+
+def _short(fact: object) -> str:
+    """A fact as a message shows it; twelve letters of a digest tell enough."""
+    text = str(fact)
+    return text[:12] if len(text) == 64 else text
 
 
 @dataclass(frozen=True)

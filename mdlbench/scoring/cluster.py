@@ -24,6 +24,7 @@ import torch
 
 from mdlbench.console.stages import OnNotice, OnStage, silent
 from mdlbench.errors import MdlbenchError, UsageError, WorkerError, first_line
+from mdlbench.extensions.foreign import blamed
 from mdlbench.scoring.executor import Executor, Found, Raised, Task, kept
 from mdlbench.scoring.worker import Worker
 from mdlbench.sources.open import Opener, Setting
@@ -327,14 +328,12 @@ def _connect(ray: Any, wanted: Workers) -> None:
         where = "on this machine"
     else:
         _refuse_silent(str(wanted.address))
-    try:
+    with blamed(f"no Ray cluster answers {where}", WorkerError):
         if wanted.address is None:
             room = {"num_cpus": wanted.n_workers, "include_dashboard": False}
             ray.init(address="local", **room, **usual)
         else:
             ray.init(address=wanted.address, **usual)
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError, OSError) as error:
-        raise WorkerError(f"no Ray cluster answers {where}: {first_line(error)}") from error
 
 
 def _refuse_silent(address: str) -> None:

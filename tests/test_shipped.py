@@ -78,3 +78,17 @@ def test_the_codebook_costs_at_most_three_percent_over_plugin(folder):
         for point in record.points:
             if point.step == result.step:
                 assert point.bits.heldout <= 1.03 * point.bits.plugin, record.name
+
+
+def test_tight_tolerances_are_those_near_the_smallest_floor(folder):
+    """At most 1.5 times the smallest floor of the trained SAEs; known dictionaries are none."""
+    suite = load_suite(folder.name)
+    records = read_records(folder)
+    trained = [r for r in records if not r.is_baseline and r.coder.architecture != "known"]
+    floors = {metric: min(r.floor.loss(metric) for r in trained) for metric in suite.metrics}
+    near = {
+        (metric, epsilon) for metric, epsilon in suite.limits() if epsilon <= 1.5 * floors[metric]
+    }
+    assert suite.tight == near
+    headline = (suite.headline.metric, suite.headline.epsilon)
+    assert headline in suite.tight or not suite.tight

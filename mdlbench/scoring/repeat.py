@@ -159,22 +159,23 @@ class _Again:
         """What is found for each, in order; the first of them are measured apart."""
         apart = group[: n_apart(self._executor, len(group))]
         checked = [_attempted(partial(self._job, claim)) for claim in apart]
-        jobs = [job for job in checked if not isinstance(job, Raised)]
+        jobs = [found[1] for found in checked if not isinstance(found, Raised)]
         found = in_order(measured_apart(self._bench, jobs, self._on_stage) if self._bench else ())
         for claim, job in zip(apart, checked, strict=True):
             yield claim, job if isinstance(job, Raised) else _record(next(found))
         for claim in group[len(apart) :]:
             yield claim, _attempted(partial(self._together, claim))
 
-    def _open(self, claim: Claim) -> Bench:
+    def _open(self, claim: Claim, target: Target) -> Bench:
         """Raises `RecordError` where the site or the data differ from the record's."""
         if self._bench is None:
-            self._bench = _open(self._opener, self._executor, claim, target_of(claim))
+            self._bench = _open(self._opener, self._executor, claim, target)
         return self._bench
 
-    def _job(self, claim: Claim) -> Job:
+    def _job(self, claim: Claim) -> tuple[Bench, Job]:
         """Raises `RecordError` where the SAE is not the record's."""
-        target, bench = target_of(claim), self._open(claim)
+        target = target_of(claim)
+        bench = self._open(claim, target)
         name, expected = claim.record.name, claim.record.identity
         identity = bench.identity(bench.identify(target.sae), name)
         if identity != expected:
@@ -182,13 +183,13 @@ class _Again:
         if not bench.has_reference:
             raise RecordError(f"{name}: the test tokens here do not vary")
         steps = [point.step for point in claim.record.points]
-        return Job(target.sae, identity, claim.record.label, steps)
+        return bench, Job(target.sae, identity, claim.record.label, steps)
 
     def _together(self, claim: Claim) -> EvalRecord:
         """By all workers; raises as a measurement does."""
-        job = self._job(claim)
+        bench, job = self._job(claim)
         on_stage = labelled(self._on_stage, job.label)
-        return evaluate_coder(self._open(claim), job.sae, job.identity, on_stage, job.steps).record
+        return evaluate_coder(bench, job.sae, job.identity, on_stage, job.steps).record
 
 
 def _attempted(attempt: Callable[[], Found]) -> Found | Raised:

@@ -44,8 +44,11 @@ def load_recipe(path: Path) -> dict[str, TrainingConfig]:
         raise SuiteError(f"{path}: not a training recipe: {error}") from error
 
 
-def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """An SAE's settings over those shared by all; so are its options, one by one."""
+def _merged(shared: Any, own: Any) -> dict[str, Any]:
+    """An SAE's settings over those shared by all; so are its options, one by one.
+
+    Raises `AttributeError` or `TypeError` where any of them is no mapping.
+    """
     options = {**shared.get("options", {}), **own.get("options", {})}
     return {**shared, **own, "options": options}
 

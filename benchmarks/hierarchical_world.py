@@ -7,7 +7,7 @@ The world is one of `sae_lens.synthetic`: trees of exclusive children (four root
 each, three levels), 512 features in 128 dimensions. An oracle reads the true coefficients of its
 most frequent features, which are rounded and coded as the latents of an SAE are. SAEs are trained
 by mdlbench's trainer. Bits at ε are read off each curve as the score is (maths §6), along its lower
-convex hull, whose steps are an eighth of an octave apart near ε; and, to compare, at one step, the
+convex hull, of steps an eighth of an octave apart; and, to compare, at one step, the
 coarsest within ε, without sharing tokens between two. Intervals redraw the test tokens, the same
 ones for all, so that differences are paired. All that takes long is kept in the folder: a run that
 was killed goes on.
@@ -45,8 +45,8 @@ from mdlbench.training.config import TrainingConfig
 from mdlbench.training.trainer import train
 
 BATCH = 4096
-STEPS, STEP_TOKENS, EPOCHS = 1500, 1024, 4
-TRAINING_TOKENS = STEPS * STEP_TOKENS // EPOCHS
+TRAINING_STEPS, STEP_TOKENS, EPOCHS = 1500, 1024, 4
+TRAINING_TOKENS = TRAINING_STEPS * STEP_TOKENS // EPOCHS
 """The first of a pool of 400,000: four passes over these are 1,500 steps."""
 CALIBRATION_TOKENS, TEST_TOKENS = 32_768, 16_384
 N_FEATURES, WIDTH = 512, 256
@@ -70,10 +70,9 @@ SAES: dict[str, dict[str, Any]] = {
         "options": {"matryoshka_widths": [16, 64, 256]},
     },
 }
-FINEST, OCTAVES = 1.0, 5
-"""At the finest step rounding loses a thousandth of the variance, at the coarsest nearly all."""
-NEAR = 2
-"""Eighths of an octave on either side of where a curve leaves ε that are measured."""
+STEPS_OF_CURVE = np.array([step_at(2.0, position) for position in range(8 * 4 + 1)])
+"""An eighth of an octave apart: at the finest, every dictionary is within the ε asked for, and at
+the coarsest hardly a latent is on. Curves are not monotone here: magnitudes are much alike."""
 REPLICATES = 1000
 FLAT, PARENTS, SIBLINGS = "flat", "parents", "siblings"
 GIVEN, LEARNED = "given", "learned"
@@ -94,7 +93,7 @@ def main() -> None:
     tokens = Tokens.drawn(world(arguments.seed), folder, arguments.draws)
     coders = [*oracles(tokens), *trained(tokens, folder, arguments.seed)]
     panel = Panel(
-        [kept_curve(coder, tokens, arguments.epsilon, folder) for coder in coders],
+        [kept_curve(coder, tokens, folder) for coder in coders],
         Bootstrap(np.ones(TEST_TOKENS), REPLICATES, seed=0),
     )
     draws = ", ".join(map(str, arguments.draws))
@@ -288,7 +287,7 @@ def trained(tokens: Tokens, folder: Path, seed: int) -> Iterator[Coder]:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a dictionary loses and costs on each test token, by step.
+    """What a dictionary loses and costs on each test token, by step (`STEPS_OF_CURVE`).
 
     Attributes:
         floor: share of the variance that it loses unrounded.
@@ -300,25 +299,24 @@ class Curve:
 
     name: str
     floor: float
-    steps: Float64[np.ndarray, " step"]
     l0: Float64[np.ndarray, " step"]
     fvu: Float64[np.ndarray, "step token"]
     bits: dict[str, Float64[np.ndarray, "step token"]]
     header: dict[str, Float64[np.ndarray, " step"]]
 
 
-def kept_curve(coder: Coder, tokens: Tokens, epsilons: Sequence[float], folder: Path) -> Curve:
-    """The curve from the folder, if it was measured there for the same latents and ε."""
-    digest = zlib.crc32(repr(tuple(epsilons)).encode())
+def kept_curve(coder: Coder, tokens: Tokens, folder: Path) -> Curve:
+    """The curve from the folder, if it was measured there for the same latents and steps."""
+    digest = zlib.crc32(STEPS_OF_CURVE.tobytes())
     for split in coder.splits:
         digest = zlib.crc32(split.value.tobytes(), digest)
     path = folder / f"{coder.name}-{digest:08x}.npz"
     if not path.exists():
-        curve = measured(coder, tokens, epsilons)
+        curve = measured(coder, tokens)
         arrays = {f"bits {key}": value for key, value in curve.bits.items()}
         arrays |= {f"header {key}": value for key, value in curve.header.items()}
         part = path.with_suffix(".part.npz")
-        np.savez(part, floor=curve.floor, steps=curve.steps, l0=curve.l0, fvu=curve.fvu, **arrays)
+        np.savez(part, floor=curve.floor, l0=curve.l0, fvu=curve.fvu, **arrays)
         part.rename(path)
     with np.load(path) as saved:
         by_code: dict[str, dict[str, np.ndarray]] = {
@@ -328,7 +326,6 @@ def kept_curve(coder: Coder, tokens: Tokens, epsilons: Sequence[float], folder: 
         return Curve(
             coder.name,
             float(saved["floor"]),
-            saved["steps"],
             saved["l0"],
             saved["fvu"],
             by_code["bits"],
@@ -336,36 +333,20 @@ def kept_curve(coder: Coder, tokens: Tokens, epsilons: Sequence[float], folder: 
         )
 
 
-def measured(coder: Coder, tokens: Tokens, epsilons: Sequence[float]) -> Curve:
+def measured(coder: Coder, tokens: Tokens) -> Curve:
     scale = TEST_TOKENS / tokens.variation
     test = coder.splits[1]
-    fvu = np.stack(
-        [
-            scale * coder.errors(dequantise(quantise(test, step), step), tokens)
-            for step in (step_at(FINEST, position) for position in range(8 * OCTAVES + 1))
-        ]
-    )
-    positions = chosen(fvu.mean(axis=1), epsilons)
-    steps = np.array([step_at(FINEST, position) for position in positions])
-    bits, header = zip(*(priced(coder, step) for step in steps), strict=True)
+    rounded = [quantise(test, step) for step in STEPS_OF_CURVE]
+    decoded = map(dequantise, rounded, STEPS_OF_CURVE)
+    bits, header = zip(*(priced(coder, step) for step in STEPS_OF_CURVE), strict=True)
     return Curve(
         coder.name,
         float(scale * coder.errors(test, tokens).mean()),
-        steps,
-        np.array([quantise(test, step).nnz / TEST_TOKENS for step in steps]),
-        fvu[positions],
+        np.array([symbols.nnz / TEST_TOKENS for symbols in rounded]),
+        np.stack([scale * coder.errors(values, tokens) for values in decoded]),
         {key: np.stack([each[key] for each in bits]) for key in bits[0]},
         {key: np.array([each[key] for each in header]) for key in header[0]},
     )
-
-
-def chosen(fvu: Float64[np.ndarray, " position"], epsilons: Sequence[float]) -> list[int]:
-    """Positions to price: whole octaves, and all near where the curve leaves an ε."""
-    positions = set(range(0, len(fvu), 8))
-    for epsilon in epsilons:
-        left = int(np.argmax(fvu > epsilon))
-        positions |= set(range(max(left - NEAR, 0), min(left + NEAR, len(fvu))))
-    return sorted(positions)
 
 
 def priced(coder: Coder, step: float) -> tuple[dict[str, np.ndarray], dict[str, float]]:

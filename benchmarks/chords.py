@@ -119,9 +119,10 @@ def main() -> None:
     for width, pairs in found.items():
         errors, widths = np.array(pairs).T
         print(
-            f"{width / FINE:.3g} octave: error/interval median {np.median(errors):.3f}, 95th percentile "
-            f"{np.quantile(errors, 0.95):.3f}, largest {errors.max():.3f}; interval over that of "
-            f"the curve {widths.min():.2f} to {widths.max():.2f} ({len(pairs)} scores)"
+            f"{width / FINE:.3g} octave: error/interval median {np.median(errors):.3f}, "
+            f"95th percentile {np.quantile(errors, 0.95):.3f}, largest {errors.max():.3f}; "
+            f"interval over that of the curve {widths.min():.2f} to {widths.max():.2f} "
+            f"({len(pairs)} scores)"
         )
 
 

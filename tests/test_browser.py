@@ -146,6 +146,9 @@ def test_the_headline_s_ranking_is_shown(open_page, board):
         "–" if rank is None else f"{rank}=" if shared.count(rank) > 1 else str(rank)
         for rank in shared
     ]
+    for i, row in enumerate(rows):
+        if row.status == "baseline":
+            expected[i] = "baseline"
     assert column(page, "rank") == expected
     first = rows[0]
     half = (first.interval[1] - first.interval[0]) / 2
@@ -267,9 +270,12 @@ def test_every_operating_point_can_be_read(open_page, zoo, board):
     table = page.locator("#detail .points table")
     points = sorted(record.points, key=lambda point: point.step)
     shown = [line.locator("td").all_inner_texts() for line in table.locator("tbody tr").all()]
-    assert [(cells[1], cells[2]) for cells in shown] == [
-        (f"{point.l0:.2f}", f"{point.bits.total:.2f}") for point in points
-    ]
+    for column_of, values in (
+        (1, [point.l0 for point in points]),
+        (2, [point.bits.total for point in points]),
+    ):
+        read = [float(cells[column_of]) for cells in shown]
+        assert read == pytest.approx(values, rel=0, abs=0.0051)
     losses = [[float(text.replace("−", "-")) for text in cells[3:6]] for cells in shown]
     assert losses == [
         pytest.approx([point.mse, point.fvu, point.delta_ce], rel=1e-3) for point in points

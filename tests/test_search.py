@@ -26,7 +26,7 @@ class CountingSweep(Sweep):
     """
 
     has_weights = True
-    spec = SimpleNamespace(model_bits=None)
+    spec = SimpleNamespace(model_bits=None, side_bits=0.0)
     coder = SimpleNamespace(spec=spec)
 
     def __init__(self, loss=lambda error: error, floor=0.1, rounding=1.0, harm=1.0):
@@ -50,6 +50,13 @@ class CountingSweep(Sweep):
     def measure(self, positions):
         self.rounds.append(list(positions))
         self.splices.update(positions)
+
+    def price(self, positions):
+        """Nothing is to be done: rates are known."""
+
+    def rates(self, position):
+        """Of a Gaussian's 20 dimensions: convex against squared error."""
+        return SimpleNamespace(heldout=200.0 - 20 * np.log2(step_at(1.0, position)))
 
     def distortion(self, position):
         assert position in self.splices
@@ -181,5 +188,5 @@ def test_ten_tolerances_of_a_language_suite_take_few_splices():
     wanted = [("delta_ce", e) for e in (0.105, 0.11, 0.12, 0.14, 0.17)]
     wanted += [("mse", e) for e in (0.105, 0.11, 0.12, 0.14, 0.17)]
     search_limits(Resampled(CountingBench(), sweep), wanted)
-    assert len(sweep.measured()) == 14
+    assert len(sweep.measured()) == 16
     assert len(sweep.rounds) == 2

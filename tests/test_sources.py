@@ -100,7 +100,7 @@ def test_records_of_a_packages_source_are_ranked_and_validated(small):
     ranked = small.mdlbench("leaderboard", "out", "-o", "board")
     assert ranked.returncode == 0, ranked.stderr
     table = (small.folder / "board" / "table.md").read_text()
-    assert "| 1 | pca | pca | 6 |" in table
+    assert "| baseline | pca | pca | 6 |" in table
     assert all(f" {key} |" in table for key in ("kmeans", "mean"))
     valid = small.mdlbench("validate", "out", "--suite", "small.yaml")
     assert (valid.returncode, valid.stdout.count(": valid")) == (0, 3)

@@ -18,7 +18,7 @@ from mdlbench.suite.suite import Tolerance
 
 DRAWS = 40
 TOKENS = 1024
-EPSILONS = {"fvu": [0.001, 0.003, 0.01], "delta_ce": [0.05, 0.2]}
+EPSILONS = {"fvu": [0.001, 0.003, 0.01], "delta_ce": [0.2, 0.5]}
 """Beyond the noise of a loss over so many tokens; see maths §7."""
 
 

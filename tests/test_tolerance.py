@@ -13,6 +13,7 @@ from mdlbench.statistics.tolerance import (
     found_within,
     step_at,
     unmeasured,
+    unmeasured_beside,
 )
 
 FINEST = 0.03125
@@ -164,3 +165,24 @@ def test_every_draw_meets_epsilon_on_its_own_curve():
     ]
     assert together.tolist() == [float(bits) for bits in alone]
     assert together[2] == 9.0
+
+
+@given(
+    rates=st.lists(st.integers(1, 1000), min_size=OCTAVES * 8, max_size=OCTAVES * 8),
+    losses=st.lists(st.integers(1, 1000), min_size=OCTAVES * 8, max_size=OCTAVES * 8),
+    epsilon=st.floats(1.0, 1000.0),
+)
+def test_the_ends_of_a_wide_chord_have_their_neighbours_measured(rates, losses, epsilon):
+    """On any curve, however it jumps, the measuring ends, and no neighbour was left out."""
+    measured = list(DYADIC)
+    while True:
+        bits, lost = (np.array([c[p] for p in measured], dtype=float) for c in (rates, losses))
+        mixture = cheapest_within(bits, lost, epsilon)
+        wanted = unmeasured_beside(measured, mixture)
+        if not wanted:
+            break
+        measured = sorted({*measured, *wanted})
+    ends = {measured[int(mixture.finer)], measured[int(mixture.coarser)]}
+    if max(ends) - min(ends) > 1:
+        beside = {end + shift for end in ends for shift in (-1, 1)} & set(range(LAST + 1))
+        assert beside <= set(measured)

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import betaln, digamma, gammaln
-from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.codes.symbols import Symbols, half_steps, symbol_at
@@ -548,7 +548,14 @@ def break_even_tokens(model_bits: float, bits_per_token: float) -> float:
 
 def _threads() -> ThreadPoolExecutor:
     """As many as NumPy's own library computes with."""
-    return ThreadPoolExecutor(max((pool["num_threads"] for pool in threadpool_info()), default=1))
+    pools = _numerical_libraries().info()
+    return ThreadPoolExecutor(max((pool["num_threads"] for pool in pools), default=1))
+
+
+@cache
+def _numerical_libraries() -> ThreadpoolController:
+    """Found once: to look for them takes milliseconds, to ask them nothing."""
+    return ThreadpoolController()
 
 
 def _blocks(length: int) -> Iterator[slice]:

@@ -38,7 +38,7 @@ from mdlbench.scoring.sweep import Sweep
 from mdlbench.scoring.worker import Sae
 from mdlbench.statistics.bootstrap import percentile_interval
 from mdlbench.statistics.metrics import drawn_metrics
-from mdlbench.statistics.tolerance import cheapest_within, position_of
+from mdlbench.statistics.tolerance import position_of
 
 
 class Evaluation(NamedTuple):
@@ -143,19 +143,17 @@ def tolerance_result(resampled: Resampled, limit: Limit) -> ToleranceResult:
             feasible=False,
             non_monotone=search.non_monotone,
         )
-    rates = [sweep.rates(position) for position in sweep.measured()]
-    losses = np.array([loss.value for _, loss in sorted(resampled.losses(limit.metric).items())])
-    bits = np.array([rate.heldout for rate in rates]) + sweep.spec.side_bits
-    mixture = cheapest_within(bits, losses, limit.epsilon)
+    l0 = np.array([sweep.rates(position).l0 for position in sweep.measured()])
+    mixture = resampled.mixture(limit.metric, limit.epsilon)
     replicates = resampled.bits_at(limit.metric, limit.epsilon)
     return ToleranceResult(
         metric=limit.metric,
         epsilon=limit.epsilon,
         feasible=True,
         step=sweep.step(search.position),
-        bits=float(mixture.of(bits)),
+        bits=float(mixture.of(resampled.bits)),
         bits_ci=percentile_interval(replicates),
-        l0=float(mixture.of(np.array([rate.l0 for rate in rates]))),
+        l0=float(mixture.of(l0)),
         ranked=resampled.bench.limit is None,
         non_monotone=search.non_monotone,
         at_coarsest=search.at_coarsest,

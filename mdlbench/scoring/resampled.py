@@ -9,7 +9,7 @@ from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.sweep import Sweep
 from mdlbench.statistics.bootstrap import upper_limit
 from mdlbench.statistics.metrics import metric_of
-from mdlbench.statistics.tolerance import Loss, cheapest_within
+from mdlbench.statistics.tolerance import Loss, Mixture, cheapest_within
 
 Draws = Float64[np.ndarray, " replicate"]
 
@@ -44,6 +44,19 @@ class Resampled:
             if position not in known:
                 known[position] = self._loss(metric, position)
         return known
+
+    def mixture(self, metric: str, epsilon: float) -> Mixture:
+        """Where the score at ε lies among the measured steps (maths §6)."""
+        losses = np.array([loss.value for _, loss in sorted(self.losses(metric).items())])
+        return cheapest_within(self.bits, losses, epsilon)
+
+    @property
+    def bits(self) -> Float64[np.ndarray, " point"]:
+        """Total bits per token of every measured step."""
+        measured = self.sweep.measured()
+        self.sweep.price(measured)
+        heldout = np.array([self.sweep.rates(position).heldout for position in measured])
+        return heldout + self.sweep.spec.side_bits
 
     def bits_at(self, metric: str, epsilon: float) -> Draws:
         """Total bits per token at ε on the curve of each draw (maths §6)."""

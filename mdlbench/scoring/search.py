@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.resampled import Resampled
 from mdlbench.statistics.metrics import metric_of
-from mdlbench.statistics.tolerance import ToleranceSearch, found_within, unmeasured
+from mdlbench.statistics.tolerance import (
+    ToleranceSearch,
+    found_within,
+    unmeasured,
+    unmeasured_beside,
+)
 from mdlbench.suite.base import MetricName
 
 
@@ -31,15 +36,23 @@ def search_limits(resampled: Resampled, wanted: Sequence[tuple[MetricName, float
     wanted = [(metric_of(metric).name, epsilon) for metric, epsilon in wanted]
     sweep.measure(sweep.dyadic)
     while missing := {
-        position
-        for metric, epsilon in wanted
-        for position in unmeasured(resampled.losses(metric), epsilon)
+        position for metric, epsilon in wanted for position in _next(resampled, metric, epsilon)
     }:
         sweep.measure(sorted(missing))
     return [
         Limit(metric, epsilon, found_within(resampled.losses(metric), epsilon))
         for metric, epsilon in wanted
     ]
+
+
+def _next(resampled: Resampled, metric: MetricName, epsilon: float) -> list[int]:
+    """Positions to measure next for one tolerance; none where even the finest step fails it."""
+    losses = resampled.losses(metric)
+    if losses[0].upper > epsilon:
+        return []
+    return unmeasured(losses, epsilon) or unmeasured_beside(
+        resampled.sweep.measured(), resampled.mixture(metric, epsilon)
+    )
 
 
 def search_limit(resampled: Resampled, metric: MetricName, epsilon: float) -> Limit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -90,6 +90,23 @@ def unmeasured(losses: Mapping[int, Loss], epsilon: float) -> list[int]:
         if losses[other].value > epsilon:
             return [one + 1] if other - one > 1 else []
     return []
+
+
+def unmeasured_beside(positions: Sequence[int], mixture: Mixture) -> list[int]:
+    """Neighbours to measure of the two steps of a score, unless they are neighbours themselves.
+
+    Where a curve is convex, they are; otherwise another chord may turn out to be cheaper.
+
+    Args:
+        positions: of the measured steps, increasing.
+        mixture: of two of them.
+    """
+    ends = positions[int(mixture.finer)], positions[int(mixture.coarser)]
+    if abs(ends[1] - ends[0]) <= 1:
+        return []
+    grid = range(positions[0], positions[-1] + 1)
+    beside = {end + shift for end in ends for shift in (-1, 1)}
+    return sorted(p for p in beside if p in grid and p not in positions)
 
 
 def _accepted(positions: list[int], losses: Mapping[int, Loss], epsilon: float) -> int | None:

@@ -12,7 +12,7 @@ from mdlbench.records.checks.approx import same, slack
 from mdlbench.records.checks.points import positions
 from mdlbench.records.record import EvalRecord, OperatingPoint, ToleranceResult, operating_point
 from mdlbench.statistics.bootstrap import percentile_interval, upper_limit
-from mdlbench.statistics.tolerance import cheapest_within
+from mdlbench.statistics.tolerance import cheapest_within, unmeasured_beside
 from mdlbench.suite.suite import Suite
 
 KEPT = 2.0**-9
@@ -62,6 +62,9 @@ def _of_bits(record: EvalRecord, result: ToleranceResult) -> Iterator[str]:
     l0 = float(mixture.of(np.array([point.l0 for point in points])))
     if not (same(result.bits or 0.0, float(mixture.of(bits))) and same(result.l0 or 0.0, l0)):
         yield "bits or L0 are not those of the points at ε"
+    found = positions(record)
+    if None not in found and unmeasured_beside([p for p in found if p is not None], mixture):
+        yield "the steps of the score at ε have neighbours that were not measured"
     drawn = np.stack([point.resampled_bits() for point in points], axis=-1)
     drawn_losses = np.stack([point.resampled(metric) for point in points], axis=-1)
     drawn_bits = cheapest_within(drawn, drawn_losses, result.epsilon).of(drawn)

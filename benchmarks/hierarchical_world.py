@@ -119,7 +119,7 @@ def oracle(model: synthetic.SyntheticModel, n_features: int, draws: tuple[int, i
 
 
 def bits(book: TreeCodebook, test: Symbols) -> float:
-    return book.bits(SymbolCounts.of(test), book.contexts.firings([test])).total
+    return book.bits(SymbolCounts.of(test), book.met([test])).total
 
 
 def main() -> None:

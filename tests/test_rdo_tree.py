@@ -148,8 +148,8 @@ def test_what_only_moves_the_reconstruction_is_no_error():
     rows, rounded = fitted_on.directions(), dequantise(quantise(latents, step), step)
     missing = (rounded.to_dense() - latents.to_dense()) @ rows
     exact = replace(fitted_on, missing=lambda n_tokens: missing[:n_tokens])
-    assert exact.whole_trial.cost(PlainStep(step)).distortion < 1e-9
-    assert exact.whole_trial.slope(step) == 0.0
+    assert exact.trial.cost(PlainStep(step)).distortion < 1e-9
+    assert exact.trial.slope(step) == 0.0
     quantiser = fit_tree_rate_aware(exact, step)
     assert quantiser.columns == {"offset": [0] * N_CENTROIDS}
     plain = quantise(latents, step)

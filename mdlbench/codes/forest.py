@@ -175,29 +175,38 @@ def joint_count_bits(
     It lies from max(0, k_p + k_c − N) to min(k_p, k_c). 0 for roots.
     """
     above = active[forest.parents]
-    bits = _choice_bits(above, active, n_tokens)
+    bits = choice_bits(above, active, n_tokens)
     bits[~forest.is_child] = 0.0
     return bits
 
 
-def _choice_bits(
-    a: Int64[np.ndarray, "*shape"], b: Int64[np.ndarray, "*shape"], n_tokens: int
+def choice_bits(
+    a: Int64[np.ndarray, "*shape"],
+    b: Int64[np.ndarray, "*shape"],
+    n: int | Int64[np.ndarray, "*shape"],
 ) -> Float64[np.ndarray, "*shape"]:
-    bits: Float64[np.ndarray, "*shape"] = np.log2(
-        np.minimum(a, b) - np.maximum(a + b - n_tokens, 0) + 1
-    )
+    """log₂ of the sizes that `a` and `b` of the same n things can have in common."""
+    bits: Float64[np.ndarray, "*shape"] = np.log2(np.minimum(a, b) - np.maximum(a + b - n, 0) + 1)
     return bits
 
 
 class _Edges(NamedTuple):
-    """Pairs of latents and what coding one of a pair given the other saves, in bits."""
+    """Pairs of latents, what coding one given the other saves in bits, and their joint count."""
 
     one: Int64[np.ndarray, " edge"]
     other: Int64[np.ndarray, " edge"]
     gain: Float64[np.ndarray, " edge"]
+    joint: Int64[np.ndarray, " edge"]
 
 
-def learn_forest(runs: Runs[Symbols], counts: SymbolCounts) -> Forest:
+class Learned(NamedTuple):
+    """A learned forest, and its `joint_counts` of the tokens that it was learned from."""
+
+    forest: Forest
+    joint: Int64[np.ndarray, " latent"]
+
+
+def learn_forest(runs: Runs[Symbols], counts: SymbolCounts) -> Learned:
     """The forest that saves most on calibration tokens, by their own frequencies (maths §3).
 
     An edge saves N times the mutual information of its two supports, whichever is the parent, so
@@ -215,7 +224,7 @@ def learn_forest(runs: Runs[Symbols], counts: SymbolCounts) -> Forest:
     """
     n_latents = counts.n_latents
     nothing = np.zeros(0, dtype=np.int64)
-    forest = _Edges(nothing, nothing, np.zeros(0))
+    forest = _Edges(nothing, nothing, np.zeros(0), nothing)
     for start, stop in _row_blocks(n_latents):
         tables = runs.map(partial(_co_occurrences, n_latents, start, stop))
         found = _paying_edges(sum(tables[1:], tables[0]), counts, start)
@@ -256,8 +265,8 @@ def _paying_edges(
     row, column = np.nonzero(np.triu((together > 0) | (expected >= 1), k=1))
     one, other, both = active[row], active[column], together[row, column].astype(np.int64)
     gain = _mutual_bits(one, other, both, n)
-    pays = gain > math.log2(counts.n_latents + 1) + _choice_bits(one, other, n)
-    return _Edges(row[pays] + start, column[pays] + start, gain[pays])
+    pays = gain > math.log2(counts.n_latents + 1) + choice_bits(one, other, n)
+    return _Edges(row[pays] + start, column[pays] + start, gain[pays], both[pays])
 
 
 def _mutual_bits(
@@ -280,10 +289,13 @@ def _spanning_forest(edges: _Edges, n_latents: int) -> _Edges:
     loss = csr_array((-edges.gain, (edges.one, edges.other)), shape=(n_latents, n_latents))
     kept = coo_array(minimum_spanning_tree(loss))
     one, other = (index.astype(np.int64) for index in kept.coords)
-    return _Edges(one, other, -kept.data)
+    order = np.lexsort((edges.other, edges.one))
+    key = edges.one[order] * n_latents + edges.other[order]
+    joint = edges.joint[order[np.searchsorted(key, one * n_latents + other)]]
+    return _Edges(one, other, -kept.data, joint)
 
 
-def _rooted(edges: _Edges, active: Int64[np.ndarray, " latent"]) -> Forest:
+def _rooted(edges: _Edges, active: Int64[np.ndarray, " latent"]) -> Learned:
     """Edges away from each tree's most frequent latent, the first of equals."""
     n_latents = len(active)
     ones = np.ones(len(edges.gain))
@@ -300,4 +312,7 @@ def _rooted(edges: _Edges, active: Int64[np.ndarray, " latent"]) -> Forest:
         shape=(n_latents + 1, n_latents + 1),
     )
     _, parents = breadth_first_order(joined, above, directed=False)
-    return Forest.from_parents(np.where(parents[:-1] == above, ROOT, parents[:-1]))
+    forest = Forest.from_parents(np.where(parents[:-1] == above, ROOT, parents[:-1]))
+    joint = np.zeros(n_latents, dtype=np.int64)
+    joint[np.where(forest.parents[edges.one] == edges.other, edges.one, edges.other)] = edges.joint
+    return Learned(forest, joint)

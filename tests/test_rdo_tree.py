@@ -156,6 +156,10 @@ def test_what_only_moves_the_reconstruction_is_no_error():
     assert quantiser.symbols(latents).symbol.tolist() == plain.symbol.tolist()
     moved = fit_tree_rate_aware(fitted_on, step).symbols(latents)
     assert moved.symbol.tolist() != plain.symbol.tolist()
+    for mode in ("rdo", "per-feature"):
+        decided = mode_of(mode).machinery.fit(exact, step)
+        values = decided.values(decided.symbols(latents)).to_dense()
+        assert np.abs(values - rounded.to_dense()).max() < 1e-6
 
 
 def test_a_rate_of_the_trial_is_that_of_the_tree_code():

@@ -79,7 +79,8 @@ def code_magnitudes(
 def _as_given(
     symbols: Int32[np.ndarray, " nnz"], which: Int64[np.ndarray, " some_nnz"]
 ) -> Int64[np.ndarray, " some_nnz"]:
-    return symbols[which].astype(np.int64)
+    known: Int64[np.ndarray, " some_nnz"] = symbols[which].astype(np.int64)
+    return known
 
 
 def _by_depth(

@@ -244,17 +244,26 @@ def _row_blocks(n_latents: int) -> Iterator[tuple[int, int]]:
 def _co_occurrences(
     n_latents: int, start: int, stop: int, part: Part[Symbols]
 ) -> Int32[np.ndarray, "row latent"]:
-    """Tokens on which latents `start:stop` are on together with each latent from `start` on."""
-    table = np.zeros((stop - start, n_latents - start), dtype=np.int32)
+    """Tokens on which latents `start:stop` are on together with each later latent.
+
+    Latents, and columns, are numbered from `start`; what is not above the diagonal is 0.
+    """
+    width = n_latents - start
+    table = np.zeros((stop - start) * width, dtype=np.int32)
     for symbols in part:
         _check_width(symbols.n_latents, n_latents)
         kept = symbols.latent >= start
-        on = np.ones(int(kept.sum()), dtype=np.int32)
-        at = (symbols.token[kept], symbols.latent[kept] - np.int32(start))
-        support = csr_array((on, at), shape=(symbols.n_tokens, n_latents - start))
-        met = coo_array(support[:, : stop - start].T @ support)
-        table[met.coords] += met.data
-    return table
+        token, latent = symbols.token[kept], symbols.latent[kept] - np.int32(start)
+        row = latent.astype(np.int64) * width
+        one = np.flatnonzero(latent < stop - start)
+        # a token's nonzeros lie together, their latents increasing: pairs that are so far apart
+        for distance in range(1, len(token)):
+            one = one[: np.searchsorted(one, len(token) - distance)]
+            one = one[token[one] == token[one + distance]]
+            if len(one) == 0:
+                break
+            np.add.at(table, row[one] + latent[one + distance], np.int32(1))
+    return table.reshape(stop - start, width)
 
 
 def _paying_edges(

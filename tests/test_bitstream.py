@@ -706,7 +706,13 @@ def test_hostile_grades_are_refused(grades_example, column, row, value, message)
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("n_children", "2"), ("n_bytes", "9"), ("n_bytes", "1000000000"), ("strengths", "[1.0]")],
+    [
+        ("n_children", "2"),
+        ("n_children", "2000000"),
+        ("n_bytes", "9"),
+        ("n_bytes", "1000000000"),
+        ("strengths", "[1.0]"),
+    ],
 )
 def test_a_hostile_summary_of_grades_is_refused(grades_example, key, value):
     summary, *rest = parts_of(grades_example[2])

@@ -663,6 +663,9 @@ def _split_tree(packed: bytes, summary: TreeSummary) -> tuple[bytes, bytes, byte
 
 def _unpack_grades(packed: bytes, book: TreeCodebook, summary: GradeSummary) -> GradedMagnitudes:
     """Magnitudes given parents' symbols."""
+    # checked before any is unpacked: a child takes 136 bytes
+    if summary.n_children > book.forest.n_edges:
+        raise RecordError("bitstream: codebook: more graded children than edges")
     graded = _unpack(packed, _GRADED, summary.n_children)
     child, kinds = np.cumsum(graded["child"], dtype=np.int64), graded["kind"]
     n_latents = len(book.contexts.rule)

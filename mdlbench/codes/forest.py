@@ -26,6 +26,9 @@ ROOT = -1
 NOWHERE = -1
 """Where a parent that is off stands among the nonzeros."""
 
+PLACES_PER_NONZERO = 64
+"""Places of a run for each nonzero, at most, for them to be looked up in a table of all."""
+
 TABLE_CELLS = 2**22
 """Pairs of latents counted at once while a forest is learned; bounds its memory."""
 
@@ -105,8 +108,7 @@ class Forest:
         first = symbols.token * np.int64(symbols.n_latents)
         present = first + symbols.latent
         wanted = first[child] + self.parents[symbols.latent[child]]
-        at = np.minimum(np.searchsorted(present, wanted), symbols.nnz - 1)
-        place[child] = np.where(present[at] == wanted, at, NOWHERE)
+        place[child] = _positions(present, wanted, symbols.n_tokens * symbols.n_latents)
         return place
 
     def gated(self, latents: SparseLatents) -> SparseLatents:
@@ -135,6 +137,19 @@ class Forest:
             latent = symbols.latent[self.parent_on(symbols)]
             joint += np.bincount(latent, minlength=len(joint))
         return joint
+
+
+def _positions(
+    present: Int64[np.ndarray, " present"], wanted: Int64[np.ndarray, " wanted"], n_places: int
+) -> Int64[np.ndarray, " wanted"]:
+    """Where each wanted place stands among the present ones, which are increasing; −1: nowhere."""
+    if n_places <= PLACES_PER_NONZERO * len(present):
+        table = np.full(n_places, NOWHERE, dtype=np.int64)
+        table[present] = np.arange(len(present))
+        found: Int64[np.ndarray, " wanted"] = table[wanted]
+        return found
+    at = np.minimum(np.searchsorted(present, wanted), len(present) - 1)
+    return np.where(present[at] == wanted, at, NOWHERE)
 
 
 def _levels(parents: Int[np.ndarray, " latent"]) -> Int32[np.ndarray, " latent"]:

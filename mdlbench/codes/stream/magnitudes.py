@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from mdlbench.codes.codelength import Codebook, PooledMagnitudes
-from mdlbench.codes.grades import N_GRADES, N_STATES
+from mdlbench.codes.forest import Forest
+from mdlbench.codes.grades import N_GRADES, N_STATES, GradedMagnitudes
 from mdlbench.codes.stream.channel import TABLE_CELLS, Channel, categorical, uniform, within
 from mdlbench.codes.tree import TreeCodebook
 
@@ -56,43 +56,57 @@ def code_magnitudes(
     Returns:
         `symbols`, as the stream has them.
     """
-    latent, token = np.divmod(places, max(n_tokens, 1))
+    if book.magnitudes is None:
+        return _code_rows(channel, book, _flat_rows(book, n_tokens, places), symbols)
+    latent = (places // max(n_tokens, 1)).astype(np.int32)
     coded = np.zeros(len(places), dtype=np.int32)
     # first those that depend on no other, then level by level: a reader must know a parent's symbol
     for depth, which in enumerate(_by_depth(book, latent)):
-        state = np.zeros(len(which), dtype=np.int64)
-        if depth and book.magnitudes is not None:
-            above = book.forest.parents[latent[which]].astype(np.int64)
-            wanted = above * n_tokens + token[which]
-            at = np.minimum(np.searchsorted(places, wanted), len(places) - 1)
-            parent = np.where(places[at] == wanted, coded[at], np.int32(0))
-            state = book.magnitudes.states(latent[which], parent, above)
-        row, order, active = _grouped(latent[which] * N_STATES + state)
+        key = latent[which] * np.int64(N_STATES)
+        if depth:
+            key += _states(book.forest, book.magnitudes, n_tokens, places, coded, which)
+        row, order, active = _grouped(key)
         rows = Rows(row // N_STATES, active, row % N_STATES if depth else None)
         which = which[order]
-        known = partial(_as_given, symbols, which)
-        given = channel.given(len(which), known).astype(np.int32)
-        coded[which] = _code_rows(channel, book, rows, given)
+        known = symbols[which] if len(symbols) else symbols
+        coded[which] = _code_rows(channel, book, rows, known)
     return coded
 
 
-def _as_given(
-    symbols: Int32[np.ndarray, " nnz"], which: Int64[np.ndarray, " some_nnz"]
-) -> Int64[np.ndarray, " some_nnz"]:
-    known: Int64[np.ndarray, " some_nnz"] = symbols[which].astype(np.int64)
-    return known
+def _flat_rows(book: TreeCodebook, n_tokens: int, places: Int64[np.ndarray, " nnz"]) -> Rows:
+    """One for each latent that fires."""
+    first = np.arange(len(book.forest.parents) + 1) * np.int64(n_tokens)
+    active = np.diff(np.searchsorted(places, first))
+    fires = np.flatnonzero(active)
+    return Rows(fires, active[fires])
 
 
 def _by_depth(
-    book: TreeCodebook, latent: Int64[np.ndarray, " nnz"]
+    book: TreeCodebook, latent: Int32[np.ndarray, " nnz"]
 ) -> list[Int64[np.ndarray, " some_nnz"]]:
     """Nonzeros whose magnitudes no parent tells about; then the others, level by level."""
-    if book.magnitudes is None:
-        return [np.arange(len(latent))]
-    depth = np.where(book.magnitudes.kind > 0, book.forest.level, 0)[latent]
+    told = book.magnitudes is not None and book.magnitudes.kind > 0
+    depth = np.where(told, book.forest.level, 0)[latent]
     order = np.argsort(depth, kind="stable")
     ends = np.cumsum(np.bincount(depth, minlength=1))
     return np.split(order, ends[:-1])
+
+
+def _states(
+    forest: Forest,
+    magnitudes: GradedMagnitudes,
+    n_tokens: int,
+    places: Int64[np.ndarray, " nnz"],
+    coded: Int32[np.ndarray, " nnz"],
+    which: Int64[np.ndarray, " some_nnz"],
+) -> Int64[np.ndarray, " some_nnz"]:
+    """The states of the parents of these nonzeros, whose symbols are among those coded."""
+    latent, token = np.divmod(places[which], n_tokens)
+    above = forest.parents[latent].astype(np.int64)
+    wanted = above * n_tokens + token
+    at = np.minimum(np.searchsorted(places, wanted), len(places) - 1)
+    parent = np.where(places[at] == wanted, coded[at], np.int32(0))
+    return magnitudes.states(latent, parent, above)
 
 
 def _grouped(
@@ -105,12 +119,12 @@ def _grouped(
 
 
 def _code_rows(
-    channel: Channel, book: TreeCodebook, rows: Rows, symbols: Int32[np.ndarray, " nnz"]
+    channel: Channel, book: TreeCodebook, rows: Rows, symbols: Int32[np.ndarray, " nnz_or_none"]
 ) -> Int32[np.ndarray, " nnz"]:
     """The symbols of rows, one row after another."""
     pooled = book.flat.pooled
     escape = len(pooled.alphabet)
-    cell = channel.given(len(symbols), lambda: _cells(pooled, symbols)).astype(np.int32)
+    cell = channel.given(int(rows.active.sum()), lambda: _cells(pooled, symbols)).astype(np.int32)
     if escape:
         _code_cells(channel, book, rows, cell)
     coded = np.append(pooled.alphabet, np.int32(0))[cell]

@@ -355,7 +355,7 @@ def priced(coder: Coder, step: float) -> tuple[dict[str, np.ndarray], dict[str, 
     counts = SymbolCounts.of(calibration)
     flat = Codebook.fit(counts)
     runs = Runs.here(lambda: [calibration])
-    forests = {LEARNED: learn_forest(runs, counts).parents}
+    forests = {LEARNED: learn_forest(runs, counts).forest.parents}
     if coder.parents is not None:
         forests[GIVEN] = coder.parents
     token = np.arange(TEST_TOKENS)

@@ -5,6 +5,7 @@ import os
 import re
 import struct
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from mdlbench.codes.contexts import (
     told_apart,
 )
 from mdlbench.codes.forest import Forest
+from mdlbench.codes.grades import GradedMagnitudes, Grades, Kind, count_cells
 from mdlbench.codes.stream import channel
 from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts
@@ -443,13 +445,22 @@ def priors():
     return priors
 
 
-def tree_of(dense, parents, rules=(Rule.PARENT,)):
-    """The tree code of all edges, paying or not, the families under these rules in turn."""
+def tree_of(dense, parents, rules=(Rule.PARENT,), kinds=(Kind.NOTHING,)):
+    """The tree code of all edges, paying or not, of these rules and kinds in turn."""
     forest, symbols, codebook = Forest.from_parents(parents), symbols_of(dense), codebook_of(dense)
     contexts = Contexts.of(forest, codebook.counts.active)
     rule = np.where(forest.is_child, np.resize(rules, len(parents) + 1)[forest.parents], 0)
     contexts = contexts.ruled(np.minimum(contexts.widest, rule))
-    return TreeCodebook.build(codebook, contexts, contexts.firings([symbols]), priors())
+    book = TreeCodebook.build(codebook, contexts, contexts.firings([symbols]), priors())
+    kind = np.where(forest.is_child, np.resize(kinds, len(parents)), 0)
+    if not kind.any():
+        return book
+    grades = Grades.of(codebook)
+    cells = count_cells(
+        symbols.latent, grades.cells(symbols, forest.parent_at(symbols)), len(parents)
+    )
+    strengths = np.array([1.0, 20.0, 0.5, 3.0])
+    return replace(book, magnitudes=GradedMagnitudes.build(grades, kind, cells, strengths))
 
 
 def random_tree(n_latents, seed):
@@ -468,10 +479,11 @@ def random_tree(n_latents, seed):
     n_calibration=st.integers(0, 40),
     density=st.sampled_from([0.0, 0.02, 0.3, 0.9, 1.0]),
     rules=st.permutations(Rule),
+    kinds=st.one_of(st.just([Kind.NOTHING]), st.permutations(Kind)),
     seed=st.integers(0, 999),
 )
 def test_any_symbols_come_back_whatever_the_tree(
-    parents, n_tokens, n_calibration, density, rules, seed
+    parents, n_tokens, n_calibration, density, rules, kinds, seed
 ):
     rng = np.random.default_rng(seed)
 
@@ -479,18 +491,28 @@ def test_any_symbols_come_back_whatever_the_tree(
         shape = (n, len(parents))
         return rng.integers(1, 5, shape) * (rng.random(shape) < density)
 
-    symbols, book = symbols_of(draw(n_tokens)), tree_of(draw(n_calibration), parents, rules)
+    symbols, book = symbols_of(draw(n_tokens)), tree_of(draw(n_calibration), parents, rules, kinds)
     decoded = bitstream.decode(encode(symbols, book))
     assert_same(decoded.symbols, symbols)
     if book.forest.n_edges:
         assert decoded.codebook.forest.parents.tolist() == parents.tolist()
         assert decoded.codebook.firing_probability.tolist() == book.firing_probability.tolist()
         assert decoded.codebook.contexts.rule.tolist() == book.contexts.rule.tolist()
+        if book.magnitudes is None:
+            assert decoded.codebook.magnitudes is None
+        else:
+            assert decoded.codebook.magnitudes.saved.tolist() == book.magnitudes.saved.tolist()
 
 
-@pytest.mark.parametrize("rules", [[Rule.PARENT], [Rule.COUNT, Rule.EITHER, Rule.ANY]])
+@pytest.mark.parametrize(
+    ("rules", "kinds"),
+    [
+        ([Rule.PARENT], [Kind.NOTHING]),
+        ([Rule.COUNT, Rule.EITHER, Rule.ANY], [Kind.QUARTERS, Kind.ON, Kind.NOTHING, Kind.HALVES]),
+    ],
+)
 @pytest.mark.parametrize("regime", ["narrow", "dense signed", "some dead"])
-def test_payload_of_a_tree_is_heldout(regime, rules):
+def test_payload_of_a_tree_is_heldout(regime, rules, kinds):
     probability, signed = REGIMES[regime]
     rng = np.random.default_rng(4)
     parents = random_tree(len(probability), 5)
@@ -501,11 +523,11 @@ def test_payload_of_a_tree_is_heldout(regime, rules):
         apart = rng.random(dense.shape) < 0.1
         return np.where((parents < 0) | (dense[:, parents] != 0) | apart, dense, 0)
 
-    book, test = tree_of(draw(6000), parents, rules), draw(3000)
+    book, test = tree_of(draw(6000), parents, rules, kinds), draw(3000)
     symbols = symbols_of(test)
     data = encode(symbols, book)
     assert_same(bitstream.decode(data).symbols, symbols)
-    rate = book.bits(SymbolCounts.of(symbols), book.contexts.firings([symbols]))
+    rate = book.bits(SymbolCounts.of(symbols), book.met([symbols]))
     payload = 8 * bitstream.sizes(data).payload_bytes
     assert payload == pytest.approx(rate.total * 3000, rel=1e-3, abs=64)
 
@@ -620,6 +642,95 @@ def test_no_forged_forest_decodes_to_other_symbols(tree_example, at, value):
     raw[at % len(raw)] = value
     try:
         decoded = bitstream.decode(with_edges(data, edges))
+    except RecordError:
+        return
+    assert_same(decoded.symbols, symbols)
+
+
+@pytest.fixture(scope="module")
+def grades_example():
+    """A chain, and two children of its first latent; two of the edges tell magnitudes."""
+    rng = np.random.default_rng(9)
+    parents = np.array([-1, 0, 1, 2, 0, 0])
+    kinds = [Kind.NOTHING, Kind.QUARTERS, Kind.ON, Kind.NOTHING, Kind.HALVES, Kind.NOTHING]
+    rates = np.full(6, 0.5)
+    calibration, test = (random_dense(rng, n, rates) for n in (300, 60))
+    book = tree_of(calibration, parents, kinds=kinds)
+    return symbols_of(test), book, encode(symbols_of(test), book)
+
+
+def grades_of(data):
+    told = bitstream.summarise(data).tree.grades
+    packed = parts_of(data)[1][-told.n_bytes :]
+    return bitstream._unpack(packed, bitstream._GRADED, told.n_children).copy()
+
+
+def with_grades(data, graded):
+    summary, codebook, payload = parts_of(data)
+    told, packed = bitstream.summarise(data).tree.grades, bitstream._pack(graded)
+    text = summary.decode().replace(
+        f'"n_bytes":{told.n_bytes},"str', f'"n_bytes":{len(packed)},"str'
+    )
+    return forged([text.encode(), codebook[: -told.n_bytes] + packed, payload])
+
+
+def test_magnitudes_given_parents_come_back_from_a_file(grades_example):
+    symbols, book, data = grades_example
+    assert with_grades(data, grades_of(data)) == data
+    decoded = bitstream.decode(data)
+    assert_same(decoded.symbols, symbols)
+    assert decoded.codebook.magnitudes.kind.tolist() == [0, 3, 1, 0, 2, 0]
+    assert decoded.codebook.own.cells.tolist() == book.own.cells.tolist()
+    assert decoded.codebook.header_bits == book.header_bits
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "message"),
+    [
+        ("child", 0, 0, "no parent"),
+        ("child", 0, -1, "distinct"),
+        ("child", 1, 0, "distinct"),
+        ("child", 2, 9, "distinct"),
+        ("kind", 0, 0, "no kind"),
+        ("kind", 1, 4, "no kind"),
+        ("4", 0, -1, "not counts"),
+        ("5", 0, 2**60, "not counts"),
+    ],
+)
+def test_hostile_grades_are_refused(grades_example, column, row, value, message):
+    graded = grades_of(grades_example[2])
+    graded[column][row] = value
+    with pytest.raises(RecordError, match=message):
+        bitstream.decode(with_grades(grades_example[2], graded))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("n_children", "2"),
+        ("n_children", "2000000"),
+        ("n_bytes", "9"),
+        ("n_bytes", "1000000000"),
+        ("strengths", "[1.0]"),
+    ],
+)
+def test_a_hostile_summary_of_grades_is_refused(grades_example, key, value):
+    summary, *rest = parts_of(grades_example[2])
+    head, tail = summary.decode().split('"grades":')
+    tail = re.sub(rf'"{key}":(\d+|\[[^]]*\])', f'"{key}":{value}', tail, count=1)
+    with pytest.raises(RecordError):
+        bitstream.decode(forged([f'{head}"grades":{tail}'.encode(), *rest]))
+
+
+@settings(max_examples=40)
+@given(at=st.integers(0, 10**6), value=st.integers(0, 255))
+def test_no_forged_grades_decode_to_other_symbols(grades_example, at, value):
+    symbols, _, data = grades_example
+    graded = grades_of(data)
+    raw = graded.view(np.uint8)
+    raw[at % len(raw)] = value
+    try:
+        decoded = bitstream.decode(with_grades(data, graded))
     except RecordError:
         return
     assert_same(decoded.symbols, symbols)

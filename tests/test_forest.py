@@ -140,7 +140,8 @@ def test_the_learned_forest_spans_the_pairs_that_pay(
         if gain > log2(13) + log2(choices):
             gains[a, b] = gain
     parts = [symbols_of(on[:150]), symbols_of(on[150:])]
-    forest = learn_forest(Runs.here(lambda: parts), SymbolCounts.of(symbols_of(on)))
+    forest, joint = learn_forest(Runs.here(lambda: parts), SymbolCounts.of(symbols_of(on)))
+    assert joint.tolist() == forest.joint_counts(parts).tolist()
     edges = [(c, int(p)) for c, p in enumerate(forest.parents) if p >= 0]
     found = sum(gains[min(edge), max(edge)] for edge in edges)
     assert found == pytest.approx(greatest_spanning_gain(gains, 12), rel=1e-9)
@@ -156,12 +157,12 @@ def test_independent_latents_are_left_alone() -> None:
     """The best of 19,900 pairs by chance does not pay for its edge."""
     on = (np.random.default_rng(0).random((3000, 200)) < 0.1).astype(np.int32)
     symbols = symbols_of(on)
-    assert learn_forest(Runs.here(lambda: [symbols]), SymbolCounts.of(symbols)).n_edges == 0
+    assert learn_forest(Runs.here(lambda: [symbols]), SymbolCounts.of(symbols)).forest.n_edges == 0
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 3), (5, 0), (4, 2)])
 def test_nothing_to_learn_from(shape: tuple[int, int]) -> None:
     symbols = symbols_of(np.zeros(shape))
-    forest = learn_forest(Runs.here(lambda: [symbols]), SymbolCounts.of(symbols))
+    forest = learn_forest(Runs.here(lambda: [symbols]), SymbolCounts.of(symbols)).forest
     assert forest.n_edges == 0
     assert len(forest.parents) == shape[1]

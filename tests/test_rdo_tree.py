@@ -148,14 +148,18 @@ def test_what_only_moves_the_reconstruction_is_no_error():
     rows, rounded = fitted_on.directions(), dequantise(quantise(latents, step), step)
     missing = (rounded.to_dense() - latents.to_dense()) @ rows
     exact = replace(fitted_on, missing=lambda n_tokens: missing[:n_tokens])
-    assert exact.whole_trial.cost(PlainStep(step)).distortion < 1e-9
-    assert exact.whole_trial.slope(step) == 0.0
+    assert exact.trial.cost(PlainStep(step)).distortion < 1e-9
+    assert exact.trial.slope(step) == 0.0
     quantiser = fit_tree_rate_aware(exact, step)
     assert quantiser.columns == {"offset": [0] * N_CENTROIDS}
     plain = quantise(latents, step)
     assert quantiser.symbols(latents).symbol.tolist() == plain.symbol.tolist()
     moved = fit_tree_rate_aware(fitted_on, step).symbols(latents)
     assert moved.symbol.tolist() != plain.symbol.tolist()
+    for mode in ("rdo", "per-feature"):
+        decided = mode_of(mode).machinery.fit(exact, step)
+        values = decided.values(decided.symbols(latents)).to_dense()
+        assert np.abs(values - rounded.to_dense()).max() < 1e-6
 
 
 def test_a_rate_of_the_trial_is_that_of_the_tree_code():

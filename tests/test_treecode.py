@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from math import lgamma, log2
 
 import numpy as np
@@ -22,10 +24,18 @@ from mdlbench.codes.contexts import (
     n_waves,
 )
 from mdlbench.codes.forest import Forest, joint_count_bits
+from mdlbench.codes.grades import (
+    KIND_BITS,
+    STATES,
+    GradedMagnitudes,
+    Grades,
+    Kind,
+    count_cells,
+)
 from mdlbench.codes.runs import Runs
 from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts
-from mdlbench.codes.tree import TreeCodebook, plugin
+from mdlbench.codes.tree import Met, TreeCodebook, plugin
 from mdlbench.errors import CoderError
 from tests.references import dense_latents, exp_golomb, forests, histogram, quantised, symbols_of
 
@@ -72,7 +82,20 @@ def correlated(seed: int, n_tokens: int, parents: Matrix) -> Matrix:
     return on * rng.geometric(0.5, on.shape).astype(np.int32)
 
 
+def swelling(seed: int, n_tokens: int, parents: Matrix) -> Matrix:
+    """Symbols of a forest whose children are about as large as their parents are."""
+    rng = np.random.default_rng(seed)
+    dense = gated(seed, n_tokens, parents, 0.1)
+    for latents in Forest.from_parents(parents).levels[1:]:
+        for i in latents:
+            above = dense[:, parents[i]]
+            alike = dense[:, i].clip(0, 1) * (above + rng.integers(0, 2, n_tokens))
+            dense[:, i] = np.where(above != 0, alike, dense[:, i])
+    return dense
+
+
 WORLDS = {
+    "swelling": swelling,
     "exclusive": exclusive,
     "correlated": correlated,
     "gated": gated,
@@ -87,6 +110,29 @@ def all_edges(calibration: Matrix, parents: Matrix, rule: int = Rule.PARENT) -> 
     contexts = Contexts.of(Forest.from_parents(parents), flat.counts.active)
     contexts = contexts.ruled(np.minimum(contexts.widest, rule))
     return TreeCodebook.of_contexts(flat, contexts, contexts.firings([symbols_of(calibration)]))
+
+
+def graded(book: TreeCodebook, calibration: Matrix, kinds: Sequence[int]) -> TreeCodebook:
+    """The same code of supports; edges are of these kinds in turn, whether or not they pay."""
+    forest, grades, symbols = book.forest, Grades.of(book.flat), symbols_of(calibration)
+    kind = np.where(forest.is_child, np.resize(kinds, len(forest.parents)), int(Kind.NOTHING))
+    placed = grades.cells(symbols, forest.parent_at(symbols))
+    cells = count_cells(symbols.latent, placed, symbols.n_latents)
+    strengths = np.array([1.0, 2.0, 0.3, 7.0])
+    return replace(book, magnitudes=GradedMagnitudes.build(grades, kind, cells, strengths))
+
+
+def without_grades(calibration: Matrix, parents: Matrix | None) -> float:
+    """Bits that a tree code with the magnitudes of the flat one saves, header included."""
+    flat, symbols = Codebook.fit(counted(calibration)), symbols_of(calibration)
+    runs = Runs.here(lambda: [symbols])
+    whole = TreeCodebook._of_all_edges(flat, runs, parents)
+    saved = [0.0]
+    for book in (whole.pruned(), whole):
+        widest = book.contexts.ruled(book.contexts.widest)
+        told = book.with_siblings(widest, widest.firings([symbols]))
+        saved += [book.gained_bits, told.gained_bits]
+    return max(saved)
 
 
 def parents_alone(calibration: Matrix, parents: Matrix) -> TreeCodebook:
@@ -120,6 +166,47 @@ def fitted(calibration: Matrix, parents: Matrix | None = None) -> TreeCodebook:
     )
 
 
+def direct_grade(book: TreeCodebook, calibration: Matrix, i: int, v: int) -> int:
+    """In which quarter of the latent's own nonzeros a symbol is; no symbol is in two."""
+    sizes = np.abs(calibration[:, i])
+    k = np.count_nonzero(sizes)
+    limits = [
+        min(
+            {0, *sizes.tolist()},
+            key=lambda u: (abs(4 * ((sizes > 0) & (sizes <= u)).sum() - j * k), u),
+        )
+        for j in (1, 2, 3)
+    ]
+    return sum(abs(v) > limit for limit in limits)
+
+
+def direct_state(book: TreeCodebook, calibration: Matrix, row: Matrix, i: int) -> int:
+    """What is told apart of the parent's symbol."""
+    parent = int(book.forest.parents[i])
+    v = int(row[parent]) if parent >= 0 else 0
+    finest = 1 + direct_grade(book, calibration, parent, v) if v else 0
+    assert book.magnitudes is not None
+    return int(STATES[book.magnitudes.kind[i], finest])
+
+
+def direct_saved(
+    book: TreeCodebook, calibration: Matrix, row: Matrix, i: int, q: dict[int, float]
+) -> float:
+    """log₂ P/Q of a nonzero's grade in its parent's state; q is the flat code of its symbols."""
+    magnitudes = book.magnitudes
+    if magnitudes is None or magnitudes.kind[i] == Kind.NOTHING or row[i] not in q:
+        return 0.0
+    s, state = magnitudes.strengths[magnitudes.kind[i]], direct_state(book, calibration, row, i)
+    grade = direct_grade(book, calibration, i, int(row[i]))
+    share = sum(q[v] for v in q if direct_grade(book, calibration, i, v) == grade) / sum(q.values())
+    met = [
+        direct_grade(book, calibration, i, int(other[i])) == grade
+        for other in calibration[calibration[:, i] != 0]
+        if direct_state(book, calibration, other, i) == state
+    ]
+    return log2((sum(met) + s * share) / (len(met) + s) / share)
+
+
 def direct_bits(book: TreeCodebook, calibration: Matrix, test: Matrix) -> Matrix:
     """Bits of each latent on each token, from the definition, at fitted hyperparameters."""
     pool = histogram(calibration[calibration != 0])
@@ -139,16 +226,24 @@ def direct_bits(book: TreeCodebook, calibration: Matrix, test: Matrix) -> Matrix
             on = (np.count_nonzero(calibration[rows, i]) + a) / (rows.sum() + a + b)
             bits[t, i] = -log2(on if v else 1 - on)
             if v in pool:
-                bits[t, i] -= log2((n[v] + s * pool[v] / seen * (1 - escape)) / (k + s))
+                q = {u: (n[u] + s * pool[u] / seen * (1 - escape)) / (k + s) for u in pool}
+                bits[t, i] -= log2(q[v]) + direct_saved(book, calibration, test[t], i, q)
             elif v:
                 bits[t, i] += exp_golomb(abs(v)) + signed - log2(s * escape / (k + s))
     return bits
 
 
-@given(dense_latents(max_tokens=16), SEEDS, SEEDS, st.sampled_from(Rule), st.integers(1, 9))
+@given(
+    dense_latents(max_tokens=16),
+    SEEDS,
+    SEEDS,
+    st.sampled_from(Rule),
+    st.permutations(Kind),
+    st.integers(1, 9),
+)
 @settings(max_examples=60)
 def test_tokens_and_latents_cost_what_the_definition_says(
-    z: Matrix, seed: int, draw: int, rule: int, reach: int
+    z: Matrix, seed: int, draw: int, rule: int, kinds: list[int], reach: int
 ) -> None:
     rng = np.random.default_rng(draw)
     calibration = quantised(z, 1.0).astype(np.int32)
@@ -159,18 +254,20 @@ def test_tokens_and_latents_cost_what_the_definition_says(
     parents = np.full(z.shape[1], -1, dtype=np.int32)
     limit = np.minimum(np.arange(1, len(name)), reach)
     parents[name[1:]] = name[np.random.default_rng(seed).integers(0, limit)]
-    book = all_edges(calibration, parents, rule)
+    book = graded(all_edges(calibration, parents, rule), calibration, kinds)
     expected = direct_bits(book, calibration, test)
     document = np.repeat([0, 1, 3], 3)
     found = book.document_bits(symbols_of(test), document, 5)
     by_document = [expected[document == d].sum() for d in range(5)]
     np.testing.assert_allclose(found, by_document, rtol=1e-8, atol=1e-9)
-    firings = book.contexts.firings([symbols_of(test)])
-    of_latents = book.latent_bits(counted(test), firings)
+    met = book.met([symbols_of(test)])
+    of_latents = book.latent_bits(counted(test), met)
     np.testing.assert_allclose(of_latents, expected.mean(axis=0), rtol=1e-8, atol=1e-9)
-    rate = book.bits(counted(test), firings)
+    rate = book.bits(counted(test), met)
     assert rate.total == pytest.approx(expected.sum() / 9, rel=1e-9, abs=1e-9)
-    assert rate.magnitude == book.flat.bits(counted(test)).magnitude
+    ungraded = replace(book, magnitudes=None)
+    assert rate.support == ungraded.bits(counted(test), met).support
+    assert ungraded.bits(counted(test), met).magnitude == book.flat.bits(counted(test)).magnitude
 
 
 @given(forests(min_latents=1), SEEDS, st.sampled_from(sorted(WORLDS)), st.booleans())
@@ -178,21 +275,23 @@ def test_tokens_and_latents_cost_what_the_definition_says(
 def test_the_tree_code_never_costs_its_calibration_data_more(
     parents: Matrix, seed: int, world: str, learned: bool
 ) -> None:
-    """Header included, than the flat code, or than the tree code by parents alone."""
+    """Header included, than the flat code, or any tree code that tells less."""
     calibration = WORLDS[world](seed, 300, parents)
     book = fitted(calibration, None if learned else parents)
     counts = book.flat.counts
     flat = 300 * book.flat.bits(counts).total
-    tree = 300 * book.bits(counts, book.firings).total
+    tree = 300 * book.bits(counts, book.own).total
     assert tree + book.header_bits <= flat + 1e-9 * flat
     assert flat - tree == pytest.approx(book.saved_bits.sum(), abs=1e-6)
     if book.forest.n_edges == 0:
         assert (tree, book.header_bits) == (flat, 0.0)
+    plain = without_grades(calibration, None if learned else parents)
+    assert tree + book.header_bits <= flat - plain + 1e-9 * flat
     if not learned:
         kept = book.forest.is_child
         assert (book.forest.parents[kept] == parents[kept]).all()
         alone = parents_alone(calibration, parents)
-        older = 300 * alone.bits(counts, alone.firings).total + alone.header_bits
+        older = 300 * alone.bits(counts, alone.own).total + alone.header_bits
         assert tree + book.header_bits <= older + 1e-9 * flat
 
 
@@ -211,15 +310,17 @@ def test_a_forest_is_kept_where_it_pays_and_helps_other_tokens() -> None:
     counts = counted(test)
     for book in (fitted(calibration, parents), fitted(calibration)):
         assert book.forest.n_edges == 5
-        firings = book.contexts.firings([symbols_of(test)])
-        assert book.bits(counts, firings).total < 0.9 * book.flat.bits(counts).total
+        assert (
+            book.bits(counts, book.met([symbols_of(test)])).total
+            < 0.9 * book.flat.bits(counts).total
+        )
 
 
 def test_independent_latents_are_coded_as_by_the_flat_code() -> None:
     calibration = gated(3, 500, np.full(30, -1))
     book = fitted(calibration)
     assert book.forest.n_edges == 0
-    assert book.bits(book.flat.counts, book.firings) == book.flat.bits(book.flat.counts)
+    assert book.bits(book.flat.counts, book.own) == book.flat.bits(book.flat.counts)
     bad = fitted(calibration, np.arange(-1, 29))
     assert (bad.forest.n_edges, bad.header_bits) == (0, 0.0)
 
@@ -277,7 +378,7 @@ def test_plugin_is_the_conditional_entropy_of_the_supports(parents: Matrix, seed
     assert rate.support == pytest.approx(expected, abs=1e-9)
     assert rate.magnitude == codelength.plugin(counts).magnitude
     book = all_edges(dense, parents)
-    assert book.bits(counts, book.firings).support >= rate.support - 1e-9
+    assert book.bits(counts, book.own).support >= rate.support - 1e-9
 
 
 @pytest.mark.parametrize(
@@ -323,7 +424,7 @@ def test_nothing_to_code(shape: tuple[int, int]) -> None:
     book = fitted(np.zeros(shape))
     symbols = symbols_of(np.zeros(shape))
     assert book.document_bits(symbols, np.zeros(shape[0], dtype=np.int64), 2).shape == (2,)
-    assert np.isfinite(book.bits(counted(np.zeros(shape)), book.firings).total)
+    assert np.isfinite(book.bits(counted(np.zeros(shape)), book.own).total)
 
 
 def test_parts_of_a_split_add_up() -> None:
@@ -345,10 +446,10 @@ def test_exclusive_children_cost_the_logarithm_of_their_number() -> None:
     counts, book = counted(test), fitted(calibration, parents)
     share = counts.active[0] / n
     root = float(binary_entropy(np.array([share]))[0])
-    found = book.bits(counts, book.contexts.firings([symbols_of(test)]))
+    found = book.bits(counts, book.met([symbols_of(test)]))
     assert found.support == pytest.approx(root + share * log2(n_children), rel=0.002)
     alone = parents_alone(calibration, parents)
-    older = alone.bits(counts, alone.contexts.firings([symbols_of(test)])).support
+    older = alone.bits(counts, alone.met([symbols_of(test)])).support
     each = float(binary_entropy(np.array([1 / n_children]))[0])
     assert older == pytest.approx(root + share * n_children * each, rel=0.002)
     assert book.header_bits < n_children * 30
@@ -367,7 +468,7 @@ def test_exclusive_trees_say_so_by_a_latent_above_them() -> None:
     share = dense[:, 1:].mean(axis=0)
     assert (dense[:, 1:].sum(axis=1) == 1).all()
     entropy = float(-(share * np.log2(share)).sum())
-    assert book.bits(counted(dense), book.firings).support == pytest.approx(entropy, abs=0.01)
+    assert book.bits(counted(dense), book.own).support == pytest.approx(entropy, abs=0.01)
 
 
 def test_siblings_that_rise_and_fall_together_are_counted() -> None:
@@ -376,8 +477,8 @@ def test_siblings_that_rise_and_fall_together_are_counted() -> None:
     counts, book = counted(test), fitted(calibration, parents)
     assert set(book.contexts.rule[1:].tolist()) == {Rule.EITHER}
     alone = parents_alone(calibration, parents)
-    older = alone.bits(counts, alone.contexts.firings([symbols_of(test)])).support
-    assert book.bits(counts, book.contexts.firings([symbols_of(test)])).support < 0.93 * older
+    older = alone.bits(counts, alone.met([symbols_of(test)])).support
+    assert book.bits(counts, book.met([symbols_of(test)])).support < 0.93 * older
 
 
 @given(forests(), st.sampled_from(Rule), SEEDS, st.data())
@@ -396,6 +497,62 @@ def test_firings_by_context_are_those_of_the_parts_and_tell_the_tokens(
         assert tokens[context].tolist() == (met == context).sum(axis=0).tolist()
         assert active[context].tolist() == ((met == context) & (dense != 0)).sum(axis=0).tolist()
     assert firings.tolist() == sum(book.contexts.firings([part]) for part in parts).tolist()
+
+
+def test_magnitudes_that_follow_their_parents() -> None:
+    """A child that takes its parent's symbol, of four alike, costs two bits less by quarters."""
+    n, parents = 6000, np.array([-1, 0, -1])
+
+    def draw(seed: int) -> Matrix:
+        rng = np.random.default_rng(seed)
+        root = rng.integers(1, 5, n) * (rng.random(n) < 0.5)
+        apart = rng.integers(1, 5, n) * (rng.random(n) < 0.5)
+        return np.stack([root, root * (rng.random(n) < 0.5), apart], axis=1).astype(np.int32)
+
+    book, test = fitted(draw(1), parents), draw(2)
+    assert book.magnitudes is not None
+    assert book.magnitudes.kind.tolist() == [Kind.NOTHING, Kind.QUARTERS, Kind.NOTHING]
+    counts, met = counted(test), book.met([symbols_of(test)])
+    roots = 2 * (counts.active[0] + counts.active[2]) / n
+    assert book.bits(counts, met).magnitude == pytest.approx(roots, abs=0.01)
+    assert book.plugin(counts, met).magnitude == pytest.approx(roots, abs=0.01)
+    flat = plugin(book.contexts, counts, met.firings).magnitude
+    assert flat - book.plugin(counts, met).magnitude == pytest.approx(
+        2 * counts.active[1] / n, abs=0.005
+    )
+
+
+def test_counts_of_grades_cost_a_choice_among_those_that_are_possible() -> None:
+    """The child's firings with the parent on are known; then, grade by grade, how many were."""
+    parents = np.array([-1, 0])
+    dense = np.zeros((40, 2), dtype=np.int32)
+    dense[:16, 0] = np.repeat([1, 2, 3, 4], 4)
+    dense[:12, 1] = np.repeat([1, 2, 3], 4)
+    dense[20:24, 1] = 4
+    plain = all_edges(dense, parents)
+    bits = [graded(plain, dense, [kind]).magnitudes.choice_bits.tolist() for kind in Kind]
+    # 12 of the child's 16 nonzeros, 4 of each grade, had the parent on: of the first four 0 to 4,
+    # then, 8 being left of 12, again, and 4 of 8; the last are told by their sum
+    on = 3 * log2(5)
+    assert bits[Kind.NOTHING] == bits[Kind.ON][:1] * 2 == [0.0, 0.0]
+    assert bits[Kind.ON][1] == pytest.approx(on)
+    assert bits[Kind.HALVES][1] == pytest.approx(on + 3 * log2(5))
+    # of the first quarter, four; of what is left, two grades of four have any, then one
+    assert bits[Kind.QUARTERS][1] == pytest.approx(on + (3 + 2 + 1) * log2(5))
+    book = graded(plain, dense, [Kind.ON])
+    assert book.header_bits == pytest.approx(plain.header_bits + KIND_BITS + on)
+
+
+def test_what_is_met_in_parts_adds_up() -> None:
+    parents = np.array([-1, 0, 0, 1])
+    dense = swelling(3, 90, parents)
+    book = graded(all_edges(dense, parents), dense, [Kind.QUARTERS])
+    parts = [symbols_of(dense[40:]), symbols_of(dense[:40])]
+    whole = book.met([symbols_of(dense)])
+    for met in (book.met(parts), Met.sum(book.met([part]) for part in parts)):
+        assert met.cells.tolist() == whole.cells.tolist()
+        assert met.cells[:, 1:].tolist() == book.own.cells[:, 1:].tolist()
+        assert met.firings.tolist() == whole.firings.tolist()
 
 
 def test_counts_of_siblings_cost_a_choice_among_those_that_are_possible() -> None:

@@ -3,14 +3,15 @@
 A file is self-contained. In order, integers little-endian:
 
     magic      8 bytes   89 "MDLBITS"
-    version    uint32    3; 1 had no trees, 2 trees without siblings
+    version    uint32    3; 1 had no trees, 2 trees by parents alone
     lengths    uint32 summary, uint32 codebook, uint64 payload, in bytes
     digest     32 bytes  SHA-256 of the whole file without these bytes
     summary    JSON: sizes, step, the quantiser's integers if there are any, the codebook's
                hyperparameters, the symbols' digest, metadata
-    codebook   calibration counts: integer columns as byte planes, under LZMA; then, where supports
-               are coded by the tree code, its edges and their joint counts, and the rules and
-               counts of families that look at siblings, likewise
+    codebook   calibration counts: integer columns as byte planes, under LZMA; then, where latents
+               are coded by the tree code, its edges and their joint counts, the rules and counts of
+               families that look at siblings, and the kinds and counts of edges whose magnitudes
+               depend on the parent's symbol, likewise
     payload    32-bit words of the range coder (`mdlbench.codes.stream`)
 
 The payload holds the nonzeros latent by latent, tokens in a fixed scattered order: a burst of
@@ -25,7 +26,7 @@ import lzma
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -46,6 +47,7 @@ from mdlbench.codes.contexts import (
     told_apart,
 )
 from mdlbench.codes.forest import ROOT, Forest
+from mdlbench.codes.grades import ESCAPED, N_CELLS, N_GRADES, GradedMagnitudes, Grades, Kind
 from mdlbench.codes.stream.channel import Channel, Reader, Writer
 from mdlbench.codes.stream.forest import code_forest
 from mdlbench.codes.stream.magnitudes import code_magnitudes
@@ -81,6 +83,8 @@ _EDGE = np.dtype([("child", "<i4"), ("parent", "<i4"), ("joint", "<i8")])
 _FAMILY = np.dtype([("parent", "<i4"), ("rule", "<i4")])
 _TOLD = [context for context in range(N_CONTEXTS) if context not in (PARENT_OFF, PARENT_ON)]
 _SIBLING = np.dtype([(str(context), "<i8") for context in _TOLD])
+_ON_CELLS = range(N_GRADES, ESCAPED)
+_GRADED = np.dtype([("child", "<i4"), ("kind", "<i4"), *((str(cell), "<i8") for cell in _ON_CELLS)])
 _GOLDEN = 0.6180339887498949
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -94,11 +98,23 @@ class SiblingSummary(BaseModel):
     n_families: Annotated[int, Field(ge=1, le=MAX_LATENTS)]
     n_children: Annotated[int, Field(ge=1, le=MAX_LATENTS)]
     n_bytes: Annotated[int, Field(ge=0)]
-    """Bytes of their rules and counts, at the end of the codebook."""
+    """Bytes of their rules and counts, after the edges in the codebook."""
     family_bytes: Annotated[int, Field(ge=0)]
     """Those of the rules alone, which come first."""
     priors: Annotated[list[tuple[Positive, Positive]], Field(max_length=len(Rule) * N_CONTEXTS)]
     """Priors of the contexts of each rule after the first, in order."""
+
+
+class GradeSummary(BaseModel):
+    """What a file says of edges along which a magnitude depends on the parent's symbol."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    n_children: Annotated[int, Field(ge=1, le=MAX_LATENTS)]
+    n_bytes: Annotated[int, Field(ge=0)]
+    """Bytes of their kinds and counts, at the end of the codebook."""
+    strengths: Annotated[list[Positive], Field(min_length=len(Kind) - 1, max_length=len(Kind) - 1)]
+    """Those of the kinds after the first, in order."""
 
 
 class TreeSummary(BaseModel):
@@ -114,6 +130,8 @@ class TreeSummary(BaseModel):
     """Priors of the firing probabilities in either context of families that look at parents."""
     siblings: SiblingSummary | None = None
     """Absent where no family looks at siblings."""
+    grades: GradeSummary | None = None
+    """Absent where no magnitude depends on the parent's symbol."""
 
 
 Integer = Annotated[int, Field(ge=-(2**31), lt=2**31)]
@@ -156,7 +174,7 @@ class Summary(BaseModel):
 class Sizes(NamedTuple):
     """Bytes of a file's parts. The header is everything except the payload.
 
-    It includes the codebook and, beside it, the tree: edges, rules and their counts.
+    It includes the codebook and, beside it, the tree: edges, rules, kinds and their counts.
     """
 
     header_bytes: int
@@ -209,8 +227,8 @@ def encode(
     writer = Writer()
     _code_latents(writer, book, symbols.n_tokens, symbols.nnz, _by_latent(symbols))
     payload = writer.payload()
-    edges, siblings = _pack_edges(book), _pack_siblings(book)
-    packed = b"".join([_pack_counts(codebook.counts), edges, *siblings])
+    packed_tree = _pack_tree(book)
+    packed = b"".join([_pack_counts(codebook.counts), *packed_tree])
     try:
         summary = Summary(
             n_tokens=symbols.n_tokens,
@@ -221,7 +239,7 @@ def encode(
             calibration_pairs=len(codebook.counts.count),
             prior=(codebook.prior.a, codebook.prior.b),
             strength=codebook.strength,
-            tree=_tree_summary(book, len(edges), siblings),
+            tree=_tree_summary(book, packed_tree),
             symbols_sha256=_symbols_sha256(symbols),
             quantiser=quantiser,
             metadata=dict(metadata),
@@ -365,16 +383,18 @@ def _split_codebook(codebook: bytes, summary: Summary) -> tuple[bytes, bytes]:
 
 
 def _tree_bytes(tree: TreeSummary) -> int:
-    return tree.n_bytes + (tree.siblings.n_bytes if tree.siblings else 0)
+    return tree.n_bytes + sum(part.n_bytes for part in (tree.siblings, tree.grades) if part)
 
 
 def _summary_json(summary: Summary) -> bytes:
     """What is not used is not written, as before there was such a thing."""
     absent: dict[str, bool | dict[str, bool]] = {}
+    tree = summary.tree
     if summary.quantiser is None:
         absent["quantiser"] = True
-    if summary.tree and summary.tree.siblings is None:
-        absent["tree"] = {"siblings": True}
+    if tree:
+        unused = {"siblings": tree.siblings is None, "grades": tree.grades is None}
+        absent["tree"] = {name: True for name, without in unused.items() if without}
     return summary.model_dump_json(exclude=absent).encode()
 
 
@@ -507,9 +527,7 @@ def _code_latents(
     place = code_forest(channel, book, n_tokens, n_nonzeros, known.place)
     if len(place) != n_nonzeros:
         raise RecordError(f"bitstream: {len(place)} nonzeros instead of {n_nonzeros}")
-    first = np.arange(len(book.forest.parents) + 1) * np.int64(n_tokens)
-    active = np.diff(np.searchsorted(place, first))
-    return _ByLatent(place, code_magnitudes(channel, book.flat, active, known.symbol))
+    return _ByLatent(place, code_magnitudes(channel, book, n_tokens, place, known.symbol))
 
 
 def _pack_counts(counts: SymbolCounts) -> bytes:
@@ -519,6 +537,31 @@ def _pack_counts(counts: SymbolCounts) -> bytes:
     pairs["symbol"] = np.diff(counts.symbol, prepend=0)
     pairs["count"] = counts.count
     return _pack(pairs)
+
+
+class _PackedTree(NamedTuple):
+    """The parts of the codebook that say the tree; parts that there are none of are empty."""
+
+    edges: bytes
+    families: bytes
+    sibling_counts: bytes
+    grades: bytes
+
+
+def _pack_tree(book: TreeCodebook) -> _PackedTree:
+    return _PackedTree(_pack_edges(book), *_pack_siblings(book), _pack_grades(book.magnitudes))
+
+
+def _pack_grades(magnitudes: GradedMagnitudes | None) -> bytes:
+    """Children and the kinds of the edges above them, and counts of cells with the parent on."""
+    if magnitudes is None:
+        return b""
+    children = np.flatnonzero(magnitudes.kind)
+    graded = np.empty(len(children), dtype=_GRADED)
+    graded["child"], graded["kind"] = np.diff(children, prepend=0), magnitudes.kind[children]
+    for cell in _ON_CELLS:
+        graded[str(cell)] = magnitudes.cells[cell, children]
+    return _pack(graded)
 
 
 def _pack_edges(book: TreeCodebook) -> bytes:
@@ -547,18 +590,27 @@ def _pack_siblings(book: TreeCodebook) -> tuple[bytes, bytes]:
     return _pack(families), _pack(counts)
 
 
-def _tree_summary(
-    book: TreeCodebook, n_bytes: int, siblings: tuple[bytes, bytes]
-) -> TreeSummary | None:
+def _tree_summary(book: TreeCodebook, packed: _PackedTree) -> TreeSummary | None:
     if not book.forest.n_edges:
         return None
     off, on = book.priors[Rule.PARENT][[PARENT_OFF, PARENT_ON]].tolist()
     return TreeSummary(
         n_edges=book.forest.n_edges,
-        n_bytes=n_bytes,
+        n_bytes=len(packed.edges),
         parent_off=tuple(off),
         parent_on=tuple(on),
-        siblings=_sibling_summary(book, *siblings),
+        siblings=_sibling_summary(book, packed.families, packed.sibling_counts),
+        grades=_grade_summary(book.magnitudes, len(packed.grades)),
+    )
+
+
+def _grade_summary(magnitudes: GradedMagnitudes | None, n_bytes: int) -> GradeSummary | None:
+    if magnitudes is None:
+        return None
+    return GradeSummary(
+        n_children=int((magnitudes.kind > 0).sum()),
+        n_bytes=n_bytes,
+        strengths=magnitudes.strengths[1:].tolist(),
     )
 
 
@@ -582,7 +634,8 @@ def _sibling_priors() -> list[tuple[int, int]]:
 def _unpack_tree(packed: bytes, flat: Codebook, summary: TreeSummary | None) -> TreeCodebook:
     if summary is None:
         return TreeCodebook.without_edges(flat)
-    parents, joint = _unpack_edges(packed[: summary.n_bytes], flat.counts.n_latents, summary)
+    edges, siblings, grades = _split_tree(packed, summary)
+    parents, joint = _unpack_edges(edges, flat.counts.n_latents, summary)
     try:
         forest = Forest.from_parents(parents)
         _check_depth(forest)
@@ -591,14 +644,51 @@ def _unpack_tree(packed: bytes, flat: Codebook, summary: TreeSummary | None) -> 
         priors = np.full((len(Rule), N_CONTEXTS, 2), 0.5)
         priors[Rule.PARENT][[PARENT_OFF, PARENT_ON]] = summary.parent_off, summary.parent_on
         if summary.siblings:
-            contexts, firings = _unpack_siblings(
-                packed[summary.n_bytes :], contexts, firings, summary.siblings
-            )
+            contexts, firings = _unpack_siblings(siblings, contexts, firings, summary.siblings)
             for at, prior in zip(_sibling_priors(), summary.siblings.priors, strict=True):
                 priors[at] = prior
-        return TreeCodebook.build(flat, contexts, firings, priors)
+        book = TreeCodebook.build(flat, contexts, firings, priors)
+        if summary.grades is None:
+            return book
+        return replace(book, magnitudes=_unpack_grades(grades, book, summary.grades))
     except (CoderError, ValueError) as error:
         raise RecordError(f"bitstream: codebook: {error}") from error
+
+
+def _split_tree(packed: bytes, summary: TreeSummary) -> tuple[bytes, bytes, bytes]:
+    """Edges, siblings and grades."""
+    behind = len(packed) - (summary.grades.n_bytes if summary.grades else 0)
+    return packed[: summary.n_bytes], packed[summary.n_bytes : behind], packed[behind:]
+
+
+def _unpack_grades(packed: bytes, book: TreeCodebook, summary: GradeSummary) -> GradedMagnitudes:
+    """Magnitudes given parents' symbols."""
+    # checked before any is unpacked: a child takes 136 bytes
+    if summary.n_children > book.forest.n_edges:
+        raise RecordError("bitstream: codebook: more graded children than edges")
+    graded = _unpack(packed, _GRADED, summary.n_children)
+    child, kinds = np.cumsum(graded["child"], dtype=np.int64), graded["kind"]
+    n_latents = len(book.contexts.rule)
+    if child[0] < 0 or child[-1] >= n_latents or (np.diff(child) <= 0).any():
+        raise RecordError("bitstream: codebook: graded children are not distinct latents")
+    if not book.forest.is_child[child].all():
+        raise RecordError("bitstream: codebook: a graded latent has no parent")
+    if (kinds < 1).any() or (kinds >= len(Kind)).any():
+        raise RecordError("bitstream: codebook: an edge is of no kind that this mdlbench knows")
+    kind = np.zeros(n_latents, dtype=np.int64)
+    kind[child] = kinds
+    grades = Grades.of(book.flat)
+    cells = np.zeros((N_CELLS, n_latents), dtype=np.int64)
+    own = grades.counts[:, child]
+    for cell in _ON_CELLS:
+        told = graded[str(cell)]
+        if (told < 0).any() or (told > own[cell % N_GRADES]).any():
+            raise RecordError("bitstream: codebook: nonzeros by grade are not counts")
+        cells[cell, child] = told
+        own[cell % N_GRADES] -= told
+    cells[:N_GRADES, child] = own
+    strengths = np.array([1.0, *summary.strengths])
+    return GradedMagnitudes.build(grades, kind, cells, strengths)
 
 
 def _unpack_edges(

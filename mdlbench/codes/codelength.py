@@ -29,7 +29,8 @@ TABLE_CELLS = 2**23
 
 _LOG2 = math.log(2.0)
 _PRIOR_BOUNDS = (math.log(1e-4), math.log(1e7))
-_STRENGTH_BOUNDS = (math.log(1e-3), math.log(1e7))
+STRENGTH_BOUNDS = (math.log(1e-3), math.log(1e7))
+"""Within which the logarithm of a strength is sought."""
 
 
 class Rate(NamedTuple):
@@ -87,8 +88,11 @@ def fit_beta_prior(
         return BetaPrior(0.5, 0.5)
     each = np.broadcast_to(n_tokens, active.shape)
     trials, latents = np.unique(each, return_counts=True)
-    pairs, members = np.unique(np.stack([each, active]), axis=1, return_counts=True)
-    (n, k), weight = pairs.astype(np.float64), members / len(active)
+    row = np.searchsorted(trials, each)
+    stride = int(active.max()) + 1
+    pairs, members = np.unique(row * stride + active, return_counts=True)
+    n, k = (side.astype(np.float64) for side in (trials[pairs // stride], pairs % stride))
+    weight = members / len(active)
     share = latents / len(active)
 
     def loss(log_ab: Float64[np.ndarray, " 2"]) -> tuple[float, Float64[np.ndarray, " 2"]]:
@@ -193,7 +197,7 @@ class MagnitudeLikelihood:
             return 1.0
         found = minimize_scalar(
             lambda log_s: -self.nats(math.exp(log_s)),
-            bounds=_STRENGTH_BOUNDS,
+            bounds=STRENGTH_BOUNDS,
             method="bounded",
             options={"xatol": 1e-3},
         )

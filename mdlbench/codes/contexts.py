@@ -13,9 +13,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int, Int8, Int64
+from jaxtyping import Float64, Int, Int8, Int32, Int64
 
-from mdlbench.codes.forest import Forest
+from mdlbench.codes.forest import NOWHERE, Forest, choice_bits
 from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.errors import CoderError
@@ -160,9 +160,15 @@ class Contexts:
             for latents in self.forest.levels
         ]
 
-    def at(self, symbols: Symbols) -> Int64[np.ndarray, " nnz"]:
-        """The context in which each nonzero's latent fires."""
-        context = np.where(self.forest.parent_on(symbols), PARENT_ON, PARENT_OFF)
+    def at(
+        self, symbols: Symbols, parent_at: Int64[np.ndarray, " nnz"] | None = None
+    ) -> Int64[np.ndarray, " nnz"]:
+        """The context in which each nonzero's latent fires.
+
+        `parent_at` is that of the forest, if it is known already.
+        """
+        parent_at = self.forest.parent_at(symbols) if parent_at is None else parent_at
+        context = np.where(parent_at == NOWHERE, PARENT_OFF, PARENT_ON)
         told = np.flatnonzero(self.rule[symbols.latent])
         if len(told):
             context[told] += np.minimum(self._earlier(symbols, told), SIBLING_CLASSES - 1)
@@ -189,15 +195,15 @@ class Contexts:
         """Firings of each latent in each context; those of parts of a split add up to its own."""
         found = np.zeros((N_CONTEXTS, len(self.rule)), dtype=np.int64)
         for symbols in runs:
-            found += self.count(symbols, self.at(symbols))
+            found += self.count(symbols.latent, self.at(symbols))
         return found
 
     def count(
-        self, symbols: Symbols, context: Int64[np.ndarray, " nnz"]
+        self, latent: Int32[np.ndarray, " nnz"], context: Int64[np.ndarray, " nnz"]
     ) -> Int64[np.ndarray, "context latent"]:
-        """The firings of a run whose nonzeros are in these contexts."""
+        """The firings of a run whose nonzeros are of these latents, in these contexts."""
         n_latents = len(self.rule)
-        cell = context * n_latents + symbols.latent
+        cell = context * n_latents + latent
         return np.bincount(cell, minlength=N_CONTEXTS * n_latents).reshape(N_CONTEXTS, n_latents)
 
     def counts(
@@ -278,8 +284,8 @@ class Contexts:
         for at in (PARENT_OFF, PARENT_ON):
             none, one, more = found.tokens[at : at + SIBLING_CLASSES]
             fired, with_one, with_more = found.active[at : at + SIBLING_CLASSES]
-            bits += _choice_bits(fired + with_one + with_more, none, one + more)
-            bits += _choice_bits(with_one + with_more, one, more)
+            bits += choice_bits(fired + with_one + with_more, none, none + one + more)
+            bits += choice_bits(with_one + with_more, one, one + more)
         return bits
 
 
@@ -315,17 +321,6 @@ def _sibling_tokens(
     """
     none = total - left
     return np.stack([none, total - none - passed, passed])
-
-
-def _choice_bits(
-    fired: Int64[np.ndarray, " latent"],
-    here: Int64[np.ndarray, " latent"],
-    elsewhere: Int64[np.ndarray, " latent"],
-) -> Float64[np.ndarray, " latent"]:
-    bits: Float64[np.ndarray, " latent"] = np.log2(
-        np.minimum(fired, here) - np.maximum(fired - elsewhere, 0) + 1
-    )
-    return bits
 
 
 def told_apart(rule: int) -> Int64[np.ndarray, " some_context"]:

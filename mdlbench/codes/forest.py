@@ -26,6 +26,9 @@ ROOT = -1
 NOWHERE = -1
 """Where a parent that is off stands among the nonzeros."""
 
+PLACES_PER_NONZERO = 64
+"""Places of a run for each nonzero, at most, for them to be looked up in a table of all."""
+
 TABLE_CELLS = 2**22
 """Pairs of latents counted at once while a forest is learned; bounds its memory."""
 
@@ -105,8 +108,7 @@ class Forest:
         first = symbols.token * np.int64(symbols.n_latents)
         present = first + symbols.latent
         wanted = first[child] + self.parents[symbols.latent[child]]
-        at = np.minimum(np.searchsorted(present, wanted), symbols.nnz - 1)
-        place[child] = np.where(present[at] == wanted, at, NOWHERE)
+        place[child] = _positions(present, wanted, symbols.n_tokens * symbols.n_latents)
         return place
 
     def gated(self, latents: SparseLatents) -> SparseLatents:
@@ -135,6 +137,19 @@ class Forest:
             latent = symbols.latent[self.parent_on(symbols)]
             joint += np.bincount(latent, minlength=len(joint))
         return joint
+
+
+def _positions(
+    present: Int64[np.ndarray, " present"], wanted: Int64[np.ndarray, " wanted"], n_places: int
+) -> Int64[np.ndarray, " wanted"]:
+    """Where each wanted place stands among the present ones, which are increasing; −1: nowhere."""
+    if n_places <= PLACES_PER_NONZERO * len(present):
+        table = np.full(n_places, NOWHERE, dtype=np.int64)
+        table[present] = np.arange(len(present))
+        found: Int64[np.ndarray, " wanted"] = table[wanted]
+        return found
+    at = np.minimum(np.searchsorted(present, wanted), len(present) - 1)
+    return np.where(present[at] == wanted, at, NOWHERE)
 
 
 def _levels(parents: Int[np.ndarray, " latent"]) -> Int32[np.ndarray, " latent"]:
@@ -175,29 +190,38 @@ def joint_count_bits(
     It lies from max(0, k_p + k_c − N) to min(k_p, k_c). 0 for roots.
     """
     above = active[forest.parents]
-    bits = _choice_bits(above, active, n_tokens)
+    bits = choice_bits(above, active, n_tokens)
     bits[~forest.is_child] = 0.0
     return bits
 
 
-def _choice_bits(
-    a: Int64[np.ndarray, "*shape"], b: Int64[np.ndarray, "*shape"], n_tokens: int
+def choice_bits(
+    a: Int64[np.ndarray, "*shape"],
+    b: Int64[np.ndarray, "*shape"],
+    n: int | Int64[np.ndarray, "*shape"],
 ) -> Float64[np.ndarray, "*shape"]:
-    bits: Float64[np.ndarray, "*shape"] = np.log2(
-        np.minimum(a, b) - np.maximum(a + b - n_tokens, 0) + 1
-    )
+    """log₂ of the sizes that `a` and `b` of the same n things can have in common."""
+    bits: Float64[np.ndarray, "*shape"] = np.log2(np.minimum(a, b) - np.maximum(a + b - n, 0) + 1)
     return bits
 
 
 class _Edges(NamedTuple):
-    """Pairs of latents and what coding one of a pair given the other saves, in bits."""
+    """Pairs of latents, what coding one given the other saves in bits, and their joint count."""
 
     one: Int64[np.ndarray, " edge"]
     other: Int64[np.ndarray, " edge"]
     gain: Float64[np.ndarray, " edge"]
+    joint: Int64[np.ndarray, " edge"]
 
 
-def learn_forest(runs: Runs[Symbols], counts: SymbolCounts) -> Forest:
+class Learned(NamedTuple):
+    """A learned forest, and its `joint_counts` of the tokens that it was learned from."""
+
+    forest: Forest
+    joint: Int64[np.ndarray, " latent"]
+
+
+def learn_forest(runs: Runs[Symbols], counts: SymbolCounts) -> Learned:
     """The forest that saves most on calibration tokens, by their own frequencies (maths §3).
 
     An edge saves N times the mutual information of its two supports, whichever is the parent, so
@@ -215,7 +239,7 @@ def learn_forest(runs: Runs[Symbols], counts: SymbolCounts) -> Forest:
     """
     n_latents = counts.n_latents
     nothing = np.zeros(0, dtype=np.int64)
-    forest = _Edges(nothing, nothing, np.zeros(0))
+    forest = _Edges(nothing, nothing, np.zeros(0), nothing)
     for start, stop in _row_blocks(n_latents):
         tables = runs.map(partial(_co_occurrences, n_latents, start, stop))
         found = _paying_edges(sum(tables[1:], tables[0]), counts, start)
@@ -235,17 +259,26 @@ def _row_blocks(n_latents: int) -> Iterator[tuple[int, int]]:
 def _co_occurrences(
     n_latents: int, start: int, stop: int, part: Part[Symbols]
 ) -> Int32[np.ndarray, "row latent"]:
-    """Tokens on which latents `start:stop` are on together with each latent from `start` on."""
-    table = np.zeros((stop - start, n_latents - start), dtype=np.int32)
+    """Tokens on which latents `start:stop` are on together with each later latent.
+
+    Latents, and columns, are numbered from `start`; what is not above the diagonal is 0.
+    """
+    width = n_latents - start
+    table = np.zeros((stop - start) * width, dtype=np.int32)
     for symbols in part:
         _check_width(symbols.n_latents, n_latents)
         kept = symbols.latent >= start
-        on = np.ones(int(kept.sum()), dtype=np.int32)
-        at = (symbols.token[kept], symbols.latent[kept] - np.int32(start))
-        support = csr_array((on, at), shape=(symbols.n_tokens, n_latents - start))
-        met = coo_array(support[:, : stop - start].T @ support)
-        table[met.coords] += met.data
-    return table
+        token, latent = symbols.token[kept], symbols.latent[kept] - np.int32(start)
+        row = latent.astype(np.int64) * width
+        one = np.flatnonzero(latent < stop - start)
+        # a token's nonzeros lie together, their latents increasing: pairs that are so far apart
+        for distance in range(1, len(token)):
+            one = one[: np.searchsorted(one, len(token) - distance)]
+            one = one[token[one] == token[one + distance]]
+            if len(one) == 0:
+                break
+            np.add.at(table, row[one] + latent[one + distance], np.int32(1))
+    return table.reshape(stop - start, width)
 
 
 def _paying_edges(
@@ -256,8 +289,8 @@ def _paying_edges(
     row, column = np.nonzero(np.triu((together > 0) | (expected >= 1), k=1))
     one, other, both = active[row], active[column], together[row, column].astype(np.int64)
     gain = _mutual_bits(one, other, both, n)
-    pays = gain > math.log2(counts.n_latents + 1) + _choice_bits(one, other, n)
-    return _Edges(row[pays] + start, column[pays] + start, gain[pays])
+    pays = gain > math.log2(counts.n_latents + 1) + choice_bits(one, other, n)
+    return _Edges(row[pays] + start, column[pays] + start, gain[pays], both[pays])
 
 
 def _mutual_bits(
@@ -280,10 +313,13 @@ def _spanning_forest(edges: _Edges, n_latents: int) -> _Edges:
     loss = csr_array((-edges.gain, (edges.one, edges.other)), shape=(n_latents, n_latents))
     kept = coo_array(minimum_spanning_tree(loss))
     one, other = (index.astype(np.int64) for index in kept.coords)
-    return _Edges(one, other, -kept.data)
+    order = np.lexsort((edges.other, edges.one))
+    key = edges.one[order] * n_latents + edges.other[order]
+    joint = edges.joint[order[np.searchsorted(key, one * n_latents + other)]]
+    return _Edges(one, other, -kept.data, joint)
 
 
-def _rooted(edges: _Edges, active: Int64[np.ndarray, " latent"]) -> Forest:
+def _rooted(edges: _Edges, active: Int64[np.ndarray, " latent"]) -> Learned:
     """Edges away from each tree's most frequent latent, the first of equals."""
     n_latents = len(active)
     ones = np.ones(len(edges.gain))
@@ -300,4 +336,7 @@ def _rooted(edges: _Edges, active: Int64[np.ndarray, " latent"]) -> Forest:
         shape=(n_latents + 1, n_latents + 1),
     )
     _, parents = breadth_first_order(joined, above, directed=False)
-    return Forest.from_parents(np.where(parents[:-1] == above, ROOT, parents[:-1]))
+    forest = Forest.from_parents(np.where(parents[:-1] == above, ROOT, parents[:-1]))
+    joint = np.zeros(n_latents, dtype=np.int64)
+    joint[np.where(forest.parents[edges.one] == edges.other, edges.one, edges.other)] = edges.joint
+    return Learned(forest, joint)

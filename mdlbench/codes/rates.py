@@ -11,13 +11,12 @@ from typing import ClassVar, NamedTuple, Protocol, Self
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
-from mdlbench.codes import codelength, tree
+from mdlbench.codes import codelength
 from mdlbench.codes.codelength import Codebook
-from mdlbench.codes.contexts import N_CONTEXTS
 from mdlbench.codes.runs import Part, Runs
 from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts, padded_sum
-from mdlbench.codes.tree import TreeCodebook
+from mdlbench.codes.tree import Met, TreeCodebook
 
 DocumentSymbols = tuple[Symbols, Int64[np.ndarray, " token"]]
 """A run's symbols, and the document of each of its tokens."""
@@ -95,7 +94,7 @@ class TreeCode:
 
     in_words: ClassVar[str] = (
         "each latent given whether its parent is on and, where that pays, how many of its earlier "
-        "siblings are"
+        "siblings are, its magnitude given how large the parent's is"
     )
     codebook: TreeCodebook
 
@@ -110,9 +109,9 @@ class TreeCode:
         split = Priced.of(runs, book, book.flat.counts.n_latents, n_documents)
         return replace(
             flat_rates(book.flat, split.counts, split.active, split.document_bits),
-            plugin=tree.plugin(book.contexts, split.counts, split.firings),
-            heldout=book.bits(split.counts, split.firings).total,
-            latent_bits=book.latent_bits(split.counts, split.firings),
+            plugin=book.plugin(split.counts, split.met),
+            heldout=book.bits(split.counts, split.met).total,
+            latent_bits=book.latent_bits(split.counts, split.met),
             header_bits=book.header_bits,
         )
 
@@ -133,13 +132,13 @@ class Priced(NamedTuple):
         counts: of symbols.
         active: tokens by number of active latents.
         document_bits: of each document; 0 for those without a token.
-        firings: of each latent by context; by the flat code, none.
+        met: by the tree code, what it must know beside counts; by the flat code, nothing.
     """
 
     counts: SymbolCounts
     active: Int64[np.ndarray, " active"]
     document_bits: Float64[np.ndarray, " document"]
-    firings: Int64[np.ndarray, "context latent"]
+    met: Met
 
     @classmethod
     def of(
@@ -151,12 +150,12 @@ class Priced(NamedTuple):
     ) -> Priced:
         """A split's, merged from its parts."""
         parts = runs.map(partial(_priced_part, book, n_latents, n_documents))
-        counts, active, document_bits, firings = zip(*parts, strict=True)
+        counts, active, document_bits, met = zip(*parts, strict=True)
         return cls(
             reduce(add, counts),
             reduce(padded_sum, active),
             np.sum(document_bits, axis=0),
-            np.sum(firings, axis=0),
+            Met.sum(met),
         )
 
 
@@ -167,15 +166,15 @@ def _priced_part(
     part: Part[DocumentSymbols],
 ) -> Priced:
     document_bits = np.zeros(n_documents)
-    firings = np.zeros((N_CONTEXTS, n_latents), dtype=np.int64)
+    met = [Met.none(n_latents, isinstance(book, TreeCodebook) and book.magnitudes is not None)]
     active = [np.zeros(0, dtype=np.int64)]
 
     def priced() -> Iterator[Symbols]:
         for symbols, document in part:
             if isinstance(book, TreeCodebook):
-                context = book.contexts.at(symbols)
-                bits = book.document_bits(symbols, document, n_documents, context)
-                firings[:] += book.contexts.count(symbols, context)
+                placed = book.placed(symbols)
+                bits = book.document_bits(symbols, document, n_documents, placed)
+                met.append(Met.of(placed, symbols.latent, book.contexts))
             else:
                 bits = book.document_bits(symbols, document, n_documents)
             document_bits[:] += bits
@@ -183,7 +182,7 @@ def _priced_part(
             yield symbols
 
     counts = SymbolCounts.of_runs(priced(), n_latents)
-    return Priced(counts, np.bincount(np.concatenate(active)), document_bits, firings)
+    return Priced(counts, np.bincount(np.concatenate(active)), document_bits, Met.sum(met))
 
 
 def flat_rates(

@@ -1,21 +1,24 @@
-"""The tree code: which latents are on, each given its parent and its earlier siblings (maths §3).
+"""The tree code: each latent given its parent and its earlier siblings (maths §3).
 
-Magnitudes are priced by the flat codebook, and so are the supports of roots. A child has a firing
-probability for each of its contexts (`mdlbench.codes.contexts`).
+Roots are priced by the flat codebook. A child has a firing probability for each of its contexts
+(`mdlbench.codes.contexts`), and its magnitudes are those of the flat codebook, but for what the
+size of its parent's symbol tells about their grade (`mdlbench.codes.grades`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from mdlbench.codes import codelength
-from mdlbench.codes.codelength import Codebook, Rate, binary_entropy, fit_beta_prior
+from mdlbench.codes.codelength import BetaPrior, Codebook, Rate, binary_entropy, fit_beta_prior
 from mdlbench.codes.contexts import (
     N_CONTEXTS,
     PARENT_OFF,
@@ -27,6 +30,7 @@ from mdlbench.codes.contexts import (
     told_apart,
 )
 from mdlbench.codes.forest import Forest, joint_count_bits, learn_forest
+from mdlbench.codes.grades import N_CELLS, Cells, GradedMagnitudes, Grades, count_cells
 from mdlbench.codes.runs import Runs
 from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts
@@ -39,10 +43,52 @@ CHOICES = 2
 """Times that the rules of families are chosen; the second time by the priors of the first."""
 
 
+class Placed(NamedTuple):
+    """Where each nonzero of a run stands: its context, and its cell (`codes.grades`), if asked."""
+
+    context: Int64[np.ndarray, " nnz"]
+    cell: Int64[np.ndarray, " nnz"] | None = None
+
+
+class Met(NamedTuple):
+    """What the tree code must know of some tokens beside their symbol counts.
+
+    Attributes:
+        firings: of each latent by context.
+        cells: nonzeros of each latent by cell; no rows where magnitudes are those of the flat code.
+    """
+
+    firings: Firings
+    cells: Cells
+
+    @classmethod
+    def of(cls, placed: Placed, latent: Int32[np.ndarray, " nnz"], contexts: Contexts) -> Met:
+        """Counts of one run; those of parts of a split add up."""
+        n_latents = len(contexts.rule)
+        if placed.cell is None:
+            cells = np.zeros((0, n_latents), dtype=np.int64)
+        else:
+            cells = count_cells(latent, placed.cell, n_latents)
+        return cls(contexts.count(latent, placed.context), cells)
+
+    @classmethod
+    def none(cls, n_latents: int, graded: bool) -> Met:
+        """That of no token."""
+        empty = np.zeros((N_CONTEXTS + N_CELLS * graded, n_latents), dtype=np.int64)
+        return cls(*np.split(empty, [N_CONTEXTS]))
+
+    @classmethod
+    def sum(cls, parts: Iterable[Met]) -> Met:
+        """What was met in all parts, of which there is at least one."""
+        firings, cells = zip(*parts, strict=True)
+        return cls(np.sum(firings, axis=0), np.sum(cells, axis=0))
+
+
 def plugin(contexts: Contexts, counts: SymbolCounts, firings: Firings) -> Rate:
     """Σ over contexts of their tokens times H₂ of the share that fires, and magnitudes (maths §3).
 
-    `firings` are `contexts.firings` of the tokens that `counts` are of.
+    Magnitudes are those of the flat code; `firings` are `contexts.firings` of the tokens that
+    `counts` are of.
     """
     tokens, active = contexts.counts(counts, firings)
     share = np.divide(active, tokens, where=tokens > 0, out=np.zeros(tokens.shape))
@@ -59,12 +105,13 @@ class TreeCodebook:
     Beta-binomial marginal likelihood.
 
     Attributes:
-        flat: prices magnitudes, and roots.
+        flat: prices roots, and magnitudes where the parent's symbol tells nothing of them.
         contexts: the edges in use, and what each family's contexts tell apart.
         told: firings of the calibration tokens in the contexts told apart, those of roots in the
             first; None where all are roots.
         priors: (a, b); of rules and contexts that are not in use, ½ and ½.
         firing_probability: probability of each latent in each of the finest contexts, in (0, 1).
+        magnitudes: given parents' symbols; None where all are those of the flat code.
     """
 
     flat: Codebook
@@ -72,6 +119,7 @@ class TreeCodebook:
     told: Firings | None
     priors: Priors
     firing_probability: Float64[np.ndarray, "context latent"]
+    magnitudes: GradedMagnitudes | None = None
 
     @classmethod
     def fit(
@@ -82,12 +130,13 @@ class TreeCodebook:
         It never costs those tokens more than `flat` does, header included, nor than a tree code
         that knows of parents alone: edges that do not save what their joint count costs are
         dropped, unless all of them together save more once siblings are told apart; contexts tell
-        siblings apart where that saves more than it costs; and all edges are dropped, unless
-        together they save more than `header_bits`.
+        siblings apart, and magnitudes their parents' grades, where that saves more than it costs;
+        and all edges are dropped, unless together they save more than `header_bits`.
 
         Args:
             flat: the codebook of the same tokens.
-            runs: their symbols; measured once along all edges, and once or twice for siblings.
+            runs: their symbols; measured once along all given edges, or to learn them, and then
+                once or twice for siblings and magnitudes.
             parents: each latent's parent, −1 for a root; None learns them
                 (`forest.learn_forest`).
 
@@ -97,9 +146,9 @@ class TreeCodebook:
         """
         whole = cls._of_all_edges(flat, runs, parents)
         alone = whole.pruned()
-        books = [alone, alone.with_siblings(runs)]
+        books = alone.told_more(runs)
         if alone.forest.n_edges < whole.forest.n_edges:
-            books.append(whole.with_siblings(runs))
+            books += whole.told_more(runs)
         best = max(books, key=lambda book: book.gained_bits)
         return best if best.gained_bits > 0 else cls.without_edges(flat)
 
@@ -120,10 +169,11 @@ class TreeCodebook:
     ) -> TreeCodebook:
         """The code by parents alone with all edges of a given or learned forest."""
         if parents is None:
-            forest = learn_forest(runs, flat.counts)
+            forest, joint = learn_forest(runs, flat.counts)
         else:
             forest = Forest.from_parents(parents)
-        return cls.of_forest(flat, forest, np.sum(runs.map(forest.joint_counts), axis=0))
+            joint = np.sum(runs.map(forest.joint_counts), axis=0)
+        return cls.of_forest(flat, forest, joint)
 
     def pruned(self) -> TreeCodebook:
         """The code by parents alone, with the edges that save more than their joint counts cost."""
@@ -159,13 +209,19 @@ class TreeCodebook:
         return cls.of_contexts(flat, contexts, parent_firings(flat.counts, joint))
 
     @classmethod
-    def of_contexts(cls, flat: Codebook, contexts: Contexts, firings: Firings) -> TreeCodebook:
+    def of_contexts(
+        cls,
+        flat: Codebook,
+        contexts: Contexts,
+        firings: Firings,
+        fitted: dict[bytes, BetaPrior] | None = None,
+    ) -> TreeCodebook:
         """The code with all of these edges and rules, whether they pay or not.
 
         `firings` are `contexts.firings` of the tokens that `flat` was fitted on, or those of
-        contexts of the same families that tell more apart.
+        contexts of the same families that tell more apart. `fitted` is that of `fit_priors`.
         """
-        priors = fit_priors(contexts, contexts.counts(flat.counts, firings))
+        priors = fit_priors(contexts, contexts.counts(flat.counts, firings), fitted)
         return cls.build(flat, contexts, firings, priors)
 
     @classmethod
@@ -179,7 +235,28 @@ class TreeCodebook:
         firing = np.where(contexts.forest.is_child, firing, flat.firing_probability)
         return cls(flat, contexts, active, priors, firing)
 
-    def with_siblings(self, runs: Runs[Symbols]) -> TreeCodebook:
+    def told_more(self, runs: Runs[Symbols]) -> list[TreeCodebook]:
+        """The same edges, contexts by parents alone and `with_siblings`; both `with_grades`.
+
+        Args:
+            runs: the calibration tokens.
+        """
+        if not self.forest.n_edges:
+            return [self]
+        widest = self.contexts.ruled(self.contexts.widest)
+        met = Met.sum(runs.map(partial(_met, widest, Grades.of(self.flat))))
+        return [
+            book.with_grades(met.cells) for book in (self, self.with_siblings(widest, met.firings))
+        ]
+
+    def with_grades(self, cells: Cells) -> TreeCodebook:
+        """The same code of supports, magnitudes given parents' symbols where that pays.
+
+        `cells` are those of the calibration tokens.
+        """
+        return replace(self, magnitudes=GradedMagnitudes.fit(self.flat, self.forest, cells))
+
+    def with_siblings(self, widest: Contexts, firings: Firings) -> TreeCodebook:
         """The same edges, each family under the rule that costs calibration tokens least.
 
         A rule is chosen by what a family saves under it, less the bits of its counts; each rule
@@ -188,18 +265,18 @@ class TreeCodebook:
         `gained_bits`.
 
         Args:
-            runs: the calibration tokens.
+            widest: its contexts under the rules that tell most apart.
+            firings: of the calibration tokens in these.
         """
-        widest = self.contexts.ruled(self.contexts.widest)
         if not widest.rule.any():
             return self
-        firings: Firings = np.sum(runs.map(widest.firings), axis=0)
         ruled = [widest.ruled(np.minimum(widest.rule, rule)) for rule in Rule]
-        books = [TreeCodebook.of_contexts(self.flat, contexts, firings) for contexts in ruled]
+        of_contexts = partial(TreeCodebook.of_contexts, self.flat, firings=firings, fitted={})
+        books = [of_contexts(contexts) for contexts in ruled]
         priors = np.stack([book.priors[rule] for rule, book in zip(Rule, books, strict=True)])
         for _ in range(CHOICES):
             chosen = widest.ruled(_chosen_rules(widest, books))
-            book = TreeCodebook.of_contexts(self.flat, chosen, firings)
+            book = of_contexts(chosen)
             used = np.unique(chosen.rule[chosen.forest.is_child])
             priors[used] = book.priors[used]
             books = [TreeCodebook.build(self.flat, each, firings, priors) for each in ruled]
@@ -215,6 +292,25 @@ class TreeCodebook:
         if self.told is None:
             return parent_firings(self.flat.counts, np.zeros_like(self.flat.counts.active))
         return self.told
+
+    @property
+    def own(self) -> Met:
+        """What was met in the calibration tokens."""
+        if self.magnitudes is None:
+            return Met(self.firings, Met.none(len(self.contexts.rule), False).cells)
+        return Met(self.firings, self.magnitudes.cells)
+
+    def placed(self, symbols: Symbols) -> Placed:
+        """Where the nonzeros of a run stand."""
+        return _placed(self.contexts, self._grades, symbols)
+
+    def met(self, runs: Iterable[Symbols]) -> Met:
+        """What is met in some tokens."""
+        return _met(self.contexts, self._grades, runs)
+
+    @property
+    def _grades(self) -> Grades | None:
+        return None if self.magnitudes is None else self.magnitudes.grades
 
     @property
     def forest(self) -> Forest:
@@ -236,15 +332,22 @@ class TreeCodebook:
     def header_bits(self) -> float:
         """Bits of what the decoder needs beside the flat codebook.
 
-        Parents and joint counts; the rules of families, and what these tell apart.
+        Parents and joint counts; the rules of families, and what these tell apart; the kinds of
+        edges, and their counts.
         """
-        counts = float(self.joint_bits.sum() + self.choice_bits.sum())
-        return self.forest.header_bits + self.contexts.rule_bits + counts
+        bits = self.forest.header_bits + self.contexts.rule_bits
+        bits += float(self.joint_bits.sum() + self.choice_bits.sum())
+        if self.magnitudes is not None:
+            bits += self.magnitudes.kind_bits(self.forest)
+            bits += float(self.magnitudes.choice_bits.sum())
+        return bits
 
     @cached_property
     def saved_bits(self) -> Float64[np.ndarray, " latent"]:
         """Bits by which each latent costs all calibration tokens less than under `flat`."""
-        return -self._added_bits(self.flat.counts, self.firings)
+        added = self._added_bits(self.flat.counts, self.firings)
+        saved: Float64[np.ndarray, " latent"] = self._magnitude_bits(self.own) - added
+        return saved
 
     @property
     def gained_bits(self) -> float:
@@ -256,31 +359,47 @@ class TreeCodebook:
         """B₀, the bits of a token with nothing on."""
         return float(self._off_bits[PARENT_OFF].sum())
 
-    def bits(self, counts: SymbolCounts, firings: Firings) -> Rate:
-        """`heldout` of other tokens, from their counts and `contexts.firings` (maths §3)."""
-        flat = self.flat.bits(counts)
-        added = float(self._added_bits(counts, firings).sum()) / max(counts.n_tokens, 1)
-        return Rate(flat.support + added, flat.magnitude)
+    def bits(self, counts: SymbolCounts, met: Met) -> Rate:
+        """`heldout` of other tokens, from their counts and what was `met` (maths §3)."""
+        flat, n_tokens = self.flat.bits(counts), max(counts.n_tokens, 1)
+        added = float(self._added_bits(counts, met.firings).sum()) / n_tokens
+        saved = float(self._magnitude_bits(met).sum()) / n_tokens
+        return Rate(flat.support + added, flat.magnitude - saved)
 
-    def latent_bits(self, counts: SymbolCounts, firings: Firings) -> Float64[np.ndarray, " latent"]:
+    def plugin(self, counts: SymbolCounts, met: Met) -> Rate:
+        """`plugin` of other tokens in these contexts, magnitudes given parents' symbols (maths §3).
+
+        Grades and kinds are those of calibration; frequencies are those of `counts` and `met`.
+        """
+        rate = plugin(self.contexts, counts, met.firings)
+        if self.magnitudes is None:
+            return rate
+        told = self.magnitudes.told_bits(met.cells) / max(counts.n_tokens, 1)
+        return Rate(rate.support, rate.magnitude - told)
+
+    def latent_bits(self, counts: SymbolCounts, met: Met) -> Float64[np.ndarray, " latent"]:
         """Bits per token of each latent given its context; they add up to `bits` (maths §1)."""
-        added = self._added_bits(counts, firings) / max(counts.n_tokens, 1)
-        return self.flat.latent_bits(counts) + added
+        bits = self.flat.latent_bits(counts)
+        added = self._added_bits(counts, met.firings) - self._magnitude_bits(met)
+        bits += added / max(counts.n_tokens, 1)
+        return bits
 
     def document_bits(
         self,
         symbols: Symbols,
         document: Int64[np.ndarray, " token"],
         n_documents: int,
-        context: Int64[np.ndarray, " nnz"] | None = None,
+        placed: Placed | None = None,
     ) -> Float64[np.ndarray, " document"]:
         """`heldout` bits of each document; `document` numbers that of each token of the run.
 
-        Documents without a token here cost 0, so that the parts of a split add up. `context` is
-        `contexts.at(symbols)`, if it is known already.
+        Documents without a token here cost 0, so that the parts of a split add up. `placed` is
+        that of the symbols, if it is known already.
         """
-        context = self.contexts.at(symbols) if context is None else context
-        excess = self.excess_bits(context, symbols.latent, symbols.symbol)
+        placed = self.placed(symbols) if placed is None else placed
+        excess = self.excess_bits(placed.context, symbols.latent, symbols.symbol)
+        if self.magnitudes is not None and placed.cell is not None:
+            excess -= self.magnitudes.saved[placed.cell, symbols.latent]
         tokens = np.bincount(document, minlength=n_documents)
         owner = document[symbols.token]
         bits: Float64[np.ndarray, " document"] = tokens * self.off_bits
@@ -294,6 +413,8 @@ class TreeCodebook:
         symbol: Int32[np.ndarray, " n"],
     ) -> Float64[np.ndarray, " n"]:
         """What each nonzero symbol adds to B₀, its latent being in that context.
+
+        Its magnitude costs what it does by the flat code, whatever its parent's symbol is.
 
         It costs what firing in its context costs, and it moves its children, and its later
         siblings, from one context to another, whether they fire or not; those that do fire take
@@ -335,13 +456,32 @@ class TreeCodebook:
         return excess
 
     def _added_bits(self, counts: SymbolCounts, firings: Firings) -> Float64[np.ndarray, " latent"]:
-        """Bits of each latent over all tokens, less those under `flat`: supports alone differ."""
+        """Bits of each latent's support over all tokens, less those under `flat`."""
         tokens, active = self.contexts.counts(counts, firings)
         k, n = counts.active, counts.n_tokens
         bits: Float64[np.ndarray, " latent"] = -k * self.flat.on_latent_bits
         bits -= (n - k) * self.flat.off_latent_bits
         bits += (active * self._on_bits + (tokens - active) * self._off_bits).sum(axis=0)
         return bits
+
+    def _magnitude_bits(self, met: Met) -> Float64[np.ndarray, " latent"]:
+        """Bits by which magnitudes of each latent cost less than under `flat`, over all tokens."""
+        if self.magnitudes is None:
+            return np.zeros(len(self.contexts.rule))
+        return self.magnitudes.saved_bits(met.cells)
+
+
+def _met(contexts: Contexts, grades: Grades | None, runs: Iterable[Symbols]) -> Met:
+    """What is met in runs, or in a part of a split, by these contexts and grades."""
+    placed = ((run, _placed(contexts, grades, run)) for run in runs)
+    found = (Met.of(where, run.latent, contexts) for run, where in placed)
+    return Met.sum([Met.none(len(contexts.rule), grades is not None), *found])
+
+
+def _placed(contexts: Contexts, grades: Grades | None, symbols: Symbols) -> Placed:
+    parent_at = contexts.forest.parent_at(symbols)
+    context = contexts.at(symbols, parent_at)
+    return Placed(context, None if grades is None else grades.cells(symbols, parent_at))
 
 
 def parent_firings(counts: SymbolCounts, joint: Int64[np.ndarray, " latent"]) -> Firings:
@@ -351,8 +491,15 @@ def parent_firings(counts: SymbolCounts, joint: Int64[np.ndarray, " latent"]) ->
     return firings
 
 
-def fit_priors(contexts: Contexts, found: ContextCounts) -> Priors:
-    """(a, b) of greatest marginal likelihood, of each context of each rule in use (maths §3)."""
+def fit_priors(
+    contexts: Contexts, found: ContextCounts, fitted: dict[bytes, BetaPrior] | None = None
+) -> Priors:
+    """(a, b) of greatest marginal likelihood, of each context of each rule in use (maths §3).
+
+    Where rules share a context, its prior is fitted once; `fitted` are those known from other
+    rules, by digests of their counts, and those found are added.
+    """
+    fitted = {} if fitted is None else fitted
     priors = np.full((len(Rule), N_CONTEXTS, 2), 0.5)
     child = contexts.forest.is_child
     for rule in Rule:
@@ -360,7 +507,11 @@ def fit_priors(contexts: Contexts, found: ContextCounts) -> Priors:
         for context in told_apart(rule) if len(under) else ():
             tokens, active = found.tokens[context, under], found.active[context, under]
             met = tokens > 0
-            priors[rule, context] = fit_beta_prior(active[met], tokens[met])
+            counts = np.stack([active[met], tokens[met]])
+            key = hashlib.sha256(counts.tobytes()).digest()
+            if key not in fitted:
+                fitted[key] = fit_beta_prior(*counts)
+            priors[rule, context] = fitted[key]
     return priors
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -40,13 +40,9 @@ class Calibration:
 
     @cached_property
     def trial(self) -> Trial:
-        """On which quantisers are compared by how far they move the reconstruction."""
-        return Trial(self.runs, self.directions(), self.finest)
-
-    @cached_property
-    def whole_trial(self) -> Trial:
         """On which quantisers are compared by their whole error, that of the SAE included."""
-        return replace(self.trial, missing=self.missing(SAMPLE_TOKENS))
+        missing = self.missing(SAMPLE_TOKENS)
+        return Trial(self.runs, self.directions(), self.finest, missing=missing)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def fit_tree_rate_aware(calibration: Calibration, step: float) -> TreeRateAware:
     flat = FlatCode.fit(rounded, calibration.n_latents).codebook
     book = TreeCodebook.by_parents(flat, rounded, calibration.parents)
     forest = book.forest if book.gained_bits > 0 else Forest.of_roots(calibration.n_latents)
-    trial = calibration.whole_trial.priced(partial(tree_rate, forest))
+    trial = calibration.trial.priced(partial(tree_rate, forest))
     return best_share(trial, step, TreeRateAware, partial(tree_prices, forest))
 
 
@@ -125,7 +125,7 @@ def tree_prices(forest: Forest, symbols: Symbols) -> TreeCodebook:
 def tree_rate(forest: Forest, symbols: Symbols) -> float:
     """Bits per token under the tree code of the symbols themselves, on that forest."""
     book = tree_prices(forest, symbols)
-    return book.bits(book.flat.counts, book.firings).total
+    return book.bits(book.flat.counts, book.own).total
 
 
 MACHINERY = Machinery(fit_tree_rate_aware, Centroids.of_columns, TreeCode)

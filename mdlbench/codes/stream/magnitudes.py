@@ -1,29 +1,132 @@
-"""The symbols of firing latents, each latent's under its own q_i(v | on) (maths §3)."""
+"""The symbols of firing latents, each under its latent's q_i(v | on), or q_i(v | on, parent)."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from mdlbench.codes.codelength import Codebook, PooledMagnitudes
+from mdlbench.codes.forest import Forest
+from mdlbench.codes.grades import N_GRADES, N_STATES, GradedMagnitudes
 from mdlbench.codes.stream.channel import TABLE_CELLS, Channel, categorical, uniform, within
+from mdlbench.codes.tree import TreeCodebook
 
 LARGEST_EXPONENT = 30
 """Symbols stay below 2^31."""
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Nonzeros that share a distribution: those of a latent, or of one in a state of its parent.
+
+    Attributes:
+        latent: of each row.
+        state: of the latent's parent (`codes.grades`); absent where magnitudes are those of the
+            flat code.
+        active: nonzeros of each row, at least one.
+    """
+
+    latent: Int64[np.ndarray, " row"]
+    active: Int64[np.ndarray, " row"]
+    state: Int64[np.ndarray, " row"] | None = None
+
+    def __getitem__(self, block: slice) -> Rows:
+        state = None if self.state is None else self.state[block]
+        return Rows(self.latent[block], self.active[block], state)
+
+
 def code_magnitudes(
     channel: Channel,
-    codebook: Codebook,
-    active: Int64[np.ndarray, " latent"],
-    symbols: Int32[np.ndarray, " nnz"],
+    book: TreeCodebook,
+    n_tokens: int,
+    places: Int64[np.ndarray, " nnz"],
+    symbols: Int32[np.ndarray, " nnz_or_none"],
 ) -> Int32[np.ndarray, " nnz"]:
-    """Nonzero symbols sorted by latent, `active[i]` of latent i; ignored when reading."""
-    pooled = codebook.pooled
+    """The symbols of all firings.
+
+    Args:
+        channel: a writer, or a reader.
+        book: flat magnitudes, and those given parents' symbols.
+        n_tokens: N.
+        places: latent·N + token of every firing, increasing.
+        symbols: of each; none when reading.
+
+    Returns:
+        `symbols`, as the stream has them.
+    """
+    if book.magnitudes is None:
+        return _code_rows(channel, book, _flat_rows(book, n_tokens, places), symbols)
+    latent = (places // max(n_tokens, 1)).astype(np.int32)
+    coded = np.zeros(len(places), dtype=np.int32)
+    # first those that depend on no other, then level by level: a reader must know a parent's symbol
+    for depth, which in enumerate(_by_depth(book, latent)):
+        key = latent[which] * np.int64(N_STATES)
+        if depth:
+            key += _states(book.forest, book.magnitudes, n_tokens, places, coded, which)
+        row, order, active = _grouped(key)
+        rows = Rows(row // N_STATES, active, row % N_STATES if depth else None)
+        which = which[order]
+        known = symbols[which] if len(symbols) else symbols
+        coded[which] = _code_rows(channel, book, rows, known)
+    return coded
+
+
+def _flat_rows(book: TreeCodebook, n_tokens: int, places: Int64[np.ndarray, " nnz"]) -> Rows:
+    """One for each latent that fires."""
+    first = np.arange(len(book.forest.parents) + 1) * np.int64(n_tokens)
+    active = np.diff(np.searchsorted(places, first))
+    fires = np.flatnonzero(active)
+    return Rows(fires, active[fires])
+
+
+def _by_depth(
+    book: TreeCodebook, latent: Int32[np.ndarray, " nnz"]
+) -> list[Int64[np.ndarray, " some_nnz"]]:
+    """Nonzeros whose magnitudes no parent tells about; then the others, level by level."""
+    told = book.magnitudes is not None and book.magnitudes.kind > 0
+    depth = np.where(told, book.forest.level, 0)[latent]
+    order = np.argsort(depth, kind="stable")
+    ends = np.cumsum(np.bincount(depth, minlength=1))
+    return np.split(order, ends[:-1])
+
+
+def _states(
+    forest: Forest,
+    magnitudes: GradedMagnitudes,
+    n_tokens: int,
+    places: Int64[np.ndarray, " nnz"],
+    coded: Int32[np.ndarray, " nnz"],
+    which: Int64[np.ndarray, " some_nnz"],
+) -> Int64[np.ndarray, " some_nnz"]:
+    """The states of the parents of these nonzeros, whose symbols are among those coded."""
+    latent, token = np.divmod(places[which], n_tokens)
+    above = forest.parents[latent].astype(np.int64)
+    wanted = above * n_tokens + token
+    at = np.minimum(np.searchsorted(places, wanted), len(places) - 1)
+    parent = np.where(places[at] == wanted, coded[at], np.int32(0))
+    return magnitudes.states(latent, parent, above)
+
+
+def _grouped(
+    key: Int64[np.ndarray, " n"],
+) -> tuple[Int64[np.ndarray, " key"], Int64[np.ndarray, " n"], Int64[np.ndarray, " key"]]:
+    """Distinct keys, increasing; an order that brings equal ones together; how many of each."""
+    order = np.argsort(key, kind="stable")
+    keys, counts = np.unique(key, return_counts=True)
+    return keys, order, counts
+
+
+def _code_rows(
+    channel: Channel, book: TreeCodebook, rows: Rows, symbols: Int32[np.ndarray, " nnz_or_none"]
+) -> Int32[np.ndarray, " nnz"]:
+    """The symbols of rows, one row after another."""
+    pooled = book.flat.pooled
     escape = len(pooled.alphabet)
-    cell = channel.given(int(active.sum()), lambda: _cells(pooled, symbols)).astype(np.int32)
+    cell = channel.given(int(rows.active.sum()), lambda: _cells(pooled, symbols)).astype(np.int32)
     if escape:
-        _code_cells(channel, codebook, active, cell)
+        _code_cells(channel, book, rows, cell)
     coded = np.append(pooled.alphabet, np.int32(0))[cell]
     novel = np.flatnonzero(cell == escape)
     tails = channel.given(len(novel), lambda: symbols[novel].astype(np.int64))
@@ -32,21 +135,29 @@ def code_magnitudes(
 
 
 def _code_cells(
-    channel: Channel,
-    codebook: Codebook,
-    active: Int64[np.ndarray, " latent"],
-    cell: Int32[np.ndarray, " nnz"],
+    channel: Channel, book: TreeCodebook, rows: Rows, cell: Int32[np.ndarray, " nnz"]
 ) -> None:
-    """Code the cells in place, a model per latent."""
-    latents = np.flatnonzero(active)
-    channel.tabulate(len(latents) * (len(codebook.pooled.alphabet) + 1))
-    batch = max(1, TABLE_CELLS // len(codebook.pooled.alphabet))
+    """Code the cells in place, a model per row."""
+    n_symbols = len(book.flat.pooled.alphabet)
+    channel.tabulate(len(rows.latent) * (n_symbols + 1))
+    batch = max(1, TABLE_CELLS // n_symbols)
     stop = 0
-    for first in range(0, len(latents), batch):
-        block = latents[first : first + batch]
-        for mass, n in zip(_masses(codebook, block), active[block].tolist(), strict=True):
+    for first in range(0, len(rows.latent), batch):
+        block = rows[first : first + batch]
+        for mass, n in zip(_row_masses(book, block), block.active.tolist(), strict=True):
             start, stop = stop, stop + n
             cell[start:stop] = channel.code(categorical(mass), cell[start:stop])
+
+
+def _row_masses(book: TreeCodebook, rows: Rows) -> Float64[np.ndarray, "row value_and_escape"]:
+    """`_masses` of the rows' latents, each symbol's times P/Q of its grade in the row's state."""
+    masses = _masses(book.flat, rows.latent)
+    if rows.state is None or book.magnitudes is None:
+        return masses
+    latent = rows.latent[:, None]
+    grade = book.magnitudes.grades.at(latent, book.flat.pooled.alphabet[None])
+    masses[:, :-1] *= np.exp2(book.magnitudes.saved[rows.state[:, None] * N_GRADES + grade, latent])
+    return masses
 
 
 def _masses(

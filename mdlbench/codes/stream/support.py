@@ -55,7 +55,7 @@ def code_support(
     channel: Channel,
     tokens: Int64[np.ndarray, " row"],
     counts: Int64[np.ndarray, " row"],
-    places: Int64[np.ndarray, " nnz"],
+    places: Int64[np.ndarray, " nnz_or_none"],
 ) -> Int64[np.ndarray, " nnz"]:
     """Which of its tokens each latent, or context of one, fires on, given how often.
 
@@ -64,7 +64,7 @@ def code_support(
         tokens: tokens of each row; rows lie behind one another.
         counts: firings of each row.
         places: tokens of all rows before, and token within its row, of every firing, increasing;
-            not looked at when reading.
+            none when reading.
 
     Returns:
         `places`, as the stream has them.
@@ -92,7 +92,9 @@ def _fill(blocks: Blocks, coded: Int64[np.ndarray, " nnz"]) -> None:
     coded[blocks.slots()] = np.repeat(blocks.start, blocks.ones) + within(blocks.ones)
 
 
-def _code_halves(channel: Channel, blocks: Blocks, places: Int64[np.ndarray, " nnz"]) -> Blocks:
+def _code_halves(
+    channel: Channel, blocks: Blocks, places: Int64[np.ndarray, " nnz_or_none"]
+) -> Blocks:
     """Split each block and code how many of its firings are in the first half."""
     # a pair (size, ones) as one integer: ones never exceed the largest size
     order, members = _groups(blocks.size * (blocks.size.max(initial=0) + 1) + blocks.ones)
@@ -109,7 +111,7 @@ def _code_halves(channel: Channel, blocks: Blocks, places: Int64[np.ndarray, " n
 def _code_lone(
     channel: Channel,
     blocks: Blocks,
-    places: Int64[np.ndarray, " nnz"],
+    places: Int64[np.ndarray, " nnz_or_none"],
     coded: Int64[np.ndarray, " nnz"],
 ) -> None:
     """Blocks with one firing: its offset, uniform over the block."""
@@ -120,7 +122,7 @@ def _code_lone(
 def _code_masks(
     channel: Channel,
     blocks: Blocks,
-    places: Int64[np.ndarray, " nnz"],
+    places: Int64[np.ndarray, " nnz_or_none"],
     coded: Int64[np.ndarray, " nnz"],
 ) -> None:
     """Short blocks: the rank of their bit mask among the masks with as many ones."""

@@ -202,7 +202,7 @@ def test_what_is_wrong_with_a_packages_source_is_one_sentence(plugin, tmp_path, 
     unknown, bad, misspelt, lost, odd, shadow = said.splitlines()
     assert unknown == (
         "SuiteError: suite.yaml: source: unknown source kind 'tony'. Did you mean 'tiny'? "
-        "Known: images, language, lost, odd, synthetic, tiny."
+        "Known: images, language, lost, odd, superposed, synthetic, tiny."
     )
     assert bad == "SuiteError: suite.yaml: source.width: Input should be greater than 0"
     assert misspelt.startswith("SuiteError: suite.yaml: source.widht: unknown key. Did you mean 'w")
@@ -229,9 +229,9 @@ def test_the_page_shows_the_package_that_is_tested():
 
 
 def test_every_built_in_kind_has_a_config_and_an_opener():
-    assert built_in_kinds() == ["images", "language", "synthetic"]
+    assert built_in_kinds() == ["images", "language", "superposed", "synthetic"]
     names = [config_class(kind).__name__ for kind in built_in_kinds()]
-    assert names == ["ImagesConfig", "LanguageConfig", "SyntheticConfig"]
+    assert names == ["ImagesConfig", "LanguageConfig", "SuperposedConfig", "SyntheticConfig"]
 
 
 def test_suites_are_read_without_torch():
@@ -239,7 +239,7 @@ def test_suites_are_read_without_torch():
         "import sys; from mdlbench.suite.load import load_suite, suite_names;"
         "print([load_suite(name).source.kind for name in suite_names()], 'torch' in sys.modules)"
     )
-    kinds_found = ["language", "language", "images", "language", "synthetic"]
+    kinds_found = ["language", "language", "images", "language", *["superposed"] * 2, "synthetic"]
     assert run_python(code, REPOSITORY).stdout == f"{kinds_found} False\n"
 
 

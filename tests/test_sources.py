@@ -23,6 +23,7 @@ from mdlbench.scoring.suite_run import Failed, Scored, run
 from mdlbench.scoring.targets import targets
 from mdlbench.sources import images as image_source
 from mdlbench.sources import kinds
+from mdlbench.sources import superposed as superposed_source
 from mdlbench.sources import synthetic as synthetic_source
 from mdlbench.sources.language import source as language_source
 from mdlbench.sources.language.hooked import HookedModel
@@ -319,7 +320,24 @@ def tiny_model():
     return hooked_model(hooked_transformer())
 
 
-SOURCES = {"images": images, "synthetic": synthetic, "language": language}
+def features():
+    content = {
+        "kind": "superposed",
+        "d": 4,
+        "features": 6,
+        "tokens": {"calibration": 500, "test": 330},
+        "rates": {"most": 0.4, "least": 0.1},
+        "read_out": 3,
+    }
+    return superposed_source.Superposed(config_class("superposed").model_validate(content))
+
+
+SOURCES = {
+    "images": images,
+    "synthetic": synthetic,
+    "language": language,
+    "superposed": features,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -327,6 +345,8 @@ def small_blocks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_source, "BLOCK_IMAGES", 70)
         patch.setattr(synthetic_source, "BLOCK_TOKENS", 70)
+        patch.setattr(superposed_source, "BLOCK_TOKENS", 70)
+        patch.setattr(superposed_source, "RUN_TOKENS", 7)
         patch.setattr(language_source, "BLOCK_TOKENS", 2 * CONTEXT + 1)
         yield
 

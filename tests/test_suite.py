@@ -40,6 +40,8 @@ DIGESTS = {
     "gpt2-res-jb": "54d13cd932e4c1a8bcede8afedf7f5d661ca2d964cddcd5bbbb52b4bdecfb656",
     "mnist": "386b68d9c953a93af6060f8d0c6ccfb9aa65ae72f299c78f32af81c6bc29f806",
     "smollm2-l15": "c98eab8f53d2e6bedc4edcd25a4fe3a91334779dde54b45dd20f9d3b683d6122",
+    "superposed-flat": "9135cd3da76dfde7f307ce7b63b4655c82ac0fa754e83e9d813695b3fec62231",
+    "superposed-hier": "c3a66c17bdba4f0a33b3a9342c19be95f7ec44ae2b9e1fbf763ea6316384d591",
     "toy": "60e087aacb075fd83718d01cbdec7af882898ae36d6cc57961f95714f935469d",
 }
 """Records name them, so a change of code must not change one."""

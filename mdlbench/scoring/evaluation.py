@@ -34,6 +34,7 @@ from mdlbench.scoring.profile import latent_profile
 from mdlbench.scoring.provenance import environment, provenance
 from mdlbench.scoring.search import Limit, search_limits
 from mdlbench.scoring.sweep import Sweep
+from mdlbench.scoring.truth import truth_facts
 from mdlbench.scoring.worker import Sae
 from mdlbench.statistics.bootstrap import percentile_interval
 from mdlbench.statistics.metrics import drawn_metrics
@@ -95,6 +96,7 @@ def _evaluate(
         facts = coder_facts(bench, run, limits, audit)
         points = [point(bench, run.sweep, position, audit) for position in run.sweep.priced()]
         rates = run.sweep.rates(audit.position)
+        truth = truth_facts(bench, run)
         profile = latent_profile(run.sweep.step(audit.position), rates, pictures(run.sweep, rates))
     record = EvalRecord(
         id=identity.id,
@@ -106,6 +108,7 @@ def _evaluate(
         points=points,
         tolerances=results,
         latents=profile,
+        truth=truth,
         partial=bench.limit is not None,
         environment=environment(
             bench.source.device, bench.rounds.executor.threads, time.perf_counter() - started

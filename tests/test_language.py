@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -635,6 +637,22 @@ def test_weights_that_are_cut_off_are_damaged(tmp_path, n_bytes):
         HubError, match=r"tiny: a file of its weights is damaged .*`mdlbench fetch`"
     ):
         loaded(str(folder))
+
+
+def test_a_gated_model_says_how_to_be_let_in(monkeypatch):
+    import transformers
+    from huggingface_hub.errors import GatedRepoError
+
+    def from_pretrained(*args, **kwargs):
+        """As transformers does it."""
+        answer = SimpleNamespace(headers={}, request=None, status_code=403)
+        raise OSError("You are trying to access a gated repo.") from GatedRepoError(
+            "403", response=answer
+        )
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
+    with pytest.raises(HubError, match=r"^google/gemma-2-2b: access is restricted\..*HF_TOKEN"):
+        loaded("google/gemma-2-2b")
 
 
 class ProxyError(Exception):

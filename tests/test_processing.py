@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 
 import pytest
 import torch
 
+from mdlbench.disk.files import PACKAGE
 from mdlbench.errors import UsageError
 from mdlbench.sources.kinds.language import HubModel
 from mdlbench.sources.language import load
@@ -79,6 +81,17 @@ def test_every_hook_of_a_gpt2_is_that_of_a_hooked_transformer(options):
     assert (shift - shift.mean(-1, keepdim=True)).abs().max() < 1e-4
 
 
+def tokenizer():
+    """One that TransformerLens takes; nothing is tokenised."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"a": 1, "?": 0}, unk_token="?"))
+    special = dict.fromkeys(("unk_token", "bos_token", "eos_token", "pad_token"), "?")
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "neox"])
 @pytest.mark.parametrize("options", [("center_writing_weights",), OPTIONS])
 def test_every_hook_is_that_of_a_transformer_bridge(family, options):
@@ -89,7 +102,7 @@ def test_every_hook_is_that_of_a_transformer_bridge(family, options):
     bridge = TransformerBridge.boot_transformers(
         {"gpt2": "gpt2", "neox": "EleutherAI/pythia-70m"}[family],
         hf_model=deepcopy(model),
-        tokenizer=Characters(),
+        tokenizer=tokenizer(),
         device="cpu",
     )
     bridge.enable_compatibility_mode(
@@ -154,6 +167,15 @@ def test_options_decide_how_a_model_is_loaded(monkeypatch):
     monkeypatch.setattr(load, "_load_from_hub", lambda *_: (causal_lm("gpt-oss"), Characters()))
     with pytest.raises(UsageError, match="model tiny: fold_value_biases: attention to a sink"):
         load_model(config, sinks, "cpu", torch.float32)
+
+
+def test_nothing_is_used_that_version_4_of_transformer_lens_removed():
+    sources = [file.read_text() for file in PACKAGE.rglob("*.py")]
+    lines = [line.strip() for source in sources for line in source.splitlines()]
+    found = {line for line in lines if re.match(r"(from|import) transformer_lens", line)}
+    assert found == {
+        "from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES"
+    }
 
 
 def test_names_are_those_of_either_version_of_transformer_lens():

@@ -119,7 +119,7 @@ def normalised(norm: nn.Module, x: Activation) -> Activation:
     x = x.float()
     if isinstance(norm, nn.LayerNorm):
         x = x - x.mean(dim=-1, keepdim=True)
-    epsilon: float = getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", 0.0)
+    epsilon: Any = getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", 0.0)
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + epsilon)
 
 

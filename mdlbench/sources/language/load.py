@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError
 
 from mdlbench.disk.cache import Recipe, kept
@@ -112,6 +113,8 @@ def _loading_errors(name: str) -> Iterator[None]:
     except HubError:
         raise
     except Exception as error:
+        if isinstance(error.__cause__, GatedRepoError):
+            raise explained(error.__cause__, name) from error
         if is_hub_error(error):
             raise explained(error, name) from error
         if isinstance(error, SafetensorError):

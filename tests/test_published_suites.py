@@ -11,10 +11,11 @@ from mdlbench.scoring.targets import targets
 from mdlbench.sources.language.hooks import Hook
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
+from tests.surrogate_hub import python_docs
 from tests.surrogate_suites import MODELS, N_LATENTS, N_OF_QWEN, WIDTH, write_suite_hub
 
 SCORED = {
-    "gemma-2-2b-l12": ["topk-4k-0", "scope-mlp-16k-44", "scope-att-16k-41"],
+    "gemma-2-2b-l12": ["topk-4k-0", "scope-transcoder-16k-6"],
     "pythia-160m-l8": ["jumprelu-4k-0", "matryoshka-16k-4", "gated-4k-5"],
     "gemma-3-270m": ["res-16k-small", "att-16k-big", "transcoder-16k-small-affine"],
     "gemma-3-1b": ["mlp-65k-medium", "transcoder-16k-small"],
@@ -39,7 +40,9 @@ def suite(request, tmp_path, monkeypatch):
 
 
 def test_every_sae_is_read_where_the_suite_scores_it_and_some_are_scored(suite, tmp_path):
-    opener = Opener(suite, Setting(text="python-docs", limit=2))
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(python_docs())[:60_000])
+    opener = Opener(suite, Setting(text=str(text), limit=2))
     for entry in suite.saes:
         named = NamedCoder(entry.spec)
         site = opener.site_of(named.origin(), entry.place, entry.key)

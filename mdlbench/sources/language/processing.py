@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from mdlbench.errors import UsageError
 from mdlbench.sources.language.layout import FINAL_NORM, LAYERS, Block, part_of
@@ -66,7 +65,7 @@ def centre_writing_weights(model: Any) -> None:
     for layer in part_of(trunk, LAYERS):
         block = Block.of(layer)
         for writing in (block.projection, part_of(block.mlp, MLP_OUT)):
-            _centre(writing.weight, dim=1 if isinstance(writing, Conv1D) else 0)
+            _centre(writing.weight, dim=1 if _reads_rows(writing) else 0)
             if writing.bias is not None:
                 _centre(writing.bias, dim=0)
 
@@ -87,7 +86,7 @@ def fold_value_biases(block: Block) -> None:
     biases = _value_biases(attention)
     if biases is None or not biases.any():
         return
-    width = projection.weight.shape[0 if isinstance(projection, Conv1D) else 1]
+    width = projection.weight.shape[0 if _reads_rows(projection) else 1]
     head = getattr(attention, "head_dim", biases.shape[-1])
     values = biases.reshape(-1, head).repeat_interleave(width // biases.numel(), dim=0).reshape(-1)
     written = projection(values[None])[0]
@@ -102,6 +101,11 @@ def _fold_norm_bias(block: Block) -> None:
         joint = part_of(block.attention, JOINT)
         _set_bias(joint, joint(norm.bias[None])[0])
         norm.bias.zero_()
+
+
+def _reads_rows(layer: nn.Module) -> bool:
+    """Whether its weights are [d_in, d_out], as in GPT-2, and not the transpose."""
+    return type(layer).__name__ == "Conv1D"
 
 
 def _set_bias(layer: Any, bias: torch.Tensor) -> None:

@@ -88,7 +88,7 @@ def tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(WordLevel({"a": 1, "?": 0}, unk_token="?"))
-    special = dict.fromkeys(("unk_token", "bos_token", "eos_token", "pad_token"), "?")
+    special = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "?")
     return PreTrainedTokenizerFast(tokenizer_object=words, **special)
 
 

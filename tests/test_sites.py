@@ -203,6 +203,16 @@ def test_modules_are_hook_points_where_that_is_certain(name, model, expected):
             Hook.parse(name, model)
 
 
+def test_a_config_that_names_the_module_says_which_of_two_meanings():
+    origin = transcoder(
+        hook_name="blocks.1.hook_mlp_in",
+        hf_hook_name="model.layers.1.pre_feedforward_layernorm.output",
+        hook_name_out=MLP,
+        model_name="google/gemma-3-1b-pt",
+    )
+    assert (origin.hook, origin.hook_out) == ("blocks.1.mlp.hook_in", MLP)
+
+
 def test_a_name_with_two_meanings_is_refused():
     with pytest.raises(UsageError, match=r"hook_mlp_in' has two meanings: write .*mlp\.hook_in"):
         Hook.parse("blocks.2.hook_mlp_in")

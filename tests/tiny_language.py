@@ -107,6 +107,8 @@ class Family:
 
 
 NORMED = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
+OF_LLAMA = {"head_dim": None, "num_key_value_heads": None}
+"""Keys that older configs do not have."""
 NEOX = {
     "layers": "gpt_neox.layers",
     "attn_out": "attention",
@@ -135,10 +137,16 @@ FAMILIES = {
         {"num_experts": 4, "shared_expert_intermediate_size": 8, **EXPERTS, **HYBRID},
     ),
     "olmo2": Family("Olmo2Config", {"pad_token_id": 0, "head_dim": None}, **NORMED),
-    "neox": Family("GPTNeoXConfig", {"use_parallel_residual": True}, **NEOX),
-    "neox-sequential": Family("GPTNeoXConfig", {"use_parallel_residual": False}, **NEOX),
+    "neox": Family("GPTNeoXConfig", {"use_parallel_residual": True, **OF_LLAMA}, **NEOX),
+    "neox-sequential": Family(
+        "GPTNeoXConfig", {"use_parallel_residual": False, **OF_LLAMA}, **NEOX
+    ),
     "gpt2": Family(
-        "GPT2Config", {}, layers="transformer.h", attn_out="attn", projection="attn.c_proj"
+        "GPT2Config",
+        OF_LLAMA,
+        layers="transformer.h",
+        attn_out="attn",
+        projection="attn.c_proj",
     ),
     "gpt-oss": Family("GptOssConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, **WINDOW}),
 }

@@ -26,7 +26,7 @@ from mdlbench.sources import kinds
 from mdlbench.sources import superposed as superposed_source
 from mdlbench.sources import synthetic as synthetic_source
 from mdlbench.sources.language import source as language_source
-from mdlbench.sources.language.hooked import HookedModel
+from mdlbench.sources.language.decoder import DecoderModel
 from mdlbench.sources.open import Opener
 from mdlbench.suite.kinds import built_in_kinds, config_class
 from mdlbench.suite.load import load_suite
@@ -35,7 +35,7 @@ from tests.documentation import REPOSITORY, fences
 from tests.quick import MDLBENCH, served
 from tests.test_registry import PLUGIN, plugin, run_python
 from tests.tiny import tiny_suite
-from tests.tiny_language import CONTEXT, contexts, hooked_model, hooked_transformer
+from tests.tiny_language import CONTEXT, contexts, decoder
 
 __all__ = ["plugin"]
 
@@ -317,7 +317,7 @@ def language():
 
 @cache
 def tiny_model():
-    return hooked_model(hooked_transformer())
+    return decoder()
 
 
 def features():
@@ -408,14 +408,14 @@ def test_a_splice_in_a_range_costs_what_it_costs_in_a_whole_pass(kind):
 
 def test_a_language_source_computes_each_block_once_and_only_those_that_are_asked_for(monkeypatch):
     captured = []
-    capture = HookedModel.capture
+    capture = DecoderModel.capture
 
     def counted(model, tokens, hooks):
         captured.append(len(tokens))
         return capture(model, tokens, hooks)
 
     source = language()
-    monkeypatch.setattr(HookedModel, "capture", counted)
+    monkeypatch.setattr(DecoderModel, "capture", counted)
     assert [block.index for block in source.blocks("test", 2, 4)] == [2, 3]
     assert captured == [2, 2]
     assert [block.index for block in source.blocks("test", 3)] == [3, 4, 5]

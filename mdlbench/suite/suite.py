@@ -63,6 +63,15 @@ class Agreement(Strict):
     """Steps of 0.05 octave by which the step accepted at a tolerance may differ."""
 
 
+class Costs(Strict):
+    """What a run of all the suite's SAEs takes, roughly; it decides no number."""
+
+    download_gb: Annotated[float, Field(ge=0)] | None = None
+    """Model and SAEs, in 10⁹ bytes, where they are fetched."""
+    memory_gb: Positive | None = None
+    """Of the model in float32, the widest SAE and what they compute."""
+
+
 class SuiteEntry(Strict):
     """One SAE of the suite."""
 
@@ -80,6 +89,8 @@ class SuiteEntry(Strict):
         return spec
 
 
+BESIDES = {"title", "saes", "agreement", "costs"}
+"""Keys of a suite that decide no number."""
 OwnQuantiser = Literal["normalised", "uniform"]
 """Modes that a suite may be measured in by itself: nothing about them is fitted."""
 
@@ -97,6 +108,7 @@ class Suite(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     replicates: Annotated[int, Field(ge=100, le=10_000)] = 500
     agreement: Agreement = Agreement()
+    costs: Costs = Costs()
     saes: list[SuiteEntry] = Field(default=[])
     _folder: Path = PrivateAttr(Path())
 
@@ -145,8 +157,8 @@ class Suite(Strict):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides a number: all but its title, list of SAEs and `agreement`."""
-        content = self.model_dump(mode="json", exclude={"title", "saes", "agreement"})
+        """SHA-256 of what decides a number: all but `BESIDES`."""
+        content = self.model_dump(mode="json", exclude=BESIDES)
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

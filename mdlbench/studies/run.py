@@ -23,7 +23,7 @@ from mdlbench.records.record import EvalRecord
 from mdlbench.records.store import RECORDS, read_records
 from mdlbench.scoring import suite_run
 from mdlbench.scoring.engine import THIS_PROCESS, Engine
-from mdlbench.scoring.executor import kept
+from mdlbench.scoring.executor import Raised
 from mdlbench.scoring.suite_run import Failed, Scored
 from mdlbench.scoring.targets import Target
 from mdlbench.scoring.worker import Worker
@@ -192,7 +192,9 @@ def _trained(
     if missing:
         with engine.workers(opener) as executor:
             for _, outcome in executor.as_done(missing):
-                yield kept(outcome)
+                if isinstance(outcome, Raised):
+                    raise outcome.error
+                yield outcome
 
 
 def records_of(folder: Path) -> list[EvalRecord]:

@@ -83,30 +83,44 @@ class History:
         return len(self.epochs) - 1 - self.kept_epoch.epoch if self.epochs else 0
 
     def to_csv(self) -> str:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(Epoch._fields)
-        writer.writerows(self.epochs)
-        return text.getvalue()
+        return csv_text(Epoch._fields, self.epochs)
+
+
+def csv_text(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A log as it is written."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def csv_rows(path: Path) -> list[list[str]]:
+    """The rows of a log below its header."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))[1:]
 
 
 def read_log(path: Path) -> list[Epoch]:
     """The rows of a `log.csv`."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    return [Epoch(int(row[0]), *map(float, row[1:])) for row in rows]
+    return [Epoch(int(row[0]), *map(float, row[1:])) for row in csv_rows(path)]
 
 
-class RunFolder:
-    """One run's folder. Every file in it is written whole or not at all."""
+class ClaimedFolder:
+    """A folder that belongs to one training run. Every file in it is written whole or not at all.
+
+    Attributes:
+        path: of the folder.
+        settings: of the run, as JSON has them.
+        defaults: values of settings that are younger than some recorded runs, which lack them.
+    """
 
     def __init__(
-        self, path: Path, config: TrainingConfig, activations: Float[torch.Tensor, "token d_in"]
+        self, path: Path, settings: Mapping[str, Any], defaults: Mapping[str, Any]
     ) -> None:
-        digest = hashlib.sha256(activations.cpu().numpy().tobytes()).hexdigest()
-        settings = {**asdict(config), "activations_sha256": digest}
         self.path = path
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self.defaults = defaults
 
     def claim(self) -> bool:
         """Take the folder for this run, and say whether the run is finished already.
@@ -138,7 +152,7 @@ class RunFolder:
             raise OutputError(f"{self.path}: not a folder that can be read: {error}") from error
 
     def _refuse_other_settings(self, found: Mapping[str, Any]) -> None:
-        known = {**_DEFAULTS, **found}
+        known = {**self.defaults, **found}
         for name, asked in self.settings.items():
             if known.get(name) != asked:
                 raise UsageError(
@@ -154,8 +168,26 @@ class RunFolder:
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / TRAINING_FILE, text.encode())
 
-    def write_log(self, history: History) -> None:
-        write_atomically(self.path / LOG_FILE, history.to_csv().encode())
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Record the result; the checkpoints go."""
+        self._write_training(result)
+        self._remove(self._checkpoints())
+
+    def write_log(self, rows: str) -> None:
+        """The log, as CSV."""
+        write_atomically(self.path / LOG_FILE, rows.encode())
+
+    @contextmanager
+    def new_checkpoint(self, epochs: int) -> Iterator[Path]:
+        """A folder to fill with the state after some epochs; then earlier checkpoints go."""
+        earlier = self._checkpoints()
+        with _whole_folder(self.path / f"checkpoint-{epochs:06d}") as partial:
+            yield partial
+        self._remove(earlier)
+
+    def last_checkpoint(self) -> Path | None:
+        """The folder of the last checkpoint; None where there is none."""
+        return next(reversed(self._checkpoints()), None)
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.path.glob("checkpoint-*"))
@@ -172,15 +204,33 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
 
+
+@contextmanager
+def reading_checkpoint(checkpoint: Path) -> Iterator[None]:
+    """Whatever an unreadable checkpoint raises in the block, as a `CheckpointError`."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{checkpoint}: not a readable checkpoint; delete it to train afresh: {error}"
+        ) from error
+
+
+class RunFolder(ClaimedFolder):
+    """The folder of an SAE's run."""
+
+    def __init__(
+        self, path: Path, config: TrainingConfig, activations: Float[torch.Tensor, "token d_in"]
+    ) -> None:
+        digest = hashlib.sha256(activations.cpu().numpy().tobytes()).hexdigest()
+        super().__init__(path, {**asdict(config), "activations_sha256": digest}, _DEFAULTS)
+
     def save_checkpoint(self, trainer: SAETrainer[Any, Any], history: History) -> None:
         """The whole state at the end of an epoch; earlier checkpoints are removed after it."""
-        earlier = self._checkpoints()
-        checkpoint = self.path / f"checkpoint-{len(history.epochs):06d}"
-        with _whole_folder(checkpoint) as partial:
+        with self.new_checkpoint(len(history.epochs)) as partial:
             trainer.save_checkpoint("trainer", base_path=partial)
             save_file(history.weights, partial / KEPT_FILE)
             (partial / LOG_FILE).write_text(history.to_csv(), encoding="utf-8")
-        self._remove(earlier)
 
     def load_checkpoint(self, trainer: SAETrainer[Any, Any]) -> History:
         """Puts the trainer where the last checkpoint was; an empty history if there is none.
@@ -188,11 +238,10 @@ class RunFolder:
         Raises:
             CheckpointError: the checkpoint cannot be read.
         """
-        checkpoints = self._checkpoints()
-        if not checkpoints:
+        checkpoint = self.last_checkpoint()
+        if checkpoint is None:
             return History(self.settings["keep"])
-        checkpoint = checkpoints[-1]
-        try:
+        with reading_checkpoint(checkpoint):
             trainer.sae.load_weights_from_checkpoint(checkpoint / "trainer")
             trainer.load_trainer_state(checkpoint / "trainer")
             return History(
@@ -200,10 +249,6 @@ class RunFolder:
                 read_log(checkpoint / LOG_FILE),
                 load_file(checkpoint / KEPT_FILE),
             )
-        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{checkpoint}: not a readable checkpoint; delete it to train afresh: {error}"
-            ) from error
 
     def save_sae(
         self,
@@ -218,8 +263,7 @@ class RunFolder:
         write_atomically(self.path / SAE_CFG_FILENAME, text.encode())
         write_atomically(self.path / SAE_WEIGHTS_FILENAME, save(weights))
         write_atomically(self.path / SPARSITY_FILENAME, save({"sparsity": sparsity}))
-        self._write_training(result)
-        self._remove(self._checkpoints())
+        self.finish(result)
 
 
 @contextmanager

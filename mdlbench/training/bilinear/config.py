@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 from mdlbench.errors import UsageError
-from mdlbench.training.config import CHOICES, Precision
+from mdlbench.training.claimed import Precision
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class BilinearConfig:
         for name in ("lr", "weight_decay", "noise"):
             if not math.isfinite(getattr(self, name)):
                 raise UsageError(f"{name} must be finite, not {getattr(self, name)}")
-        if self.storage not in CHOICES["storage"]:
-            raise UsageError(f"storage is {' or '.join(CHOICES['storage'])}, not {self.storage!r}")
+        if self.storage not in get_args(Precision):
+            raise UsageError(f"storage is {' or '.join(get_args(Precision))}, not {self.storage!r}")
 
     @property
     def key(self) -> str:

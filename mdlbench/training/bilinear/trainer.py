@@ -25,7 +25,7 @@ from mdlbench.bilinear.network import (
 from mdlbench.errors import TrainingError, UsageError
 from mdlbench.training.bilinear.config import BilinearConfig
 from mdlbench.training.bilinear.task import Task
-from mdlbench.training.folder import (
+from mdlbench.training.claimed import (
     LOG_FILE,
     ClaimedFolder,
     csv_rows,

@@ -245,6 +245,8 @@ def test_masks_decide_at_every_strength(evidence):
     finding = claims.masked(replace(evidence, masked=worse))
     assert finding.holds
     assert "40.0% against 80.0% at 0.5" in finding.evidence
+    towards = np.mean([evidence.masked[c.key].towards[:, -1].mean() for c in PLAN.accurate])
+    assert f"at 6 {towards:.1%} of other classes' images become" in finding.evidence
     one = dict(worse)
     key = PLAN.noiseless[0].key
     one[key] = replace(one[key], accuracy=np.full((10, n), 0.9))

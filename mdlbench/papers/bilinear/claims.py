@@ -138,9 +138,12 @@ def masked(evidence: Evidence) -> Finding:
             for level in levels
         )
         apart = [f"{level.strength:g}" for level in levels if level.lower.sign <= 0]
+        last = levels[-1]
         parts.append(
             f"{name} ({configs[0].noise:g} in training) {shown}"
             + (f"; not apart at {', '.join(apart)}" if apart else "; apart at every one")
+            + f"; at {last.strength:g} {last.towards.value:.1%} of other classes' images become "
+            "the mask's class"
         )
     return Finding(
         "V7: a mask read off the weights lowers the accuracy more than its permuted pixels do, at "

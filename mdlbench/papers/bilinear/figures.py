@@ -114,6 +114,7 @@ def truncation(evidence: Evidence) -> Figure:
         ax.set_yscale("symlog", linthresh=0.1)
         ax.set_xticks(KEPT, [str(n) for n in KEPT])
         ax.minorticks_off()
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.set_title("Few eigenvectors in place of all")
         ax.legend()
     return figure

@@ -28,13 +28,11 @@ class Grouping:
     Attributes:
         direction: its entry for each class; the mean over classes is taken away before.
         share: how many test images are on their class's side of a threshold that was chosen on
-            training images, the mean of both sides' shares.
-        chance: the same of a factor that tells nothing.
+            training images, the mean of both sides' shares: ½ for a factor that tells nothing.
     """
 
     direction: tuple[float, ...]
     share: float
-    chance: float = 0.5
 
     @property
     def groups(self) -> tuple[list[int], list[int]]:

@@ -13,8 +13,11 @@ from mdlbench.bilinear.network import BilinearNetwork
 from mdlbench.bilinear.spectrum import spectra
 from mdlbench.training.bilinear.task import Task
 
-STACKED = 10
-"""Eigenvectors of each class, those that raise it most, that a mask excites one of."""
+STACKED = 1
+"""Eigenvectors of each class, those that raise it most, that a mask excites one of.
+
+The recipe's "top 10" are read as one for each of ten classes.
+"""
 STRENGTHS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 """Norms of a mask; an image of a digit has a norm of about 9."""
 SEED = 0

@@ -26,6 +26,8 @@ from vs_saelens import (
     SMALL_HOOK,
     Opened,
     activations,
+    cut,
+    hooked,
     random_contexts,
     random_model,
     suite,
@@ -37,7 +39,6 @@ from mdlbench.records.record import EvalRecord
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.executor import InProcess
-from mdlbench.sources.language.hooked import HookedModel
 from mdlbench.sources.language.hooks import Hook
 from mdlbench.sources.language.source import Language
 from mdlbench.sources.open import Setting
@@ -72,8 +73,8 @@ def evaluated(
     shape: dict[str, int], hook: str, sae: Path, device: str, n_contexts: int
 ) -> tuple[EvalRecord, float, float, int]:
     """A record; seconds of the SAE; seconds of one bare pass; suffix passes in the evaluation."""
-    transformer = random_model(shape).to(device)
-    model = HookedModel("random", transformer)
+    whole = random_model(shape).to(device)
+    model, transformer = cut(whole, device=device), hooked(whole)
     splits = {
         "calibration": random_contexts(n_contexts, seed=2),
         "test": random_contexts(n_contexts, seed=1),
@@ -125,7 +126,7 @@ def main() -> None:
     arguments = parser.parse_args()
     shape, hook = (SMALL, SMALL_HOOK) if arguments.small else (GPT2, HOOK)
     with TemporaryDirectory() as folder:
-        x = activations(HookedModel("random", random_model(shape)), hook)
+        x = activations(cut(random_model(shape)), hook)
         width = 1024 if arguments.small else N_LATENTS
         sae = write_sae(Path(folder), x, width, hook=hook)
         records = []

@@ -48,7 +48,7 @@ from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.executor import InProcess
 from mdlbench.scoring.rounds import CoderRounds, EncodedSplit, LatentRounds, Rounds
 from mdlbench.scoring.worker import HeldSae
-from mdlbench.sources.language.hooked import HookedModel
+from mdlbench.sources.language.decoder import DecoderModel
 from mdlbench.sources.language.hooks import Hook, HookEntry
 from mdlbench.sources.language.losses import cross_entropies
 from mdlbench.sources.language.source import BLOCK_TOKENS, Language
@@ -64,6 +64,7 @@ VOCABULARY, CONTEXT, BOS = 50_257, 128, 50_256
 HOOK, SMALL_HOOK = Hook(8, "resid_pre").name, Hook(2, "resid_pre").name
 N_CONTEXTS, N_LATENTS, WIDEST, L0 = 16, 24_576, 98_304, 65
 N_SAES, TURNS, BATCH_SIZES = 8, 3, (16, 8, 4)
+TOKENIZER = SimpleNamespace(all_special_ids=[BOS], padding_side="right")
 TOLERANCE = 1e-4
 FINEST = 2.0**-10
 MEMORY_TOKENS = 4096
@@ -75,22 +76,55 @@ MEMORY_TOKENS = 4096
 
 def random_model(shape: Mapping[str, int]) -> Any:
     """A model as GPT-2 is; its unembedding is large enough for predictions not to be uniform."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        n_layer=shape["n_layers"],
+        n_embd=shape["d_model"],
+        n_head=shape["n_heads"],
+        n_inner=shape["d_mlp"],
+        n_positions=1024,
+        vocab_size=VOCABULARY,
+        initializer_range=0.8 / shape["d_model"] ** 0.5,
+        tie_word_embeddings=False,
+    )
+    model = GPT2LMHeadModel(config)
+    model.lm_head.weight.data *= 4
+    return model.eval().requires_grad_(False)
+
+
+def cut(model: Any, name: str = "random", device: str = "cpu") -> DecoderModel:
+    """That model as mdlbench cuts it."""
+    return DecoderModel(name, model, TOKENIZER, device)
+
+
+def hooked(model: Any) -> Any:
+    """The same model as TransformerLens computes it, for SAELens."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 
     warnings.filterwarnings("ignore", message="HookedTransformer is deprecated")
+    given = model.config
     config = HookedTransformerConfig(
-        **shape,
-        n_ctx=1024,
-        d_vocab=VOCABULARY,
+        n_layers=given.n_layer,
+        d_model=given.n_embd,
+        n_heads=given.n_head,
+        d_head=given.n_embd // given.n_head,
+        d_mlp=given.n_inner,
+        n_ctx=given.n_positions,
+        d_vocab=given.vocab_size,
         act_fn="gelu_new",
         normalization_type="LN",
-        seed=0,
-        device="cpu",
+        device=str(model.device),
     )
-    model = HookedTransformer(config)
-    model.unembed.W_U.data *= 4
-    model.tokenizer = SimpleNamespace(all_special_ids=[BOS], padding_side="right")
-    return model.eval().requires_grad_(False)
+    transformer = HookedTransformer(config)
+    weights = convert_gpt2_weights(model, transformer.cfg)
+    weights["unembed.b_U"] = torch.zeros(VOCABULARY, device=model.device)
+    off = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+    transformer.load_and_process_state_dict(weights, **dict.fromkeys(off, False))
+    transformer.tokenizer = TOKENIZER
+    return transformer.eval().requires_grad_(False)
 
 
 def random_contexts(n: int, seed: int) -> Contexts:
@@ -154,7 +188,7 @@ def config(d_in: int, n_latents: int, hook: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def activations(model: HookedModel, hook: str = HOOK, n: int = 8) -> torch.Tensor:
+def activations(model: DecoderModel, hook: str = HOOK, n: int = 8) -> torch.Tensor:
     """[token, d] of a few contexts of their own, BOS left out."""
     tokens = torch.from_numpy(random_contexts(n, seed=9).tokens)
     captured = model.capture(tokens, [Hook.parse(hook)])
@@ -231,7 +265,7 @@ class Ours:
         }
 
 
-def open_source(model: HookedModel, test: Contexts, hook: str = HOOK) -> Language:
+def open_source(model: DecoderModel, test: Contexts, hook: str = HOOK) -> Language:
     splits = {"calibration": Contexts(*(array[:1] for array in test)), "test": test}
     return Language(model, splits, Site(hook=hook))
 
@@ -258,14 +292,14 @@ def latents_of(rounds: Rounds, coder: SparseCoder) -> LatentRounds:
     return LatentRounds(CoderRounds.of(rounds, held), normalised=True, finest=FINEST)
 
 
-def by_mdlbench(model: HookedModel, coder: SparseCoder, test: Contexts, hook: str = HOOK) -> Ours:
+def by_mdlbench(model: DecoderModel, coder: SparseCoder, test: Contexts, hook: str = HOOK) -> Ours:
     source = open_source(model, test, hook)
     rounds = rounds_of(source)
     return Ours(source, rounds.reference(), latents_of(rounds, coder).encode("test"))
 
 
 def as_saelens_defines(
-    ours: Ours, model: HookedModel, coder: SparseCoder, test: Contexts
+    ours: Ours, model: DecoderModel, coder: SparseCoder, test: Contexts
 ) -> dict[str, float]:
     """mdlbench's figures, from its losses of single tokens, under the definitions of `run_evals`.
 
@@ -292,7 +326,7 @@ def as_saelens_defines(
     }
 
 
-def blank_ce(model: HookedModel, hook: str, test: Contexts) -> float:
+def blank_ce(model: DecoderModel, hook: str, test: Contexts) -> float:
     """CE with zeros at all positions, of a residual stream."""
     blank = torch.zeros(*test.tokens.shape, model.d_model)
     followed = measured(model, test)
@@ -302,7 +336,7 @@ def blank_ce(model: HookedModel, hook: str, test: Contexts) -> float:
     return float(cross_entropies(model.head, hidden, labels, torch.arange(len(labels))).mean())
 
 
-def measured(model: HookedModel, contexts: Contexts) -> np.ndarray:
+def measured(model: DecoderModel, contexts: Contexts) -> np.ndarray:
     """[document, position]: all but special tokens, of which BOS is the first."""
     allowed: np.ndarray = ~np.isin(contexts.tokens, model.tokenizer.all_special_ids)
     return allowed
@@ -352,17 +386,18 @@ def print_figures(
 class Subjects:
     """What both sides are given."""
 
+    whole: Any
     transformer: Any
-    model: HookedModel
+    model: DecoderModel
     test: Contexts
     folder: Path
 
     @classmethod
     def make(cls, folder: Path) -> Subjects:
-        transformer = random_model(GPT2)
-        model = HookedModel("gpt2", transformer)
+        whole = random_model(GPT2)
+        model = cut(whole, "gpt2")
         write_sae(folder / "sae", activations(model), N_LATENTS)
-        return cls(transformer, model, random_contexts(N_CONTEXTS, seed=1), folder / "sae")
+        return cls(whole, hooked(whole), model, random_contexts(N_CONTEXTS, seed=1), folder / "sae")
 
 
 def compare_evaluations(subjects: Subjects) -> None:
@@ -415,7 +450,8 @@ def compare_operating_points(subjects: Subjects) -> None:
 def compare_eight_saes(subjects: Subjects) -> None:
     """Eight SAEs at one hook on one source, and how often the model's first block runs."""
     passes: list[int] = []
-    handle = subjects.transformer.blocks[0].register_forward_pre_hook(lambda *_: passes.append(1))
+    attention = subjects.whole.transformer.h[0].attn
+    handle = attention.register_forward_pre_hook(lambda *_: passes.append(1))
     x = activations(subjects.model)
     clock = Clock()
     passes.clear()
@@ -464,7 +500,7 @@ def suite(hook: str) -> Suite:
 
 
 def evaluate_whole(
-    model: HookedModel, sae: Path, hook: str, n_calibration: int, n_test: int
+    model: DecoderModel, sae: Path, hook: str, n_calibration: int, n_test: int
 ) -> None:
     """A record, from contexts on, as `mdlbench eval` makes it."""
     splits = {
@@ -480,7 +516,7 @@ def evaluate_whole(
 
 def evaluate_small(n_tokens: str) -> None:
     """In a child process: a small model with GPT-2's vocabulary, on so many test tokens."""
-    model = HookedModel("small", random_model(SMALL))
+    model = cut(random_model(SMALL))
     with TemporaryDirectory() as folder:
         sae = write_sae(Path(folder), activations(model, SMALL_HOOK), 4096, hook=SMALL_HOOK)
         evaluate_whole(model, sae, SMALL_HOOK, MEMORY_TOKENS, int(n_tokens))
@@ -488,13 +524,13 @@ def evaluate_small(n_tokens: str) -> None:
 
 def evaluate_widest(folder: str) -> None:
     """In a child process: GPT-2's shapes and the widest SAE, on one full block of tokens."""
-    model = HookedModel("gpt2", random_model(GPT2))
+    model = cut(random_model(GPT2))
     evaluate_whole(model, Path(folder), HOOK, MEMORY_TOKENS // 4, MEMORY_TOKENS)
 
 
 def write_widest(folder: str) -> None:
     """In a child process, whose memory is not counted."""
-    write_sae(Path(folder), activations(HookedModel("gpt2", random_model(GPT2))), WIDEST)
+    write_sae(Path(folder), activations(cut(random_model(GPT2))), WIDEST)
 
 
 CHILDREN = {child.__name__: child for child in (evaluate_small, evaluate_widest, write_widest)}

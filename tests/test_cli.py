@@ -343,8 +343,18 @@ def test_the_version_is_printed():
 
 
 def test_ls_lists_what_there_is(finished):
-    suites = json.loads(mdlbench("ls", "suites", "--json").stdout)
-    assert "mnist" in [row["suite"] for row in suites]
+    suites = {row["suite"]: row for row in json.loads(mdlbench("ls", "--json").stdout)}
+    assert suites["toy"]["test tokens"] == 16384
+    assert suites["mnist"]["test tokens"] == 10_000
+    assert suites["gemma-3-270m"]["download, GB"] == 6.8
+    assert suites["gemma-3-270m"]["memory, GB"] == 5
+    saes = {row["SAE"]: row for row in json.loads(mdlbench("ls", "gemma-3-270m", "--json").stdout)}
+    assert len(saes) == suites["gemma-3-270m"]["SAEs"]
+    assert saes["pca-mlp"]["hook"] == "blocks.12.hook_mlp_out"
+    assert saes["res-16k-big"]["spec"].startswith("gemma_scope:hf://google/gemma-scope-2-270m-pt/")
+    run = mdlbench("ls", "gemma-3-270mm")
+    assert run.returncode == 2
+    assert "nothing to list by the name 'gemma-3-270mm'. Did you mean 'gemma-3-270m'?" in run.stderr
     records = json.loads(mdlbench("ls", "records", finished[0].parent, "--json").stdout)
     assert {row["SAE"] for row in records} >= {"pca", "kmeans", "mean"}
     assert Path(records[0]["file"]).is_file()

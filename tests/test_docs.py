@@ -73,6 +73,10 @@ INSTEAD: dict[str, str | Elsewhere] = {
     "mdlbench eval --suite mnist --sae npz:random.npz -o results/random": MNIST,
     "PYTHONPATH=. mdlbench eval --suite mnist --sae python:bright:Pixels -o results/bright": MNIST,
     "mdlbench train --width 256 --k 9 --epochs 20 -o runs/mine": "{} --epochs 1",
+    "mdlbench train --bilinear --width 100 --epochs 20 -o runs/bilinear": "{} --epochs 1",
+    "mdlbench reproduce bilinear-mnist": Elsewhere(
+        "test_bilinear_mnist.py::test_what_is_written", "an hour; there on tiny networks"
+    ),
     "mdlbench eval --suite gpt2-l8": Elsewhere(
         "test_gpt2_suites.py::test_all_nineteen_are_scored_where_they_were_trained",
         "a minute; there on fewer tokens, and my-suite.yaml, which is like it, runs here",

@@ -381,10 +381,9 @@ def test_sparsify_against_float64(
     assert (spec.name, spec.architecture, spec.promised_l0) == ("layers.10.mlp", architecture, K)
     assert spec.side_bits == (32 * D if "W_skip" in w else 0)
     assert spec.d_latents == len(w["W_dec"])
-    hook = "blocks.10.hook_mlp_out"
-    transcoder = bool(config.get("transcode"))
+    hook, read = "blocks.10.hook_mlp_out", "blocks.10.mlp.hook_in"
     assert (spec.origin.hook, spec.origin.hook_out) == (
-        (None, hook) if transcoder else (hook, None)
+        (read, hook) if config.get("transcode") else (hook, None)
     )
     assert load_coder(str(folder)).spec.identity == spec.identity
 

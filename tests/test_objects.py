@@ -45,7 +45,7 @@ from mdlbench.suite.load import load_suite
 from tests.plain import WIDTH, BatchTopK, PlainSAE
 from tests.quick import MDLBENCH, served
 from tests.tiny import D_IN, tiny_suite, write_sae
-from tests.tiny_language import hooked_model, hooked_transformer, language_suite
+from tests.tiny_language import decoder, language_suite
 
 WIDE = 16
 
@@ -232,7 +232,7 @@ PRE, POST = "blocks.1.hook_resid_pre", "blocks.1.hook_resid_post"
 
 @pytest.fixture
 def language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(opener, "load_model", lambda *given: hooked_model(hooked_transformer()))
+    monkeypatch.setattr(opener, "load_model", lambda *given: decoder())
     return language_suite(tmp_path / "suite")
 
 

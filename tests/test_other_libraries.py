@@ -289,6 +289,28 @@ def test_gemma_scope_2_without_a_config(tmp_path: Path) -> None:
     assert (coder.spec.architecture, coder.spec.origin.hook) == ("jumprelu", None)
 
 
+@pytest.mark.parametrize(
+    ("path", "hook", "hook_out"),
+    [
+        ("resid_post/layer_12_width_16k_l0_big", "blocks.12.hook_resid_post", None),
+        ("mlp_out_all/layer_3_width_16k_l0_small", "blocks.3.hook_mlp_out", None),
+        ("attn_out/layer_3_width_16k_l0_small", "blocks.3.attn.hook_z", None),
+        (
+            "transcoder_all/layer_3_width_16k_l0_small",
+            "blocks.3.mlp.hook_in",
+            "blocks.3.hook_mlp_out",
+        ),
+    ],
+)
+def test_folders_of_gemma_scope_2_tell_what_no_config_does(
+    tmp_path: Path, path: str, hook: str, hook_out: str | None
+) -> None:
+    folder = tmp_path / "gemma-scope-2-270m-pt" / path
+    write_second(folder, False)
+    origin = NamedCoder(f"gemma_scope:{folder}").origin()
+    assert (origin.model, origin.hook, origin.hook_out) == ("gemma-3-270m", hook, hook_out)
+
+
 def test_a_file_itself_can_be_named(tmp_path: Path) -> None:
     folder = tmp_path / "trainer_0"
     write_trainer(folder, "AutoEncoderTopK")

@@ -21,6 +21,7 @@ from tests.tiny import D_IN, tiny_suite, write_sae
 PLUGIN = Path(__file__).parent / "plugin_package"
 FORMATS = [
     "batchtopk",
+    "bilinear",
     "circuit_tracer",
     "dictionary_learning",
     "gemma_scope",
@@ -194,7 +195,8 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with pytest.raises(
         CheckpointError,
-        match=r"not a checkpoint .*\(expected ae\.pt \(dictionary_learning\), "
+        match=r"not a checkpoint .*\(expected bilinear\.safetensors \(bilinear\), "
+        r"ae\.pt \(dictionary_learning\), "
         r"params\.npz \(gemma_scope\), hyperparams\.json \(llama_scope\), "
         r"sae_weights\.safetensors \(saelens\), sae\.safetensors \(sparsify\), "
         r"params\.safetensors \(gemma_scope\), cfg\.json \(saelens\)\)",

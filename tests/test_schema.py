@@ -54,7 +54,12 @@ def test_a_suite_with_a_misspelt_key_does_not_fit():
 
 
 def test_a_suites_source_is_of_one_of_the_built_in_kinds():
-    kinds = {"images": "ImagesConfig", "language": "LanguageConfig", "synthetic": "SyntheticConfig"}
+    kinds = {
+        "images": "ImagesConfig",
+        "language": "LanguageConfig",
+        "superposed": "SuperposedConfig",
+        "synthetic": "SyntheticConfig",
+    }
     source = suite_schema()["properties"]["source"]
     references = {kind: f"#/$defs/{name}" for kind, name in kinds.items()}
     assert source["discriminator"] == {"propertyName": "kind", "mapping": references}

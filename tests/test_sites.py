@@ -33,7 +33,7 @@ from mdlbench.sources.language.source import Language
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.site import UNSAID, Place, Site
 from tests.tiny import tiny_suite
-from tests.tiny_language import hooked_model, hooked_transformer, language_suite, write_saelens
+from tests.tiny_language import causal_lm, counted, decoder, language_suite, write_saelens
 
 PRE, POST, MLP = (f"blocks.1.hook_{kind}" for kind in ("resid_pre", "resid_post", "mlp_out"))
 OWN, SILENT = Setting(text="own"), Origin()
@@ -183,9 +183,14 @@ def test_names_of_one_model_are_one(tmp_path):
         ("blocks.2.hook_z", "", "blocks.2.attn.hook_z"),
         ("model.layers.2.mlp", "google/gemma-2-2b", None),
         ("model.layers.2.mlp.down_proj", "google/gemma-3-1b-pt", None),
-        ("model.layers.2.post_attention_layernorm", "Qwen/Qwen3-0.6B", None),
+        ("model.layers.2.post_attention_layernorm", "Qwen/Qwen3-0.6B", "blocks.2.mlp.hook_in"),
+        ("model.layers.2.post_attention_layernorm", "", None),
+        ("model.layers.2.pre_feedforward_layernorm.output", "gemma-3-1b", "blocks.2.mlp.hook_in"),
+        ("model.layers.2.linear_attn.out_proj.input", "Qwen3.5-2B", "blocks.2.attn.hook_z"),
+        ("blocks.2.mlp.hook_in", "", "blocks.2.mlp.hook_in"),
+        ("blocks.2.ln2.hook_normalized", "", "blocks.2.ln2.hook_normalized"),
         ("model.layers.2.mlp.gate_proj", "", None),
-        ("model.layers.2.mlp.input", "", None),
+        ("model.layers.2.mlp.input", "", "blocks.2.mlp.hook_in"),
         ("model.embed_tokens", "", None),
         ("model.layers.14x", "", None),
     ],
@@ -196,6 +201,28 @@ def test_modules_are_hook_points_where_that_is_certain(name, model, expected):
     else:
         with pytest.raises(UsageError, match="is not supported"):
             Hook.parse(name, model)
+
+
+def test_a_config_that_names_the_module_says_which_of_two_meanings():
+    origin = transcoder(
+        hook_name="blocks.1.hook_mlp_in",
+        hf_hook_name="model.layers.1.pre_feedforward_layernorm.output",
+        hook_name_out=MLP,
+        model_name="google/gemma-3-1b-pt",
+    )
+    assert (origin.hook, origin.hook_out) == ("blocks.1.mlp.hook_in", MLP)
+
+
+def test_a_name_with_two_meanings_is_refused():
+    with pytest.raises(UsageError, match=r"hook_mlp_in' has two meanings: write .*mlp\.hook_in"):
+        Hook.parse("blocks.2.hook_mlp_in")
+
+
+def test_a_transcoder_of_folded_norms_is_refused(loaded, tmp_path):
+    opener = Opener(language_suite(tmp_path), OWN)
+    origin = Origin(hook="blocks.1.mlp.hook_in", hook_out=MLP, model_options={"fold_ln": True})
+    with pytest.raises(UsageError, match="with fold_ln: the normalisation's gain is then no part"):
+        opener.open(opener.site_of(origin))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +284,7 @@ def loaded(monkeypatch):
 
     def load(config, options, device, dtype):
         calls.append(dict(options))
-        return hooked_model(hooked_transformer())
+        return decoder()
 
     monkeypatch.setattr(opening, "load_model", load)
     return calls
@@ -287,22 +314,14 @@ def test_a_model_is_loaded_once_for_all_sites(results, loaded):
 def test_another_sae_at_the_same_hook_runs_no_prefix_again(tmp_path, monkeypatch):
     """With `cache`, across runs; its record is the one that it has without, bit for bit."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    calls = set()
-
-    def load(*given):
-        transformer = hooked_transformer()
-        model = hooked_model(transformer)
-        for layer, block in enumerate(transformer.blocks):
-            block.register_forward_pre_hook(lambda *_, layer=layer: calls.add(layer))
-        return model
-
-    monkeypatch.setattr(opening, "load_model", load)
+    calls = []
+    monkeypatch.setattr(opening, "load_model", lambda *given: decoder(counted(causal_lm(), calls)))
     suite = language_suite(tmp_path / "suite", saes=SAES)
     scored(suite, tmp_path / "first", ["mean-pre"], cache=True)
-    assert calls == {0, 1, 2}
+    assert set(calls) == {0, 1, 2}
     calls.clear()
     (later,) = scored(suite, tmp_path / "later", ["pca-pre"], cache=True)
-    assert calls == {1, 2}
+    assert set(calls) == {1, 2}
     (without,) = scored(suite, tmp_path / "without", ["pca-pre"])
     besides = {"environment", "provenance"}
     assert later.record.model_dump(exclude=besides) == without.record.model_dump(exclude=besides)

@@ -23,9 +23,10 @@ from mdlbench.scoring.suite_run import Failed, Scored, run
 from mdlbench.scoring.targets import targets
 from mdlbench.sources import images as image_source
 from mdlbench.sources import kinds
+from mdlbench.sources import superposed as superposed_source
 from mdlbench.sources import synthetic as synthetic_source
 from mdlbench.sources.language import source as language_source
-from mdlbench.sources.language.hooked import HookedModel
+from mdlbench.sources.language.decoder import DecoderModel
 from mdlbench.sources.open import Opener
 from mdlbench.suite.kinds import built_in_kinds, config_class
 from mdlbench.suite.load import load_suite
@@ -34,7 +35,7 @@ from tests.documentation import REPOSITORY, fences
 from tests.quick import MDLBENCH, served
 from tests.test_registry import PLUGIN, plugin, run_python
 from tests.tiny import tiny_suite
-from tests.tiny_language import CONTEXT, contexts, hooked_model, hooked_transformer
+from tests.tiny_language import CONTEXT, contexts, decoder
 
 __all__ = ["plugin"]
 
@@ -202,7 +203,7 @@ def test_what_is_wrong_with_a_packages_source_is_one_sentence(plugin, tmp_path, 
     unknown, bad, misspelt, lost, odd, shadow = said.splitlines()
     assert unknown == (
         "SuiteError: suite.yaml: source: unknown source kind 'tony'. Did you mean 'tiny'? "
-        "Known: images, language, lost, odd, synthetic, tiny."
+        "Known: images, language, lost, odd, superposed, synthetic, tiny."
     )
     assert bad == "SuiteError: suite.yaml: source.width: Input should be greater than 0"
     assert misspelt.startswith("SuiteError: suite.yaml: source.widht: unknown key. Did you mean 'w")
@@ -229,18 +230,19 @@ def test_the_page_shows_the_package_that_is_tested():
 
 
 def test_every_built_in_kind_has_a_config_and_an_opener():
-    assert built_in_kinds() == ["images", "language", "synthetic"]
+    assert built_in_kinds() == ["images", "language", "superposed", "synthetic"]
     names = [config_class(kind).__name__ for kind in built_in_kinds()]
-    assert names == ["ImagesConfig", "LanguageConfig", "SyntheticConfig"]
+    assert names == ["ImagesConfig", "LanguageConfig", "SuperposedConfig", "SyntheticConfig"]
 
 
 def test_suites_are_read_without_torch():
     code = (
         "import sys; from mdlbench.suite.load import load_suite, suite_names;"
-        "print([load_suite(name).source.kind for name in suite_names()], 'torch' in sys.modules)"
+        "print(sorted({load_suite(name).source.kind for name in suite_names()}));"
+        "print('torch' in sys.modules)"
     )
-    kinds_found = ["language", "language", "images", "language", "synthetic"]
-    assert run_python(code, REPOSITORY).stdout == f"{kinds_found} False\n"
+    kinds_found = ["images", "language", "superposed", "synthetic"]
+    assert run_python(code, REPOSITORY).stdout == f"{kinds_found}\nFalse\n"
 
 
 def test_a_source_in_the_tree_is_one_file(tmp_path, monkeypatch):
@@ -316,10 +318,27 @@ def language():
 
 @cache
 def tiny_model():
-    return hooked_model(hooked_transformer())
+    return decoder()
 
 
-SOURCES = {"images": images, "synthetic": synthetic, "language": language}
+def features():
+    content = {
+        "kind": "superposed",
+        "d": 4,
+        "features": 6,
+        "tokens": {"calibration": 500, "test": 330},
+        "rates": {"most": 0.4, "least": 0.1},
+        "read_out": 3,
+    }
+    return superposed_source.Superposed(config_class("superposed").model_validate(content))
+
+
+SOURCES = {
+    "images": images,
+    "synthetic": synthetic,
+    "language": language,
+    "superposed": features,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -327,6 +346,8 @@ def small_blocks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_source, "BLOCK_IMAGES", 70)
         patch.setattr(synthetic_source, "BLOCK_TOKENS", 70)
+        patch.setattr(superposed_source, "BLOCK_TOKENS", 70)
+        patch.setattr(superposed_source, "RUN_TOKENS", 7)
         patch.setattr(language_source, "BLOCK_TOKENS", 2 * CONTEXT + 1)
         yield
 
@@ -388,14 +409,14 @@ def test_a_splice_in_a_range_costs_what_it_costs_in_a_whole_pass(kind):
 
 def test_a_language_source_computes_each_block_once_and_only_those_that_are_asked_for(monkeypatch):
     captured = []
-    capture = HookedModel.capture
+    capture = DecoderModel.capture
 
     def counted(model, tokens, hooks):
         captured.append(len(tokens))
         return capture(model, tokens, hooks)
 
     source = language()
-    monkeypatch.setattr(HookedModel, "capture", counted)
+    monkeypatch.setattr(DecoderModel, "capture", counted)
     assert [block.index for block in source.blocks("test", 2, 4)] == [2, 3]
     assert captured == [2, 2]
     assert [block.index for block in source.blocks("test", 3)] == [3, 4, 5]

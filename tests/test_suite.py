@@ -36,10 +36,18 @@ def test_unknown_names_suggest_the_nearest(folder):
 
 
 DIGESTS = {
+    "gemma-2-2b-l12": "cac862238ec46a2d1eb146f45e095ff56990a753bb74d79693597f91fd4613c1",
+    "gemma-3-1b": "3f13bdb9b6c5aa31cba44c2e9b114b86ba9d12fe18486da62f481aab1e16fd19",
+    "gemma-3-270m": "e49123219500d5df584d144c99d8a1300f4844d446bf833e23212c7efddedef1",
     "gpt2-l8": "bef26e70bf67ac0cd6a1a974fc4e2e2a7cb37a3a0bc02ff382a891bd6f52ad5b",
     "gpt2-res-jb": "54d13cd932e4c1a8bcede8afedf7f5d661ca2d964cddcd5bbbb52b4bdecfb656",
+    "llama-3.1-8b": "cc9d26e88995e7e6e0cf68e4442d2380865a8f76b8b3870017bafa677e7b2052",
     "mnist": "94de2c31976192ecc01a9f6dc361ce5e61b534929651f15b5fe0232db41691f5",
+    "pythia-160m-l8": "1c9a6c8ff4e4b63dab75538d1e5b4c277579fcd6a27bad0a500d2db9744b8aff",
+    "qwen3-1.7b": "a7903915d01e89b8aa60f0dcc38a97498d05e4d9db06b8b57b2756312532d863",
     "smollm2-l15": "c98eab8f53d2e6bedc4edcd25a4fe3a91334779dde54b45dd20f9d3b683d6122",
+    "superposed-flat": "9135cd3da76dfde7f307ce7b63b4655c82ac0fa754e83e9d813695b3fec62231",
+    "superposed-hier": "c3a66c17bdba4f0a33b3a9342c19be95f7ec44ae2b9e1fbf763ea6316384d591",
     "toy": "f386383d87b481b1f241af8367bf684146e8ba8940acb075d40b10d6038953f3",
 }
 """Records name them, so a change of code must not change one."""

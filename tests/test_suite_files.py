@@ -42,7 +42,7 @@ def nested(levels):
 @pytest.mark.parametrize(
     ("added", "line", "message"),
     [
-        ("saes: []", 1, "'saes' is here a second time, after line 50"),
+        ("saes: []", 1, "'saes' is here a second time, after line 51"),
         ("tolerances: []", 1, "'tolerances' is here a second time, after line 42"),
         ('"title": again', 1, "'title' is here a second time, after line"),
         ("x: {a: 1,\n b: 2,\n a: 3}", 3, "'a' is here a second time, after line"),

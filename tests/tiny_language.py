@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from mdlbench.sources.language.blocks import BlocksModel
-from mdlbench.sources.language.hooked import HookedModel
+from mdlbench.sources.language.decoder import DecoderModel
 from mdlbench.sources.language.text import Contexts
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.suite import Suite
 
 VOCABULARY, D_MODEL, D_MLP, N_HEADS, D_HEAD, N_LAYERS, CONTEXT = 40, 16, 24, 2, 6, 3, 12
 SPECIAL = (0, 7)
+PROBE = (1, 8)
 KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z")
 
 
@@ -45,85 +46,148 @@ class Characters:
 
 
 def random_weights(module: torch.nn.Module, seed: int) -> None:
-    """Every parameter drawn, the biases and the normalisations' too, so that none is overlooked."""
+    """Every parameter drawn, the biases and the normalisations' too, so that none is overlooked.
+
+    Linear attention divides by the norms of small vectors, which larger weights bring near zero.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in module.named_parameters():
-        is_scale = name.endswith(".w") or "norm" in name
-        noise = torch.randn(tensor.shape, generator=generator) * 0.4
+        is_scale = ("norm" in name or "ln_" in name) and name.endswith("weight")
+        size = 0.1 if "linear_attn" in name else 0.4
+        noise = torch.randn(tensor.shape, generator=generator) * size
         tensor.data = (noise + is_scale).to(tensor.dtype)
 
 
-def hooked_transformer(seed: int = 0, **changes: Any) -> Any:
-    """A model of TransformerLens as GPT-2 is, but for the changes to its config."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
-    config = {
-        "n_layers": N_LAYERS,
-        "d_model": D_MODEL,
-        "d_head": D_HEAD,
-        "n_heads": N_HEADS,
-        "d_mlp": D_MLP,
-        "n_ctx": CONTEXT,
-        "d_vocab": VOCABULARY,
-        "act_fn": "gelu_new",
-        "normalization_type": "LN",
-        "device": "cpu",
-    }
-    model = HookedTransformer(HookedTransformerConfig(**config | changes))
-    random_weights(model, seed)
-    model.tokenizer = Characters()
-    return model.eval().requires_grad_(False)
-
-
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "gpt2": {},
-    "neox": {"parallel_attn_mlp": True, "positional_embedding_type": "rotary", "rotary_dim": 6},
-    "gemma2": {
-        "normalization_type": "RMS",
-        "use_normalization_before_and_after": True,
-        "output_logits_soft_cap": 3.0,
-        "positional_embedding_type": "rotary",
-        "rotary_dim": 6,
-        "gated_mlp": True,
-    },
-    "olmo2": {
-        "normalization_type": "RMS",
-        "original_architecture": "Olmo2ForCausalLM",
-        "d_head": D_MODEL // N_HEADS,
-        "positional_embedding_type": "rotary",
-        "rotary_dim": 6,
-        "gated_mlp": True,
-    },
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": D_MODEL,
+    "intermediate_size": D_MLP,
+    "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": N_HEADS,
+    "num_key_value_heads": 1,
+    "head_dim": D_HEAD,
+    "max_position_embeddings": CONTEXT,
 }
-"""Changes that make a tiny model one of that kind."""
+WINDOW = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
+WINDOW["layer_types"] = WINDOW["layer_types"][:N_LAYERS]
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 8}
+HYBRID = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0},
+}
 
 
-def hooked_model(transformer: Any, dtype: torch.dtype = torch.float32) -> HookedModel:
-    return HookedModel("tiny", transformer.to(dtype))
+@dataclass(frozen=True)
+class Family:
+    """A kind of decoder of transformers, and where its layers have what.
+
+    Attributes:
+        config: its config's class.
+        keys: of the config, beside `SIZES`; "" takes a key away.
+        layers: where its layers are.
+        attn_out, mlp_out, mlp, projection: names of modules in a layer, by their output the first
+            two, by their input the others.
+    """
+
+    config: str
+    keys: dict[str, Any]
+    layers: str = "model.layers"
+    attn_out: str = "self_attn"
+    mlp_out: str = "mlp"
+    mlp: str = "mlp"
+    projection: str = "self_attn.o_proj"
+
+    @property
+    def is_parallel(self) -> bool:
+        return bool(self.keys.get("use_parallel_residual"))
 
 
-def llama(seed: int = 0, **changes: Any) -> Any:
-    """A Llama of transformers, its key-value heads shared."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+NORMED = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
+OF_LLAMA = {"head_dim": None, "num_key_value_heads": None}
+"""Keys that older configs do not have."""
+NEOX = {
+    "layers": "gpt_neox.layers",
+    "attn_out": "attention",
+    "projection": "attention.dense",
+}
+FAMILIES = {
+    "llama": Family("LlamaConfig", {"attention_bias": True}),
+    "qwen2": Family("Qwen2Config", {}),
+    "qwen3": Family("Qwen3Config", {"tie_word_embeddings": True}),
+    "qwen3-moe": Family("Qwen3MoeConfig", {"num_experts": 4, "mlp_only_layers": [0], **EXPERTS}),
+    "mistral": Family("MistralConfig", {"sliding_window": 4}),
+    "gemma": Family("GemmaConfig", {}),
+    "gemma2": Family(
+        "Gemma2Config",
+        {"query_pre_attn_scalar": 6, "final_logit_softcapping": 3.0, **WINDOW},
+        **NORMED,
+    ),
+    "gemma3": Family("Gemma3TextConfig", {"query_pre_attn_scalar": 6, **WINDOW}, **NORMED),
+    "phi3": Family("Phi3Config", {"pad_token_id": 0, "sliding_window": 4, "head_dim": None}),
+    "smollm3": Family(
+        "SmolLM3Config", {"pad_token_id": 0, "no_rope_layers": [1, 0, 1], "head_dim": None}
+    ),
+    "qwen3.5": Family("Qwen3_5TextConfig", HYBRID),
+    "qwen3-next": Family(
+        "Qwen3NextConfig",
+        {"num_experts": 4, "shared_expert_intermediate_size": 8, **EXPERTS, **HYBRID},
+    ),
+    "olmo2": Family("Olmo2Config", {"pad_token_id": 0, "head_dim": None}, **NORMED),
+    "neox": Family("GPTNeoXConfig", {"use_parallel_residual": True, **OF_LLAMA}, **NEOX),
+    "neox-sequential": Family(
+        "GPTNeoXConfig", {"use_parallel_residual": False, **OF_LLAMA}, **NEOX
+    ),
+    "gpt2": Family(
+        "GPT2Config",
+        OF_LLAMA,
+        layers="transformer.h",
+        attn_out="attn",
+        projection="attn.c_proj",
+    ),
+    "gpt-oss": Family("GptOssConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, **WINDOW}),
+}
+"""Every family that is promised to be cut, each with what is special about it at this size."""
 
-    config = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": D_MODEL,
-        "intermediate_size": D_MLP,
-        "num_hidden_layers": N_LAYERS,
-        "num_attention_heads": N_HEADS,
-        "num_key_value_heads": 1,
-        "head_dim": D_HEAD,
-        "max_position_embeddings": CONTEXT,
-        "attention_bias": True,
-    }
-    model = LlamaForCausalLM(LlamaConfig(**config | changes))
+
+def causal_lm(family: str = "gpt2", seed: int = 0, **changes: Any) -> Any:
+    """A model of that family, its config changed."""
+    import transformers
+
+    kind = FAMILIES[family]
+    keys = {key: value for key, value in (SIZES | kind.keys | changes).items() if value is not None}
+    model = transformers.AutoModelForCausalLM.from_config(
+        getattr(transformers, kind.config)(**keys)
+    )
     random_weights(model, seed)
     return model.eval().requires_grad_(False)
 
 
-def blocks_model(causal_lm: Any, dtype: torch.dtype = torch.float32) -> BlocksModel:
-    return BlocksModel("tiny", causal_lm.to(dtype), Characters(), "cpu")
+def decoder(model: Any = "gpt2", dtype: torch.dtype = torch.float32) -> DecoderModel:
+    """A family's model, or one that is given, as the harness cuts it."""
+    model = causal_lm(model) if isinstance(model, str) else model
+    return DecoderModel("tiny", model.to(dtype), Characters(), "cpu")
+
+
+def counted(model: Any, calls: list[int], family: str = "gpt2") -> Any:
+    """A model that notes whose attention runs, but for the probes that accept a hook point."""
+    kind = FAMILIES[family]
+
+    def note(layer: int) -> Callable[..., None]:
+        def noted(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = args[0] if args else kwargs["hidden_states"]
+            if given.shape[:2] != PROBE:
+                calls.append(layer)
+
+        return noted
+
+    for layer, block in enumerate(model.get_submodule(kind.layers)):
+        attention = block.get_submodule(kind.projection.partition(".")[0])
+        attention.register_forward_pre_hook(note(layer), with_kwargs=True)
+    return model
 
 
 def contexts(n: int, seed: int) -> Contexts:
@@ -135,7 +199,7 @@ def contexts(n: int, seed: int) -> Contexts:
 
 @dataclass(frozen=True)
 class Naive:
-    """A whole model run from the tokens on at every question, in float32, softmax in float64.
+    """A whole model run from the tokens on at every question, softmax in float64.
 
     Attributes:
         run: tokens → logits.
@@ -174,20 +238,15 @@ class Naive:
         return np.asarray(torch.log_softmax(self.run(torch.from_numpy(tokens)).double(), -1))
 
 
-def naive_hooked(transformer: Any) -> Naive:
+def naive(model: Any, family: str, dtype: torch.dtype = torch.float64) -> Naive:
+    """A copy of that model of transformers, run whole in that precision."""
+    kind, model = FAMILIES[family], deepcopy(model).to(dtype)
+    model.config._experts_implementation = "eager" if dtype == torch.float64 else None
+    layers = model.get_submodule(kind.layers)
+
     @contextmanager
-    def hooked(kind: str, layer: int, change: Callable[[torch.Tensor], Any]) -> Iterator[None]:
-        name = f"blocks.{layer}.{'attn.' if kind == 'z' else ''}hook_{kind}"
-        with transformer.hooks(fwd_hooks=[(name, lambda x, hook: change(x))]):
-            yield
-
-    return Naive(lambda tokens: transformer(tokens), hooked)
-
-
-def naive_llama(causal_lm: Any) -> Naive:
-    @contextmanager
-    def hooked(kind: str, layer: int, change: Callable[[torch.Tensor], Any]) -> Iterator[None]:
-        block = causal_lm.model.layers[layer]
+    def hooked(kind_of_hook: str, layer: int, change: Callable[..., Any]) -> Iterator[None]:
+        block = layers[layer]
         before: list[torch.Tensor] = []
 
         def of_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -201,31 +260,48 @@ def naive_llama(causal_lm: Any) -> Naive:
 
         def middle(module: Any, args: Any, output: Any) -> Any:
             """What attention must write for the stream after it to be as changed."""
-            return (change(before[-1] + output[0]) - before[-1], *output[1:])
+            first = output[0] if isinstance(output, tuple) else output
+            new = change(before[-1] + first) - before[-1]
+            return (new, *output[1:]) if isinstance(output, tuple) else new
 
         def remember(module: Any, args: Any) -> None:
             before.append(args[0])
 
+        part = part_of(block)
         handles = {
             "resid_pre": lambda: [block.register_forward_pre_hook(of_input, with_kwargs=True)],
             "resid_mid": lambda: [
                 block.register_forward_pre_hook(remember),
-                block.self_attn.register_forward_hook(middle),
+                part(kind.attn_out).register_forward_hook(middle),
             ],
             "resid_post": lambda: [block.register_forward_hook(of_output)],
-            "attn_out": lambda: [block.self_attn.register_forward_hook(of_output)],
-            "mlp_out": lambda: [block.mlp.register_forward_hook(of_output)],
-            "z": lambda: [
-                block.self_attn.o_proj.register_forward_pre_hook(of_input, with_kwargs=True)
+            "attn_out": lambda: [part(kind.attn_out).register_forward_hook(of_output)],
+            "mlp_out": lambda: [part(kind.mlp_out).register_forward_hook(of_output)],
+            "mlp_in": lambda: [
+                part(kind.mlp).register_forward_pre_hook(of_input, with_kwargs=True)
             ],
-        }[kind]()
+            "z": lambda: [
+                part(kind.projection).register_forward_pre_hook(of_input, with_kwargs=True)
+            ],
+        }[kind_of_hook]()
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    return Naive(lambda tokens: causal_lm(tokens).logits, hooked)
+    return Naive(lambda tokens: model(tokens, use_cache=False).logits, hooked)
+
+
+def part_of(block: Any) -> Callable[[str], Any]:
+    """Parts of a layer by name; a hybrid's layers have another attention in its place."""
+
+    def part(name: str) -> Any:
+        if name.startswith("self_attn") and not hasattr(block, "self_attn"):
+            name = name.replace("self_attn", "linear_attn").replace("o_proj", "out_proj")
+        return block.get_submodule(name)
+
+    return part
 
 
 def language_suite(folder: Path, source: Mapping[str, Any] = {}, **changes: Any) -> Suite:

@@ -18,6 +18,7 @@ from mdlbench.cli.fetch import fetch_suite
 from mdlbench.cli.papers import reproduce
 from mdlbench.cli.records import list_things, validate, verify
 from mdlbench.cli.stream import decode, encode
+from mdlbench.cli.study import study
 from mdlbench.cli.train import train
 from mdlbench.console.terminal import inert, say
 from mdlbench.errors import readable
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify,
     "compare": compare,
     "train": train,
+    "study": study,
     "reproduce": reproduce,
     "encode": encode,
     "decode": decode,

@@ -38,6 +38,8 @@ def reproduce(
 
 
 def _kept(folder: Path) -> str:
-    """What an interruption leaves: an experiment on SAEs keeps their records."""
-    n = len(list(folder.glob("*/records/*.json")))
-    return f"{folder}/ keeps {n} records; run it again to go on"
+    """What an interruption leaves: records of SAEs, or the networks of one on bilinear layers."""
+    networks = len(list(folder.glob("networks/*/bilinear.safetensors")))
+    records = len(list(folder.glob("*/records/*.json")))
+    kept = f"{networks} networks" if networks else f"{records} records"
+    return f"{folder}/ keeps {kept}; run it again to go on"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,29 +37,39 @@ LINE_LENGTH = 2000
 """The most characters of the line about one record."""
 
 
-class Listing(StrEnum):
-    """What `mdlbench ls` lists."""
-
-    suites = "suites"
-    adapters = "adapters"
-    records = "records"
+LISTINGS = ("suites", "adapters", "records")
+"""What `mdlbench ls` lists; any other word is a suite, whose SAEs are."""
 
 
 def list_things(
-    what: Annotated[Listing, typer.Argument(help="suites, adapters or records")],
+    what: Annotated[
+        str, typer.Argument(help="suites, adapters, records, or a suite, whose SAEs are listed")
+    ] = "suites",
     folder: Annotated[Path, typer.Argument(help="Where to look for records.")] = Path(),
     as_json: JsonOption = False,
 ) -> None:
-    """List suites, adapters, or the records under a folder."""
+    """List suites, the SAEs of one, adapters, or the records under a folder."""
     from mdlbench.cli import rows
 
-    if what is Listing.suites:
+    if what == "suites":
         listed = rows.suites()
-    elif what is Listing.adapters:
+    elif what == "adapters":
         listed = rows.adapters()
-    else:
+    elif what == "records":
         listed = rows.records(folder)
+    else:
+        _refuse_misspelt(what)
+        listed = rows.saes(what)
     rows.show(listed, as_json)
+
+
+def _refuse_misspelt(what: str) -> None:
+    from mdlbench.errors import did_you_mean
+    from mdlbench.suite.load import suite_names
+
+    known = [*LISTINGS, *suite_names()]
+    if what not in known and not Path(what).exists():
+        raise UsageError(f"nothing to list by the name {what!r}. {did_you_mean(what, known)}")
 
 
 def validate(

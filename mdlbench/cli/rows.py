@@ -23,13 +23,39 @@ Row = dict[str, Any]
 
 
 def suites() -> list[Row]:
-    """The shipped suites."""
+    """The shipped suites, and what each takes: GB to download, GB of memory, tokens of the test."""
     from mdlbench.suite.load import load_suite, suite_names
 
     loaded = [load_suite(name) for name in suite_names()]
     return [
-        {"suite": s.name, "title": s.title, "SAEs": len(s.saes), "digest": s.digest[:12]}
+        {
+            "suite": s.name,
+            "title": s.title,
+            "SAEs": len(s.saes),
+            "download, GB": "" if s.costs.download_gb is None else s.costs.download_gb,
+            "memory, GB": s.costs.memory_gb or "",
+            "test tokens": (s.source.most_tokens | s.source.exact_tokens).get("test", ""),
+            "digest": s.digest[:12],
+        }
         for s in loaded
+    ]
+
+
+def saes(name: str) -> list[Row]:
+    """The SAEs of a suite, where the suite itself says that they are scored, and their specs.
+
+    Raises:
+        UsageError: there is no such suite, or it lists none.
+    """
+    from mdlbench.errors import UsageError
+    from mdlbench.suite.load import load_suite
+
+    suite = load_suite(name)
+    if not suite.saes:
+        raise UsageError(f"suite {suite.name!r} lists no SAEs; name yours with --sae")
+    return [
+        {"SAE": entry.key, "hook": entry.place.hook or "", "spec": entry.spec}
+        for entry in suite.saes
     ]
 
 

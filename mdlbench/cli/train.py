@@ -1,10 +1,10 @@
-"""`train`: the SAEs of a suite's recipe, or one of your own."""
+"""`train`: the SAEs or bilinear networks of a suite's recipe, or one of your own."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +31,7 @@ from mdlbench.training.catalogue import own_architectures
 if TYPE_CHECKING:
     from mdlbench.scoring.engine import Engine
     from mdlbench.sources.open import Opener
+    from mdlbench.training.bilinear.config import BilinearConfig
     from mdlbench.training.config import TrainingConfig
 
 PATIENCE = 10
@@ -73,7 +74,30 @@ ThreadsOption = Annotated[
         min=1, metavar="N", help="CPU threads; the weights depend on it [1 for a recipe]."
     ),
 ]
-WidthOption = Annotated[int | None, typer.Option(min=1, help="Latents of an SAE of your own.")]
+WidthOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Latents of an SAE of your own; with --bilinear, hidden units of a network."
+    ),
+]
+BilinearOption = Annotated[
+    bool,
+    typer.Option(
+        "--bilinear", help="Train bilinear classifiers of the suite's images instead of SAEs."
+    ),
+]
+LayersOption = Annotated[
+    int | None, typer.Option(min=1, help="Bilinear layers of a network of your own [1].")
+]
+WeightDecayOption = Annotated[
+    float | None, typer.Option(min=0, help="AdamW's weight decay, of such a network [0.5].")
+]
+NoiseOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="Standard deviation of the noise on each pixel, for such a network [0.3]."
+    ),
+]
 KOption = Annotated[
     float | None,
     typer.Option(help="Active latents per token, on average; not all architectures have it."),
@@ -88,10 +112,15 @@ SetOption = Annotated[
     ),
 ]
 EpochsOption = Annotated[
-    int | None, typer.Option(min=1, help="Passes over the calibration split [50].")
+    int | None,
+    typer.Option(min=1, help="Passes over the calibration split [50; with --bilinear 20]."),
 ]
-BatchSizeOption = Annotated[int | None, typer.Option(min=1, help="Tokens per step [512].")]
-LrOption = Annotated[float | None, typer.Option(help="Adam's learning rate [0.003].")]
+BatchSizeOption = Annotated[
+    int | None, typer.Option(min=1, help="Tokens per step [512; with --bilinear 2048].")
+]
+LrOption = Annotated[
+    float | None, typer.Option(help="Adam's learning rate [0.003; with --bilinear 0.001].")
+]
 PatienceOption = Annotated[
     int | None,
     typer.Option(min=1, help=f"Stop after so many epochs without a better test MSE [{PATIENCE}]."),
@@ -125,8 +154,7 @@ class OwnSettings:
 
     def refuse(self) -> None:
         """Raise `UsageError` where one is given."""
-        for name in self.given():
-            raise UsageError(f"--{name.replace('_', '-')} only applies with --width")
+        _refuse(self.given(), "only applies with --width")
 
     def config(self, width: int) -> TrainingConfig:
         from mdlbench.training.config import TrainingConfig
@@ -137,6 +165,40 @@ class OwnSettings:
         return TrainingConfig(width=width, options=options, **settings)
 
 
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Options that only apply to a bilinear network of your own; None where one is not given."""
+
+    layers: int | None
+    weight_decay: float | None
+    noise: float | None
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def config(self, width: int | None, own: OwnSettings) -> BilinearConfig | None:
+        """The network that the options describe; None for those of a recipe.
+
+        Raises:
+            UsageError: an option does not apply.
+        """
+        from mdlbench.training.bilinear.config import BilinearConfig
+
+        settings = {**own.given(), **self.given()}
+        if width is None:
+            _refuse(settings, "only applies with --width")
+            return None
+        known = {field.name for field in fields(BilinearConfig)}
+        _refuse([name for name in settings if name not in known], "does not apply to --bilinear")
+        return BilinearConfig(width, **settings)
+
+
+def _refuse(options: Iterable[str], why: str) -> None:
+    """Raise `UsageError` on the first of some options."""
+    for name in options:
+        raise UsageError(f"--{name.replace('_', '-')} {why}")
+
+
 def train(
     keys: KeysArgument = None,
     suite: SuiteOption = "mnist",
@@ -144,6 +206,7 @@ def train(
     text: TextOption = None,
     tokens: TokensOption = None,
     threads: ThreadsOption = None,
+    bilinear: BilinearOption = False,
     width: WidthOption = None,
     k: KOption = None,
     architecture: ArchitectureOption = None,
@@ -154,6 +217,9 @@ def train(
     patience: PatienceOption = None,
     keep: KeepOption = None,
     seed: SeedOption = None,
+    layers: LayersOption = None,
+    weight_decay: WeightDecayOption = None,
+    noise: NoiseOption = None,
     device: DeviceOption = "cpu",
     workers: Annotated[
         int | None,
@@ -176,10 +242,24 @@ def train(
 
     With --width and -o: an SAE of your own. The settings from --k to --seed only apply to it.
 
-    Run either again after an interruption: it continues from its last checkpoint.
+    With --bilinear: bilinear classifiers of an image suite instead, those of its recipe
+    (bilinear.yaml) into -o [the suite's bilinear/], or with --width one of your own; --layers,
+    --weight-decay and --noise only apply to that.
+
+    Run any of them again after an interruption: it continues from its last checkpoint.
     """
     kept = None if keep is None else keep.value
     own = OwnSettings(k, architecture, epochs, batch_size, lr, patience, kept, seed, options)
+    network = NetworkSettings(layers, weight_decay, noise)
+    shared = (workers, ray, gpus_per_worker) != (None, None, None)
+    if bilinear:
+        if shared or text or tokens or cache:
+            raise UsageError("--bilinear trains on images, one network at a time, in this process")
+        config = network.config(width, own)
+        _use_threads(threads or (1 if config is None else None))
+        _train_bilinear(config, suite, torch_device(device), keys or [], output, quiet)
+        return
+    _refuse(network.given(), "only applies with --bilinear")
     opener = _opener(suite, device, text, tokens, cache)
     if width is None:
         own.refuse()
@@ -187,7 +267,7 @@ def train(
             _train_recipe(opener, keys or [], output, threads or 1, quiet, had)
     else:
         folder = _own_folder(keys or [], output)
-        if (workers, ray, gpus_per_worker) != (None, None, None):
+        if shared:
             raise UsageError(
                 "--workers, --ray and --gpus-per-worker share out a recipe's SAEs: not one with "
                 "--width"
@@ -196,6 +276,33 @@ def train(
         interrupt.keeps(lambda: f"{folder}/ keeps {_kept([folder])}")
         _train_own(opener, own.config(width), folder, quiet)
         say(f"{folder}: score it with `{_scoring(suite, folder, text)}`")
+
+
+def _train_bilinear(
+    config: BilinearConfig | None,
+    suite: str,
+    device: str,
+    keys: Sequence[str],
+    output: Path | None,
+    quiet: bool,
+) -> None:
+    """Train the networks of a recipe, or the one of a config."""
+    from mdlbench.suite.load import load_suite
+    from mdlbench.training.bilinear.task import image_task
+    from mdlbench.training.bilinear.trainer import train_bilinear
+    from mdlbench.training.bilinear.zoo import NETWORKS_FOLDER, chosen_networks, train_networks
+
+    loaded = load_suite(suite)
+    if config is not None:
+        folder = _own_folder(keys, output)
+        interrupt.keeps(lambda: f"{folder}/ keeps {_kept([folder])}")
+        train_bilinear(config, image_task(loaded, device), folder, progress=not quiet)
+        say(f"{folder}: trained")
+        return
+    recipe, root = chosen_networks(loaded, keys), output or loaded.folder / NETWORKS_FOLDER
+    interrupt.keeps(lambda: f"{root}/ keeps {_kept([root / key for key in recipe])}")
+    for folder in train_networks(recipe, image_task(loaded, device), root, progress=not quiet):
+        say(f"{folder}: trained")
 
 
 def _scoring(suite: str, folder: Path, text: str | None) -> str:

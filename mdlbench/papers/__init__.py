@@ -15,11 +15,12 @@ from mdlbench.errors import OutputError, UsageError, did_you_mean
 EXPERIMENTS: dict[str, str] = {
     "mnist-case-study": "description length against width and sparsity of MNIST SAEs",
     "feature-splitting": "when a third latent for A and B together shortens the code",
+    "bilinear-mnist": "what the weights of bilinear MNIST classifiers tell: claims V1 to V8",
     "hierarchy": "what a tree code gains over a flat one where one feature implies another",
 }
 """What each experiment shows, by name."""
 
-_MODULES = {"mnist-case-study": "case_study"}
+_MODULES = {"mnist-case-study": "case_study", "bilinear-mnist": "bilinear"}
 """Where a module is not called after its experiment."""
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -31,6 +30,7 @@ from mdlbench.papers.sweep import (
     sparsest,
     trained_k,
 )
+from mdlbench.papers.wording import Finding
 from mdlbench.records.record import EvalRecord
 from mdlbench.report.tables import escape_markdown
 
@@ -42,14 +42,6 @@ LINEAR = 0.9
 """R² from which a relation is called linear."""
 NEAR_OCTAVES = 1.0
 """How far apart, in octaves of width, two widths may lie to be called the same place."""
-
-
-class Finding(NamedTuple):
-    """One claim, whether it holds (None: the records cannot say), and the numbers that decide."""
-
-    claim: str
-    holds: bool | None
-    evidence: str
 
 
 def table(study: Study) -> pd.DataFrame:

@@ -1,8 +1,9 @@
-"""Sentences for reports of simulations, each decided by its numbers."""
+"""Sentences for reports, each decided by its numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binom
@@ -12,6 +13,14 @@ from mdlbench.statistics.bootstrap import CONFIDENCE
 
 NEGLIGIBLE = 0.1
 """A bias of less than this share of half an interval moves few closed forms out of it."""
+
+
+class Finding(NamedTuple):
+    """One claim, whether it holds (None: the numbers cannot say), and those that decide."""
+
+    claim: str
+    holds: bool | None
+    evidence: str
 
 
 def coverage(name: str, hits: Sequence[bool]) -> str:

@@ -496,6 +496,25 @@ class Provenance(Part):
     there is only the end."""
 
 
+class TruthScores(Part):
+    """How well latents and decoder rows find known features, from 0 to 1 (maths §5)."""
+
+    f1: Finite
+    precision: Finite
+    recall: Finite
+    mcc: Finite
+    uniqueness: Finite
+
+
+class TruthFacts(TruthScores):
+    """The SAE's own scores, and those that chance gives."""
+
+    features: Integer
+    """How many features there are."""
+    null: TruthScores
+    """Scores of the same latents with a random dictionary for decoder rows."""
+
+
 class EvalRecord(Part):
     """One SAE scored on one suite."""
 
@@ -511,6 +530,8 @@ class EvalRecord(Part):
     tolerances: list[ToleranceResult]
     latents: LatentProfile | None = None
     """Absent where the SAE has no latents."""
+    truth: TruthFacts | None = None
+    """How well it finds the true features; absent where its suite does not know them."""
     partial: bool
     environment: Environment
     provenance: Provenance

@@ -35,6 +35,7 @@ from mdlbench.scoring.provenance import environment, provenance
 from mdlbench.scoring.resampled import Resampled
 from mdlbench.scoring.search import Limit, search_limits
 from mdlbench.scoring.sweep import Sweep
+from mdlbench.scoring.truth import truth_facts
 from mdlbench.scoring.worker import Sae
 from mdlbench.statistics.bootstrap import percentile_interval
 from mdlbench.statistics.metrics import drawn_metrics
@@ -99,6 +100,7 @@ def _evaluate(
         facts = coder_facts(resampled, run, limits, audit)
         points = [point(resampled, position, audit) for position in run.sweep.measured()]
         rates = run.sweep.rates(audit.position)
+        truth = truth_facts(bench, run)
         profile = latent_profile(run.sweep.step(audit.position), rates, pictures(run.sweep, rates))
     record = EvalRecord(
         id=identity.id,
@@ -110,6 +112,7 @@ def _evaluate(
         points=points,
         tolerances=results,
         latents=profile,
+        truth=truth,
         partial=bench.limit is not None,
         environment=environment(
             bench.source.device, bench.rounds.executor.threads, time.perf_counter() - started

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from safetensors.torch import load
 from torch import nn
 
+from mdlbench.bilinear.network import BilinearNetwork, load_network
 from mdlbench.disk import npy
 from mdlbench.disk.files import read_regular
 from mdlbench.errors import SuiteError, UsageError
@@ -40,6 +41,10 @@ class Classifier(nn.Module):
         self.hidden = nn.Linear(d_in, hidden)
         self.logits = nn.Linear(hidden, N_CLASSES)
 
+    @property
+    def d_in(self) -> int:
+        return self.hidden.in_features
+
     def forward(self, x: Float[torch.Tensor, "image pixel"]) -> Float[torch.Tensor, "image class"]:
         return cast(torch.Tensor, self.logits(torch.relu(self.hidden(x))))
 
@@ -54,6 +59,13 @@ class Classifier(nn.Module):
             if not tensor.isfinite().all():
                 raise SuiteError(f"{path}: {name} holds NaN or infinite weights")
         return model.eval()
+
+
+def load_classifier(path: Path) -> Classifier | BilinearNetwork:
+    """A suite's classifier: a perceptron, or a bilinear network where its file holds one."""
+    with artefact(path, "a classifier checkpoint"):
+        is_bilinear = "embed.weight" in load(read_regular(path, PACKED_BYTES))
+    return load_network(path) if is_bilinear else Classifier.load(path)
 
 
 class Images:
@@ -90,11 +102,11 @@ class Images:
         }
         self.n_tokens = dict(self.n_documents)
         self.device = torch.device(device)
-        classifier = Classifier.load(files[2])
+        classifier = load_classifier(files[2])
         self.data_sha256 = _digest(files)
-        if classifier.hidden.in_features != self.d_in:
+        if classifier.d_in != self.d_in:
             raise SuiteError(
-                f"{files[2]}: reads {classifier.hidden.in_features} pixels, but {files[0]} holds "
+                f"{files[2]}: reads {classifier.d_in} pixels, but {files[0]} holds "
                 f"images of {self.d_in}"
             )
         self._classifier = classifier.to(self.device)

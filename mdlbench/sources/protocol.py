@@ -11,11 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, get_args
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 
 from mdlbench.console.stages import OnNotice, OnStage, silent
 from mdlbench.disk.cache import kept
@@ -124,7 +124,8 @@ class Setting:
         text: one of a language suite's texts by name, or a path; by default the suite's first
             that is available.
         dtype: of the language model.
-        calibration_tokens: of a language suite, instead of its own budget.
+        calibration_tokens: of a language suite or one of features in superposition, instead of its
+            own budget.
         cache: whether a language model's activations are kept for later runs.
     """
 
@@ -207,6 +208,44 @@ class ActivationSource(Protocol):
         self, block: Block, reconstruction: Float[torch.Tensor, "token d_out"]
     ) -> SpliceLoss:
         """CE and KL(clean ‖ spliced) with the reconstruction in the activation's place."""
+        ...
+
+
+class Firing(NamedTuple):
+    """The features that fire on the tokens of a block, sorted by token, then by feature."""
+
+    token: Int64[np.ndarray, " fires"]
+    feature: Int64[np.ndarray, " fires"]
+    magnitude: Float32[np.ndarray, " fires"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrueFeatures:
+    """The features that activations are made of.
+
+    Attributes:
+        directions: what each adds to an activation where its magnitude is 1; of norm 1.
+        parents: index of each feature's parent, −1 for none; a feature is off where it is.
+        rates: share of the tokens on which each fires; expected, not counted.
+    """
+
+    directions: Float64[np.ndarray, "feature d_out"]
+    parents: Int64[np.ndarray, " feature"]
+    rates: Float64[np.ndarray, " feature"]
+
+    def most_frequent(self, n: int) -> Int64[np.ndarray, " n"]:
+        """Indices of the n of highest rate, that rate falling."""
+        return np.argsort(-self.rates, kind="stable")[:n]
+
+
+@runtime_checkable
+class KnowsFeatures(Protocol):
+    """A source that can tell which features its activations are made of."""
+
+    features: TrueFeatures
+
+    def firing(self, split: Split, block: Block) -> Firing:
+        """Which of them fire in a block of a split, and how strongly."""
         ...
 
 

@@ -24,7 +24,7 @@ class Place(Strict):
     """Tokens of a context, BOS included."""
     prepend_bos: bool | None = None
     model_options: dict[str, Scalar] | None = None
-    """How TransformerLens loads the model, e.g. `center_writing_weights`."""
+    """How the model's weights are processed, e.g. `center_writing_weights`."""
 
 
 UNSAID = Place()

@@ -19,9 +19,12 @@ class SourceConfig(Strict, ABC):
     Attributes:
         opener: what opens such a source, as `package.module:Class`, a `SourceOpener`
             (`mdlbench.sources.protocol`). It is imported when a source is opened.
+        knows_features: whether the true features are known (`KnowsFeatures` there), so that
+            records say how well an SAE finds them.
     """
 
     opener: ClassVar[str]
+    knows_features: ClassVar[bool] = False
 
     kind: str
 

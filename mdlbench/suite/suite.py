@@ -73,6 +73,15 @@ class Agreement(Strict):
     """Steps of an eighth of an octave by which the step accepted at a tolerance may differ."""
 
 
+class Costs(Strict):
+    """What a run of all the suite's SAEs takes, roughly; it decides no number."""
+
+    download_gb: Annotated[float, Field(ge=0)] | None = None
+    """Model and SAEs, in 10⁹ bytes, where they are fetched."""
+    memory_gb: Positive | None = None
+    """Of the model in float32, the widest SAE and what they compute."""
+
+
 class SuiteEntry(Strict):
     """One SAE of the suite."""
 
@@ -90,6 +99,8 @@ class SuiteEntry(Strict):
         return spec
 
 
+BESIDES = {"title", "saes", "agreement", "costs"}
+"""Keys of a suite that decide no number."""
 OwnQuantiser = Literal["normalised", "uniform"]
 """Modes that a suite may be measured in by itself: nothing about them is fitted."""
 
@@ -107,6 +118,7 @@ class Suite(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     replicates: Annotated[int, Field(ge=100, le=10_000)] = 500
     agreement: Agreement = Agreement()
+    costs: Costs = Costs()
     saes: list[SuiteEntry] = Field(default=[])
     _folder: Path = PrivateAttr(Path())
 
@@ -160,11 +172,8 @@ class Suite(Strict):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides a number.
-
-        That is all but its title, list of SAEs, `agreement`, and which tolerances are tight.
-        """
-        content = self.model_dump(mode="json", exclude={"title", "saes", "agreement"})
+        """SHA-256 of what decides a number: all but `BESIDES`, and which tolerances are tight."""
+        content = self.model_dump(mode="json", exclude=BESIDES)
         for tolerance in content["tolerances"]:
             del tolerance["tight"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -18,9 +18,9 @@ from mdlbench.errors import CoderError, UsageError, did_you_mean, first_problem
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.suite.site import Site
 from mdlbench.training.architectures.shared.selection import ChosenPerBatch
+from mdlbench.training.claimed import Precision
 
 Keep = Literal["best", "last"]
-Precision = Literal["float16", "float32"]
 CHOICES = {"storage": get_args(Precision), "held": get_args(Precision), "keep": get_args(Keep)}
 
 

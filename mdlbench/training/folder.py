@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,19 +13,20 @@ import torch
 from jaxtyping import Float
 from sae_lens import SAETrainer
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 
-from mdlbench.adapters.checkpoint import load_json
-from mdlbench.adapters.formats.saelens.told import TRAINING_FILE
-from mdlbench.disk.files import UNFINISHED, write_atomically
-from mdlbench.errors import CheckpointError, OutputError, UsageError
+from mdlbench.disk.files import write_atomically
+from mdlbench.training.claimed import (
+    LOG_FILE,
+    ClaimedFolder,
+    csv_rows,
+    csv_text,
+    reading_checkpoint,
+)
 from mdlbench.training.config import Keep, TrainingConfig
 from mdlbench.training.inference import Inference, Weights
 
-LOG_FILE = "log.csv"
 KEPT_FILE = "kept.safetensors"
-PACKAGES = ("mdlbench", "sae-lens", "torch")
 NEVER_FIRED = 1e-10
 """Stands in for a firing rate of 0 under the logarithm, as in SAELens."""
 _DEFAULTS = {f.name: f.default for f in fields(TrainingConfig) if f.default is not MISSING}
@@ -83,104 +79,29 @@ class History:
         return len(self.epochs) - 1 - self.kept_epoch.epoch if self.epochs else 0
 
     def to_csv(self) -> str:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(Epoch._fields)
-        writer.writerows(self.epochs)
-        return text.getvalue()
+        return csv_text(Epoch._fields, self.epochs)
 
 
 def read_log(path: Path) -> list[Epoch]:
     """The rows of a `log.csv`."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    return [Epoch(int(row[0]), *map(float, row[1:])) for row in rows]
+    return [Epoch(int(row[0]), *map(float, row[1:])) for row in csv_rows(path)]
 
 
-class RunFolder:
-    """One run's folder. Every file in it is written whole or not at all."""
+class RunFolder(ClaimedFolder):
+    """The folder of an SAE's run."""
 
     def __init__(
         self, path: Path, config: TrainingConfig, activations: Float[torch.Tensor, "token d_in"]
     ) -> None:
         digest = hashlib.sha256(activations.cpu().numpy().tobytes()).hexdigest()
-        settings = {**asdict(config), "activations_sha256": digest}
-        self.path = path
-        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
-
-    def claim(self) -> bool:
-        """Take the folder for this run, and say whether the run is finished already.
-
-        Raises:
-            UsageError: the folder is another run's, or holds something else.
-            OutputError: the folder is a file, or cannot be read or written.
-        """
-        file = self.path / TRAINING_FILE
-        if file.exists():
-            content = _read_json(file)
-            self._refuse_other_settings(content["settings"])
-            finished = "result" in content
-            self._remove(self._unfinished() + (self._checkpoints() if finished else []))
-            return finished
-        if self._is_taken():
-            raise UsageError(
-                f"{self.path}: not empty and not a training run: choose another folder"
-            )
-        self._remove(self._unfinished())
-        self._write_training({})
-        return False
-
-    def _is_taken(self) -> bool:
-        """Whether there is more than what a run that was killed at its first write leaves."""
-        try:
-            return self.path.exists() and set(self.path.iterdir()) > set(self._unfinished())
-        except OSError as error:
-            raise OutputError(f"{self.path}: not a folder that can be read: {error}") from error
-
-    def _refuse_other_settings(self, found: Mapping[str, Any]) -> None:
-        known = {**_DEFAULTS, **found}
-        for name, asked in self.settings.items():
-            if known.get(name) != asked:
-                raise UsageError(
-                    f"{self.path}: holds a run with {name} = {known.get(name)!r}, not {asked!r}: "
-                    "choose another folder, or delete this one to train afresh"
-                )
-
-    def _write_training(self, result: Mapping[str, Any]) -> None:
-        content: dict[str, Any] = {"settings": self.settings}
-        if result:
-            content["result"] = result
-            content["versions"] = {name: version(name) for name in PACKAGES}
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        write_atomically(self.path / TRAINING_FILE, text.encode())
-
-    def write_log(self, history: History) -> None:
-        write_atomically(self.path / LOG_FILE, history.to_csv().encode())
-
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self.path.glob("checkpoint-*"))
-
-    def _unfinished(self) -> list[Path]:
-        """What a run that was killed while it wrote has left."""
-        return [*self.path.glob(f".*{UNFINISHED}"), *self.path.glob(".checkpoint-*")]
-
-    @staticmethod
-    def _remove(paths: Iterable[Path]) -> None:
-        for path in paths:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        super().__init__(path, {**asdict(config), "activations_sha256": digest}, _DEFAULTS)
 
     def save_checkpoint(self, trainer: SAETrainer[Any, Any], history: History) -> None:
         """The whole state at the end of an epoch; earlier checkpoints are removed after it."""
-        earlier = self._checkpoints()
-        checkpoint = self.path / f"checkpoint-{len(history.epochs):06d}"
-        with _whole_folder(checkpoint) as partial:
+        with self.new_checkpoint(len(history.epochs)) as partial:
             trainer.save_checkpoint("trainer", base_path=partial)
             save_file(history.weights, partial / KEPT_FILE)
             (partial / LOG_FILE).write_text(history.to_csv(), encoding="utf-8")
-        self._remove(earlier)
 
     def load_checkpoint(self, trainer: SAETrainer[Any, Any]) -> History:
         """Puts the trainer where the last checkpoint was; an empty history if there is none.
@@ -188,11 +109,10 @@ class RunFolder:
         Raises:
             CheckpointError: the checkpoint cannot be read.
         """
-        checkpoints = self._checkpoints()
-        if not checkpoints:
+        checkpoint = self.last_checkpoint()
+        if checkpoint is None:
             return History(self.settings["keep"])
-        checkpoint = checkpoints[-1]
-        try:
+        with reading_checkpoint(checkpoint):
             trainer.sae.load_weights_from_checkpoint(checkpoint / "trainer")
             trainer.load_trainer_state(checkpoint / "trainer")
             return History(
@@ -200,10 +120,6 @@ class RunFolder:
                 read_log(checkpoint / LOG_FILE),
                 load_file(checkpoint / KEPT_FILE),
             )
-        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{checkpoint}: not a readable checkpoint; delete it to train afresh: {error}"
-            ) from error
 
     def save_sae(
         self,
@@ -218,25 +134,4 @@ class RunFolder:
         write_atomically(self.path / SAE_CFG_FILENAME, text.encode())
         write_atomically(self.path / SAE_WEIGHTS_FILENAME, save(weights))
         write_atomically(self.path / SPARSITY_FILENAME, save({"sparsity": sparsity}))
-        self._write_training(result)
-        self._remove(self._checkpoints())
-
-
-@contextmanager
-def _whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, renamed to `path` once it is filled."""
-    partial = path.with_name(f".{path.name}")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        yield partial
-        partial.rename(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content = load_json(path)
-    if not isinstance(content.get("settings"), dict):
-        raise CheckpointError(f"{path}: not the record of a training run: it has no settings")
-    return content
+        self.finish(result)

@@ -160,7 +160,7 @@ class _Run:
         seconds = round(time.perf_counter() - start, 2)
         epoch = Epoch(number, train_mse, test.mse, test.l0, test.dead_fraction, lr, seconds)
         self.history.add(epoch, weights)
-        self.folder.write_log(self.history)
+        self.folder.write_log(self.history.to_csv())
         return epoch
 
     def _pass(self, number: int) -> float:

@@ -1,5 +1,5 @@
 """`baseline:pca`, `baseline:kmeans?k=N`, `baseline:dense?bits=N`, `baseline:mean` — fitted on the
-calibration split.
+calibration split; `baseline:oracle?features=N` — the true features, where a suite knows them.
 
 Codes to beat, scored through the same path as any SAE.
 
@@ -7,6 +7,8 @@ Codes to beat, scored through the same path as any SAE.
 `kmeans?k=K`: vector quantisation; one latent of value 1, its decoder row the centroid.
 `dense?bits=N`: the activations themselves as latents, rounded to N bits first if asked.
 `mean`: no latents; everything decodes to the calibration mean.
+`oracle?features=N`: the N most frequent features; latents are looked up, since no encoder could
+tell them from the activation. The bias is what is left on average, parents are the features' own.
 
 Under `normalised` a k-means latent becomes ‖centroid‖ and takes one symbol per centroid, so its
 magnitude is nearly free, and the step only moves the length of the decoded centroid; beyond a step
@@ -24,15 +26,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int64
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mdlbench.adapters.identity import CoderIdentity
-from mdlbench.adapters.parts import Decoder, Encoder, LinearCoder, OneHot, Unrectified, assemble
+from mdlbench.adapters.parts import (
+    Decoder,
+    Encoder,
+    LinearCoder,
+    LookUp,
+    OneHot,
+    Unrectified,
+    assemble,
+)
 from mdlbench.adapters.protocol import CoderSpec, Request, SparseCoder
-from mdlbench.codes.latents import SparseLatents
+from mdlbench.codes.forest import ROOT, Forest
+from mdlbench.codes.latents import SparseLatents, concatenate
 from mdlbench.errors import CoderError, UsageError, did_you_mean
-from mdlbench.sources.protocol import ActivationSource
+from mdlbench.sources.protocol import SPLITS, ActivationSource, Block, KnowsFeatures, Split
 
 NAME = "baseline"
 VERSION = "1"
@@ -177,6 +188,66 @@ def fit_mean(
     )
 
 
+@torch.no_grad()
+def fit_oracle(
+    source: ActivationSource, arguments: dict[str, Any], identity: CoderIdentity
+) -> LinearCoder:
+    """The most frequent of the true features, in the order of the source's own."""
+    if not isinstance(source, KnowsFeatures):
+        raise UsageError(
+            "baseline:oracle: only a suite that knows its features has one, such as superposed-flat"
+        )
+    truth, n = source.features, arguments["features"]
+    if n > len(truth.rates):
+        raise UsageError(
+            f"baseline:oracle?features={n}: there are only {len(truth.rates)} features"
+        )
+    kept = np.sort(truth.most_frequent(n))
+    latent_of = np.full(len(truth.rates) + 1, ROOT)
+    latent_of[kept] = np.arange(n)
+    rows = _tensor(truth.directions[kept], source)
+    no_bias = Decoder(rows, torch.zeros(source.d_in, device=source.device))
+    residual = torch.zeros(source.d_in, dtype=torch.float64, device=source.device)
+    tokens, runs = [], []
+    for split in SPLITS:
+        for block in source.blocks(split):
+            run = _true_latents(source, split, block, latent_of, n)
+            tokens.append(block.activations.float().cpu().numpy())
+            runs.append(run)
+            if split == "calibration":
+                residual += (block.activations - no_bias(run)).double().sum(dim=0)
+    bias = (residual / source.n_tokens["calibration"]).float()
+    return assemble(
+        identity,
+        LookUp.of(source.d_in, tokens, concatenate(runs)),
+        Decoder(rows, bias),
+        architecture="oracle",
+        fitted=True,
+        forest=Forest.from_parents(latent_of[truth.parents[kept]]),
+        details={"features": n},
+    )
+
+
+def _true_latents(
+    source: KnowsFeatures,
+    split: Split,
+    block: Block,
+    latent_of: Int64[np.ndarray, " feature"],
+    n_latents: int,
+) -> SparseLatents:
+    """What fires in a block, of the features that are latents."""
+    firing = source.firing(split, block)
+    latent = latent_of[firing.feature]
+    on = (latent != ROOT) & (firing.magnitude != 0)
+    return SparseLatents(
+        firing.token[on].astype(np.int32),
+        latent[on].astype(np.int32),
+        firing.magnitude[on],
+        n_tokens=len(block.document),
+        n_latents=n_latents,
+    )
+
+
 def fit_dense(
     source: ActivationSource, arguments: dict[str, Any], identity: CoderIdentity
 ) -> DenseCoder:
@@ -257,6 +328,7 @@ BASELINES = {
     "kmeans": Baseline(fit_kmeans, {"k": (1024, 1, 65_536)}),
     "dense": Baseline(fit_dense, {"bits": (0, 1, 16)}),
     "mean": Baseline(fit_mean, {}),
+    "oracle": Baseline(fit_oracle, {"features": (256, 1, 1 << 20)}),
 }
 
 

@@ -55,6 +55,8 @@ RELEASE = re.compile(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)")
 SAE_ID = re.compile(r"(?:layer_(\d+)|embedding)/width_\w+/average_l0_(\d+)$")
 SECOND = re.compile(r"gemma-scope-2-(\d+[bm])-(pt|it)")
 """The size of the model and its training, in the names of the second release's repositories."""
+SECOND_SITE = re.compile(r"(resid_post|attn_out|mlp_out|transcoder)(?:_all)?/layer_(\d+)_")
+"""The place and the layer, in the folders of these repositories."""
 SKIP = "affine_skip_connection"
 LOWER = {"w_enc": "W_enc", "w_dec": "W_dec"}
 """What the second release calls weights."""
@@ -64,10 +66,14 @@ SITES = {
     "att": "attn.hook_z",
     "transcoders": "ln2.hook_normalized",
 }
-"""TransformerLens' names of the places in a layer that the releases read.
-
-Transcoders can be loaded and checked, but not scored: no model is cut at `ln2.hook_normalized`.
-"""
+"""TransformerLens' names of the places in a layer that the releases read."""
+SECOND_SITES = {
+    "resid_post": "hook_resid_post",
+    "mlp_out": "hook_mlp_out",
+    "attn_out": "attn.hook_z",
+    "transcoder": "mlp.hook_in",
+}
+"""The same for the folders of the second release."""
 
 
 class SecondConfig(BaseModel):
@@ -80,21 +86,29 @@ class SecondConfig(BaseModel):
     l0: float | None = None
 
     def origin(self, path: str) -> Origin:
-        """The model may also stand in the path."""
-        told = SECOND.search(path)
+        """The model may also stand in the path, and where there is no config, the hook points."""
+        told, where = SECOND.search(path), SECOND_SITE.search(path)
         model = f"gemma-3-{told[1]}-{told[2]}" if told else (self.model_name or "")
         model = model.replace("-v3", "-3")
         model = model.removesuffix("-pt") if "270m" in model else model
         return Origin(
             model=model or None,
-            hook=self._hook(self.hf_hook_point_in),
-            hook_out=self._hook(self.hf_hook_point_out),
+            hook=self._hook(self.hf_hook_point_in) or _told_hook(where),
+            hook_out=self._hook(self.hf_hook_point_out) or _told_hook_out(where),
             context=CONTEXT,
             prepend_bos=True,
         )
 
     def _hook(self, module: str | None) -> str | None:
         return hook_name(module, "gemma-3") if module else None
+
+
+def _told_hook(where: re.Match[str] | None) -> str | None:
+    return f"blocks.{where[2]}.{SECOND_SITES[where[1]]}" if where else None
+
+
+def _told_hook_out(where: re.Match[str] | None) -> str | None:
+    return f"blocks.{where[2]}.hook_mlp_out" if where and where[1] == "transcoder" else None
 
 
 class GemmaScopeAdapter:

@@ -119,14 +119,14 @@ class SparsifyAdapter:
     def origin(self, request: Request) -> Origin:
         """Told by the folder's name, and by the run's `config.json` above it if there is one.
 
-        What a transcoder reads has no certain TransformerLens name.
+        A transcoder reads what that module is given.
         """
         transcode, run = read_config(request).transcode, _read_run(request)
-        hook = _hook(request, run.model or "")
+        given, written = (_hook(request, run.model or "", side) for side in ("input", "output"))
         return Origin(
             model=run.model,
-            hook=None if transcode else hook,
-            hook_out=(hook or "") if transcode else None,
+            hook=given if transcode else written,
+            hook_out=(written or "") if transcode else None,
             context=run.ctx_len,
         )
 
@@ -256,7 +256,8 @@ def _hook_point(request: Request) -> list[str]:
     return [*above[-1:], folder] if SEED.fullmatch(folder) else [folder]
 
 
-def _hook(request: Request, model: str) -> str | None:
-    """The TransformerLens name of what the module puts out, where that is certain."""
-    found = module_hook(_hook_point(request)[0], "/".join([model, *parts(request)]))
+def _hook(request: Request, model: str, side: str) -> str | None:
+    """The TransformerLens name of that side of the module, where it is certain."""
+    named = f"{_hook_point(request)[0]}.{side}"
+    found = module_hook(named, "/".join([model, *parts(request)]))
     return found.name if found else None

@@ -11,7 +11,8 @@ Latents are an activation of one affine map, and the reconstruction is another a
   will do.
 - Normalisations of the input, whose side information is charged: `Unnormalised` (the default),
   `LayerNorm`, `ConstantNorm`; and `Skip`, the linear path around the latents of a transcoder.
-- Encoders: `Encoder`; `TreeEncoder` around one, for latents that are off where their parent is.
+- Encoders: `Encoder`; `TreeEncoder` around one, for latents that are off where their parent is;
+  `LookUp`, for latents that are known beforehand.
   Any `SparseEncoder` will do.
 - Decoders: `Decoder`; `TreeDecoder`, which ignores latents whose parent is off.
 - `assemble` makes them a `LinearCoder`, which is a `SparseCoder`.
@@ -33,6 +34,7 @@ from mdlbench.adapters.parts.blocks import block_tokens
 from mdlbench.adapters.parts.coder import LinearCoder, assemble
 from mdlbench.adapters.parts.decoders import Decoder, TreeDecoder
 from mdlbench.adapters.parts.encoders import Encoder, SparseEncoder, TreeEncoder
+from mdlbench.adapters.parts.looked_up import LookUp
 from mdlbench.adapters.parts.normalisations import (
     ConstantNorm,
     LayerNorm,
@@ -52,6 +54,7 @@ __all__ = [
     "JumpReLU",
     "LayerNorm",
     "LinearCoder",
+    "LookUp",
     "Nonzeros",
     "Normalisation",
     "OneHot",

@@ -18,6 +18,8 @@ from mdlbench.records.record import (
     LatentProfile,
     OperatingPoint,
     Pictures,
+    TruthFacts,
+    TruthScores,
     operating_point,
     profile_ranks,
 )
@@ -37,6 +39,23 @@ def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
         yield "latents: an SAE with latents has a profile, and one without has none"
     elif record.latents is not None:
         yield from _of_profile(record, record.latents, audited)
+    knows = suite.source.knows_features and record.coder.d_latents > 0
+    if (record.truth is not None) != knows:
+        yield "truth: is there where the suite knows its features and the SAE has latents, only"
+    elif record.truth is not None:
+        yield from _of_truth(record.truth, record.coder.d_latents)
+
+
+def _of_truth(truth: TruthFacts, n_latents: int) -> Iterator[str]:
+    for name, scores in (("truth", truth), ("truth.null", truth.null)):
+        values = [getattr(scores, key) for key in TruthScores.model_fields]
+        if not all(0 <= value <= 1 + 1e-9 for value in values):
+            yield f"{name}: a score is not between 0 and 1"
+        if scores.f1 > (scores.precision + scores.recall) / 2 + 1e-9:
+            yield f"{name}.f1 is above the mean of precision and recall"
+        unique = scores.uniqueness * n_latents
+        if abs(unique - round(unique)) > 1e-6 or unique > truth.features:
+            yield f"{name}.uniqueness is not a share of the latents, or there are fewer features"
 
 
 def _audited(record: EvalRecord, suite: Suite) -> OperatingPoint:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,20 +13,25 @@ import torch
 from jaxtyping import Float, Int64
 from torch import nn
 
-from mdlbench.errors import SourceError, UsageError
-from mdlbench.sources.language.hooks import Hook, HookEntry
+from mdlbench.errors import MdlbenchError, SourceError, UsageError, first_line
+from mdlbench.sources.language.hooks import Hook, HookEntry, Wiring
 from mdlbench.sources.language.text import Tokenizer
 
 Residual = Float[torch.Tensor, "document position d_model"]
 Activation = Float[torch.Tensor, "document position d_hook"]
 Heads = Float[torch.Tensor, "token d_heads"]
 Written = Float[torch.Tensor, "token d_model"]
+Logits = Float[torch.Tensor, "document position vocabulary"]
 TokenIds = Int64[torch.Tensor, "document position"]
+Change = Callable[[torch.Tensor], torch.Tensor]
+"""What is done to an activation as it passes."""
 
 PLAIN = (str, int, float, list, tuple, dict, type(None))
 """What a config holds that decides something, beside the dtype, which the weights show."""
 CUT_ERRORS = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """How far, relatively, a model's pieces may be from the whole by rounding alone."""
+FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
+"""What a model's own code raises when it is run in a way that it is not made for."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class LanguageModel(Protocol):
         sha256: digest of its weights as loaded.
         settings: what decides beside the weights what it computes, as text.
         device: where it computes.
+        accepted: hook points where the pieces have been found to be the whole.
     """
 
     name: str
@@ -83,6 +90,15 @@ class LanguageModel(Protocol):
     sha256: str
     settings: str
     device: torch.device
+    accepted: set[Hook]
+
+    def logits(self, tokens: TokenIds) -> Logits:
+        """The whole model's, in float32."""
+        ...
+
+    def changed(self, tokens: TokenIds, hook: Hook, change: Change) -> Logits:
+        """The whole model's logits with the activation at a hook point replaced as it passes."""
+        ...
 
     def capture(self, tokens: TokenIds, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
         """Activations at some hook points, from a pass that ends with the last of them."""
@@ -117,35 +133,88 @@ def settings_of(config: Mapping[str, object], besides: Collection[str]) -> str:
 
 
 @torch.no_grad()
-def require_cuttable(model: LanguageModel, whole: Callable[[TokenIds], torch.Tensor]) -> None:
-    """Check that the pieces, at a layer in the middle, add up to the whole model.
+def require_cuttable(model: LanguageModel) -> None:
+    """Check that a model's second half, run by itself, and its head make the whole one's logits.
 
     Raises:
         SourceError: the whole model's logits are not finite.
-        UsageError: the pieces do not add up.
+        UsageError: they do not.
     """
-    tokens = torch.arange(1, 9, device=model.device)[None] % model.head.weight.shape[1]
-    logits = whole(tokens)[0].float()
+    tokens, where = _probe(model), "hook points"
+    logits = model.logits(tokens)
     if not logits.isfinite().all():
         raise SourceError(
             f"model {model.name}: its own logits are NaN or infinite, before any SAE; its weights "
             "are damaged, or try another --dtype"
         )
-    layer, rest = model.n_layers // 2, ("resid_pre", "attn_out", "mlp_out", "resid_post")
-    z = Hook(layer, "z")
-    found = model.capture(tokens, [z, *(Hook(layer, kind) for kind in rest)])
-    pre, attn, mlp, post = (found[Hook(layer, kind)] for kind in rest)
-    pairs = [
-        (model.write_z(layer, found[z][0]), attn[0]),
-        (pre + attn + mlp, post),
-        (model.suffix(pre, HookEntry(layer)), model.suffix(post, HookEntry(layer + 1))),
-        (model.head(model.suffix(post, HookEntry(layer + 1))[0]), logits),
-    ]
-    if not model.is_parallel:
-        pairs.append((model.suffix(pre + attn, HookEntry(layer, "mlp")), pairs[2][1]))
+    middle = Hook(model.n_layers // 2, "resid_pre")
+    with _explained(model, where):
+        residual = model.capture(tokens, [middle])[middle]
+        pieces = model.head(model.suffix(residual, HookEntry(middle.layer))[0])
+    _require_near(pieces, logits[0], model, where)
+
+
+@torch.no_grad()
+def require_hook(model: LanguageModel, hook: Hook) -> None:
+    """Check, once, that a model in pieces is the whole model at a hook point.
+
+    Every position is given the activation of the one before it, once in the whole model, once
+    between prefix and suffix.
+
+    Raises:
+        UsageError: the logits differ, or nothing can be replaced there.
+    """
+    if hook in model.accepted:
+        return
+    wiring, tokens = Wiring.of(hook, model.is_parallel), _probe(model)
+    with _explained(model, hook.name):
+        captured = model.capture(tokens, sorted({hook, *wiring.base}))
+        new = _moved(captured[hook])
+        written = model.write_z(hook.layer, new[0])[None] if hook.kind == "z" else new
+        residual = sum((captured[base] for base in wiring.base), written)
+        pieces = model.head(model.suffix(residual, wiring.entry)[0])
+        whole = model.changed(tokens, hook, _moved)
+    _require_near(pieces, whole[0], model, hook.name)
+    model.accepted.add(hook)
+
+
+def require_readable(model: LanguageModel, hook: Hook) -> None:
+    """Check that a model has what a transcoder reads at a hook point; raises `UsageError`."""
+    with _explained(model, hook.name):
+        model.capture(_probe(model), [hook])
+
+
+def _moved(activation: Activation) -> Activation:
+    """Activations, each a position later, the last one first."""
+    return activation.roll(1, dims=1)
+
+
+def _probe(model: LanguageModel) -> TokenIds:
+    return torch.arange(1, 9, device=model.device)[None] % model.head.weight.shape[1]
+
+
+@contextmanager
+def _explained(model: LanguageModel, where: str) -> Iterator[None]:
+    """What a model's own code raises when it is run in pieces, as an error that names it."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (MdlbenchError, *FOREIGN) as error:
+        reason = str(error) if isinstance(error, MdlbenchError) else first_line(error)
+        raise _refusal(model, where, reason) from error
+
+
+def _require_near(
+    pieces: Float[torch.Tensor, "token word"],
+    whole: Float[torch.Tensor, "token word"],
+    model: LanguageModel,
+    where: str,
+) -> None:
     limit = CUT_ERRORS.get(model.head.weight.dtype, 0.1)
-    if not all((piece - part).norm() <= limit * part.norm() for piece, part in pairs):
-        raise UsageError(
-            f"model {model.name} cannot be cut at its hook points: run in pieces, it is not the "
-            "model that it is as a whole"
-        )
+    if not (pieces - whole).norm() <= limit * whole.norm():
+        raise _refusal(model, where, "run in pieces, it is not the model that it is as a whole")
+
+
+def _refusal(model: LanguageModel, where: str, reason: str) -> UsageError:
+    return UsageError(f"model {model.name} cannot be cut at {where}: {reason}")

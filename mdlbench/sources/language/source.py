@@ -20,7 +20,12 @@ from mdlbench.console.stages import OnStage, silent
 from mdlbench.disk.blocks import Blocks, block_file
 from mdlbench.disk.cache import Recipe, Recipes
 from mdlbench.errors import SourceError, SpoolError, UsageError
-from mdlbench.sources.language.cut import Activation, LanguageModel
+from mdlbench.sources.language.cut import (
+    Activation,
+    LanguageModel,
+    require_hook,
+    require_readable,
+)
 from mdlbench.sources.language.hooks import Hook, Wiring
 from mdlbench.sources.language.losses import (
     Clean,
@@ -35,7 +40,7 @@ from mdlbench.suite.site import Site
 BLOCK_TOKENS = 1024
 ACTIVATIONS = 1
 """Version of what is kept of a model's passes; to be raised when that changes."""
-LIBRARIES = ("torch", "transformers", "transformer-lens")
+LIBRARIES = ("torch", "transformers")
 """Those that compute activations."""
 
 
@@ -53,8 +58,8 @@ class Language:
         cache: whether what the model computes is kept for later runs.
 
     Raises:
-        UsageError: the model lacks the hook point, tokens lie outside its vocabulary, or all of
-            them are excluded.
+        UsageError: the model lacks the hook point or cannot be cut there, tokens lie outside its
+            vocabulary, or all of them are excluded.
     """
 
     def __init__(
@@ -69,6 +74,8 @@ class Language:
         self.site = site
         self._read, self._replaced = Hook.parse(site.hook), Hook.parse(site.hook_out or site.hook)
         _refuse_missing_layer(model, self._read, self._replaced)
+        require_hook(model, self._replaced)
+        require_readable(model, self._read)
         _refuse_foreign_tokens(model, splits)
         self._wiring = Wiring.of(self._replaced, model.is_parallel)
         self.hook = site.hook

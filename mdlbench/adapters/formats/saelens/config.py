@@ -12,6 +12,7 @@ from mdlbench.adapters.checkpoint import LONGEST_TEXT, Count, Text, Whole
 from mdlbench.adapters.parts import ConstantNorm, LayerNorm, Normalisation, Unnormalised
 from mdlbench.adapters.protocol import Origin
 from mdlbench.errors import CheckpointError, did_you_mean, first_problem, shown
+from mdlbench.sources.language.hooks import hook_name
 
 AFFINE = ("W_enc", "b_enc", "W_dec", "b_dec")
 TENSORS: dict[str, tuple[str, ...]] = {
@@ -56,6 +57,7 @@ METADATA = (
     "model_name",
     "hook_name",
     "hook_name_out",
+    "hf_hook_name",
     "hook_head_index",
     "model_from_pretrained_kwargs",
     "prepend_bos",
@@ -72,6 +74,7 @@ class SAELensMetadata(BaseModel, extra="allow"):
     model_name: Text | None = None
     hook_name: Text | None = None
     hook_name_out: Text | None = None
+    hf_hook_name: Text | None = None
     context_size: Whole | None = None
     prepend_bos: bool | None = None
     model_from_pretrained_kwargs: dict[str, Any] | None = None
@@ -205,12 +208,20 @@ def _origin(metadata: SAELensMetadata, is_transcoder: bool) -> Origin:
     """What metadata says; a transcoder's unsaid output is "", an SAE's None."""
     return Origin(
         model=metadata.model_name,
-        hook=metadata.hook_name,
+        hook=_hook(metadata),
         hook_out=(metadata.hook_name_out or "") if is_transcoder else None,
         context=metadata.context_size,
         prepend_bos=metadata.prepend_bos,
         model_options=plain(metadata.model_from_pretrained_kwargs or {}),
     )
+
+
+def _hook(metadata: SAELensMetadata) -> str | None:
+    """`hook_mlp_in` means two places; where a config says the module, too, that decides."""
+    name, module = metadata.hook_name, metadata.hf_hook_name
+    if name is None or module is None or not name.endswith(".hook_mlp_in"):
+        return name
+    return hook_name(module, metadata.model_name or "")
 
 
 def is_scaled(content: dict[str, Any]) -> bool:

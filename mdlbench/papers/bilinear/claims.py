@@ -1,0 +1,186 @@
+"""The claims V1 to V8: whether each holds here, decided by the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from mdlbench.papers.bilinear.evidence import Evidence
+from mdlbench.papers.bilinear.intervals import SeedMean
+from mdlbench.papers.bilinear.masks import STRENGTHS
+from mdlbench.papers.wording import Finding
+
+ACCURATE = 0.97
+ALIKE = (0.8, 0.9)
+ALIKE_FROM = 100
+"""Hidden units from which the top eigenvectors of different seeds are said to be that alike."""
+FEW, SMALL_DROP = 10, 0.001
+"""A network of so many eigenvectors a class loses at most this accuracy."""
+KNOWN_SHARE = 0.95
+SEPARATED = 0.9
+"""Share of images on their group's side from which groups count as separated."""
+
+
+def claims(evidence: Evidence) -> list[Finding]:
+    """All of them, in order."""
+    return [
+        accurate(evidence),
+        alike(evidence),
+        truncated(evidence),
+        ranked(evidence),
+        noisy(evidence),
+        known(evidence),
+        masked(evidence),
+        grouped(evidence),
+    ]
+
+
+def accurate(evidence: Evidence) -> Finding:
+    found = evidence.accuracy(evidence.plan.accurate)
+    config = evidence.plan.accurate[0]
+    return Finding(
+        "V1: a network of one bilinear layer reaches 97%, and its eigenvectors look like strokes",
+        found.value >= ACCURATE,
+        f"Test accuracy {found.text('.2f', 100)}% at h = {config.hidden} (weight decay "
+        f"{config.weight_decay:g}, noise {config.noise:g}, {config.epochs} epochs). What its "
+        "eigenvectors look like is for the eye: `eigenvectors.png`.",
+    )
+
+
+def alike(evidence: Evidence) -> Finding:
+    found = {width: evidence.similarity(width) for width in evidence.plan.widths}
+    wide = [mean.value for width, mean in found.items() if width >= ALIKE_FROM]
+    low, high = ALIKE
+    rises = _rises([mean.value for mean in found.values()])
+    shown = "; ".join(f"h = {width}: {mean.text()}" for width, mean in found.items())
+    return Finding(
+        f"V2: the top eigenvectors of different seeds have a mean cosine of {low:g} to {high:g} "
+        f"from h = {ALIKE_FROM} on, rising with h",
+        all(low <= value <= high for value in wide) and rises if wide else None,
+        f"{shown}. It {'rises' if rises else 'does not rise'} with h throughout.",
+    )
+
+
+def truncated(evidence: Evidence) -> Finding:
+    drops = {width: evidence.drop(width, FEW) for width in evidence.plan.widths}
+    shown = "; ".join(f"h = {w}: {drop.text('.2f', 100)}" for w, drop in drops.items())
+    return Finding(
+        f"V3: {FEW} eigenvectors a class lose at most {100 * SMALL_DROP:g} points of accuracy",
+        all(drop.value <= SMALL_DROP for drop in drops.values()),
+        f"Points lost with {FEW}: {shown}.",
+    )
+
+
+def ranked(evidence: Evidence) -> Finding:
+    widths = sorted({width for width, *_ in evidence.ranks})
+    parts, signs = [], []
+    for width in widths:
+        decay = evidence.rank_change(width, "weight_decay")
+        noise = evidence.rank_change(width, "noise")
+        signs += [-decay.sign, noise.sign]
+        parts.append(
+            f"at h = {width} weight decay {_ends(evidence.zoo_values('weight_decay'))} changes "
+            f"the effective rank by {decay.text('+.2f')}, noise "
+            f"{_ends(evidence.zoo_values('noise'))} by {noise.text('+.2f')}"
+        )
+    return Finding(
+        "V4: weight decay lowers the effective rank, and noise raises it",
+        all(sign > 0 for sign in signs),
+        f"{_sentence('; '.join(parts))}",
+    )
+
+
+def noisy(evidence: Evidence) -> Finding:
+    accuracy = evidence.by_noise(lambda network: network.accuracy)
+    rough = evidence.by_noise(lambda network: network.roughness)
+    falls = _rises([-mean.value for mean in accuracy.values()])
+    smoother = _rises([-mean.value for mean in rough.values()])
+    rows = "; ".join(
+        f"noise {noise:g}: accuracy {accuracy[noise].text('.2f', 100)}%, roughness "
+        f"{rough[noise].text('.2f')}"
+        for noise in accuracy
+    )
+    return Finding(
+        "V5: with more noise in training, features get cleaner and the accuracy falls, throughout",
+        falls and smoother,
+        f"{rows}. Accuracy {'falls' if falls else 'does not fall'} throughout, roughness "
+        f"{'falls' if smoother else 'does not fall'} throughout.",
+    )
+
+
+def known(evidence: Evidence) -> Finding:
+    share = SeedMean.of(
+        [
+            sum(one.alone for one in both) / sum(one.accuracy for one in both)
+            for both in evidence.known
+        ]
+    )
+    cosine = evidence.known_mean(lambda one: one.cosine)
+    large = evidence.known_mean(lambda one: one.strongest)
+    whole = evidence.known_mean(lambda one: one.accuracy)
+    return Finding(
+        "V6: where the label is the cosine with a target, one eigenvector does it",
+        share.value >= KNOWN_SHARE,
+        f"The strongest eigenvector alone has {share.text('.1f', 100)}% of the accuracy "
+        f"({whole.text('.1f', 100)}% with all); its cosine with the target is {cosine.text()}, "
+        f"and its eigenvalue has {large.text('.1f', 100)}% of the squares of all.",
+    )
+
+
+def masked(evidence: Evidence) -> Finding:
+    plan = evidence.plan
+    parts, holds = [], []
+    for name, configs in (("with noise", plan.accurate), ("without noise", plan.noiseless)):
+        levels = evidence.under_masks(configs)
+        holds += [level.lower.sign > 0 for level in levels]
+        shown = ", ".join(
+            f"{level.accuracy.value:.1%} against {level.permuted.value:.1%} at {level.strength:g}"
+            for level in levels
+        )
+        apart = [f"{level.strength:g}" for level in levels if level.lower.sign <= 0]
+        last = levels[-1]
+        parts.append(
+            f"{name} ({configs[0].noise:g} in training) {shown}"
+            + (f"; not apart at {', '.join(apart)}" if apart else "; apart at every one")
+            + f"; at {last.strength:g} {last.towards.value:.1%} of other classes' images become "
+            "the mask's class"
+        )
+    return Finding(
+        "V7: a mask read off the weights lowers the accuracy more than its permuted pixels do, at "
+        "every strength",
+        all(holds),
+        f"Accuracy under the mask against under permuted ones, {_strengths()}: {'. '.join(parts)}. "
+        "A mask for each class: the input that excites its top eigenvector and no other class's.",
+    )
+
+
+def grouped(evidence: Evidence) -> Finding:
+    networks = evidence.of(evidence.plan.accurate)
+    share = SeedMean.of([network.grouping.share for network in networks])
+    groups = [" | ".join(map(_digits, network.grouping.groups)) for network in networks]
+    return Finding(
+        "V8: the strongest factor that all classes share separates groups of digits",
+        share.value >= SEPARATED,
+        f"It tells {share.text('.1f', 100)}% of the test images by their group (50% is chance; "
+        f"called separated from {SEPARATED:.0%}). The groups by seed: {'; '.join(groups)}.",
+    )
+
+
+def _digits(classes: list[int]) -> str:
+    return " ".join(map(str, classes)) or "none"
+
+
+def _strengths() -> str:
+    return f"norms {STRENGTHS[0]:g} to {STRENGTHS[-1]:g}"
+
+
+def _ends(values: Sequence[float]) -> str:
+    return f"{values[0]:g} → {values[-1]:g}"
+
+
+def _rises(values: Sequence[float]) -> bool:
+    return all(one < other for one, other in pairwise(values))
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

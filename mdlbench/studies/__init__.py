@@ -1,0 +1,1 @@
+"""Studies: a grid of architectures, widths, sparsities and training seeds, trained and compared."""

@@ -1,0 +1,296 @@
+"""What a study shows: sentences that the numbers decide, tables, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+
+from mdlbench.disk.files import write_atomically
+from mdlbench.errors import MdlbenchError
+from mdlbench.papers.outputs import frame_as_markdown, write_outputs
+from mdlbench.report.exports import latex_text
+from mdlbench.studies import figures
+from mdlbench.studies.figures import limit_words
+from mdlbench.studies.inference import Interval, Shares, Standing, standing, variance_shares
+from mdlbench.studies.plan import Study
+from mdlbench.studies.results import Done, EqualGrid, Level, equal_grid, level
+from mdlbench.studies.run import STUDY_FILE, diverged, read_study, records_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REPORT = "report"
+SEED = 0
+"""Of the training seeds that the bootstrap draws."""
+METHOD = (
+    "Each architecture stands with its best configuration, the one of fewest bits in the mean over "
+    "training seeds. Intervals are from a crossed bootstrap: test documents and training seeds are "
+    "both drawn anew, and the best configuration is chosen again in every draw. Differences have "
+    "simultaneous 95% intervals over all pairs of architectures at a tolerance (max-|t|), so that "
+    "all of them hold together 95% of the time; tolerances are not corrected for one another."
+)
+
+
+class Compared(NamedTuple):
+    """A tolerance, what the architectures cost there, and how they compare."""
+
+    level: Level
+    standing: Standing
+
+    @property
+    def words(self) -> str:
+        return limit_words(self.level.metric, self.level.epsilon)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a report says.
+
+    Attributes:
+        study: what was to be run.
+        n_runs: of how many runs.
+        done: those with a record.
+        diverged: others that diverged, with their reasons.
+        grid: the runs that are compared.
+        compared: at each tolerance of the suite.
+    """
+
+    study: Study
+    n_runs: int
+    done: tuple[Done, ...]
+    diverged: dict[str, str]
+    grid: EqualGrid
+    compared: tuple[Compared, ...]
+
+    @property
+    def shares(self) -> dict[str, Shares]:
+        """Of the variance, at each tolerance where runs differ."""
+        found = {one.words: variance_shares(one.level.met) for one in self.compared}
+        return {words: one for words, one in found.items() if one is not None}
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(dict.fromkeys(one.level.metric for one in self.compared))
+
+
+def findings(folder: Path) -> Findings:
+    """What a study's folder shows so far.
+
+    Raises:
+        SuiteError: it holds no study.
+        MdlbenchError: no run has a record yet.
+    """
+    study, _ = read_study(folder / STUDY_FILE)
+    records = {record.name: record for record in records_of(folder)}
+    runs = study.runs()
+    done = tuple(Done(run, records[run.key]) for run in runs if run.key in records)
+    if not done:
+        raise MdlbenchError(f"{folder}: no run is scored yet: `mdlbench study run` does it")
+    reasons = {run.key: diverged(folder, run.key) for run in runs}
+    grid = equal_grid(done)
+    limits = [(result.metric, result.epsilon) for result in done[0].record.tolerances]
+    levels = [level(grid.done, metric, epsilon) for metric, epsilon in limits]
+    return Findings(
+        study=study,
+        n_runs=len(runs),
+        done=done,
+        diverged={key: reason for key, reason in reasons.items() if reason is not None},
+        grid=grid,
+        compared=tuple(Compared(one, standing(one, SEED)) for one in levels),
+    )
+
+
+def write_report(folder: Path, output: Path) -> list[Path]:
+    """Write figures, tables (CSV, Markdown, LaTeX) and a text; equal records give equal bytes.
+
+    Args:
+        folder: the study's.
+        output: where the report goes.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        MdlbenchError: as `findings` does, or a file cannot be written.
+    """
+    found = findings(folder)
+    table = comparison_table(found)
+    extra = {
+        "comparison.csv": table.to_csv(index=False, lineterminator="\n"),
+        "comparison.tex": latex_table(found.study.name, table),
+    }
+    paths = write_outputs(output, drawings(found), runs_table(found), text(found, table))
+    for name, content in extra.items():
+        write_atomically(output / name, content.encode())
+    return [*paths, *(output / name for name in extra)]
+
+
+def drawings(found: Findings) -> dict[str, Figure]:
+    """The figures by file name."""
+    drawn: dict[str, Figure] = {}
+    for metric in found.metrics:
+        own = [one for one in found.compared if one.level.metric == metric]
+        drawn[f"bits-{metric}"] = figures.intervals(own)
+        drawn[f"hulls-{metric}"] = figures.hulls(found.grid.done, metric)
+    if found.shares:
+        drawn["variance"] = figures.shares(found.shares)
+    return drawn
+
+
+def runs_table(found: Findings) -> pd.DataFrame:
+    """A row for each run with a record, compared or not; NaN where a tolerance is not met."""
+    compared = {one.run.key for one in found.grid.done}
+    rows = []
+    for one in found.done:
+        run, record = one.run, one.record
+        row: dict[str, object] = {
+            "run": run.key,
+            "architecture": run.architecture,
+            "width": run.width,
+            "sparsity": run.label,
+            "seed": run.seed,
+            "compared": run.key in compared,
+            "L0": record.coder.l0,
+            "dead": record.coder.dead_fraction,
+            "floor": record.floor.loss(found.metrics[0]),
+        }
+        for result in record.tolerances:
+            bits = result.bits if result.feasible else float("nan")
+            row[limit_words(result.metric, result.epsilon)] = bits
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def comparison_table(found: Findings) -> pd.DataFrame:
+    """A row for each tolerance and architecture: bits, and how much more than the shortest."""
+    rows = []
+    for one in found.compared:
+        for family in one.level.families:
+            row: dict[str, object] = {"tolerance": one.words, "architecture": family.name}
+            if family.is_met:
+                row |= _row(one.standing, family.name)
+                row["best configuration"] = family.configurations[family.best].words
+                row["configurations"] = len(family.configurations)
+            row["left out"] = len(family.left_out)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _row(found: Standing, name: str) -> dict[str, object]:
+    bits, low, high = found.shortest[name]
+    row: dict[str, object] = {"bits": bits, "low": low, "high": high}
+    if name != found.order[0]:
+        more = found.difference(found.order[0], name)
+        row |= {"more": more.value, "more low": more.low, "more high": more.high}
+    return row
+
+
+def latex_table(name: str, table: pd.DataFrame) -> str:
+    """The comparison with booktabs; differences to the shortest architecture at the tolerance."""
+    lines = [
+        r"\begin{tabular}{llrrl}",
+        r"\toprule",
+        r"Tolerance & Architecture & Bits/token & More than the shortest & Best configuration \\",
+        r"\midrule",
+    ]
+    for row in table.to_dict("records"):
+        cells = [
+            str(row["tolerance"]),
+            str(row["architecture"]),
+            _cell(row, "bits", "low", "high"),
+            _cell(row, "more", "more low", "more high"),
+            str(row.get("best configuration", "")) if row.get("bits") == row.get("bits") else "",
+        ]
+        lines.append(" & ".join(latex_text(cell) for cell in cells) + r" \\")
+    comment = f"% study {name}; intervals: crossed bootstrap, differences simultaneous (max-|t|)"
+    return "\n".join([comment, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _cell(row: Mapping[Hashable, object], *keys: str) -> str:
+    value, low, high = (float(str(row.get(key, "nan"))) for key in keys)
+    return "–" if value != value else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def text(found: Findings, table: pd.DataFrame) -> str:
+    """The report in Markdown."""
+    parts = [f"# Study {found.study.name}", _extent(found), METHOD, *_warnings(found)]
+    for one in found.compared:
+        parts += [f"## {one.words}", " ".join(verdict(one))]
+        shown = table[table["tolerance"] == one.words].drop(columns="tolerance")
+        parts.append(frame_as_markdown(shown).strip())
+    parts += ["## Where the variance is", *_variance(found)]
+    parts += [f"![{name}]({name}.png)" for name in drawings_of(found)]
+    return "\n\n".join(parts) + "\n"
+
+
+def drawings_of(found: Findings) -> list[str]:
+    """Names of the figures."""
+    names = [f"{kind}-{metric}" for metric in found.metrics for kind in ("bits", "hulls")]
+    return [*names, *(["variance"] if found.shares else [])]
+
+
+def _extent(found: Findings) -> str:
+    study = found.study
+    words = (
+        f"{len(found.done)} of {found.n_runs} runs on suite {study.suite} are scored: "
+        f"{len(study.architectures)} architectures, widths {_listed(study.widths)}, training seeds "
+        f"{_listed(study.seeds)}. The epoch of each was chosen on the last "
+        f"{study.validation:.0%} of the calibration blocks, which it was not trained on; the test "
+        "split was not looked at before an SAE was scored."
+    )
+    if len({one.run.seed for one in found.grid.done}) == 1:
+        words += " There is one seed only: intervals are over documents alone."
+    return words
+
+
+def _warnings(found: Findings) -> Iterator[str]:
+    lines = [f"Grids differ: {line}." for line in found.grid.warnings]
+    lines += [f"{key} diverged and is excluded: {why}." for key, why in found.diverged.items()]
+    if lines:
+        yield "\n".join(f"- **{line}**" for line in lines)
+
+
+def verdict(one: Compared) -> Iterator[str]:
+    """Which architecture is shortest at a tolerance, by how much, and who cannot be told apart."""
+    found = one.standing
+    missed = [family.name for family in one.level.families if not family.is_met]
+    if not found.order:
+        yield f"No SAE meets {one.words} with every seed."
+        return
+    first = found.order[0]
+    bits = found.shortest[first]
+    yield f"Shortest is {first}: {_interval(bits)} bits per token."
+    rest = {name: found.difference(first, name) for name in found.order[1:]}
+    if apart := [name for name in rest if rest[name].sign > 0]:
+        listed = "; ".join(f"{name} by {_interval(rest[name])}" for name in apart)
+        yield f"It is shorter beyond chance than {listed}."
+    if ties := [name for name in rest if rest[name].sign <= 0]:
+        listed = "; ".join(f"{name} ({_interval(rest[name])})" for name in ties)
+        yield f"It cannot be told apart from {listed}."
+    if missed:
+        yield f"No configuration meets it with every seed: {', '.join(missed)}."
+
+
+def _variance(found: Findings) -> Iterator[str]:
+    if not found.shares:
+        yield "There are too few runs, or none differ."
+        return
+    rows = [{"tolerance": words, **one._asdict()} for words, one in found.shares.items()]
+    yield (
+        "Shares of the variance of log₂ bits over the compared runs, nested in this order: "
+        "architectures, widths within them, sparsities within those, training seeds within a "
+        "configuration."
+    )
+    yield frame_as_markdown(pd.DataFrame(rows)).strip()
+
+
+def _interval(of: Interval) -> str:
+    return f"{of.value:.2f} [{of.low:.2f}, {of.high:.2f}]"
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))

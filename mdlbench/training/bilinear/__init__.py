@@ -1,0 +1,1 @@
+"""Training of bilinear image classifiers: the same folders, logs and resuming as for SAEs."""

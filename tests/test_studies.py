@@ -1,0 +1,474 @@
+"""Studies: plans, runs that are resumed, and what a report concludes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sae_lens import SAE
+from typer.testing import CliRunner
+
+from mdlbench.cli.app import app
+from mdlbench.errors import MdlbenchError, SourceError, SuiteError, TrainingError, UsageError
+from mdlbench.records.store import read_records
+from mdlbench.scoring.suite_run import Scored
+from mdlbench.scoring.worker import Worker
+from mdlbench.sources.open import Opener
+from mdlbench.sources.protocol import Block
+from mdlbench.studies import run as study_run
+from mdlbench.studies.held_out import HeldOut
+from mdlbench.studies.inference import crossed_draws, simultaneous, standing, variance_shares
+from mdlbench.studies.plan import merged, parse_study
+from mdlbench.studies.report import (
+    Compared,
+    comparison_table,
+    findings,
+    latex_table,
+    text,
+    verdict,
+    write_report,
+)
+from mdlbench.studies.results import Configuration, Done, Family, Level, equal_grid
+from mdlbench.studies.run import DIVERGED, RUNS, STUDY_FILE, Diverged, Trained, claim, run_study
+from mdlbench.suite.load import load_suite
+from mdlbench.suite.site import Site
+from mdlbench.training.config import TrainingConfig
+
+SUITE = {
+    "name": "small",
+    "title": "Small",
+    "source": {
+        "kind": "superposed",
+        "d": 8,
+        "features": 12,
+        "tokens": {"calibration": 3000, "test": 1024},
+        "rates": {"most": 0.3, "least": 0.05},
+        "read_out": 6,
+    },
+    "steps": {"finest": 0.5, "octaves": 3},
+    "tolerances": [{"metric": "fvu", "epsilons": [0.0001, 0.9]}],
+    "headline": {"metric": "fvu", "epsilon": 0.9},
+    "replicates": 100,
+}
+PLAN = {
+    "name": "tiny-study",
+    "suite": "suite.yaml",
+    "shared": {"epochs": 2, "batch_size": 256, "lr": 0.01, "warm_up_steps": 2, "dead_window": 5},
+    "widths": [12],
+    "seeds": [4, 2],
+    "validation": 0.3,
+    "architectures": {
+        "batchtopk": {"sparsities": {"k2": {"k": 2}, "k3": {"k": 3}}},
+        "plain-topk": {"architecture": "topk", "sparsities": {"k2": {"k": 2}, "k3": {"k": 3}}},
+    },
+}
+
+
+def plan(**changes):
+    return parse_study(yaml.safe_dump(PLAN | changes, sort_keys=False), Path("study.yaml"))
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_a_grid_seed_by_seed():
+    runs = plan().runs()
+    assert [run.key for run in runs] == [
+        f"{name}-12-{label}-seed{seed}"
+        for seed in (4, 2)
+        for name in ("batchtopk", "plain-topk")
+        for label in ("k2", "k3")
+    ]
+    config = runs[3].config()
+    assert (config.architecture, config.width, config.k, config.seed) == ("topk", 12, 3, 4)
+    assert (config.epochs, config.batch_size) == (2, 256)
+
+
+def test_settings_that_are_nearer_to_a_run_win():
+    found = plan(
+        widths=[8, 16],
+        shared={"lr": 0.1, "epochs": 5, "options": {"a": 1, "b": 1}},
+        architectures={
+            "batchtopk": {
+                "settings": {"lr": 0.2, "options": {"b": 2}},
+                "at_width": {"16": {"lr": 0.3, "options": {"c": 3}}},
+                "sparsities": {"k2": {"k": 2}},
+            }
+        },
+    ).runs()
+    narrow, wide = found[0].settings, found[1].settings
+    assert narrow == {
+        "lr": 0.2,
+        "epochs": 5,
+        "options": {"a": 1, "b": 2},
+        "architecture": "batchtopk",
+        "k": 2,
+    }
+    assert wide["lr"] == 0.3
+    assert wide["options"] == {"a": 1, "b": 2, "c": 3}
+    assert merged({"k": 1}, {"k": 2}) == {"k": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": [1, 2, 1]}, r"study\.yaml, line \d+: .*repeated seed 1"),
+        ({"widths": []}, "widths: .*at least 1"),
+        ({"seedz": [1]}, "seedz: .*not permitted"),
+        ({"validation": 1.0}, "validation: .*less than 1"),
+        ({"architectures": {"topk": {"sparsities": {}}}}, "sparsities: .*at least 1"),
+        (
+            {"architectures": {"topk": {"sparsities": {"k2": {"k": 2}}, "seeds": [3, 3]}}},
+            "repeated seed 3",
+        ),
+    ],
+)
+def test_a_study_that_does_not_fit_is_one_sentence(changes, message):
+    with pytest.raises(SuiteError, match=message):
+        plan(**changes)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ({"sparsities": {"k2": {"k": 2}}}, "batchtop-12-k2-seed4: unknown architecture 'batchtop'"),
+        ({"architecture": "topk", "sparsities": {"k2": {"k": 99}}}, "k must lie between 0 and"),
+        ({"architecture": "topk", "sparsities": {"k2": {"kk": 2}}}, "unexpected .* 'kk'"),
+    ],
+)
+def test_impossible_settings_name_their_run(architecture, message):
+    run = plan(architectures={"batchtop": architecture}).runs()[0]
+    with pytest.raises(UsageError, match=message):
+        run.config()
+
+
+def test_a_width_that_is_not_there_is_refused():
+    with pytest.raises(UsageError, match="topk: at_width has '13', but its widths are 12"):
+        plan(architectures={"topk": {"sparsities": {"a": {"k": 2}}, "at_width": {"13": {}}}}).runs()
+
+
+# --- validation -----------------------------------------------------------------------------------
+
+
+class Untested:
+    """A source whose test split may not be looked at."""
+
+    site, hook, d_in, d_out = Site(hook="x"), "x", 2, 2
+    data_sha256, image_shape, device = "0" * 64, None, torch.device("cpu")
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+        self.n_tokens = self.n_documents = {"calibration": sum(sizes), "test": 5}
+
+    def n_blocks(self, split):
+        return len(self.sizes)
+
+    def blocks(self, split, start=0, stop=None):
+        assert split == "calibration"
+        for index in range(len(self.sizes))[start:stop]:
+            first = sum(self.sizes[:index])
+            document = np.arange(first, first + self.sizes[index])
+            yield Block(index, document, torch.full((self.sizes[index], 2), float(index)))
+
+
+@given(n_blocks=st.integers(2, 12), share=st.floats(0.01, 0.99))
+@settings(max_examples=25, deadline=None)
+def test_held_out_blocks_are_the_last_ones_and_the_test_split_is_not_touched(n_blocks, share):
+    sizes = [3 + i for i in range(n_blocks)]
+    held = HeldOut(Untested(sizes), share)
+    splits = {split: list(held.blocks(split)) for split in ("calibration", "test")}
+    indices = [block.index for blocks in splits.values() for block in blocks]
+    assert indices == list(range(n_blocks))
+    expected = min(max(1, round(share * n_blocks)), n_blocks - 1)
+    assert len(splits["test"]) == held.n_blocks("test") == expected
+    for split, blocks in splits.items():
+        tokens = sum(len(block.document) for block in blocks)
+        assert tokens == held.n_tokens[split] == held.n_documents[split]
+        assert [block.index for block in held.blocks(split, 1, 3)] == [b.index for b in blocks[1:3]]
+
+
+def test_what_a_held_out_split_has_not():
+    with pytest.raises(UsageError, match="there is 1 here: take a suite with more training data"):
+        HeldOut(Untested([7]), 0.1)
+    held = HeldOut(Untested([3, 3]), 0.5)
+    with pytest.raises(SourceError, match="no model to splice into"):
+        held.splice(next(held.blocks("test")), None)
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "suite.yaml").write_text(yaml.safe_dump(SUITE))
+    (folder / "study.yaml").write_text(yaml.safe_dump(PLAN, sort_keys=False))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(home):
+    """A study that was run without an interruption."""
+    found = CliRunner().invoke(
+        app, ["study", "run", str(home / "study.yaml"), "-o", str(home / "whole"), "-q"]
+    )
+    assert found.exit_code == 0, found.output
+    assert "whole/ holds 8 of 8 runs" in found.output.replace("\n", "")
+    return home / "whole"
+
+
+def numbers(folder):
+    """All that a record measures, by run, and the logs but for seconds."""
+    records = {
+        record.name: (record.floor, record.points, record.tolerances)
+        for record in read_records(folder)
+    }
+    logs = {
+        path.parent.name: [line.rpartition(",")[0] for line in path.read_text().splitlines()]
+        for path in (folder / RUNS).glob("*/log.csv")
+    }
+    return records, logs
+
+
+def test_a_study_that_is_killed_ends_with_the_same_numbers(home, whole):
+    folder = home / "killed"
+    study, content = study_run.read_study(home / "study.yaml")
+    opener = Opener(load_suite(home))
+    claim(folder, content)
+    first = run_study(study, opener, folder)
+    seen = [next(first) for _ in range(6)]
+    first.close()
+    assert [type(one) for one in seen] == [Trained] * 4 + [Scored] * 2
+    begun = folder / RUNS / study.runs()[5].key
+    begun.mkdir()
+    done = json.loads((whole / RUNS / begun.name / "training.json").read_text())
+    (begun / "training.json").write_text(json.dumps({"settings": done["settings"]}))
+    again = list(run_study(study, opener, folder))
+    assert [one.reused for one in again if isinstance(one, Scored)] == [True] * 2 + [False] * 6
+    assert sum(isinstance(one, Trained) for one in again) == 2 + 4
+    assert numbers(folder) == numbers(whole)
+    write_report(folder, home / "one")
+    write_report(whole, home / "other")
+    names = sorted(path.name for path in (home / "one").iterdir())
+    assert names == sorted(path.name for path in (home / "other").iterdir())
+    assert {
+        "report.md",
+        "table.csv",
+        "comparison.csv",
+        "comparison.tex",
+        "hulls-fvu.png",
+        "bits-fvu.pdf",
+        "variance.png",
+    } <= set(names)
+    for name in names:
+        assert (home / "one" / name).read_bytes() == (home / "other" / name).read_bytes()
+
+
+def test_the_kept_epoch_is_the_best_on_tokens_that_were_held_out(whole, home):
+    opened = Opener(load_suite(home)).open(Site(hook="superposed"))
+    held = HeldOut(opened, 0.3)
+    key = plan().runs()[0].key
+    kept = json.loads((whole / RUNS / key / "training.json").read_text())["result"]
+    sae = SAE.load_from_disk(whole / RUNS / key)
+    (block,) = held.blocks("test")
+    with torch.no_grad():
+        error = (sae(block.activations) - block.activations).double().square().mean()
+    assert float(error) == pytest.approx(kept["test_mse"], rel=1e-5)
+
+
+def test_a_folder_of_another_study_is_refused(whole):
+    with pytest.raises(UsageError, match="holds another study, or this one with other settings"):
+        claim(whole, "name: other\n")
+
+
+def test_a_diverged_run_is_said_and_excluded(whole, home, monkeypatch, tmp_path):
+    def fail(config, source, folder, progress):
+        raise TrainingError(f"{folder}: the loss became nan in epoch 1; lower lr")
+
+    monkeypatch.setattr(study_run, "train", fail)
+    key = plan().runs()[0].key
+    task = study_run.TrainRun(Site(hook="x"), key, TrainingConfig(4, 2), tmp_path / RUNS / key, 0.3)
+
+    class Held(Worker):
+        def source(self, site):
+            return Untested([3, 3])
+
+    outcome = task(Held(Opener(load_suite(home))))
+    assert outcome == Diverged(key, "the loss became nan in epoch 1")
+    folder = tmp_path / "study"
+    shutil.copytree(whole, folder)
+    (record,) = list((folder / "records").glob(f"{key}*.json"))
+    record.unlink()
+    (folder / RUNS / key / DIVERGED).write_text((tmp_path / RUNS / key / DIVERGED).read_text())
+    found = findings(folder)
+    said = text(found, comparison_table(found))
+    assert "7 of 8 runs on suite suite.yaml are scored" in said
+    assert f"**{key} diverged and is excluded: the loss became nan in epoch 1.**" in said
+    assert "Grids differ: batchtopk, 12 latents, k2: 1 of 2 seeds" in said
+
+
+def test_a_report_before_any_record(tmp_path):
+    (tmp_path / STUDY_FILE).write_text(yaml.safe_dump(PLAN))
+    with pytest.raises(MdlbenchError, match="no run is scored yet"):
+        findings(tmp_path)
+
+
+def test_the_report_of_a_study(whole):
+    found = findings(whole)
+    tight, coarse = found.compared
+    assert list(verdict(tight)) == ["No SAE meets FVU ≤ 0.0001 with every seed."]
+    first, *_rest = coarse.standing.order
+    bits = {
+        name: min(
+            np.mean(
+                [
+                    one.record.result("fvu", 0.9).bits
+                    for one in found.done
+                    if (one.run.architecture, one.run.label) == (name, label)
+                ]
+            )
+            for label in ("k2", "k3")
+        )
+        for name in ("batchtopk", "plain-topk")
+    }
+    assert {name: one.value for name, one in coarse.standing.shortest.items()} == pytest.approx(
+        bits
+    )
+    assert first == min(bits, key=bits.__getitem__)
+    assert f"Shortest is {first}: {bits[first]:.2f} [" in " ".join(verdict(coarse))
+    assert not found.grid.warnings
+    assert sum(found.shares["FVU ≤ 0.9"][:4]) == pytest.approx(1.0)
+
+
+# --- grids and inference --------------------------------------------------------------------------
+
+
+def test_grids_that_differ_are_cut_to_what_all_have(whole):
+    runs = plan(
+        widths=[8, 12],
+        architectures={
+            "a": {"architecture": "topk", "sparsities": {"k2": {"k": 2}, "k3": {"k": 3}}},
+            "b": {"architecture": "topk", "sparsities": {"k4": {"k": 4}}, "widths": [12, 16]},
+        },
+    ).runs()
+    record = read_records(whole)[0]
+    grid = equal_grid([Done(run, record) for run in runs])
+    assert {(one.run.architecture, one.run.width, one.run.level) for one in grid.done} == {
+        ("a", 12, 0),
+        ("b", 12, 0),
+    }
+    said = " ".join(grid.warnings)
+    assert "a alone or with some others has width 8: left out" in said
+    assert "b alone or with some others has width 16: left out" in said
+    assert "a alone or with some others has sparsity 2: left out" in said
+    assert equal_grid(list(grid.done)).warnings == ()
+
+
+def family(name, bits, resampled):
+    configurations = tuple(Configuration(8, i, f"k{i}") for i in range(len(bits)))
+    return Family(name, configurations, np.array(bits), np.array(resampled), ())
+
+
+@given(seed=st.integers(0, 2**31), n_seeds=st.integers(1, 4))
+@settings(max_examples=20, deadline=None)
+def test_crossed_draws_against_an_independent_computation(seed, n_seeds):
+    generator = np.random.default_rng(seed)
+    resampled = 10 + generator.standard_normal((3, n_seeds, 40))
+    found = crossed_draws(
+        family("a", resampled.mean(axis=2), resampled), np.random.Generator(np.random.PCG64(seed))
+    )
+    drawn = np.random.Generator(np.random.PCG64(seed)).integers(n_seeds, size=(40, n_seeds))
+    stretch = (n_seeds / (n_seeds - 1)) ** 0.5 if n_seeds > 1 else 1.0
+    for b in range(40):
+        best = np.inf
+        for c in range(3):
+            centre = sum(resampled[c, s, b] for s in range(n_seeds)) / n_seeds
+            values = [centre + stretch * (resampled[c, s, b] - centre) for s in drawn[b]]
+            best = min(best, sum(values) / n_seeds)
+        assert found[b] == pytest.approx(best)
+
+
+def test_the_crossed_bootstrap_has_the_variance_of_a_mean_over_seeds_and_documents():
+    generator = np.random.default_rng(3)
+    documents = 0.5 * generator.standard_normal(20_000)
+    seeds = np.array([-1.0, 0.2, 0.8])
+    resampled = (5 + seeds[:, None] + documents)[None]
+    drawn = crossed_draws(family("a", [5 + seeds], resampled), generator)
+    assert drawn.var() == pytest.approx(seeds.var(ddof=1) / 3 + documents.var(), rel=0.05)
+
+
+def test_simultaneous_intervals_hold_together():
+    generator = np.random.default_rng(5)
+    draws = {
+        name: scale * generator.standard_normal(4000)
+        for name, scale in zip("abc", (1, 2, 3), strict=False)
+    }
+    found = simultaneous({"a": 1.0, "b": 2.0, "c": 4.0}, draws)
+    assert list(found) == [("a", "b"), ("a", "c"), ("b", "c")]
+    inside = np.ones(4000, dtype=bool)
+    alone = []
+    for (one, other), interval in found.items():
+        difference = draws[other] - draws[one]
+        half = (interval.high - interval.low) / 2
+        own = np.abs(difference - difference.mean()) <= half
+        alone.append(own.mean())
+        inside &= own
+        assert interval.value == pytest.approx((interval.low + interval.high) / 2)
+    assert inside.mean() == pytest.approx(0.95, abs=0.002)
+    assert min(alone) > 0.955
+    assert simultaneous({"a": 1.0}, {"a": draws["a"]}) == {}
+
+
+def test_a_verdict_names_who_is_longer_and_who_cannot_be_told_apart():
+    generator = np.random.default_rng(0)
+    noise = 0.1 * generator.standard_normal(500)
+    families = [
+        family(name, [[bits, bits]], [[bits + noise, bits + noise * 1.5]])
+        for name, bits in (("far", 9.0), ("near", 5.02), ("first", 5.0))
+    ]
+    missing = Family(
+        "never", (), np.zeros((0, 2)), np.zeros((0, 2, 0)), (Configuration(8, 0, "k"),)
+    )
+    level = Level("fvu", 0.1, (*families, missing))
+    said = list(verdict(Compared(level, standing(level, 0))))
+    assert said[0].startswith("Shortest is first: 5.00 [")
+    assert said[1].startswith("It is shorter beyond chance than far by 4.00 [")
+    assert said[2].startswith("It cannot be told apart from near (0.02 [")
+    assert said[3] == "No configuration meets it with every seed: never."
+
+
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=15, deadline=None)
+def test_shares_of_variance_against_nested_means(seed):
+    generator = np.random.default_rng(seed)
+    bits = 2.0 ** generator.standard_normal((2, 4, 3))
+    configurations = tuple(Configuration(w, k, f"k{k}") for w in (8, 16) for k in (0, 1))
+    families = [
+        Family(name, configurations, own, np.zeros((4, 3, 1)), ())
+        for name, own in zip("ab", bits, strict=True)
+    ]
+    found = variance_shares(families)
+    logs = np.log2(bits).reshape(2, 2, 2, 3)
+    total = ((logs - logs.mean()) ** 2).sum()
+
+    def between(axes):
+        means = logs.mean(axis=axes, keepdims=True)
+        return float(((np.broadcast_to(means, logs.shape) - logs.mean()) ** 2).sum()) / total
+
+    expected = [between((1, 2, 3)), between((2, 3)), between((3,)), 1.0]
+    assert np.cumsum(found[:4]) == pytest.approx(expected)
+    assert found.n_runs == 24
+    assert variance_shares([]) is None
+
+
+def test_latex_escapes_names(whole):
+    table = comparison_table(findings(whole))
+    latex = latex_table("tiny_study", table.replace("plain-topk", "plain_topk"))
+    assert r"plain\_topk" in latex
+    assert latex.count(r"\\") == 1 + len(table)
+    assert latex.endswith("\\bottomrule\n\\end{tabular}\n")

@@ -11,7 +11,7 @@ from mdlbench.bilinear.layer import BilinearLayer
 from mdlbench.bilinear.spectrum import Spectrum, spectra
 
 LEAST_STRENGTH = 1e-7
-"""Of the largest: singular values are roots of eigenvalues, which are exact to rounding."""
+"""Share of the largest one: singular values are roots of eigenvalues, exact to rounding."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from mdlbench.scoring.suite_run import Failed, Scored
 LINE_LENGTH = 1000
 """The most characters of a line about one SAE."""
 SHOWN_AT_ONCE = 3
-"""Of so many SAEs that workers are at, the stages are shown."""
+"""The most SAEs that workers are at whose stages are shown."""
 
 
 class SuiteProgress(Protocol):
@@ -206,28 +206,9 @@ class _Left(ProgressColumn):
         return Text("" if left is None else f"{about(left)} left")
 
 
-class _Lines:
-    """One line for each SAE, written as soon as it is done."""
-
-    leaves_lines = True
-
-    def __init__(self, course: Course) -> None:
-        self._course, self._fates = course, _Fates(course)
-
-    @property
-    def n_kept(self) -> int:
-        return self._course.n_kept
-
-    def stage(self, name: str) -> None:
-        """Shows nothing: a file needs no sign of life."""
-        self._course.stage(name)
-
-    def finish(self, outcome: Scored | Failed) -> None:
-        self._course.finish(outcome)
-        _say(self._fates.line(outcome))
-
-
 class _Silence:
+    """The course of a run, kept and not shown."""
+
     leaves_lines = False
 
     def __init__(self, course: Course) -> None:
@@ -242,6 +223,20 @@ class _Silence:
 
     def finish(self, outcome: Scored | Failed) -> None:
         self._course.finish(outcome)
+
+
+class _Lines(_Silence):
+    """One line for each SAE, written as soon as it is done; a file needs no other sign of life."""
+
+    leaves_lines = True
+
+    def __init__(self, course: Course) -> None:
+        super().__init__(course)
+        self._fates = _Fates(course)
+
+    def finish(self, outcome: Scored | Failed) -> None:
+        super().finish(outcome)
+        _say(self._fates.line(outcome))
 
 
 @contextmanager

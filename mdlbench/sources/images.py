@@ -19,8 +19,9 @@ from mdlbench.bilinear.network import BilinearNetwork, load_network
 from mdlbench.disk import npy
 from mdlbench.disk.files import read_regular
 from mdlbench.errors import SuiteError, UsageError
+from mdlbench.sources.classified import ClassifiedTokens
 from mdlbench.sources.kinds.images import PIXELS, ImagesConfig
-from mdlbench.sources.protocol import Block, SourceOpener, SpliceLoss, Split
+from mdlbench.sources.protocol import Block, SourceOpener, Split
 from mdlbench.suite.artefact import artefact
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Suite
@@ -68,7 +69,7 @@ def load_classifier(path: Path) -> Classifier | BilinearNetwork:
     return load_network(path) if is_bilinear else Classifier.load(path)
 
 
-class Images:
+class Images(ClassifiedTokens):
     """The `ActivationSource` of an image suite: pixels divided by 255, flattened."""
 
     def __init__(self, suite: Suite, device: str = "cpu", limit: int | None = None) -> None:
@@ -136,19 +137,10 @@ class Images:
             activations=pixels.reshape(len(pixels), self.d_in).float() / 255.0,
         )
 
-    def clean_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
-        return self._ce(self._log_probabilities(block.activations), block)
-
-    def ablated_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
-        return self._ce(self._log_probabilities(torch.zeros_like(block.activations)), block)
-
-    def splice(self, block: Block, reconstruction: Float[torch.Tensor, "token d_in"]) -> SpliceLoss:
+    def _clean_log_probabilities(self, block: Block) -> Float64[torch.Tensor, "token class"]:
         if block.index not in self._clean:
             self._clean[block.index] = self._log_probabilities(block.activations)
-        clean = self._clean[block.index]
-        spliced = self._log_probabilities(reconstruction)
-        kl = (clean.exp() * (clean - spliced)).sum(dim=-1)
-        return SpliceLoss(self._ce(spliced, block), np.asarray(kl.cpu()))
+        return self._clean[block.index]
 
     @torch.no_grad()
     def _log_probabilities(
@@ -156,14 +148,9 @@ class Images:
     ) -> Float64[torch.Tensor, "token class"]:
         return torch.log_softmax(self._classifier(x).double(), dim=-1)
 
-    def _ce(
-        self, log_probabilities: Float64[torch.Tensor, "token class"], block: Block
-    ) -> Float64[np.ndarray, " token"]:
-        labels = torch.from_numpy(self._test_labels(block)).to(self.device)
-        return np.asarray(-log_probabilities.gather(1, labels[:, None])[:, 0].cpu())
-
-    def _test_labels(self, block: Block) -> Int64[np.ndarray, " token"]:
-        return np.asarray(self._labels["test"][block.document], dtype=np.int64)
+    def _classes(self, block: Block) -> Int64[torch.Tensor, " token"]:
+        classes = np.asarray(self._labels["test"][block.document], dtype=np.int64)
+        return torch.from_numpy(classes).to(self.device)
 
 
 class ImagesOpener(SourceOpener[ImagesConfig]):

@@ -26,13 +26,13 @@ from jaxtyping import Float32, Float64, Int64
 from scipy.special import ndtr, ndtri
 
 from mdlbench.errors import SourceError
+from mdlbench.sources.classified import ClassifiedTokens
 from mdlbench.sources.kinds.superposed import SUPERPOSED, Hierarchy, SuperposedConfig, ZipfRates
 from mdlbench.sources.protocol import (
     SPLITS,
     Block,
     Firing,
     SourceOpener,
-    SpliceLoss,
     Split,
     TrueFeatures,
 )
@@ -329,7 +329,7 @@ def _exclusive(
     magnitudes: Float64[np.ndarray, "token parent child"],
     lots: Float64[np.ndarray, "token parent child"],
 ) -> Float64[np.ndarray, "token parent child"]:
-    """Of the siblings that fire, the one with the highest lot stays."""
+    """Only the sibling with the highest lot stays, among those that fire."""
     drawn = np.where(magnitudes > 0, lots, -1.0)
     return np.where(drawn == drawn.max(axis=2, keepdims=True), magnitudes, 0.0)
 
@@ -349,7 +349,7 @@ def _activations(
     return activations.astype(np.float32)
 
 
-class Superposed:
+class Superposed(ClassifiedTokens):
     """The `ActivationSource` of features in superposition; it `KnowsFeatures`.
 
     The model that a reconstruction is spliced into is a linear softmax on features: its logits are
@@ -405,18 +405,6 @@ class Superposed:
         """See `KnowsFeatures`."""
         return self._drawn(split, block.index).firing
 
-    def clean_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
-        return self._ce(self._log_probabilities(block.activations), block)
-
-    def ablated_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
-        return self._ce(self._log_probabilities(torch.zeros_like(block.activations)), block)
-
-    def splice(self, block: Block, reconstruction: Float32[torch.Tensor, "token d"]) -> SpliceLoss:
-        clean = self._log_probabilities(block.activations)
-        spliced = self._log_probabilities(reconstruction)
-        kl = (clean.exp() * (clean - spliced)).sum(dim=1)
-        return SpliceLoss(self._ce(spliced, block), np.asarray(kl.cpu()))
-
     def _drawn(self, split: Split, index: int) -> Drawn:
         found = self._kept.get((split, index))
         if found is None:
@@ -434,11 +422,8 @@ class Superposed:
         logits = torch.nn.functional.pad(projections, (0, 1), value=nothing)
         return torch.log_softmax(self._config.sharpness * logits, dim=1)
 
-    def _ce(
-        self, log_probabilities: Float64[torch.Tensor, "token class"], block: Block
-    ) -> Float64[np.ndarray, " token"]:
-        labels = self._labels(self._drawn("test", block.index)).to(log_probabilities.device)
-        return np.asarray(-log_probabilities.gather(1, labels[:, None])[:, 0].cpu())
+    def _classes(self, block: Block) -> Int64[torch.Tensor, " token"]:
+        return self._labels(self._drawn("test", block.index))
 
     def _labels(self, drawn: Drawn) -> torch.Tensor:
         """Int64[token]: the classes that the read-out's own distribution draws."""

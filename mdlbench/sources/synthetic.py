@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from mdlbench.sources.classified import ClassifiedTokens
 from mdlbench.sources.kinds.synthetic import (
     SYNTHETIC,
     Features,
@@ -25,7 +26,7 @@ from mdlbench.sources.kinds.synthetic import (
     PairOfFeatures,
     SyntheticConfig,
 )
-from mdlbench.sources.protocol import Block, SourceOpener, SpliceLoss, Split
+from mdlbench.sources.protocol import Block, SourceOpener, Split
 from mdlbench.suite.site import Site
 
 BLOCK_TOKENS = 1024
@@ -109,7 +110,7 @@ def _labels(
     return np.asarray((cumulative < uniform[:, None] * cumulative[:, -1:]).sum(axis=1))
 
 
-class Synthetic:
+class Synthetic(ClassifiedTokens):
     """The `ActivationSource` of a synthetic suite.
 
     The model that a reconstruction is spliced into reads features off the activation x: its logits
@@ -150,18 +151,6 @@ class Synthetic:
             document = np.arange(first, first + len(part), dtype=np.int64)
             yield Block(index, document, torch.from_numpy(part).to(self.device))
 
-    def clean_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
-        return self._ce(self._log_probabilities(block.activations), block)
-
-    def ablated_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
-        return self._ce(self._log_probabilities(torch.zeros_like(block.activations)), block)
-
-    def splice(self, block: Block, reconstruction: Float32[torch.Tensor, "token d"]) -> SpliceLoss:
-        clean = self._log_probabilities(block.activations)
-        spliced = self._log_probabilities(reconstruction)
-        kl = (clean.exp() * (clean - spliced)).sum(dim=1)
-        return SpliceLoss(self._ce(spliced, block), np.asarray(kl.cpu()))
-
     def _log_probabilities(
         self, x: Float32[torch.Tensor, "token d"]
     ) -> Float64[torch.Tensor, "token class"]:
@@ -169,11 +158,8 @@ class Synthetic:
         logits = torch.nn.functional.pad(projections, (0, 1), value=THRESHOLD)
         return torch.log_softmax(self._sharpness * logits, dim=1)
 
-    def _ce(
-        self, log_probabilities: Float64[torch.Tensor, "token class"], block: Block
-    ) -> Float64[np.ndarray, " token"]:
-        labels = self._labels[torch.from_numpy(block.document).to(self.device)]
-        return np.asarray(-log_probabilities.gather(1, labels[:, None])[:, 0].cpu())
+    def _classes(self, block: Block) -> Int64[torch.Tensor, " token"]:
+        return self._labels[torch.from_numpy(block.document).to(self.device)]
 
 
 def _digest(config: SyntheticConfig, tokens: dict[Split, SyntheticSplit]) -> str:

@@ -131,7 +131,7 @@ def _interval(value: float, draws: Draws) -> Interval:
 
 
 class Shares(NamedTuple):
-    """Of the variance of log₂ bits over runs; they sum to 1.
+    """Shares of the variance of log₂ bits over runs; they sum to 1.
 
     Attributes:
         architecture: between architectures' means.

@@ -49,7 +49,7 @@ class Study(Strict):
     """Settings of all runs."""
     widths: Annotated[list[Width], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
-    """Of the training runs; the first one's runs are all done before the second one's begin."""
+    """Training seeds; the first one's runs are all done before the second one's begin."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the calibration blocks, the last ones, that choose the epoch and train nothing."""
     architectures: Annotated[dict[Key, Architecture], Field(min_length=1)]

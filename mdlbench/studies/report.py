@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 REPORT = "report"
 SEED = 0
-"""Of the training seeds that the bootstrap draws."""
+"""Seed by which the bootstrap draws training seeds."""
 METHOD = (
     "Each architecture stands with its best configuration, the one of fewest bits in the mean over "
     "training seeds. Intervals are from a crossed bootstrap: test documents and training seeds are "
@@ -68,7 +68,7 @@ class Findings:
 
     @property
     def shares(self) -> dict[str, Shares]:
-        """Of the variance, at each tolerance where runs differ."""
+        """Shares of the variance, at each tolerance where runs differ."""
         found = {one.words: variance_shares(one.level.met) for one in self.compared}
         return {words: one for words, one in found.items() if one is not None}
 

@@ -79,7 +79,7 @@ class Costs(Strict):
     download_gb: Annotated[float, Field(ge=0)] | None = None
     """Model and SAEs, in 10⁹ bytes, where they are fetched."""
     memory_gb: Positive | None = None
-    """Of the model in float32, the widest SAE and what they compute."""
+    """What the model in float32, the widest SAE and what they compute take, in 10⁹ bytes."""
 
 
 class SuiteEntry(Strict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,12 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from safetensors import SafetensorError
 
 from mdlbench.adapters.checkpoint import load_json
 from mdlbench.adapters.formats.saelens.told import TRAINING_FILE
 from mdlbench.disk.files import UNFINISHED, write_atomically
-from mdlbench.errors import CheckpointError, OutputError, UsageError
+from mdlbench.errors import CheckpointError, OutputError, TrainingError, UsageError
 
 LOG_FILE = "log.csv"
 PACKAGES = ("mdlbench", "sae-lens", "torch")
@@ -40,6 +42,11 @@ def csv_rows(path: Path) -> list[list[str]]:
         return list(csv.reader(file))[1:]
 
 
+def epoch_seed(seed: int, epoch: int) -> int:
+    """What the order of an epoch is drawn by: of the run's seed and the epoch alone."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
 class ClaimedFolder:
     """A folder that belongs to one training run. Every file in it is written whole or not at all.
 
@@ -55,6 +62,14 @@ class ClaimedFolder:
         self.path = path
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.defaults = defaults
+
+    def require_finite(self, loss: float, epoch: int, lr: float) -> None:
+        """Raise `TrainingError`, which says what to do, where a loss is not finite."""
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{self.path}: the loss became {loss} in epoch {epoch}; lower lr (now {lr:g}) and "
+                "train into another folder. The last checkpoint is kept."
+            )
 
     def claim(self) -> bool:
         """Take the folder for this run, and say whether the run is finished already.

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress
 from sae_lens import TrainingSAE
 
-from mdlbench.errors import TrainingError, UsageError
+from mdlbench.errors import UsageError
 from mdlbench.sources.protocol import ActivationSource
+from mdlbench.training.claimed import epoch_seed
 from mdlbench.training.config import TrainingConfig, build_sae, build_trainer
 from mdlbench.training.folder import Epoch, RunFolder
 from mdlbench.training.inference import (
@@ -165,8 +164,7 @@ class _Run:
 
     def _pass(self, number: int) -> float:
         """The mean MSE of the batches as trained. The order depends on seed and epoch alone."""
-        seed = np.random.SeedSequence((self.config.seed, number)).generate_state(1)
-        torch.manual_seed(int(seed[0]))
+        torch.manual_seed(epoch_seed(self.config.seed, number))
         order = torch.randperm(len(self.activations), device=self.activations.device)
         total = 0.0
         for step in range(self.n_steps):
@@ -178,12 +176,7 @@ class _Run:
         return total / (self.n_steps * self.source.d_in * (self.scale or 1.0) ** 2)
 
     def _require_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"{self.folder.path}: the loss became {loss} in epoch {len(self.history.epochs)}; "
-                f"lower lr (now {self.config.lr:g}) and train into another folder. "
-                "The last checkpoint is kept."
-            )
+        self.folder.require_finite(loss, len(self.history.epochs), self.config.lr)
 
     def save(self) -> None:
         """Save the kept epoch's weights, as stored: what is reported is measured after rounding."""

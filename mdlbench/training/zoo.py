@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mdlbench.errors import SuiteError, UsageError, did_you_mean
+from mdlbench.errors import SuiteError, UsageError
 from mdlbench.scoring.engine import THIS_PROCESS, Engine
 from mdlbench.scoring.executor import kept
 from mdlbench.scoring.worker import Worker
@@ -23,6 +23,7 @@ from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Suite
 from mdlbench.suite.yaml_file import parse_yaml, read_yaml
 from mdlbench.training.config import TrainingConfig
+from mdlbench.training.recipe import chosen
 from mdlbench.training.trainer import train
 
 RECIPE_FILE = "zoo.yaml"
@@ -65,10 +66,7 @@ def chosen_recipe(suite: Suite, keys: Sequence[str]) -> dict[str, TrainingConfig
             "--width"
         )
     recipe = load_recipe(suite.path(RECIPE_FILE))
-    for key in keys:
-        if key not in recipe:
-            raise UsageError(f"{RECIPE_FILE} has no SAE {key!r}. {did_you_mean(key, recipe)}")
-    return {key: recipe[key] for key in keys or recipe}
+    return chosen(recipe, keys, f"{RECIPE_FILE} has no SAE")
 
 
 @dataclass(frozen=True)

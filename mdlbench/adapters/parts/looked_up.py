@@ -32,7 +32,7 @@ class LookUp:
     def of(
         cls, d_in: int, tokens: Iterable[Float32[np.ndarray, "_ d_in"]], known: SparseLatents
     ) -> LookUp:
-        """Of all tokens, in runs, and their latents. Of equal tokens, the first one's hold."""
+        """A table of all tokens, in runs, and their latents; equal tokens have the first one's."""
         keys, rows = np.unique(np.concatenate([_keys(run) for run in tokens]), return_index=True)
         return cls(d_in, keys, rows, known)
 

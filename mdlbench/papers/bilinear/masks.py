@@ -50,7 +50,7 @@ def measure_masks(network: BilinearNetwork, task: Task) -> Masked:
 
 
 def class_masks(network: BilinearNetwork) -> Float64[np.ndarray, "class pixel"]:
-    """Of each class's strongest raising eigenvector, the mask that excites no other of the stack.
+    """Masks: each excites one class's strongest raising eigenvector and no other of the stack.
 
     The stack has up to `STACKED` raising eigenvectors of each class, as many as are independent.
     """

@@ -73,7 +73,7 @@ class Plan:
 
     @property
     def noiseless(self) -> list[BilinearConfig]:
-        """Of the accurate ones' width, without noise: those that overfit, for V7."""
+        """Networks as wide as the accurate ones, without noise: those that overfit, for V7."""
         return [self._config(self.accurate_width, 0.5, 0.0, seed) for seed in range(self.seeds)]
 
     def networks(self) -> dict[str, BilinearConfig]:

@@ -37,7 +37,7 @@ class Task:
 
     @cached_property
     def sha256(self) -> str:
-        """Of inputs and classes."""
+        """SHA-256 of inputs and classes."""
         digest = hashlib.sha256()
         for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
             digest.update(tensor.cpu().contiguous().numpy().data)

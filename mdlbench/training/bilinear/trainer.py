@@ -9,7 +9,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -22,7 +21,7 @@ from mdlbench.bilinear.network import (
     load_network,
     save_network,
 )
-from mdlbench.errors import TrainingError, UsageError
+from mdlbench.errors import UsageError
 from mdlbench.training.bilinear.config import BilinearConfig
 from mdlbench.training.bilinear.task import Task
 from mdlbench.training.claimed import (
@@ -30,6 +29,7 @@ from mdlbench.training.claimed import (
     ClaimedFolder,
     csv_rows,
     csv_text,
+    epoch_seed,
     reading_checkpoint,
 )
 
@@ -179,8 +179,7 @@ class _Run:
         return total / self.n_steps
 
     def _batches(self, number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        seed = np.random.SeedSequence((self.config.seed, number)).generate_state(1)
-        generator = torch.Generator().manual_seed(int(seed[0]))
+        generator = torch.Generator().manual_seed(epoch_seed(self.config.seed, number))
         order = torch.randperm(len(self.task.train_x), generator=generator).to(self.device)
         for step in range(self.n_steps):
             batch = order[step * self.config.batch_size :][: self.config.batch_size]
@@ -196,12 +195,7 @@ class _Run:
         return self.config.lr * 0.5 * (1 + math.cos(math.pi * share))
 
     def _require_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"{self.folder.path}: the loss became {loss} in epoch {len(self.epochs)}; "
-                f"lower lr (now {self.config.lr:g}) and train into another folder. "
-                "The last checkpoint is kept."
-            )
+        self.folder.require_finite(loss, len(self.epochs), self.config.lr)
 
     def _log(self) -> str:
         return csv_text(ClassifierEpoch._fields, self.epochs)

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
-from mdlbench.errors import SuiteError, UsageError, did_you_mean
+from mdlbench.errors import SuiteError, UsageError
 from mdlbench.suite.suite import Suite
 from mdlbench.suite.yaml_file import read_yaml
 from mdlbench.training.bilinear.config import BilinearConfig
 from mdlbench.training.bilinear.task import Task
 from mdlbench.training.bilinear.trainer import train_bilinear
+from mdlbench.training.recipe import chosen
 
 RECIPE_FILE = "bilinear.yaml"
 NETWORKS_FOLDER = "bilinear"
@@ -52,10 +53,7 @@ def chosen_networks(suite: Suite, keys: Sequence[str]) -> dict[str, BilinearConf
             "of your own with --width"
         )
     recipe = load_bilinear_recipe(suite.path(RECIPE_FILE))
-    for key in keys:
-        if key not in recipe:
-            raise UsageError(f"{RECIPE_FILE} has no network {key!r}. {did_you_mean(key, recipe)}")
-    return {key: recipe[key] for key in keys or recipe}
+    return chosen(recipe, keys, f"{RECIPE_FILE} has no network")
 
 
 def train_networks(

@@ -38,7 +38,7 @@ Weights = dict[str, torch.Tensor]
 
 LINEAR, BEST = 256, 64
 SEED = 0x636F6E7472
-"""Of the controls; a world's own directions come from its suite's seed."""
+"""Seed of the controls; a world's own directions come from its suite's seed."""
 FIRST_BLOCKS = 16
 """Blocks of calibration tokens that thresholds and the best latents are found on."""
 CONFIG = {

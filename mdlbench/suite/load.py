@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mdlbench.disk.files import PACKAGE
-from mdlbench.errors import SuiteError, UsageError, did_you_mean
+from mdlbench.errors import SuiteError, UsageError, did_you_mean, reason
 from mdlbench.suite.base import AT
 from mdlbench.suite.kinds import config_class
 from mdlbench.suite.suite import Suite
@@ -70,7 +70,7 @@ def _suite_file(name: str | Path) -> Path:
         if file.is_file():
             return file
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
+        raise UsageError(f"{path}: cannot be read: {reason(error)}") from error
     if shipped is not None:
         return shipped
     raise UsageError(f"unknown suite {str(name)!r}. {did_you_mean(str(name), suite_names())}")

@@ -73,10 +73,12 @@ def to_markdown(*boards: Leaderboard) -> str:
         "on calibration data, such that the loss of the reconstruction is the tolerance: fewer is "
         "better. The bits are read off the SAE's rate-distortion curve, along the chord between "
         f"two measured steps. {_measured_on(first)}",
-        "Two SAEs share a rank where the 95% interval of their difference, paired over resampled "
-        "documents, covers 0; whatever lies between them shares it too. Δ is the difference to the "
-        "first SAE. D: latents in the dictionary. L0: nonzero symbols per token at the tolerance. "
-        "Step: the coarsest whose loss is within the tolerance with 95% confidence. Bits at step, "
+        "Rank: one more than the number of SAEs that are reliably shorter, by the 95% interval of "
+        "their difference, paired over resampled documents; where the interval covers 0, two tie. "
+        "An SAE with a wide interval, close to its floor, may rank before a shorter one. Δ is the "
+        "difference to the first SAE. D: latents in the dictionary. L0: nonzero symbols per token "
+        "at the tolerance. Step: the coarsest whose loss is within the tolerance with 95% "
+        "confidence. Bits at step, "
         "Coded: bits per token there, and those of a real bitstream, where one was written. "
         "Floor: loss of the unquantised reconstruction. Break-even: tokens after which the latents "
         "sent have cost as much as the decoder and the codebook.",

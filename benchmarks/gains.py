@@ -4,8 +4,8 @@
 
 BD-bits (maths §8) of one SAE under a mode against the same SAE in the suite's own mode: below 0
 where the mode is shorter. A cell has the median over an architecture's SAEs, and the range. The
-last column is `tree` against the tree code of protocol 1, of the SAEs that the archive has it of: what
-siblings and magnitudes gain. Baselines are left out.
+last column is `tree` against the tree code of protocol 1, of the SAEs that the archive has it of:
+what siblings and magnitudes gain. Baselines are left out.
 """
 
 from __future__ import annotations

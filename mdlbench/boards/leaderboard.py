@@ -64,8 +64,8 @@ class Row:
             start of its id where that alone is not unique.
         status: "ranked"; "baseline" (fitted rather than trained, so it has no rank); "unranked"
             (feasible, but the record asks not to be ranked); "partial" (made with `--limit`);
-            "edited" (the record was changed after it was written); "infeasible" (no step of the
-            quantiser keeps ε).
+            "edited" (the record was changed after it was written); "infeasible" (the 95% limit of
+            the loss exceeds ε at the finest step).
         ranking: its rank and Δ, as far as `status` lets it have them.
     """
 

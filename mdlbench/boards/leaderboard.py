@@ -62,7 +62,7 @@ class Row:
         point: its operating point at the accepted step; None where it has none.
         label: the SAE's name, with its quantiser where that is not the suite's own, and with the
             start of its id where that alone is not unique.
-        status: "ranked"; "baseline" (fitted rather than trained, so it has no rank); "unranked"
+        status: "ranked"; "baseline" (fitted or given, not trained, so it has no rank); "unranked"
             (feasible, but the record asks not to be ranked); "partial" (made with `--limit`);
             "edited" (the record was changed after it was written); "infeasible" (the 95% limit of
             the loss exceeds ε at the finest step).

@@ -31,10 +31,10 @@ NOTES = {
     "at_coarsest": "≤: no step of the grid exceeds the tolerance; fewer bits may do.",
     "non_monotone": "†: the loss exceeds the tolerance at one step, and is within it again at a "
     "coarser one.",
-    "baseline": "Baselines are fitted rather than trained: they stand in their place, without a "
+    "baseline": "Baselines are fitted or given, not trained: they stand in their place, without a "
     "rank.",
-    "infeasible": "Infeasible: at the finest step the 95% limit of the loss exceeds the tolerance, so "
-    "they have no rank.",
+    "infeasible": "Infeasible: at the finest step the 95% limit of the loss exceeds the tolerance, "
+    "so they have no rank.",
     "partial": "Partial: measured on some documents only, never ranked.",
     "edited": "Edited: the record was changed after it was written, so it has no rank.",
 }
@@ -76,8 +76,8 @@ def to_markdown(*boards: Leaderboard) -> str:
         "Rank: one more than the number of SAEs that are reliably shorter, by the 95% interval of "
         "their difference, paired over resampled documents; where the interval covers 0, two tie. "
         "An SAE with a wide interval, close to its floor, may rank before a shorter one. Δ is the "
-        "difference to the best ranked SAE. D: latents in the dictionary. L0: nonzero symbols per token "
-        "at the tolerance. Step: the coarsest whose loss is within the tolerance with 95% "
+        "difference to the best ranked SAE. D: latents in the dictionary. L0: nonzero symbols per "
+        "token at the tolerance. Step: the coarsest whose loss is within the tolerance with 95% "
         "confidence. Bits at step, "
         "Coded: bits per token there, and those of a real bitstream, where one was written. "
         "Floor: loss of the unquantised reconstruction. Break-even: tokens after which the latents "

@@ -33,9 +33,8 @@ class TrainingConfig:
         width: number of latents.
         k: mean number of active latents per token, for the architectures that have one.
         architecture: a name in SAELens' registry of training classes, your own included.
-        epochs: passes over the calibration split, at most.
-        epochs_per_pass: a longer pass is so many epochs, each with a row of the log and, where it
-            takes long, a checkpoint.
+        epochs: at most; each has a row of the log and, where it takes long, a checkpoint.
+        epochs_per_pass: epochs that a pass over the calibration split is divided into.
         batch_size: tokens per step.
         lr: Adam's learning rate after warm-up.
         warm_up_steps: steps over which the rate rises linearly from 0.
@@ -47,7 +46,7 @@ class TrainingConfig:
         seed: of the initial weights and the order of the tokens.
         storage: precision of the weights on disk; SAELens computes with them in float32.
         held: precision in which the training tokens are held, in memory or in the cache.
-        tokens: of the calibration split that are trained on, the first; None: all.
+        tokens: so many of the calibration split are trained on, its first; None: all of them.
         options: further fields of the architecture's SAELens config.
     """
 

@@ -37,6 +37,7 @@ from mdlbench.training.architectures.tree import branching_parents
 from mdlbench.training.catalogue import own_architectures
 from mdlbench.training.config import TrainingConfig, build_sae
 from mdlbench.training.inference import inference_sae
+from mdlbench.training.rows import Rows
 from mdlbench.training.trainer import initialise_from_data, train
 from tests.test_training import CONFIG, SparseSource
 
@@ -62,7 +63,7 @@ def training_sae(architecture: str, **changes: Any) -> Any:
     torch.manual_seed(3)
     source = SparseSource()
     sae = build_sae(config_of(architecture, **changes), source)
-    initialise_from_data(sae, source.tokens["calibration"])
+    initialise_from_data(sae, Rows([source.tokens["calibration"]]))
     with torch.no_grad():
         sae.W_dec += 0.2 * torch.randn_like(sae.W_dec)
         sae.b_enc += 0.02 * torch.randn_like(sae.b_enc)

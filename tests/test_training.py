@@ -34,6 +34,7 @@ from mdlbench.suite.site import Site
 from mdlbench.training.config import TrainingConfig, build_sae
 from mdlbench.training.folder import RunFolder, read_log
 from mdlbench.training.makers.classifier import accuracy
+from mdlbench.training.rows import Rows, training_rows
 from mdlbench.training.trainer import _Run, initialise_from_data, train
 from mdlbench.training.zoo import load_recipe, parse_options, train_zoo
 from tests.crashes import every_crash
@@ -367,7 +368,7 @@ def test_latents_start_at_tokens():
     source = SparseSource()
     tokens = source.tokens["calibration"]
     sae = build_sae(replace(CONFIG, width=700), source)
-    initialise_from_data(sae, tokens)
+    initialise_from_data(sae, Rows([tokens]))
     rows = torch.nn.functional.normalize(tokens - tokens.mean(dim=0), dim=1)
     assert torch.equal(sae.b_dec, tokens.mean(dim=0))
     assert torch.equal(sae.W_enc, sae.W_dec.T)
@@ -522,7 +523,7 @@ def test_the_recipe_has_the_architectures_that_the_field_uses():
 def test_the_scale_of_the_activations_is_folded_into_what_is_saved(architecture, tmp_path):
     """Against SAELens' own export of the SAE in training, on activations scaled by hand."""
     config, source = small(ONE_OF_EACH[architecture]), ScaledSource()
-    activations = source.tokens["calibration"].to(getattr(torch, config.held))
+    activations = training_rows(source, getattr(torch, config.held), None)
     run = _Run(config, source, activations, RunFolder(tmp_path / "run", config, activations))
     while not run.finished:
         run.epoch()

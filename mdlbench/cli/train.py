@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,8 @@ from mdlbench.cli import interrupt
 from mdlbench.cli.options import (
     CacheOption,
     DeviceOption,
+    Dtype,
+    DtypeOption,
     GpusOption,
     QuietOption,
     RayOption,
@@ -22,6 +24,7 @@ from mdlbench.cli.options import (
     TextOption,
     engine,
     output_option,
+    setting,
     torch_device,
 )
 from mdlbench.console.terminal import say
@@ -221,6 +224,7 @@ def train(
     weight_decay: WeightDecayOption = None,
     noise: NoiseOption = None,
     device: DeviceOption = "cpu",
+    dtype: DtypeOption = Dtype.float32,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -260,7 +264,7 @@ def train(
         _train_bilinear(config, suite, torch_device(device), keys or [], output, quiet)
         return
     _refuse(network.given(), "only applies with --bilinear")
-    opener = _opener(suite, device, text, tokens, cache)
+    opener = _opener(suite, device, dtype, text, tokens, cache)
     if width is None:
         own.refuse()
         with engine(workers, ray, gpus_per_worker, device) as had:
@@ -313,12 +317,14 @@ def _scoring(suite: str, folder: Path, text: str | None) -> str:
     return shlex.join([*words, *(["--text", text] if text else [])])
 
 
-def _opener(suite: str, device: str, text: str | None, tokens: int | None, cache: bool) -> Opener:
-    from mdlbench.sources.open import Opener, Setting
+def _opener(
+    suite: str, device: str, dtype: Dtype, text: str | None, tokens: int | None, cache: bool
+) -> Opener:
+    from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
 
-    setting = Setting(torch_device(device), text=text, calibration_tokens=tokens, cache=cache)
-    return Opener(load_suite(suite), setting)
+    usual = setting(torch_device(device), None, text, dtype, cache)
+    return Opener(load_suite(suite), replace(usual, calibration_tokens=tokens))
 
 
 def _train_recipe(

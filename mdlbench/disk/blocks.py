@@ -63,8 +63,8 @@ def block_file(content: str, recipes: Recipes | None = None) -> Blocks:
     return BlockFile(content) if recipes is None else KeptBlocks(content, recipes, kept())
 
 
-class _Extent(NamedTuple):
-    """Where an array lies in the file, and what it is."""
+class Extent(NamedTuple):
+    """Where an array lies in a file, and what it is."""
 
     start: int
     dtype: np.dtype
@@ -75,11 +75,11 @@ class _Extent(NamedTuple):
         return self.start + math.prod(self.shape) * self.dtype.itemsize
 
 
-def _extents(start: int, arrays: Sequence[np.ndarray]) -> list[_Extent]:
+def _extents(start: int, arrays: Sequence[np.ndarray]) -> list[Extent]:
     """Where arrays lie that are written one behind the other."""
     extents = []
     for array in arrays:
-        extents.append(_Extent(start, array.dtype, array.shape))
+        extents.append(Extent(start, array.dtype, array.shape))
         start = extents[-1].stop
     return extents
 
@@ -90,7 +90,7 @@ def _write(file: IO[bytes], arrays: Sequence[np.ndarray]) -> None:
     file.flush()
 
 
-def _read(file: IO[bytes], extent: _Extent) -> np.ndarray:
+def _read(file: IO[bytes], extent: Extent) -> np.ndarray:
     file.seek(extent.start)
     count = math.prod(extent.shape)
     return np.fromfile(file, dtype=extent.dtype, count=count).reshape(extent.shape)
@@ -111,7 +111,7 @@ class BlockFile:
 
     def __init__(self, content: str) -> None:
         self._content = content
-        self._blocks: dict[int, list[_Extent]] = {}
+        self._blocks: dict[int, list[Extent]] = {}
         try:
             self._file = TemporaryFile()  # noqa: SIM115
         except OSError as error:
@@ -154,7 +154,7 @@ class _Kept(NamedTuple):
     """A block in the cache, and where its arrays lie there."""
 
     entry: Entry
-    extents: list[_Extent]
+    extents: list[Extent]
 
 
 class KeptBlocks:
@@ -201,6 +201,11 @@ class KeptBlocks:
                 return arrays
         return None if self._other is None else self._other.get(index)
 
+    def place(self, index: int) -> tuple[Path, list[Extent]] | None:
+        """The file in the cache that a block's arrays lie in, and where; None if it has none."""
+        found = self._find(index)
+        return None if found is None else (found.entry.folder / ARRAYS, found.extents)
+
     def _find(self, index: int) -> _Kept | None:
         if index not in self._kept and (entry := self._cache.find(self._recipes(index))):
             try:
@@ -222,7 +227,7 @@ def _write_entry(folder: Path, arrays: Sequence[np.ndarray]) -> None:
         _write(file, arrays)
 
 
-def _layout(entry: Entry) -> list[_Extent]:
+def _layout(entry: Entry) -> list[Extent]:
     """Where an entry's arrays lie; raises `ValueError` where they are not all of its bytes."""
     with entry.opened(LAYOUT) as file:
         layout = json.loads(file.read(_MOST_LAYOUT))
@@ -233,7 +238,7 @@ def _layout(entry: Entry) -> list[_Extent]:
             raise ValueError("no array of numbers")
         if min(shape, default=0) < 0:
             raise ValueError("a negative number in a shape")
-        extents.append(_Extent(start, np.dtype(array["dtype"]), shape))
+        extents.append(Extent(start, np.dtype(array["dtype"]), shape))
         start = extents[-1].stop
     if start != entry.files[ARRAYS]["bytes"]:
         raise ValueError("arrays of another size than the file")

@@ -211,6 +211,23 @@ class ActivationSource(Protocol):
         ...
 
 
+@runtime_checkable
+class Harvests(Protocol):
+    """A source that can keep what its activations are on disk, for whoever reads them often."""
+
+    def harvest(
+        self, split: Split, dtype: torch.dtype
+    ) -> Iterator[Float[torch.Tensor, "token d_out"]] | None:
+        """The activations of each block of a split, computed when it is first asked for.
+
+        They are read from disk where they are used, rounded to `dtype`, and must not be changed.
+
+        Returns:
+            The blocks' activations, one by one; None if nothing is to be kept.
+        """
+        ...
+
+
 class Firing(NamedTuple):
     """The features that fire on the tokens of a block, sorted by token, then by feature."""
 

@@ -21,6 +21,7 @@ from mdlbench.training.architectures.shared.selection import ChosenPerBatch
 from mdlbench.training.claimed import Precision
 
 Keep = Literal["best", "last"]
+POSITIVE = ("width", "epochs", "epochs_per_pass", "batch_size", "lr", "dead_window", "tokens")
 CHOICES = {"storage": get_args(Precision), "held": get_args(Precision), "keep": get_args(Keep)}
 
 
@@ -32,7 +33,8 @@ class TrainingConfig:
         width: number of latents.
         k: mean number of active latents per token, for the architectures that have one.
         architecture: a name in SAELens' registry of training classes, your own included.
-        epochs: passes over the calibration split, at most.
+        epochs: at most; each has a row of the log and, where it takes long, a checkpoint.
+        epochs_per_pass: epochs that a pass over the calibration split is divided into.
         batch_size: tokens per step.
         lr: Adam's learning rate after warm-up.
         warm_up_steps: steps over which the rate rises linearly from 0.
@@ -43,7 +45,8 @@ class TrainingConfig:
         dead_window: steps without firing after which a latent counts as dead for an auxiliary loss.
         seed: of the initial weights and the order of the tokens.
         storage: precision of the weights on disk; SAELens computes with them in float32.
-        held: precision in which the training tokens are held in memory.
+        held: precision in which the training tokens are held, in memory or in the cache.
+        tokens: so many of the calibration split are trained on, its first; None: all of them.
         options: further fields of the architecture's SAELens config.
     """
 
@@ -51,6 +54,7 @@ class TrainingConfig:
     k: int | float | None = None
     architecture: str = "batchtopk"
     epochs: int = 50
+    epochs_per_pass: int = 1
     batch_size: int = 512
     lr: float = 3e-3
     warm_up_steps: int = 100
@@ -61,12 +65,14 @@ class TrainingConfig:
     seed: int = 0
     storage: Precision = "float16"
     held: Precision = "float32"
+    tokens: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("width", "epochs", "batch_size", "lr", "dead_window"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} must be positive, not {value}")
         if self.k is not None and not 0 < self.k <= self.width:
             raise UsageError(f"k must lie between 0 and the width {self.width}, not {self.k}")
         if not 0 <= self.decay < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
 from sae_lens import SAETrainer
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from safetensors.torch import load_file, save, save_file
@@ -25,6 +23,7 @@ from mdlbench.training.claimed import (
 )
 from mdlbench.training.config import Keep, TrainingConfig
 from mdlbench.training.inference import Inference, Weights
+from mdlbench.training.rows import Rows
 
 KEPT_FILE = "kept.safetensors"
 NEVER_FIRED = 1e-10
@@ -90,11 +89,9 @@ def read_log(path: Path) -> list[Epoch]:
 class RunFolder(ClaimedFolder):
     """The folder of an SAE's run."""
 
-    def __init__(
-        self, path: Path, config: TrainingConfig, activations: Float[torch.Tensor, "token d_in"]
-    ) -> None:
-        digest = hashlib.sha256(activations.cpu().numpy().tobytes()).hexdigest()
-        super().__init__(path, {**asdict(config), "activations_sha256": digest}, _DEFAULTS)
+    def __init__(self, path: Path, config: TrainingConfig, activations: Rows) -> None:
+        settings = {**asdict(config), "activations_sha256": activations.sha256()}
+        super().__init__(path, settings, _DEFAULTS)
 
     def save_checkpoint(self, trainer: SAETrainer[Any, Any], history: History) -> None:
         """The whole state at the end of an epoch; earlier checkpoints are removed after it."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress
 from sae_lens import TrainingSAE
@@ -23,6 +22,10 @@ from mdlbench.training.inference import (
     inference_weights,
     measure_inference,
 )
+from mdlbench.training.rows import Rows, training_rows
+
+LONG_EPOCH = 60.0
+"""An epoch of so many seconds is followed by a checkpoint."""
 
 
 def train(
@@ -44,10 +47,11 @@ def train(
 
     Args:
         config: the settings.
-        source: the activations, whose calibration split is held in memory, and the device.
+        source: the activations, and the device. The calibration split is held in memory, unless
+            the source keeps it on disk.
         folder: where the run lives; created if absent.
         progress: show a bar on stderr, where that is a terminal.
-        checkpoint_every: epochs between checkpoints.
+        checkpoint_every: epochs between checkpoints; long epochs all have one.
 
     Returns:
         The folder.
@@ -59,8 +63,7 @@ def train(
         CheckpointError: the checkpoint to continue from cannot be read.
         OutputError: the folder cannot be written.
     """
-    dtype = getattr(torch, config.held)
-    activations = torch.cat([block.activations.to(dtype) for block in source.blocks("calibration")])
+    activations = training_rows(source, getattr(torch, config.held), config.tokens)
     run_folder = RunFolder(folder, config, activations)
     if run_folder.claim():
         return folder
@@ -73,26 +76,23 @@ def train(
         task = bar.add_task(folder.name, total=config.epochs, completed=len(run.history.epochs))
         while not run.finished:
             epoch = run.epoch()
-            if (epoch.epoch + 1) % checkpoint_every == 0 and not run.finished:
+            is_due = (epoch.epoch + 1) % checkpoint_every == 0 or epoch.seconds >= LONG_EPOCH
+            if is_due and not run.finished:
                 run_folder.save_checkpoint(run.trainer, run.history)
             bar.update(task, advance=1, description=f"{folder.name} MSE {epoch.test_mse:.5f}")
         run.save()
     return folder
 
 
-def input_scale(
-    sae: TrainingSAE[Any], activations: Float[torch.Tensor, "token d_in"]
-) -> float | None:
+def input_scale(sae: TrainingSAE[Any], activations: Rows) -> float | None:
     """SAELens' factor √d / mean ‖x‖ where the SAE asks for it (`expected_average_only_in`)."""
     if sae.cfg.normalize_activations != "expected_average_only_in":
         return None
-    return float(sae.cfg.d_in**0.5 / activations.norm(dim=1, dtype=torch.float32).mean())
+    return float(sae.cfg.d_in**0.5 / activations.mean_norm())
 
 
 @torch.no_grad()
-def initialise_from_data(
-    sae: TrainingSAE[Any], activations: Float[torch.Tensor, "token d_in"], scale: float = 1.0
-) -> None:
+def initialise_from_data(sae: TrainingSAE[Any], activations: Rows, scale: float = 1.0) -> None:
     """Start each latent at a token: few latents then die, where most of a random start's do.
 
     The decoder's bias becomes the mean activation times `scale`; its rows random tokens less the
@@ -101,9 +101,10 @@ def initialise_from_data(
     On MNIST at width 1,024 and k 8, six epochs leave 12% of the latents dead at MSE 0.0151, where
     SAELens' random start leaves 50 to 60% dead at 0.0162.
     """
-    mean = activations.mean(dim=0, dtype=torch.float32)
+    mean = activations.mean().to(sae.b_dec.device)
     chosen = torch.randperm(len(activations))[torch.arange(sae.cfg.d_sae) % len(activations)]
-    rows = torch.nn.functional.normalize(activations[chosen].float() - mean, dim=1)
+    tokens = activations[chosen].to(mean.device).float()
+    rows = torch.nn.functional.normalize(tokens - mean, dim=1)
     if not hasattr(sae.cfg, "k"):
         rows *= sae.cfg.decoder_init_norm or 1.0
     sae.b_dec.copy_(mean * scale)
@@ -118,18 +119,19 @@ class _Run:
         self,
         config: TrainingConfig,
         source: ActivationSource,
-        activations: Float[torch.Tensor, "token d_in"],
+        activations: Rows,
         folder: RunFolder,
     ) -> None:
         self.config = config
         self.source = source
         self.folder = folder
         self.activations = activations
-        self.n_steps = len(activations) // config.batch_size
+        n_tokens = len(activations) // config.epochs_per_pass
+        self.n_steps = n_tokens // config.batch_size
         if self.n_steps == 0:
             raise UsageError(
-                f"batch_size {config.batch_size} exceeds the {len(activations)} tokens "
-                "of the calibration split"
+                f"batch_size {config.batch_size} exceeds the {n_tokens} tokens "
+                f"of {'the calibration split' if config.epochs_per_pass == 1 else 'an epoch'}"
             )
         torch.manual_seed(config.seed)
         sae = build_sae(config, source)
@@ -147,7 +149,7 @@ class _Run:
         return stale or len(self.history.epochs) == self.config.epochs
 
     def epoch(self) -> Epoch:
-        """One pass over the calibration split in an order of its own, measured and logged."""
+        """One pass over the calibration split, or its next part, measured and logged."""
         number = len(self.history.epochs)
         lr = float(self.trainer.optimizer.param_groups[0]["lr"])
         start = time.perf_counter()
@@ -164,12 +166,15 @@ class _Run:
 
     def _pass(self, number: int) -> float:
         """The mean MSE of the batches as trained. The order depends on seed and epoch alone."""
-        torch.manual_seed(epoch_seed(self.config.seed, number))
-        order = torch.randperm(len(self.activations), device=self.activations.device)
+        n_parts = self.config.epochs_per_pass
+        whole, part = divmod(number, n_parts)
+        torch.manual_seed(epoch_seed(self.config.seed, whole))
+        order = torch.randperm(len(self.activations), device=self.source.device)[part::n_parts]
         total = 0.0
         for step in range(self.n_steps):
             batch = order[step * self.config.batch_size :][: self.config.batch_size]
-            output = self.trainer.step(self.activations[batch].float())
+            tokens = self.activations[batch].to(self.source.device).float()
+            output = self.trainer.step(tokens)
             self.trainer.n_training_steps += 1
             self._require_finite(output.loss.item())
             total += output.losses["mse_loss"].item()

@@ -11,14 +11,15 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from importlib import metadata
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 
 from mdlbench.console.stages import OnStage, silent
-from mdlbench.disk.blocks import Blocks, block_file
-from mdlbench.disk.cache import Recipe, Recipes
+from mdlbench.disk.blocks import Blocks, KeptBlocks, block_file
+from mdlbench.disk.cache import Recipe, Recipes, kept
 from mdlbench.errors import SourceError, SpoolError, UsageError
 from mdlbench.sources.language.cut import (
     Activation,
@@ -26,6 +27,7 @@ from mdlbench.sources.language.cut import (
     require_hook,
     require_readable,
 )
+from mdlbench.sources.language.harvest import first_array
 from mdlbench.sources.language.hooks import Hook, Wiring
 from mdlbench.sources.language.losses import (
     Clean,
@@ -42,6 +44,7 @@ ACTIVATIONS = 1
 """Version of what is kept of a model's passes; to be raised when that changes."""
 LIBRARIES = ("torch", "transformers")
 """Those that compute activations."""
+Found = TypeVar("Found")
 
 
 class Language:
@@ -71,6 +74,7 @@ class Language:
         cache: bool = False,
     ) -> None:
         self._model, self._splits, self._on_stage = model, splits, on_stage
+        self._is_kept = cache
         self.site = site
         self._read, self._replaced = Hook.parse(site.hook), Hook.parse(site.hook_out or site.hook)
         _refuse_missing_layer(model, self._read, self._replaced)
@@ -144,6 +148,44 @@ class Language:
                 inputs=self._tensor(inputs[0]) if inputs else None,
             )
 
+    def harvest(
+        self, split: Split, dtype: torch.dtype
+    ) -> Iterator[Float[torch.Tensor, "token d_out"]] | None:
+        """See `Harvests`; in the cache, if anything is kept there.
+
+        Raises:
+            SourceError: an activation is not finite, or too large for `dtype`.
+        """
+        if not self._is_kept:
+            return None
+        recipes = self._recipes(f"activations alone, {dtype}", split)
+        return self._harvested(KeptBlocks("activations", recipes, kept()), split, dtype)
+
+    def _harvested(
+        self, blocks: KeptBlocks, split: Split, dtype: torch.dtype
+    ) -> Iterator[torch.Tensor]:
+        for index in range(self.n_blocks(split)):
+            found = first_array(blocks, index)
+            if found is None:
+                blocks.put(index, [_numpy(self._alone(split, index, dtype))])
+                found = first_array(blocks, index)
+            yield _there(found)
+
+    def _alone(self, split: Split, index: int, dtype: torch.dtype) -> torch.Tensor:
+        """The activations of a block, and nothing else of the model's pass."""
+        self._say_prefix(split, index)
+        part, hook = self._part(index), self._replaced
+        captured = self._model.capture(self._tensor(self._splits[split].tokens[part]), [hook])
+        values = captured[hook][self._tensor(self._masks[split][part])]
+        self._require_finite(values, f"activations at {hook.name}", split, index)
+        rounded = values.to(dtype)
+        if not rounded.isfinite().all():
+            raise SourceError(
+                f"{self._model.name}: activations at {hook.name} are too large for {dtype}; write "
+                "`held: float32` into the recipe"
+            )
+        return rounded
+
     def clean_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
         return np.asarray(self._clean(block.index).ce.cpu())
 
@@ -187,14 +229,11 @@ class Language:
         if found is None:
             self._run_prefix(split, index)
             found = blocks.get(index)
-        if found is None:
-            raise SpoolError("activations were removed from the cache in use; run it again")
-        return found
+        return _there(found)
 
     def _run_prefix(self, split: Split, index: int) -> None:
         """Capture a block's activations; for the test split also all that a splice needs."""
-        n_blocks = self.n_blocks(split)
-        self._on_stage(f"{split} activations at {self.hook}: block {index + 1} of {n_blocks}")
+        self._say_prefix(split, index)
         part = self._part(index)
         mask = self._tensor(self._masks[split][part])
         hooks = {self._read, self._replaced, *self._wiring.base}
@@ -213,6 +252,10 @@ class Language:
         if self._read != self._replaced:
             arrays.append(_numpy(taken[self._read]))
         self._activations[split].put(index, arrays)
+
+    def _say_prefix(self, split: Split, index: int) -> None:
+        n_blocks = self.n_blocks(split)
+        self._on_stage(f"{split} activations at {self.hook}: block {index + 1} of {n_blocks}")
 
     def _untouched(
         self,
@@ -289,6 +332,13 @@ class Language:
                 f"{self._model.name}: {what} are NaN or infinite in block {index} of the {split} "
                 "split, before any SAE; try another --dtype"
             )
+
+
+def _there(found: Found | None) -> Found:
+    """What was put into the cache a moment ago; raises `SpoolError` where it is gone already."""
+    if found is None:
+        raise SpoolError("activations were removed from the cache in use; run it again")
+    return found
 
 
 def _refuse_missing_layer(model: LanguageModel, *hooks: Hook) -> None:

@@ -46,7 +46,7 @@ DIGESTS = {
     "pythia-160m-l8": "1c9a6c8ff4e4b63dab75538d1e5b4c277579fcd6a27bad0a500d2db9744b8aff",
     "qwen3-1.7b": "a7903915d01e89b8aa60f0dcc38a97498d05e4d9db06b8b57b2756312532d863",
     "smollm2-l15": "c98eab8f53d2e6bedc4edcd25a4fe3a91334779dde54b45dd20f9d3b683d6122",
-    "superposed-flat": "9135cd3da76dfde7f307ce7b63b4655c82ac0fa754e83e9d813695b3fec62231",
+    "superposed-flat": "c2a9cae1540153d2e9cfb9c635f3de5e8f1d7cda2f4d2fbe59962b53c34f6a6c",
     "superposed-hier": "1e70e0749322527fe5b7531eb571de1727171cfca061ffba718d8ac10caece26",
     "toy": "f386383d87b481b1f241af8367bf684146e8ba8940acb075d40b10d6038953f3",
 }

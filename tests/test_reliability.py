@@ -1,5 +1,6 @@
 """The dossier: falsifiers on made-up panels, other draws of a world, a tiny world to its report."""
 
+import shutil
 from dataclasses import replace
 from itertools import combinations, pairwise
 
@@ -30,10 +31,12 @@ from mdlbench.papers.reliability.probes import mean_differences, probe
 from mdlbench.papers.reliability.statistics import Limits, bits, bound
 from mdlbench.papers.reliability.verdicts import Setting, verdicts
 from mdlbench.sources.open import Opener
+from mdlbench.studies.held_out import HeldOut
 from mdlbench.studies.inference import Interval
 from mdlbench.studies.plan import Architecture, Study
 from mdlbench.studies.run import RUNS
 from mdlbench.suite.load import load_suite
+from mdlbench.training.trainer import train
 from mdlbench.training.zoo import training_site
 
 RNG = np.random.default_rng(3)
@@ -377,7 +380,7 @@ SUITE = {
         "rates": {"most": 0.3, "least": 0.05},
         "read_out": 6,
     },
-    "steps": {"finest": 0.5, "octaves": 4},
+    "steps": {"finest": 0.5, "octaves": 3},
     "tolerances": [{"metric": "fvu", "epsilons": [0.3, 0.9]}],
     "headline": {"metric": "fvu", "epsilon": 0.9},
     "replicates": 100,
@@ -386,7 +389,7 @@ SUITE = {
 
 def tiny_part(folder):
     (folder / "suite.yaml").write_text(yaml.safe_dump(SUITE))
-    near = {f"k{k}": {"k": k} for k in (2, 4)}
+    near = {"k4": {"k": 4}}
     study = Study(
         name="tiny",
         suite=str(folder),
@@ -404,22 +407,21 @@ def tiny_part(folder):
         validation=0.5,
         architectures={
             "batchtopk": Architecture(sparsities={"k2": {"k": 2}, "k3": {"k": 3}}),
-            "topk": Architecture(sparsities={"k3": {"k": 3}}),
             "near": Architecture(architecture="batchtopk", sparsities=near),
         },
     )
     training = Training(
         study,
-        large=(("topk", "k3"),),
-        small=(("near", "k2"), ("near", "k4")),
+        large=(("batchtopk", "k3"),),
+        small=(("near", "k4"), ("batchtopk", "k3")),
         beside=("near",),
-        snapshots=(2, 5),
+        snapshots=(2,),
     )
     return Part(
         suite=str(folder),
         metric="fvu",
-        redrawn=Redrawn(("batchtopk-12-k2-seed4", "oracle-12"), draws=3, of_calibration=1),
-        epsilons=(0.3, 0.5, 0.9),
+        redrawn=Redrawn(("batchtopk-12-k2-seed4", "oracle-12"), draws=2, of_calibration=1),
+        epsilons=(0.3, 0.9),
         worlds=(0, 7),
         tokens=TOKENS,
         training=training,
@@ -435,14 +437,6 @@ class KilledError(Exception):
     pass
 
 
-def killed_at(stage):
-    def on_stage(said):
-        if stage in said:
-            raise KilledError
-
-    return on_stage
-
-
 @pytest.fixture(scope="module")
 def part(tmp_path_factory):
     return tiny_part(tmp_path_factory.mktemp("suite"))
@@ -454,37 +448,53 @@ def run(part, folder, on_stage=lambda said: None):
 
 @pytest.fixture(scope="module")
 def done(part, tmp_path_factory):
+    """The folder and the files of a dossier that was killed once."""
     folder = tmp_path_factory.mktemp("whole")
+
+    def killer(said):
+        if "mode tree" in said:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(part, folder, killer)
     return folder, run(part, folder)
 
 
-def test_the_dossier_is_resumed_after_kills_to_the_same_report(part, done, tmp_path, monkeypatch):
+def test_what_is_missing_is_made_again_to_the_same_report(part, done, tmp_path, monkeypatch):
+    """As after a kill at any point: an SAE, records of each kind, a draw, a probe are not there."""
     monkeypatch.setattr(report.figures, "drawings", lambda parts, found: {})
-    for stage in ("train seed 2", "mode tree", "world7: probes", "draw both 2", "draw cal"):
-        with pytest.raises(KilledError):
-            run(part, tmp_path, killed_at(stage))
-    runs = tmp_path / part.key / f"{part.key}-world0" / RUNS
-    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
+    shutil.copytree(done[0] / part.key, tmp_path / part.key)
+    place = tmp_path / part.key / f"{part.key}-world0"
+    lost = "batchtopk-12-k3-seed2"
+    for gone in (place / RUNS / lost, place / "redraws" / "both-1"):
+        shutil.rmtree(gone)
+    patterns = (f"records/{lost}*", f"tree/records/{lost}*", f"probes/{lost}*")
+    missing = [path for pattern in patterns for path in place.glob(pattern)]
+    missing += list(place.glob("snapshots/records/*seed4-step-2*"))
+    assert len(missing) == 3 + 2
+    for path in missing:
+        path.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in place.rglob("*.safetensors")}
     paths = run(part, tmp_path)
-    assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
-    folder, whole = done
-    assert {path.name for path in paths} == {
-        path.name for path in whole if path.suffix not in (".png", ".pdf")
-    }
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert len(paths) == 5
     for path in paths:
-        assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
+        assert (done[0] / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_what_the_report_has(part, done):
     folder, paths = done
     words = (folder / "report.md").read_text()
-    assert "near" not in words
-    assert "12 trained SAEs, 3 configurations with 2 training seeds in 2 of 2 worlds." in words
+    assert "near-12" not in words
+    assert "8 trained SAEs, 2 configurations with 2 training seeds in 2 of 2 worlds." in words
     assert "| rdo-tree" not in words
     names = {path.name for path in paths}
     assert {"verdicts.png", "correlations.pdf", "training.png", "table.csv"} <= names
     assert {f"truth-{part.key}.png", "side-by-side.tex", f"side-by-side-{part.key}.csv"} <= names
-    assert (folder / "side-by-side.tex").read_text().count(r"\bottomrule") == 1
+    tex = (folder / "side-by-side.tex").read_text()
+    assert tex.count(r"\bottomrule") == 1
+    assert r"$\rho$ with F1 & $\rho$ with MCC & $\rho$ with F1 given L0" in tex
+    assert not set(tex) & set("ρε−Δ±")
     found = Evidence(part, folder / part.key)
     assert found.limits == Limits("fvu", found.limits.tight, 0.9)
     assert all(
@@ -500,22 +510,22 @@ def test_arrays_are_those_of_the_records(part, done):
     folder, _ = done
     found = Evidence(part, folder / part.key)
     flat, tree = found.ranked(FLAT, "coarse"), found.ranked("tree", "coarse")
-    assert (len(flat.bits), len(tree.bits)) == (12, 6)
-    record = found.places[1].records[FLAT]["topk-12-k3-seed2"]
-    row = [run.key for _, run in found.runs].index("topk-12-k3-seed2", 6)
+    assert (len(flat.bits), len(tree.bits)) == (8, 4)
+    record = found.places[1].records[FLAT]["batchtopk-12-k3-seed2"]
+    row = [run.key for _, run in found.runs].index("batchtopk-12-k3-seed2", 4)
     assert flat.bits[row] == record.result("fvu", 0.9).bits
     assert (flat.world[row], flat.truths["F1"][row]) == (1, record.truth.f1)
     assert flat.cheap["L0"][row] == -record.coder.l0
     drawn = found.redraws("coarse")
-    assert drawn.bits.shape == (2, 3)
-    assert len(np.unique(drawn.bits[0])) == 3
+    assert drawn.bits.shape == (2, 2)
+    assert len(np.unique(drawn.bits[0])) == 2
     other = found.redraws("coarse", "calibration")
     assert other.bits[0, 0] == drawn.bits[0, 0]
     assert other.bits[0, 1] != drawn.bits[0, 1]
     training = found.snapshots("coarse")
-    assert training.steps == ("2", "5", "end")
-    assert training.bits.shape == (6, 3)
-    assert training.draws.shape == (6, 3, 100)
+    assert training.steps == ("2", "end")
+    assert training.bits.shape == (4, 2)
+    assert training.draws.shape == (4, 2, 100)
     assert found.small_bits("coarse").shape == (2, 2)
     assert [one.number for one in verdicts([found], Setting(FLAT, "tight"))] == [1, 2, 3, 4, 5, 6]
 
@@ -579,12 +589,26 @@ def test_worlds_differ_and_the_first_one_is_the_suites(part):
     one, other = (Opener(place.suite).open(place_site(place)) for place in part.places)
     assert not np.allclose(one.features.directions, other.features.directions)
     assert part.places[0].study is part.training.study
-    assert list(part.places[1].study.architectures) == ["batchtopk", "topk"]
+    assert list(part.places[1].study.architectures) == ["batchtopk"]
     assert part.places[1].modes == (FLAT,)
 
 
 def place_site(place):
     return training_site(Opener(place.suite))
+
+
+def test_a_snapshot_after_the_last_step_is_the_last_sae(part, tmp_path):
+    place = part.places[1]
+    source = HeldOut(Opener(place.training_suite).open(place_site(place)), 0.5)
+    folder = train(
+        place.study.runs()[0].config(), source, tmp_path, progress=False, snapshots=(3, 8)
+    )
+    snapshots = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    assert snapshots == ["step-3", "step-8"]
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        last = (folder / name).read_bytes()
+        assert (folder / "step-8" / name).read_bytes() == last
+        assert name == "cfg.json" or (folder / "step-3" / name).read_bytes() != last
 
 
 class Reader:
@@ -631,8 +655,9 @@ def test_probes_choose_the_latents_whose_means_differ_most():
 
 
 def test_parts_by_name(tmp_path):
-    said = CliRunner().invoke(app, ["reproduce", "hierarchy", "--part", "mnist"]).stderr
-    assert "hierarchy has no parts: run it without --part" in said
+    result = CliRunner().invoke(app, ["reproduce", "hierarchy", "--part", "mnist"])
+    assert isinstance(result.exception, UsageError)
+    assert str(result.exception) == "hierarchy has no parts: run it without --part"
     with pytest.raises(UsageError, match=r"reliability has no part 'mnits'\. Did you mean 'mnist'"):
         run_experiment("reliability", tmp_path, lambda said: None, parts=("mnits",))
     keys = ["superposed-flat", "superposed-hier", "mnist", "smollm2-l15"]

@@ -92,14 +92,10 @@ def correlations(parts: Sequence[Evidence]) -> Figure:
                     ax.plot(rho.value, place, MARKERS[i], color=CATEGORIES[i], label=label)
             ax.axvline(0, color=FAINT, linewidth=0.9)
             ax.set(xlim=(-1.05, 1.05), xlabel=f"Spearman's ρ with {of.name}")
-            ax.set_yticks(range(len(asked)), [_oriented(one.name, one.sign) for one in asked])
+            ax.set_yticks(range(len(asked)), ["−" * (one.sign < 0) + one.name for one in asked])
         axes[0].invert_yaxis()
         legend_below(figure)
     return figure
-
-
-def _oriented(name: str, sign: int) -> str:
-    return name if sign > 0 else f"−({name})"
 
 
 def truth(part: Evidence) -> Figure:

@@ -332,7 +332,7 @@ def mnist_part() -> Part:
         snapshots=(25, 100, 400),
     )
     saes = ("batchtopk-128-k11", "mdl-256-s1.2", "jumprelu-128-c0.5", "relu-128-c0.4")
-    return Part("mnist", "mse", Redrawn(saes), training=training)
+    return Part("mnist", "mse", Redrawn(saes), training=training, modes=(FLAT, "tree"))
 
 
 def language_part() -> Part:

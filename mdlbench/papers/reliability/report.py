@@ -144,7 +144,8 @@ def _verdict(verdict: Verdict) -> str:
     word = tables.WORDS[verdict.falsified]
     text = f"**{verdict.number}. {word[:1].upper()}{word[1:]}**: {TITLES[verdict.number]}."
     if verdict.why:
-        text += f" Decided by: {'; '.join(verdict.why)}."
+        label = "Why" if verdict.falsified is None else "Decided by"
+        text += f" {label}: {'; '.join(verdict.why)}."
     shown = [f"{name} {_shown(name, value)}" for name, value in verdict.numbers.items()]
     return f"{text} {'; '.join(shown)}." if shown else text
 

@@ -84,7 +84,7 @@ def _seed_mean(values: Values) -> str:
     known = values[~np.isnan(values)]
     if len(known) < 2:
         return NONE
-    digits = max(0, 2 - int(np.floor(np.log10(max(float(np.abs(known).mean()), 1e-3)))))
+    digits = max(0, 2 - int(np.floor(np.log10(max(float(np.abs(known).mean()), 0.1)))))
     text = SeedMean.of(known.tolist()).text(f".{digits}f")
     return text if len(known) == len(values) else f"{text} ({len(known)} of {len(values)})"
 
@@ -256,7 +256,7 @@ def latex(tables: dict[str, pd.DataFrame]) -> str:
     lines = ["% \\usepackage{booktabs}"]
     for name, table in tables.items():
         layout = "l" + "r" * (len(table.columns) - 1)
-        header = " & ".join(latex_text(column) for column in table.columns)
+        header = " & ".join(_latex_cell(column) for column in table.columns)
         lines += [
             f"% {name}; 95% intervals, of correlations by a bootstrap over configurations",
             rf"\begin{{tabular}}{{{layout}}}",
@@ -265,10 +265,13 @@ def latex(tables: dict[str, pd.DataFrame]) -> str:
             r"\midrule",
         ]
         for row in table.itertuples(index=False):
-            lines.append(" & ".join(latex_text(_math(str(cell))) for cell in row) + r" \\")
+            lines.append(" & ".join(_latex_cell(str(cell)) for cell in row) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
 
 
-def _math(text: str) -> str:
-    return text.replace("−", "-")
+def _latex_cell(text: str) -> str:
+    found = latex_text(text)
+    for character, command in {"ρ": r"$\rho$", "ε": r"$\varepsilon$", "−": "$-$"}.items():
+        found = found.replace(character, command)
+    return found

@@ -102,6 +102,9 @@ INSTEAD: dict[str, str | Elsewhere] = {
     "mdlbench reproduce mnist-case-study": Elsewhere(
         "test_case_study.py::test_only_the_sweep_is_scored_and_only_once", "13 CPU minutes"
     ),
+    "mdlbench reproduce reliability -o results/reliability --part superposed-hier": Elsewhere(
+        "test_reliability.py::test_what_the_report_has", "an hour; there on a tiny world"
+    ),
     "pip install ./mdlbench-npz": INSTALLED,
     "pip install ./mdlbench-tiny": INSTALLED,
 }

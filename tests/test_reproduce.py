@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 from mdlbench.errors import UsageError
 from mdlbench.papers import EXPERIMENTS, feature_splitting, hierarchy, run_experiment
-from mdlbench.papers.outputs import frame_as_markdown
 from mdlbench.papers.simulation import Documents, SimulatedMean, code, tree_code
 from mdlbench.papers.wording import coverage
+from mdlbench.report.outputs import frame_as_markdown
 from mdlbench.report.style import pdf
 from tests.references import entropy
 

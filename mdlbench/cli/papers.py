@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,21 +18,29 @@ def reproduce(
     output: Annotated[Path | None, output_option("Results folder [results/NAME].")] = None,
     workers: WorkersOption = None,
     ray: RayOption = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this part of it, such as a suite; repeat for several."),
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Run an experiment of a paper again: figures, a table and a report in one folder."""
     from mdlbench.cli.progress import stages
-    from mdlbench.papers import refuse_workers, run_experiment
+    from mdlbench.papers import refuse_parts, refuse_workers, run_experiment
 
+    options: dict[str, Any] = {}
+    if part:
+        refuse_parts(name)
+        options["parts"] = tuple(part)
     folder = output or Path("results") / name
     interrupt.keeps(lambda: _kept(folder))
     with stages(quiet) as report:
         if workers is None and ray is None:
-            paths = run_experiment(name, folder, report)
+            paths = run_experiment(name, folder, report, **options)
         else:
             refuse_workers(name)
             with engine(workers, ray, None, "cpu") as had:
-                paths = run_experiment(name, folder, report, engine=had)
+                paths = run_experiment(name, folder, report, engine=had, **options)
     for path in paths:
         say(path)
 
@@ -40,6 +48,6 @@ def reproduce(
 def _kept(folder: Path) -> str:
     """What an interruption leaves: records of SAEs, or the networks of one on bilinear layers."""
     networks = len(list(folder.glob("networks/*/bilinear.safetensors")))
-    records = len(list(folder.glob("*/records/*.json")))
+    records = len(list(folder.rglob("records/*.json")))
     kept = f"{networks} networks" if networks else f"{records} records"
     return f"{folder}/ keeps {kept}; run it again to go on"

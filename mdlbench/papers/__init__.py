@@ -17,6 +17,7 @@ EXPERIMENTS: dict[str, str] = {
     "feature-splitting": "when a third latent for A and B together shortens the code",
     "bilinear-mnist": "what the weights of bilinear MNIST classifiers tell: claims V1 to V8",
     "hierarchy": "what a tree code gains over a flat one where one feature implies another",
+    "reliability": "whether the score is stable, separates SAEs, and ranks true features first",
 }
 """What each experiment shows, by name."""
 
@@ -24,8 +25,10 @@ _MODULES = {"mnist-case-study": "case_study", "bilinear-mnist": "bilinear"}
 """Where a module is not called after its experiment."""
 
 
-SCORING = ("mnist-case-study",)
+SCORING = ("mnist-case-study", "reliability")
 """Those that score SAEs, which workers can share; they take an engine."""
+IN_PARTS = ("reliability",)
+"""Those that are done part by part, if one likes; they take `parts`."""
 
 
 def refuse_workers(name: str) -> None:
@@ -35,6 +38,13 @@ def refuse_workers(name: str) -> None:
         raise UsageError(f"{name} scores no SAEs that workers could share: run it without them")
 
 
+def refuse_parts(name: str) -> None:
+    """Raise `UsageError` for an experiment that is done as a whole."""
+    _refuse_unknown(name)
+    if name not in IN_PARTS:
+        raise UsageError(f"{name} has no parts: run it without --part")
+
+
 def run_experiment(name: str, folder: Path, on_stage: OnStage, **options: Any) -> list[Path]:
     """Run one experiment; `on_stage` is told the name of each stage.
 
@@ -42,7 +52,7 @@ def run_experiment(name: str, folder: Path, on_stage: OnStage, **options: Any) -
         name: of the experiment.
         folder: where it writes.
         on_stage: told the name of each stage.
-        options: `engine`, for one of those in `SCORING`.
+        options: `engine`, for one of those in `SCORING`; `parts`, for one of those in `IN_PARTS`.
 
     Returns:
         The files written, all of them under `folder`.

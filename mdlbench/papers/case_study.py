@@ -10,10 +10,10 @@ from mdlbench.console.stages import OnStage
 from mdlbench.errors import MdlbenchError
 from mdlbench.papers import sweep_figures, sweep_report
 from mdlbench.papers.feature_sheet import Sheet, sheet
-from mdlbench.papers.outputs import write_outputs
 from mdlbench.papers.sweep import Level, Regime, Study
 from mdlbench.records.record import EvalRecord
 from mdlbench.report.features import write_feature_grid
+from mdlbench.report.outputs import write_outputs
 from mdlbench.scoring import suite_run
 from mdlbench.scoring.engine import THIS_PROCESS, Engine
 from mdlbench.scoring.targets import open_target, targets

@@ -11,7 +11,6 @@ import pandas as pd
 
 from mdlbench.boards.pairing import AtTolerance, Difference
 from mdlbench.papers.feature_sheet import Sheet
-from mdlbench.papers.outputs import frame_as_markdown
 from mdlbench.papers.sweep import (
     DEAD_SHARE,
     DEAD_SHARES,
@@ -32,6 +31,7 @@ from mdlbench.papers.sweep import (
 )
 from mdlbench.papers.wording import Finding
 from mdlbench.records.record import EvalRecord
+from mdlbench.report.outputs import frame_as_markdown
 from mdlbench.report.tables import escape_markdown
 
 PAPER_DELTA_MSE = 0.0001

@@ -11,8 +11,8 @@ import pandas as pd
 
 from mdlbench.disk.files import write_atomically
 from mdlbench.errors import MdlbenchError
-from mdlbench.papers.outputs import frame_as_markdown, write_outputs
 from mdlbench.report.exports import latex_text
+from mdlbench.report.outputs import frame_as_markdown, write_outputs
 from mdlbench.studies import figures
 from mdlbench.studies.figures import limit_words
 from mdlbench.studies.inference import Interval, Shares, Standing, standing, variance_shares

@@ -65,6 +65,7 @@ class TrainRun:
     """Train one run; one that was begun goes on from its checkpoint.
 
     Attributes:
+        snapshots: steps after which the SAE is kept as it is then.
         threads: of the CPU; the weights depend on it.
     """
 
@@ -73,6 +74,7 @@ class TrainRun:
     config: TrainingConfig
     folder: Path
     validation: float
+    snapshots: tuple[int, ...] = ()
     threads: int = 1
     progress: bool = False
 
@@ -80,7 +82,13 @@ class TrainRun:
         torch.set_num_threads(self.threads)
         source = HeldOut(worker.source(self.site), self.validation)
         try:
-            train(self.config, source, self.folder, progress=self.progress)
+            train(
+                self.config,
+                source,
+                self.folder,
+                progress=self.progress,
+                snapshots=self.snapshots,
+            )
         except TrainingError as error:
             reason = f"the loss became {str(error).partition('the loss became ')[2]}"
             content = json.dumps({"reason": reason.partition(";")[0]}) + "\n"
@@ -132,6 +140,8 @@ def run_study(
     *,
     progress: bool = False,
     engine: Engine = THIS_PROCESS,
+    training: Opener | None = None,
+    snapshots: tuple[int, ...] = (),
 ) -> Iterator[Outcome]:
     """Train and score all runs, one training seed after the other, and keep them in `folder`.
 
@@ -145,23 +155,28 @@ def run_study(
         on_stage: told what is done.
         progress: show a bar on stderr for each training run.
         engine: has the workers; each trains one SAE after the other.
+        training: of the data that runs are trained on, where those are more than the suite's.
+        snapshots: steps after which each SAE is kept as it is then.
 
     Raises:
         UsageError: a run's settings are impossible, or the suite has no training data.
         WorkerError: the engine's workers cannot be had.
         OutputError: something cannot be written.
     """
-    tasks = _tasks(study, opener, folder, progress)
+    trained_on = training or opener
+    tasks = _tasks(study, trained_on, folder, progress, snapshots)
     for seed, group in groupby(study.runs(), key=attrgetter("seed")):
         keys = [run.key for run in group]
         on_stage(f"train seed {seed}")
-        yield from _trained(opener, folder, [tasks[key] for key in keys], engine)
+        yield from _trained(trained_on, folder, [tasks[key] for key in keys], engine)
         finished = [_target(folder, key) for key in keys if diverged(folder, key) is None]
         if finished:
             yield from suite_run.run(opener, finished, folder, on_stage, engine=engine)
 
 
-def _tasks(study: Study, opener: Opener, folder: Path, progress: bool) -> dict[str, TrainRun]:
+def _tasks(
+    study: Study, opener: Opener, folder: Path, progress: bool, snapshots: tuple[int, ...]
+) -> dict[str, TrainRun]:
     """How to train each run; all settings are checked before the first one is trained."""
     site = training_site(opener)
     return {
@@ -171,6 +186,7 @@ def _tasks(study: Study, opener: Opener, folder: Path, progress: bool) -> dict[s
             run.config(),
             folder / RUNS / run.key,
             study.validation,
+            snapshots,
             progress=progress,
         )
         for run in study.runs()

@@ -127,8 +127,21 @@ class RunFolder(ClaimedFolder):
     ) -> None:
         """The finished SAE in the SAELens layout, then the result; the checkpoints go."""
         sparsity = torch.log10(numbers.firing_rate + NEVER_FIRED).float()
-        text = json.dumps({**config, "device": "cpu"}, indent=2, sort_keys=True) + "\n"
-        write_atomically(self.path / SAE_CFG_FILENAME, text.encode())
-        write_atomically(self.path / SAE_WEIGHTS_FILENAME, save(weights))
+        _write_sae(self.path, config, weights)
         write_atomically(self.path / SPARSITY_FILENAME, save({"sparsity": sparsity}))
         self.finish(result)
+
+    def save_snapshot(self, step: int, config: Mapping[str, Any], weights: Weights) -> None:
+        """The SAE as it is after a step, in the SAELens layout."""
+        _write_sae(self.path / snapshot_name(step), config, weights)
+
+
+def snapshot_name(step: int) -> str:
+    """The folder, within its run's, of the SAE after a step."""
+    return f"step-{step}"
+
+
+def _write_sae(path: Path, config: Mapping[str, Any], weights: Weights) -> None:
+    text = json.dumps({**config, "device": "cpu"}, indent=2, sort_keys=True) + "\n"
+    write_atomically(path / SAE_CFG_FILENAME, text.encode())
+    write_atomically(path / SAE_WEIGHTS_FILENAME, save(weights))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mdlbench.training.claimed import epoch_seed
 from mdlbench.training.config import TrainingConfig, build_sae, build_trainer
 from mdlbench.training.folder import Epoch, RunFolder
 from mdlbench.training.inference import (
+    Weights,
     inference_config,
     inference_sae,
     inference_weights,
@@ -35,6 +37,7 @@ def train(
     *,
     progress: bool = True,
     checkpoint_every: int = 5,
+    snapshots: Collection[int] = (),
 ) -> Path:
     """Train an SAE on the calibration split and save it in the SAELens layout.
 
@@ -52,6 +55,8 @@ def train(
         folder: where the run lives; created if absent.
         progress: show a bar on stderr, where that is a terminal.
         checkpoint_every: epochs between checkpoints; long epochs all have one.
+        snapshots: steps, counted from 1, after which the SAE as it then is is kept, too, in
+            `step-N/` of the folder.
 
     Returns:
         The folder.
@@ -72,7 +77,7 @@ def train(
         torch.random.fork_rng(),
         Progress(console=console, disable=not (progress and console.is_terminal)) as bar,
     ):
-        run = _Run(config, source, activations, run_folder)
+        run = _Run(config, source, activations, run_folder, snapshots)
         task = bar.add_task(folder.name, total=config.epochs, completed=len(run.history.epochs))
         while not run.finished:
             epoch = run.epoch()
@@ -121,10 +126,12 @@ class _Run:
         source: ActivationSource,
         activations: Rows,
         folder: RunFolder,
+        snapshots: Collection[int],
     ) -> None:
         self.config = config
         self.source = source
         self.folder = folder
+        self.snapshots = snapshots
         self.activations = activations
         n_tokens = len(activations) // config.epochs_per_pass
         self.n_steps = n_tokens // config.batch_size
@@ -177,16 +184,22 @@ class _Run:
             output = self.trainer.step(tokens)
             self.trainer.n_training_steps += 1
             self._require_finite(output.loss.item())
+            if self.trainer.n_training_steps in self.snapshots:
+                self._keep_snapshot()
             total += output.losses["mse_loss"].item()
         return total / (self.n_steps * self.source.d_in * (self.scale or 1.0) ** 2)
+
+    def _keep_snapshot(self) -> None:
+        sae = self.trainer.sae
+        weights = _as_stored(inference_weights(sae, self.scale), self.config.storage)
+        self.folder.save_snapshot(self.trainer.n_training_steps, inference_config(sae), weights)
 
     def _require_finite(self, loss: float) -> None:
         self.folder.require_finite(loss, len(self.history.epochs), self.config.lr)
 
     def save(self) -> None:
         """Save the kept epoch's weights, as stored: what is reported is measured after rounding."""
-        dtype = getattr(torch, self.config.storage)
-        weights = {name: _stored(tensor, dtype) for name, tensor in self.history.weights.items()}
+        weights = _as_stored(self.history.weights, self.config.storage)
         self.inference.load_state_dict(weights)
         numbers = measure_inference(self.inference, self.source)
         kept = self.history.kept_epoch
@@ -203,6 +216,10 @@ class _Run:
         self.folder.save_sae(sae_config, weights, numbers, result)
 
 
-def _stored(weights: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _as_stored(weights: Weights, storage: str) -> Weights:
     """Weights in the precision they are kept in; indices as they are."""
-    return (weights.to(dtype) if weights.is_floating_point() else weights).cpu()
+    dtype = getattr(torch, storage)
+    return {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu()
+        for name, tensor in weights.items()
+    }

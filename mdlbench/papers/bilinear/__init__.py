@@ -12,7 +12,7 @@ from mdlbench.papers.bilinear.known_task import Known, known_config, known_task,
 from mdlbench.papers.bilinear.masks import measure_masks
 from mdlbench.papers.bilinear.measure import measure
 from mdlbench.papers.bilinear.plan import Plan
-from mdlbench.papers.outputs import write_outputs
+from mdlbench.report.outputs import write_outputs
 from mdlbench.suite.load import load_suite
 from mdlbench.training.bilinear.task import Task, image_task
 from mdlbench.training.bilinear.trainer import train_bilinear

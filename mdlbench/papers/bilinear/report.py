@@ -9,8 +9,8 @@ import pandas as pd
 
 from mdlbench.papers.bilinear.claims import claims
 from mdlbench.papers.bilinear.evidence import Evidence
-from mdlbench.papers.outputs import frame_as_markdown
 from mdlbench.papers.wording import Finding
+from mdlbench.report.outputs import frame_as_markdown
 
 UNTESTED = (
     "**Networks of 100 epochs, and weight decay and noise in steps of 0.2 at h = 512** (the "

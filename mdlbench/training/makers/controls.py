@@ -118,6 +118,22 @@ def best(weights: Weights, source: ActivationSource, n: int = BEST) -> Weights:
     return {**weights, **some, "W_enc": weights["W_enc"][:, kept]}
 
 
+def controls(source: ActivationSource, sae: Weights | None = None) -> dict[str, Weights]:
+    """All of them by name, the last three made of an SAE, or of the first.
+
+    Raises:
+        UsageError: the source does not know its features.
+    """
+    read = linear(source)
+    weights = read if sae is None else sae
+    return {
+        f"linear-{LINEAR}": read,
+        "permuted": permuted(weights),
+        "random": random(weights, source),
+        f"best-{BEST}": best(weights, source),
+    }
+
+
 def _known(source: ActivationSource) -> KnowsFeatures:
     if not isinstance(source, KnowsFeatures):
         raise UsageError("controls are made for a suite that knows its features, and this does not")
@@ -158,14 +174,7 @@ def main(
     """Write the controls of a suite that knows its features."""
     opener = Opener(load_suite(suite))
     source = opener.open(training_site(opener))
-    read = linear(source)
-    weights = read if sae is None else _trained(sae)
-    made = {
-        f"linear-{LINEAR}": read,
-        "permuted": permuted(weights),
-        "random": random(weights, source),
-        f"best-{BEST}": best(weights, source),
-    }
+    made = controls(source, None if sae is None else _trained(sae))
     for name, found in made.items():
         write_control(found, name, source.hook, output / name)
         typer.echo(f"{output / name}: written")

@@ -1,0 +1,350 @@
+"""What a folder shows so far, as the arrays that falsifiers and tables are made of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from mdlbench.papers.reliability.measure import (
+    BOTH,
+    CALIBRATION,
+    HALVES,
+    PROBES,
+    SNAPSHOTS,
+    draw_folder,
+    draws_of,
+    mode_folder,
+    snapshot_key,
+)
+from mdlbench.papers.reliability.panel import Ranked, Redraws, Snapshots, Values, numbered
+from mdlbench.papers.reliability.plan import FLAT, Part, Place
+from mdlbench.papers.reliability.statistics import (
+    NAN,
+    PROBE,
+    TRUTHS,
+    Limits,
+    Statistic,
+    Told,
+    bits,
+)
+from mdlbench.records.record import EvalRecord, ToleranceResult
+from mdlbench.studies.plan import Run
+from mdlbench.studies.run import diverged, records_of
+
+TIGHTNESS = 1.5
+"""A tolerance is tight up to this many times the smallest floor of a trained SAE (maths §6)."""
+Records = dict[str, EvalRecord]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What was measured at one place.
+
+    Attributes:
+        records: by operating mode and name; a mode is there once all SAEs are scored in it.
+        probed: accuracy of probes by k, of each run.
+        diverged: runs that have no SAE, with their reasons.
+    """
+
+    place: Place
+    records: dict[str, Records]
+    probed: dict[str, dict[int, float]]
+    diverged: dict[str, str]
+
+    @property
+    def runs(self) -> list[Run]:
+        """The trained SAEs that are ranked."""
+        training = self.place.part.training
+        ranked = [] if training is None else training.ranked
+        return [run for run in ranked if run.key not in self.diverged]
+
+    @property
+    def oracle(self) -> Records:
+        """The oracle's records by mode; empty where features are not known."""
+        name = self.place.part.oracle
+        return {mode: found[name] for mode, found in self.records.items() if name in found}
+
+    def told(self, name: str) -> Told:
+        """All that is known of one SAE."""
+        records = {mode: found[name] for mode, found in self.records.items() if name in found}
+        return Told(records, self.probed.get(name, {}), self.oracle.get(FLAT))
+
+    @classmethod
+    def read(cls, place: Place, folder: Path) -> Scored | None:
+        """What is in a place's folder; None before all its SAEs are scored in the flat mode."""
+        training = place.part.training
+        ranked = [] if training is None else training.ranked
+        reasons = {run.key: diverged(folder, run.key) for run in ranked}
+        lost = {key: reason for key, reason in reasons.items() if reason is not None}
+        wanted = {run.key for run in ranked} - lost.keys()
+        wanted |= set(place.part.redrawn.saes) if place.world is None else {place.part.oracle}
+        modes = {mode: _by_name(mode_folder(folder, mode)) for mode in place.modes}
+        whole = {mode: found for mode, found in modes.items() if wanted <= found.keys()}
+        if FLAT not in whole:
+            return None
+        probed = {
+            path.stem: {int(k): value for k, value in json.loads(path.read_text()).items()}
+            for path in sorted((folder / PROBES).glob("*.json"))
+        }
+        return cls(place, whole, probed, lost)
+
+
+def _by_name(folder: Path) -> Records:
+    return {record.name: record for record in records_of(folder)}
+
+
+class Evidence:
+    """One part, as far as it was measured.
+
+    Args:
+        part: what was to be measured.
+        folder: of the part; each of its places has a folder of its name.
+    """
+
+    def __init__(self, part: Part, folder: Path) -> None:
+        self.part, self.folder = part, folder
+        read = (Scored.read(place, folder / place.name) for place in part.places)
+        self.places = [one for one in read if one is not None]
+
+    # --- tolerances ---
+
+    @cached_property
+    def limits(self) -> Limits:
+        """The suite's headline where its data are fixed; in worlds the least that oracles meet.
+
+        That is the smallest tolerance that the oracle of the trained width meets in every world,
+        or the largest where there is none.
+        """
+        suite = self.part.places[0].suite
+        epsilons = sorted(e for metric, e in suite.limits() if metric == self.part.metric)
+        if not self.part.worlds:
+            return Limits(self.part.metric, suite.headline.epsilon, epsilons[-1])
+        met = (
+            epsilon
+            for epsilon in epsilons
+            if all(
+                one.oracle[FLAT].result(self.part.metric, epsilon).feasible for one in self.places
+            )
+        )
+        return Limits(self.part.metric, next(met, epsilons[-1]), epsilons[-1])
+
+    @property
+    def smallest_floor(self) -> float:
+        """Of the trained SAEs in all worlds."""
+        return float(np.nanmin(self.floors)) if len(self.runs) else NAN
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether the tight tolerance is one by the rule of suites."""
+        return self.limits.tight <= TIGHTNESS * self.smallest_floor
+
+    # --- trained SAEs ---
+
+    @cached_property
+    def runs(self) -> list[tuple[Scored, Run]]:
+        """The ranked SAEs of all places."""
+        return [(scored, run) for scored in self.places for run in scored.runs]
+
+    def values(self, statistic: Statistic) -> Values:
+        """A number of each ranked SAE; NaN where its place lacks the mode."""
+        return np.array(
+            [self.value(statistic, scored.told(run.key)) for scored, run in self.runs],
+            dtype=np.float64,
+        )
+
+    def value(self, statistic: Statistic, told: Told) -> float:
+        """A number of one SAE; NaN where the mode that it needs was not measured."""
+        has_it = told.probed if statistic.mode == PROBE else statistic.mode in told.records
+        return float(statistic.of(told, self.limits)) if has_it else NAN
+
+    def has_mode(self, mode: str) -> bool:
+        return any(mode in scored.records for scored in self.places)
+
+    @property
+    def floors(self) -> Values:
+        """Losses before quantisation, by the part's metric."""
+        return np.array(
+            [scored.told(run.key).flat.floor.loss(self.part.metric) for scored, run in self.runs]
+        )
+
+    @property
+    def configurations(self) -> list[str]:
+        """What each ranked SAE has in common with others but for seeds."""
+        return [f"{run.architecture}, {run.label}" for _, run in self.runs]
+
+    @property
+    def worlds(self) -> list[str]:
+        return [scored.place.name for scored, _ in self.runs]
+
+    def ranked(self, mode: str, which: str) -> Ranked | None:
+        """The SAEs of the places that have a mode; None where features are not known."""
+        epsilon = getattr(self.limits, which)
+        rows = [
+            (scored, run, scored.told(run.key), scored.oracle[mode])
+            for scored, run in self.runs
+            if mode in scored.records and mode in scored.oracle
+        ]
+        if not rows:
+            return None
+        metric = self.part.metric
+        told = [one for _, _, one, _ in rows]
+        flat = [one.flat for one in told]
+        return Ranked(
+            configuration=numbered([f"{run.architecture}, {run.label}" for _, run, _, _ in rows]),
+            world=numbered([scored.place.name for scored, _, _, _ in rows]),
+            architecture=tuple(run.architecture for _, run, _, _ in rows),
+            bits=np.array([bits(one.records[mode], metric, epsilon) for one in told]),
+            floor=np.array([one.floor.loss(metric) for one in flat]),
+            oracle=np.array([bits(oracle, metric, epsilon) for *_, oracle in rows]),
+            oracle_floor=np.array([oracle.floor.loss(metric) for *_, oracle in rows]),
+            truths={
+                truth.name: np.array([truth.of(one, self.limits) for one in told])
+                for truth in TRUTHS
+            },
+            cheap={
+                "L0": np.array([-one.coder.l0 for one in flat]),
+                "FVU": np.array([-one.floor.fvu for one in flat]),
+            },
+            l0=np.array([one.coder.l0 for one in flat]),
+        )
+
+    # --- redraws ---
+
+    @cached_property
+    def drawn(self) -> dict[str, list[Records]]:
+        """Records of each draw, by what was drawn; a draw is there once it is whole."""
+        place = self.part.places[0]
+        wanted = set(self.part.redrawn.saes)
+        found: dict[str, list[Records]] = {BOTH: [], CALIBRATION: []}
+        if place.world is None:
+            return found
+        for kind, number in draws_of(place):
+            records = _by_name(draw_folder(self.folder / place.name, kind, number))
+            if wanted <= records.keys():
+                found[kind].append(records)
+        found[CALIBRATION] = found[BOTH][:1] + found[CALIBRATION]
+        return found
+
+    def redraws(self, which: str, kind: str = BOTH) -> Redraws | None:
+        """The score of the redrawn SAEs in each draw, or on each half; None before two draws."""
+        if not self.part.worlds:
+            return self._halved(getattr(self.limits, which))
+        if len(self.drawn[kind]) < 2:
+            return None
+        results = [
+            [
+                records[name].result(self.part.metric, getattr(self.limits, which))
+                for records in self.drawn[kind]
+            ]
+            for name in self.part.redrawn.saes
+        ]
+        arrays = (
+            np.array([[_end(result, i) for result in row] for row in results]) for i in range(3)
+        )
+        return Redraws(self.part.redrawn.saes, *arrays)
+
+    def _halved(self, epsilon: float) -> Redraws | None:
+        """The interval of a half is taken to lie about its score as the whole's about its own."""
+        paths = sorted((self.folder / self.part.key / HALVES).glob("*.json"))
+        scores = {
+            one["sae"]: one
+            for path in paths
+            for one in json.loads(path.read_text())
+            if one["limit"] == [self.part.metric, epsilon]
+        }
+        if not scores:
+            return None
+        drawn = np.array([one["halves"] for one in scores.values()])
+        whole, low, high = (
+            np.array([[one[key]] for one in scores.values()]) for key in ("bits", "low", "high")
+        )
+        return Redraws(tuple(scores), drawn, drawn - (whole - low), drawn + (high - whole))
+
+    def redrawn_values(self, statistic: Statistic) -> Float64[np.ndarray, "sae draw"] | None:
+        """A number of each redrawn SAE in each draw of all data."""
+        if statistic.mode != FLAT or len(self.drawn[BOTH]) < 2:
+            return None
+        oracle = self.part.oracle
+        return np.array(
+            [
+                [
+                    statistic.of(Told({FLAT: records[name]}, {}, records.get(oracle)), self.limits)
+                    for records in self.drawn[BOTH]
+                ]
+                for name in self.part.redrawn.saes
+            ]
+        )
+
+    # --- along training ---
+
+    @cached_property
+    def followed(self) -> dict[str, list[EvalRecord]]:
+        """Records of each followed run by its key: its snapshots, then its last SAE."""
+        training, place = self.part.training, self.part.places[0]
+        if training is None:
+            return {}
+        folder = self.folder / place.name
+        last, early = _by_name(folder), _by_name(folder / SNAPSHOTS)
+        names = {
+            run.key: [snapshot_key(run, step) for step in training.snapshots]
+            for run in training.followed
+        }
+        return {
+            key: [*(early[name] for name in own), last[key]]
+            for key, own in names.items()
+            if key in last and all(name in early for name in own)
+        }
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """When runs are scored, in words."""
+        training = self.part.training
+        return () if training is None else (*map(str, training.snapshots), "end")
+
+    def snapshots(self, which: str) -> Snapshots | None:
+        """The score along training; None before any run was followed to its end."""
+        if not self.followed:
+            return None
+        epsilon = getattr(self.limits, which)
+        results = [
+            [record.result(self.part.metric, epsilon) for record in records]
+            for records in self.followed.values()
+        ]
+        n = max((len(r.replicates) for row in results for r in row), default=0)
+        nothing = [NAN] * n
+        return Snapshots(
+            runs=tuple(self.followed),
+            steps=self.steps,
+            bits=np.array([[_end(result, 0) for result in row] for row in results]),
+            draws=np.array(
+                [[r.replicates if r.feasible else nothing for r in row] for row in results]
+            ),
+        )
+
+    @cached_property
+    def small(self) -> list[list[EvalRecord]]:
+        """Records of the variants that differ little, a row each; of those that are whole."""
+        training = self.part.training
+        if training is None:
+            return []
+        records = _by_name(self.folder / self.part.places[0].name)
+        keys = [[run.key for run in training.of((variant,))] for variant in training.small]
+        return [[records[key] for key in row] for row in keys if all(k in records for k in row)]
+
+    def small_bits(self, which: str) -> Float64[np.ndarray, "configuration seed"]:
+        """Their bits."""
+        epsilon = getattr(self.limits, which)
+        rows = [[bits(one, self.part.metric, epsilon) for one in row] for row in self.small]
+        return np.array(rows).reshape(len(rows), -1 if rows else 0)
+
+
+def _end(result: ToleranceResult, which: int) -> float:
+    """Bits of a result, or the lower or the upper end of their interval; NaN where infeasible."""
+    if result.bits is None or result.bits_ci is None:
+        return NAN
+    return (result.bits, *result.bits_ci)[which]

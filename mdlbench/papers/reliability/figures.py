@@ -1,0 +1,170 @@
+"""The dossier's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mdlbench.papers.reliability import ranks
+from mdlbench.papers.reliability.evidence import Evidence
+from mdlbench.papers.reliability.falsifiers import TITLES, Verdict
+from mdlbench.papers.reliability.panel import Ranked
+from mdlbench.papers.reliability.plan import FLAT, MODES
+from mdlbench.papers.reliability.statistics import TIGHT, TRUTHS, statistics
+from mdlbench.papers.reliability.tables import WORDS, scores
+from mdlbench.papers.reliability.verdicts import Setting
+from mdlbench.report.style import ALERT, CATEGORIES, FAINT, INK, MARKERS, house_style, legend_below
+from mdlbench.statistics.metrics import metric_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = {True: ALERT, False: CATEGORIES[1], None: "#dddddd"}
+SHORT = {number: title.partition(":")[0] for number, title in TITLES.items()}
+
+
+def drawings(
+    parts: Sequence[Evidence], found: Mapping[Setting, Sequence[Verdict]]
+) -> dict[str, Figure]:
+    """The figures by file name."""
+    drawn = {"verdicts": verdicts(found)}
+    known = [part for part in parts if part.ranked(FLAT, TIGHT) is not None]
+    if known:
+        drawn["correlations"] = correlations(known)
+        drawn |= {f"truth-{part.part.key}": truth(part) for part in known}
+    followed = [part for part in parts if part.followed]
+    if followed:
+        drawn["training"] = training(followed)
+    return drawn
+
+
+def verdicts(found: Mapping[Setting, Sequence[Verdict]]) -> Figure:
+    """What each falsifier says of each setting."""
+    from matplotlib.patches import Rectangle
+
+    figure = _figure(7.2, 3.0)
+    with house_style():
+        ax = figure.add_subplot()
+        ax.grid(False)
+        for column, own in enumerate(found.values()):
+            for row, verdict in enumerate(own):
+                colour = COLOURS[verdict.falsified]
+                ax.add_patch(Rectangle((column, row), 0.94, 0.9, color=colour, linewidth=0))
+                word, place = WORDS[verdict.falsified], (column + 0.47, row + 0.47)
+                ax.annotate(word, place, ha="center", va="center", fontsize=7)
+        ax.set(xlim=(0, len(found)), ylim=(len(SHORT), 0))
+        ax.set_xticks(np.arange(len(found)) + 0.47, [setting.words for setting in found])
+        ax.tick_params(axis="x", labelrotation=20, length=0)
+        ax.tick_params(axis="y", length=0)
+        ax.set_yticks(
+            np.arange(len(SHORT)) + 0.45, [f"{number}  {name}" for number, name in SHORT.items()]
+        )
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        ax.set_title("What was claimed, by code and tolerance")
+    return figure
+
+
+def correlations(parts: Sequence[Evidence]) -> Figure:
+    """ρ of every statistic with F1 and with MCC, in each world, with intervals."""
+    modes = tuple(mode for mode in MODES if any(part.has_mode(mode) for part in parts))
+    asked = [one for one in statistics(modes) if one not in TRUTHS]
+    figure = _figure(8.4, 0.25 * len(asked) + 1.6)
+    with house_style():
+        axes = figure.subplots(1, len(TRUTHS), sharey=True)
+        for ax, of in zip(axes, TRUTHS, strict=True):
+            for i, part in enumerate(parts):
+                base = part.ranked(FLAT, TIGHT)
+                assert base is not None
+                for row, statistic in enumerate(asked):
+                    rho = ranks.correlation(
+                        scores(part, statistic),
+                        base.truths[of.name],
+                        base.configuration,
+                        base.world,
+                    )
+                    place = row + 0.25 * (i - (len(parts) - 1) / 2)
+                    label = part.part.key if row == 0 else None
+                    ax.plot([rho.low, rho.high], [place] * 2, color=CATEGORIES[i], linewidth=1.6)
+                    ax.plot(rho.value, place, MARKERS[i], color=CATEGORIES[i], label=label)
+            ax.axvline(0, color=FAINT, linewidth=0.9)
+            ax.set(xlim=(-1.05, 1.05), xlabel=f"Spearman's ρ with {of.name}")
+            ax.set_yticks(range(len(asked)), ["−" * (one.sign < 0) + one.name for one in asked])
+        axes[0].invert_yaxis()
+        legend_below(figure)
+    return figure
+
+
+def truth(part: Evidence) -> Figure:
+    """F1 and MCC of each trained SAE against its bits at the tight tolerance, by code."""
+    modes = [mode for mode in part.part.modes if part.has_mode(mode)]
+    figure = _figure(3.1 * len(modes) + 0.6, 5.6)
+    with house_style():
+        axes = figure.subplots(len(TRUTHS), len(modes), squeeze=False, sharey="row", sharex="col")
+        for column, mode in enumerate(modes):
+            found = part.ranked(mode, TIGHT)
+            assert found is not None
+            for row, of in enumerate(TRUTHS):
+                _scatter(axes[row, column], found, of.name)
+            setting = Setting(mode, TIGHT)
+            epsilon = f"{metric_of(part.limits.metric).label} ≤ {part.limits.tight:g}"
+            axes[0, column].set_title(f"{setting.words}: {epsilon}")
+            axes[-1, column].set_xlabel("bits per token")
+        for row, of in enumerate(TRUTHS):
+            axes[row, 0].set_ylabel(of.name)
+        legend_below(figure)
+    return figure
+
+
+def _scatter(ax: Axes, found: Ranked, name: str) -> None:
+    kinds = list(dict.fromkeys(found.architecture))
+    for i, kind in enumerate(kinds):
+        own = np.array([other == kind for other in found.architecture])
+        ax.plot(
+            found.bits[own],
+            found.truths[name][own],
+            color=CATEGORIES[i % len(CATEGORIES)],
+            marker=MARKERS[i % len(MARKERS)],
+            linestyle="none",
+            markersize=4,
+            label=kind,
+        )
+    for i, oracle in enumerate(np.unique(found.oracle[~np.isnan(found.oracle)])):
+        label = "the oracle, F1 = MCC = 1" if i == 0 else None
+        ax.axvline(oracle, color=INK, linewidth=0.9, linestyle="--", label=label)
+
+
+def training(parts: Sequence[Evidence]) -> Figure:
+    """Bits at the tight tolerance along training, a line for each run."""
+    figure = _figure(4.2 * len(parts), 3.8)
+    with house_style():
+        axes = figure.subplots(1, len(parts), squeeze=False)[0]
+        for ax, part in zip(axes, parts, strict=True):
+            snapshots = part.snapshots(TIGHT)
+            assert snapshots is not None
+            kinds = [key.rpartition("-seed")[0] for key in snapshots.runs]
+            names = list(dict.fromkeys(kinds))
+            for number, kind in enumerate(kinds):
+                i = names.index(kind)
+                ax.plot(
+                    snapshots.bits[number],
+                    color=CATEGORIES[i % len(CATEGORIES)],
+                    marker=MARKERS[i % len(MARKERS)],
+                    markersize=3,
+                    linewidth=0.9,
+                    label=kind if kinds.index(kind) == number else None,
+                )
+            ax.set_xticks(range(len(snapshots.steps)), snapshots.steps)
+            limit = f"{metric_of(part.limits.metric).label} ≤ {part.limits.tight:g}"
+            ax.set(xlabel="step", ylabel="bits per token", title=f"{part.part.key}, {limit}")
+            ax.legend(fontsize=6)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")

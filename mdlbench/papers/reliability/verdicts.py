@@ -1,0 +1,76 @@
+"""The falsifiers asked of what was measured, setting by setting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mdlbench.papers.reliability import falsifiers, precision
+from mdlbench.papers.reliability.evidence import Evidence
+from mdlbench.papers.reliability.falsifiers import Verdict, together, unknown
+from mdlbench.papers.reliability.plan import FLAT, MODES
+from mdlbench.papers.reliability.statistics import SETTINGS
+
+NOT_REDRAWN = "SAEs are redrawn and followed in the flat code alone"
+
+
+class Setting(NamedTuple):
+    """A code and a tolerance.
+
+    Attributes:
+        mode: the operating mode.
+        which: `tight` or `coarse`.
+    """
+
+    mode: str
+    which: str
+
+    @property
+    def words(self) -> str:
+        return f"{'flat' if self.mode == FLAT else self.mode}, {self.which}"
+
+
+def settings(parts: Sequence[Evidence]) -> list[Setting]:
+    """Those that some part was scored in; the headline's first."""
+    modes = [mode for mode in MODES if any(part.has_mode(mode) for part in parts)]
+    return [Setting(mode, which) for which in SETTINGS for mode in modes]
+
+
+def verdicts(parts: Sequence[Evidence], setting: Setting) -> list[Verdict]:
+    """All six, in order."""
+    if setting.mode == FLAT:
+        alone = [
+            together(number, {part.part.key: one(part, setting.which) for part in parts})
+            for number, one in ((1, _precise), (2, _improves), (3, _separates))
+        ]
+    else:
+        alone = [unknown(number, NOT_REDRAWN) for number in (1, 2, 3)]
+    found = {part.part.key: part.ranked(*setting) for part in parts}
+    worlds = {name: one for name, one in found.items() if one is not None}
+    return [
+        *alone,
+        falsifiers.strays_from_truth(worlds),
+        falsifiers.prefers_to_oracle(worlds),
+        falsifiers.adds_nothing(worlds),
+    ]
+
+
+def _precise(part: Evidence, which: str) -> Verdict:
+    redraws = part.redraws(which)
+    return unknown(1, "nothing was redrawn") if redraws is None else falsifiers.not_precise(redraws)
+
+
+def _improves(part: Evidence, which: str) -> Verdict:
+    snapshots = part.snapshots(which)
+    if snapshots is None:
+        return unknown(2, "nothing was followed along training")
+    return falsifiers.worsens_in_training(snapshots)
+
+
+def _separates(part: Evidence, which: str) -> Verdict:
+    redraws = part.redraws(which)
+    if redraws is None or not part.small:
+        return unknown(3, "no small differences were measured")
+    return falsifiers.cannot_separate(
+        part.small_bits(which), precision.reseed_deviation(precision.met_always(redraws))
+    )

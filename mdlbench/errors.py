@@ -161,6 +161,12 @@ def first_line(error: Exception) -> str:
     return _plain(str(error).strip().partition("\n")[0], SAID) or type(error).__name__
 
 
+def reason(error: Exception) -> str:
+    """Why something failed, without what a message says before it: a system's number and path."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return said[:1].lower() + said[1:] if said else first_line(error)
+
+
 def first_problem(error: ValidationError, root: str = "") -> str:
     """The first thing that does not fit a schema, as "key.of.it: message"; `root` has no key."""
     item = error.errors(include_input=False)[0]

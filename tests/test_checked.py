@@ -110,7 +110,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", no_room)
-    with pytest.raises(OutputError, match="No space left"):
+    with pytest.raises(OutputError, match="no space left"):
         next(outcomes)
     monkeypatch.undo()
     files = sorted(path.name for path in (folder / "records").iterdir())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mdlbench.errors import nearest_paths, readable
+from mdlbench.errors import nearest_paths, readable, reason
 
 GEMMA = [
     f"layer_{layer}/width_{width}/average_l0_{l0}"
@@ -39,3 +39,15 @@ def test_words_longer_than_any_path_are_cut():
     assert readable(f"{path}: no {'x' * 5000}, {'y' * 1001}.") == (
         f"{path}: no {'x' * 1000}… {'y' * 1000}…"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/a/path"), "no such file or directory"),
+        (OSError("a FIFO, not a regular file"), "a FIFO, not a regular file"),
+        (ValueError("Not JSON\nat all"), "Not JSON"),
+    ],
+)
+def test_a_reason_repeats_neither_number_nor_path(error: Exception, said: str) -> None:
+    assert reason(error) == said

@@ -31,6 +31,7 @@ from mdlbench.errors import (
     did_you_mean,
     first_line,
     listed,
+    reason,
     shown,
 )
 
@@ -92,7 +93,7 @@ def digest_files(*paths: Path) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error}") from error
+            raise CheckpointError(f"{path}: cannot be read: {reason(error)}") from error
     return digest.hexdigest()
 
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from mdlbench.adapters.checkpoint import require_file
 from mdlbench.adapters.protocol import HubPlace, Request
-from mdlbench.errors import CheckpointError, UsageError
+from mdlbench.errors import CheckpointError, UsageError, reason
 from mdlbench.hub import hub
 
 HUB = "hf://"
@@ -99,7 +99,7 @@ def names_in(request: Request) -> list[str]:
     try:
         return sorted(path.name for path in request.path.iterdir() if path.is_file())
     except OSError as error:
-        raise CheckpointError(f"{request.path}: cannot be read: {error}") from error
+        raise CheckpointError(f"{request.path}: cannot be read: {reason(error)}") from error
 
 
 def hub_place(request: Request) -> HubPlace | None:

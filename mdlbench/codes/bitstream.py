@@ -55,7 +55,7 @@ from mdlbench.codes.symbols import HALF_STEP_LIMIT, Symbols
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.codes.tree import TreeCodebook, parent_firings
 from mdlbench.disk.files import read_regular, write_atomically
-from mdlbench.errors import CoderError, RecordError, UsageError, first_problem
+from mdlbench.errors import CoderError, RecordError, UsageError, first_problem, reason
 
 VERSION = 3
 MAGIC = b"\x89MDLBITS"
@@ -314,7 +314,7 @@ def read(path: Path) -> bytes:
         data = read_regular(path, MAX_BYTES)
         _split(data)
     except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from error
+        raise RecordError(f"{path}: cannot be read: {reason(error)}") from error
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from error
     return data

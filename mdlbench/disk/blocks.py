@@ -18,7 +18,7 @@ from typing import IO, NamedTuple, Protocol
 import numpy as np
 
 from mdlbench.disk.cache import Cache, Entry, Recipes, kept
-from mdlbench.errors import SpoolError
+from mdlbench.errors import SpoolError, reason
 
 ARRAYS, LAYOUT = "arrays.bin", "layout.json"
 """An entry of the cache: the arrays' bytes one behind the other, and their dtypes and shapes."""
@@ -115,7 +115,9 @@ class BlockFile:
         try:
             self._file = TemporaryFile()  # noqa: SIM115
         except OSError as error:
-            raise SpoolError(f"no temporary folder for {content} (set TMPDIR): {error}") from error
+            raise SpoolError(
+                f"no temporary folder for {content} (set TMPDIR): {reason(error)}"
+            ) from error
         self._end = weakref.finalize(self, self._file.close)
 
     def __len__(self) -> int:
@@ -135,7 +137,7 @@ class BlockFile:
             _write(self._file, arrays)
         except OSError as error:
             raise SpoolError(
-                f"{gettempdir()}: no room for {self._content} (set TMPDIR): {error}"
+                f"{gettempdir()}: no room for {self._content} (set TMPDIR): {reason(error)}"
             ) from error
         self._blocks[index] = extents
 

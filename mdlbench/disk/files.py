@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-from mdlbench.errors import OutputError, UsageError
+from mdlbench.errors import OutputError, UsageError, reason
 
 PACKAGE = Path(__file__).parent.parent
 """The folder that this package was imported from."""
@@ -168,7 +168,7 @@ def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error}") from error
+        raise OutputError(f"{path}: cannot be written: {reason(error)}") from error
 
 
 @contextmanager

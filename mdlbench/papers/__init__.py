@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlbench.console.stages import OnStage
-from mdlbench.errors import OutputError, UsageError, did_you_mean
+from mdlbench.errors import OutputError, UsageError, did_you_mean, reason
 
 EXPERIMENTS: dict[str, str] = {
     "mnist-case-study": "description length against width and sparsity of MNIST SAEs",
@@ -55,7 +55,7 @@ def run_experiment(name: str, folder: Path, on_stage: OnStage, **options: Any) -
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be created: {error}") from error
+        raise OutputError(f"{folder}: cannot be created: {reason(error)}") from error
     module = import_module(f"{__name__}.{_MODULES.get(name, name.replace('-', '_'))}")
     written: list[Path] = module.reproduce(folder, on_stage, **options)
     return written

@@ -18,7 +18,7 @@ from mdlbench.disk.files import (
     read_regular,
     write_atomically,
 )
-from mdlbench.errors import MdlbenchWarning, OutputError, RecordError, UsageError
+from mdlbench.errors import MdlbenchWarning, OutputError, RecordError, UsageError, reason
 from mdlbench.records.record import (
     EvalRecord,
     Identity,
@@ -73,7 +73,7 @@ class RecordStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             within = [path for path in self.root.iterdir() if path.is_dir()]
         except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be created: {error}") from error
+            raise OutputError(f"{self.folder}: cannot be created: {reason(error)}") from error
         for folder in (self.root, *within):
             clear_unfinished(folder)
         write_atomically(self.folder / ".writable", b"")
@@ -261,7 +261,7 @@ def read_text(path: Path, most: int) -> str:
     try:
         return read_regular(path, most).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from error
+        raise RecordError(f"{path}: cannot be read: {reason(error)}") from error
 
 
 def read_references(folder: Path) -> References:
@@ -310,8 +310,8 @@ def read_records(folder: Path) -> list[EvalRecord]:
     again = found_again(folder.parent if folder.name == RECORDS else folder)
     if not found.records:
         raise RecordError(next(iter(found.left_out.values())))
-    for reason in found.left_out.values():
-        warnings.warn(f"{reason}; left out", MdlbenchWarning, stacklevel=2)
+    for why in found.left_out.values():
+        warnings.warn(f"{why}; left out", MdlbenchWarning, stacklevel=2)
     for path, record in found.records.items():
         record._found_again = again.get(record.id, "")
         if record.is_edited:
@@ -328,7 +328,7 @@ def found_again(folder: Path) -> dict[str, str]:
             datetime.datetime.fromisoformat(dates[path.name])
         except (OSError, ValueError) as error:
             dates.pop(path.name, None)
-            warnings.warn(f"{path}: {error}; left out", MdlbenchWarning, stacklevel=2)
+            warnings.warn(f"{path}: {reason(error)}; left out", MdlbenchWarning, stacklevel=2)
     return dates
 
 
@@ -436,7 +436,7 @@ def _move(path: Path, target: Path) -> None:
         target.parent.mkdir(exist_ok=True)
         path.replace(target)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be moved to {target}: {error}") from error
+        raise OutputError(f"{path}: cannot be moved to {target}: {reason(error)}") from error
 
 
 def _sorted(records: Iterable[EvalRecord]) -> list[EvalRecord]:

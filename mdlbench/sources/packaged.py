@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 from mdlbench.disk.files import cache_folder, sha256_of, write_atomically
-from mdlbench.errors import HubError, OutputError
+from mdlbench.errors import HubError, OutputError, reason
 
 
 def ensure(package: str, version: str, file: str, sha256: str) -> Path:
@@ -60,7 +60,7 @@ def _extract(package: str, version: str, file: str, sha256: str, target: Path) -
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wheel-") as folder:
             content = _member(_download(where, Path(folder)), file)
     except OSError as error:
-        raise HubError(f"{where}: cannot be kept in {target.parent}: {error}") from error
+        raise HubError(f"{where}: cannot be kept in {target.parent}: {reason(error)}") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise HubError(
             f"{where}: {file} has SHA-256 {hashlib.sha256(content).hexdigest()}, not {sha256}: "

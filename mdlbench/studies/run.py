@@ -18,7 +18,7 @@ import torch
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.console.stages import OnStage, silent
 from mdlbench.disk.files import read_regular, write_atomically
-from mdlbench.errors import OutputError, SuiteError, TrainingError, UsageError
+from mdlbench.errors import OutputError, SuiteError, TrainingError, UsageError, reason
 from mdlbench.records.record import EvalRecord
 from mdlbench.records.store import RECORDS, read_records
 from mdlbench.scoring import suite_run
@@ -95,7 +95,7 @@ def read_study(file: Path) -> tuple[Study, str]:
     try:
         text = read_regular(file, LARGEST_FILE).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{file}: cannot be read: {error}") from error
+        raise SuiteError(f"{file}: cannot be read: {reason(error)}") from error
     return parse_study(text, file), text
 
 
@@ -121,7 +121,7 @@ def claim(folder: Path, text: str) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{folder}: cannot be created: {error}") from error
+            raise OutputError(f"{folder}: cannot be created: {reason(error)}") from error
         write_atomically(kept, text.encode())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mdlbench.errors import SuiteError, UsageError, did_you_mean
+from mdlbench.errors import SuiteError, UsageError, did_you_mean, reason
 from mdlbench.suite.base import AT
 from mdlbench.suite.folders import SUITE_FILE, shipped_folder, suite_names, suites_folder
 from mdlbench.suite.kinds import config_class
@@ -59,7 +59,7 @@ def _suite_file(name: str | Path) -> Path:
         if file.is_file():
             return file
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
+        raise UsageError(f"{path}: cannot be read: {reason(error)}") from error
     return shipped_folder(str(name)) / SUITE_FILE
 
 

@@ -14,7 +14,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
 from mdlbench.disk.files import read_regular
-from mdlbench.errors import SuiteError, first_line
+from mdlbench.errors import SuiteError, first_line, reason
 
 LARGEST_FILE = 1 << 20
 """The most bytes of a file that is written by hand."""
@@ -61,7 +61,7 @@ def read_yaml(path: Path) -> Document:
     try:
         content = read_regular(path, LARGEST_FILE)
     except OSError as error:
-        raise SuiteError(f"{path}: cannot be read: {error}") from error
+        raise SuiteError(f"{path}: cannot be read: {reason(error)}") from error
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

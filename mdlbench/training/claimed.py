@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from mdlbench.adapters.checkpoint import load_json
 from mdlbench.adapters.formats.saelens.told import TRAINING_FILE
 from mdlbench.disk.files import UNFINISHED, write_atomically
-from mdlbench.errors import CheckpointError, OutputError, TrainingError, UsageError
+from mdlbench.errors import CheckpointError, OutputError, TrainingError, UsageError, reason
 
 LOG_FILE = "log.csv"
 PACKAGES = ("mdlbench", "sae-lens", "torch")
@@ -98,7 +98,9 @@ class ClaimedFolder:
         try:
             return self.path.exists() and set(self.path.iterdir()) > set(self._unfinished())
         except OSError as error:
-            raise OutputError(f"{self.path}: not a folder that can be read: {error}") from error
+            raise OutputError(
+                f"{self.path}: not a folder that can be read: {reason(error)}"
+            ) from error
 
     def _refuse_other_settings(self, found: Mapping[str, Any]) -> None:
         known = {**self.defaults, **found}
@@ -161,7 +163,7 @@ def reading_checkpoint(checkpoint: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(
-            f"{checkpoint}: not a readable checkpoint; delete it to train afresh: {error}"
+            f"{checkpoint}: not a readable checkpoint; delete it to train afresh: {reason(error)}"
         ) from error
 
 
@@ -175,7 +177,7 @@ def _whole_folder(path: Path) -> Iterator[Path]:
         yield partial
         partial.rename(path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error}") from error
+        raise OutputError(f"{path}: cannot be written: {reason(error)}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -184,11 +184,6 @@ def print_against(other: Path, suite: str, saes: Sequence[str], turns: int) -> N
         print(f"  {what:<36} {there:8.2f}  here {here:8.2f}  faster by {ratio:.2f} ×")
 
 
-def _seconds_of_records(folder: Path) -> float:
-    records = (json.loads(path.read_text()) for path in folder.glob("records/**/*.json"))
-    return sum(float(record["environment"]["seconds"]) for record in records)
-
-
 def _children_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -41,7 +41,7 @@ from mdlbench.training.trainer import initialise_from_data, train
 from tests.test_training import CONFIG, SparseSource
 
 BATCH = 64
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "train.md"
 GIVEN = Forest.from_parents(np.array(branching_parents([4, 1, 2])))
 OPTIONS: dict[str, dict[str, Any]] = {
     "mutual_choice": {"k": 3},
@@ -105,7 +105,7 @@ def test_the_catalogue_needs_neither_torch_nor_saelens():
 
 
 def test_the_readme_explains_each_architecture():
-    rows = re.findall(r"^\| `(\w+)` \| .* \| .* \| .* \|$", README.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| .* \| .* \| .* \|$", PAGE.read_text(), re.MULTILINE)
     assert set(rows) >= OPTIONS.keys()
 
 

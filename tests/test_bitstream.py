@@ -26,7 +26,7 @@ from mdlbench.codes.contexts import (
 )
 from mdlbench.codes.forest import Forest
 from mdlbench.codes.grades import GradedMagnitudes, Grades, Kind, count_cells
-from mdlbench.codes.stream import channel
+from mdlbench.codes.stream import channel, forest
 from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts
 from mdlbench.codes.tree import TreeCodebook
@@ -684,6 +684,12 @@ def test_magnitudes_given_parents_come_back_from_a_file(grades_example):
     assert decoded.codebook.header_bits == book.header_bits
 
 
+def test_grades_of_too_many_latents_are_refused(grades_example, monkeypatch):
+    monkeypatch.setattr(bitstream, "MOST_LATENTS", 5)
+    with pytest.raises(RecordError, match="grades of more than 5 latents"):
+        bitstream.decode(grades_example[2])
+
+
 @pytest.mark.parametrize(
     ("column", "row", "value", "message"),
     [
@@ -768,6 +774,14 @@ def with_siblings(data, families, counts):
     text = text.replace(f'bytes":{told.family_bytes},"pri', f'bytes":{len(packed[0])},"pri')
     kept = codebook[: len(codebook) - told.n_bytes]
     return forged([text.encode(), kept + b"".join(packed), payload])
+
+
+def test_the_work_of_waves_is_charged(siblings_example, monkeypatch):
+    """Each wave goes through all tokens that its families list: a small file may have many."""
+    assert_same(bitstream.decode(siblings_example[2]).symbols, siblings_example[0])
+    monkeypatch.setattr(forest, "KEY_CELLS", channel.FREE_CELLS)
+    with pytest.raises(RecordError, match="more work than so few bytes are worth"):
+        bitstream.decode(siblings_example[2])
 
 
 def test_siblings_come_back_from_a_file(siblings_example):

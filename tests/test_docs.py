@@ -226,6 +226,7 @@ def recipe(target: str) -> list[str]:
 
 def put_leaderboards(folder: Path) -> None:
     """The committed leaderboards, without what is drawn from their records."""
+    shutil.rmtree(folder / "leaderboards", ignore_errors=True)
     shutil.copytree(
         REPOSITORY / "leaderboards",
         folder / "leaderboards",
@@ -249,6 +250,7 @@ def put_my_suite(folder: Path) -> None:
 GIVEN = {
     "README.md": put_leaderboards,
     "contribute-a-record.md": put_board,
+    "read-a-board.md": put_leaderboards,
     "write-a-suite.md": put_my_suite,
 }
 """What a reader has before beginning with a page, beside what the pages before it left."""

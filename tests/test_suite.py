@@ -48,7 +48,7 @@ DIGESTS = {
     "qwen3-1.7b": "a7903915d01e89b8aa60f0dcc38a97498d05e4d9db06b8b57b2756312532d863",
     "smollm2-l15": "c98eab8f53d2e6bedc4edcd25a4fe3a91334779dde54b45dd20f9d3b683d6122",
     "superposed-flat": "9135cd3da76dfde7f307ce7b63b4655c82ac0fa754e83e9d813695b3fec62231",
-    "superposed-hier": "c3a66c17bdba4f0a33b3a9342c19be95f7ec44ae2b9e1fbf763ea6316384d591",
+    "superposed-hier": "1e70e0749322527fe5b7531eb571de1727171cfca061ffba718d8ac10caece26",
     "toy": "f386383d87b481b1f241af8367bf684146e8ba8940acb075d40b10d6038953f3",
 }
 """Records name them, so a change of code must not change one."""

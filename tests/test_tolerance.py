@@ -145,7 +145,7 @@ def test_a_further_point_never_costs_more(points, extra):
 def test_a_convex_curve_is_read_along_the_chord_of_its_neighbours():
     rates, losses = np.array([64.0, 40.0, 20.0, 10.0]), np.array([0.01, 0.012, 0.02, 0.05])
     mixture = cheapest_within(rates, losses, 0.018)
-    assert (mixture.finer, mixture.coarser) == (1, 2)
+    assert (mixture.within, mixture.beyond) == (1, 2)
     assert mixture.share == pytest.approx(0.75)
     assert mixture.of(rates) == pytest.approx(25.0)
 
@@ -182,7 +182,7 @@ def test_the_ends_of_a_wide_chord_have_their_neighbours_measured(rates, losses, 
         if not wanted:
             break
         measured = sorted({*measured, *wanted})
-    ends = {measured[int(mixture.finer)], measured[int(mixture.coarser)]}
+    ends = {measured[int(mixture.within)], measured[int(mixture.beyond)]}
     if max(ends) - min(ends) > 1:
         beside = {end + shift for end in ends for shift in (-1, 1)} & set(range(LAST + 1))
         assert beside <= set(measured)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from math import lgamma, log2
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdlbench.codes import codelength
+from mdlbench.codes import codelength, tree
 from mdlbench.codes.codelength import Codebook, Rate, binary_entropy, fit_beta_prior
 from mdlbench.codes.contexts import (
     MAX_WAVES,
@@ -590,3 +591,38 @@ def test_a_family_as_large_as_the_dictionary() -> None:
         Forest.from_parents(parents[: MAX_WAVES // 2]), np.ones(MAX_WAVES // 2, dtype=np.int64)
     )
     assert n_waves(smaller.ruled(smaller.widest)) == MAX_WAVES // 2
+
+
+def graded_pair() -> tuple[np.ndarray, np.ndarray]:
+    """A parent and a child as large as it, as symbols and as parents."""
+    rng = np.random.default_rng(0)
+    size = np.where(rng.random(4000) < 0.5, rng.integers(1, 40, 4000), 0)
+    return np.stack([size, size], axis=1), np.array([-1, 0])
+
+
+def test_too_many_latents_have_no_grades(monkeypatch: pytest.MonkeyPatch) -> None:
+    symbols, parents = graded_pair()
+    runs = Runs.here(lambda: [symbols_of(symbols)])
+    flat = Codebook.fit(counted(symbols))
+    assert TreeCodebook.fit(flat, runs, parents).magnitudes is not None
+    monkeypatch.setattr(tree, "MOST_LATENTS", 1)
+    alone = TreeCodebook.fit(flat, runs, parents)
+    assert alone.magnitudes is None
+    assert alone.forest.parents.tolist() == [-1, 0]
+
+
+def test_memory_does_not_grow_with_runs() -> None:
+    symbols, parents = graded_pair()
+    wide = np.concatenate([symbols, np.zeros((len(symbols), 2000), dtype=np.int64)], axis=1)
+    run = symbols_of(wide)
+    book = TreeCodebook.fit(
+        Codebook.fit(counted(wide)), Runs.here(lambda: [run]), np.append(parents, [-1] * 2000)
+    )
+    peaks = []
+    for n in (2, 40):
+        tracemalloc.start()
+        met = book.met(run for _ in range(n))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert met.cells.sum() == n * book.met([run]).cells.sum()
+    assert peaks[1] < 1.2 * peaks[0]

@@ -123,6 +123,21 @@ def at(content, path):
     return content
 
 
+def test_a_step_that_nobody_asks_for_is_named(content, place, suite):
+    """A finer grid would find cheaper chords, so the points are those of the search alone."""
+    forged = copy.deepcopy(content)
+    points = forged["points"]
+    apart = next(
+        i for i in range(len(points) - 1) if points[i + 1]["step"] > 1.5 * points[i]["step"]
+    )
+    between = copy.deepcopy(points[apart])
+    between["step"] *= 2 ** (1 / 8)
+    between["bits"]["coded"] = None
+    points.insert(apart + 1, between)
+    found = check(place, suite, sealed(forged))
+    assert f"step {between['step']:g}: no tolerance asks for it" in found
+
+
 def tampered(content, path, change):
     changed = copy.deepcopy(content)
     parent = at(changed, path[:-1])

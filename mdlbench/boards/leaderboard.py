@@ -43,7 +43,7 @@ class Ranking(NamedTuple):
     """Where a ranked SAE stands; the defaults are those of SAEs without a rank.
 
     Attributes:
-        rank: competition rank ("1, 2, 2, 4"); None for a baseline.
+        rank: one more than the number of reliably shorter SAEs; None for a baseline.
         delta, delta_low, delta_high: bits above the best ranked SAE, with the paired interval.
     """
 
@@ -62,10 +62,10 @@ class Row:
         point: its operating point at the accepted step; None where it has none.
         label: the SAE's name, with its quantiser where that is not the suite's own, and with the
             start of its id where that alone is not unique.
-        status: "ranked"; "baseline" (fitted rather than trained, so it has no rank); "unranked"
+        status: "ranked"; "baseline" (fitted or given, not trained, so it has no rank); "unranked"
             (feasible, but the record asks not to be ranked); "partial" (made with `--limit`);
-            "edited" (the record was changed after it was written); "infeasible" (no step of the
-            quantiser keeps ε).
+            "edited" (the record was changed after it was written); "infeasible" (the 95% limit of
+            the loss exceeds ε at the finest step).
         ranking: its rank and Δ, as far as `status` lets it have them.
     """
 
@@ -363,28 +363,34 @@ def comparable(records: Iterable[EvalRecord]) -> list[EvalRecord]:
 
 
 def shared_ranks(replicates: Replicates) -> list[int]:
-    """Competition ranks of SAEs sorted by bits, fewest first.
+    """Ranks of SAEs: one more than the number of those that are reliably shorter (maths §7).
 
-    Two SAEs whose paired difference interval covers 0 share a rank (maths §7), and so does
-    everything between them: ranks are the finest split of the list into contiguous runs that
-    keeps every such pair together.
+    One is reliably shorter than another if the interval of their paired difference lies below 0.
 
     Args:
         replicates: bootstrap replicates of bits; a column is one resample of the documents.
     """
     low, high = replicates.min(axis=1), replicates.max(axis=1)
-    tied_to_previous = _covers_zero(np.diff(replicates, axis=0))
-    starts: list[int] = []
-    for i in range(len(replicates)):
-        if i == 0 or not tied_to_previous[i - 1]:
-            starts.append(i)
-        overlapping = (high[: starts[-1]] >= low[i]) & (low[: starts[-1]] <= high[i])
-        others = np.flatnonzero(overlapping)
-        tied = others[_covers_zero(replicates[i] - replicates[others])]
-        while len(tied) and starts[-1] > tied[0]:
-            starts.pop()
-    lengths = np.diff([*starts, len(replicates)])
-    return [start + 1 for start, length in zip(starts, lengths, strict=True) for _ in range(length)]
+    return [
+        1 + int((high < low[i]).sum()) + _reliably_shorter(own, replicates[_overlap(low, high, i)])
+        for i, own in enumerate(replicates)
+    ]
+
+
+def _overlap(
+    low: Float64[np.ndarray, " sae"], high: Float64[np.ndarray, " sae"], i: int
+) -> Bool[np.ndarray, " sae"]:
+    """Those of which some replicate may be the larger and some the smaller one."""
+    overlap: Bool[np.ndarray, " sae"] = (high >= low[i]) & (low <= high[i])
+    return overlap
+
+
+def _reliably_shorter(own: Float64[np.ndarray, " replicate"], others: Replicates) -> int:
+    """How many have an interval below; only those are sorted whose counts do not tell."""
+    gaps = own - others
+    in_tail, n_below = int(TAIL * (gaps.shape[1] - 1)), (gaps <= 0).sum(axis=1)
+    open_ = gaps[n_below == in_tail + 1]
+    return int((n_below <= in_tail).sum() + (np.quantile(open_, TAIL, axis=1) > 0).sum())
 
 
 def unique_labels(records: Sequence[EvalRecord]) -> dict[str, str]:
@@ -478,20 +484,6 @@ def _paired_replicates(ranked: Sequence[_Entry]) -> Replicates:
                 "they cannot be paired"
             )
     return np.array([entry.result.replicates for entry in ranked], dtype=np.float64)
-
-
-def _covers_zero(differences: Float64[np.ndarray, "pair replicate"]) -> Bool[np.ndarray, " pair"]:
-    """Whether the interval of each row covers 0.
-
-    A row with fewer values on one side of 0 than the tail holds cannot; only the others are sorted.
-    """
-    in_tail = int(TAIL * (differences.shape[1] - 1))
-    n_below, n_above = (differences <= 0).sum(axis=1), (differences >= 0).sum(axis=1)
-    covers = (n_below > in_tail) & (n_above > in_tail)
-    if covers.any():
-        low, high = np.quantile(differences[covers], INTERVAL, axis=1)
-        covers[covers] = (low <= 0) & (high >= 0)
-    return np.asarray(covers)
 
 
 def _row(entry: _Entry, ranking: Ranking) -> Row:

@@ -220,7 +220,7 @@ def verification_line(row: Row) -> str:
         return f"{row['SAE']}: not reproduced: {row['error']}"
     return (
         f"{row['SAE']}: reproduced; rates within {row['bits']:.1e}, losses within "
-        f"{row['loss']:.1e}, accepted steps within {row['positions']} of an eighth of an octave"
+        f"{row['loss']:.1e}, accepted steps within {row['positions']} eighths of an octave"
     )
 
 

@@ -47,7 +47,15 @@ from mdlbench.codes.contexts import (
     told_apart,
 )
 from mdlbench.codes.forest import ROOT, Forest
-from mdlbench.codes.grades import ESCAPED, N_CELLS, N_GRADES, GradedMagnitudes, Grades, Kind
+from mdlbench.codes.grades import (
+    ESCAPED,
+    MOST_LATENTS,
+    N_CELLS,
+    N_GRADES,
+    GradedMagnitudes,
+    Grades,
+    Kind,
+)
 from mdlbench.codes.stream.channel import Channel, Reader, Writer
 from mdlbench.codes.stream.forest import code_forest
 from mdlbench.codes.stream.magnitudes import code_magnitudes
@@ -663,7 +671,9 @@ def _split_tree(packed: bytes, summary: TreeSummary) -> tuple[bytes, bytes, byte
 
 def _unpack_grades(packed: bytes, book: TreeCodebook, summary: GradeSummary) -> GradedMagnitudes:
     """Magnitudes given parents' symbols."""
-    # checked before any is unpacked: a child takes 136 bytes
+    # checked before any is unpacked: a child takes 136 bytes, and a latent more
+    if len(book.contexts.rule) > MOST_LATENTS:
+        raise RecordError(f"bitstream: codebook: grades of more than {MOST_LATENTS:,} latents")
     if summary.n_children > book.forest.n_edges:
         raise RecordError("bitstream: codebook: more graded children than edges")
     graded = _unpack(packed, _GRADED, summary.n_children)

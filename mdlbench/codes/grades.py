@@ -2,8 +2,8 @@
 
 A symbol's *grade* says in which quarter of its latent's nonzero calibration symbols, by magnitude,
 it is; the flat codebook tells it. What is told apart of the parent's grade is an edge's *kind*. A
-child's symbol costs what it costs by the flat code, but that the probability of its grade is that
-of its parent's state.
+child's symbol costs what it does by the flat code, except that its grade has the probability that
+it has in the parent's state.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ ESCAPED = N_STATES * N_GRADES
 
 N_CELLS = ESCAPED + 1
 """Pairs of the parent's state and the child's grade, cell = state · 4 + grade; and the last one."""
+
+MOST_LATENTS = 1 << 19
+"""Latents of a code whose magnitudes may tell their parents' grades; each takes a reader 2 kB."""
 
 CHOICES = 2
 """Times that kinds are chosen; the second time with the strengths of those that chose them."""

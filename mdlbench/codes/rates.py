@@ -166,7 +166,7 @@ def _priced_part(
     part: Part[DocumentSymbols],
 ) -> Priced:
     document_bits = np.zeros(n_documents)
-    met = [Met.none(n_latents, isinstance(book, TreeCodebook) and book.magnitudes is not None)]
+    met = Met.none(n_latents, isinstance(book, TreeCodebook) and book.magnitudes is not None)
     active = [np.zeros(0, dtype=np.int64)]
 
     def priced() -> Iterator[Symbols]:
@@ -174,7 +174,7 @@ def _priced_part(
             if isinstance(book, TreeCodebook):
                 placed = book.placed(symbols)
                 bits = book.document_bits(symbols, document, n_documents, placed)
-                met.append(Met.of(placed, symbols.latent, book.contexts))
+                met.add(placed, symbols.latent, book.contexts)
             else:
                 bits = book.document_bits(symbols, document, n_documents)
             document_bits[:] += bits
@@ -182,7 +182,7 @@ def _priced_part(
             yield symbols
 
     counts = SymbolCounts.of_runs(priced(), n_latents)
-    return Priced(counts, np.bincount(np.concatenate(active)), document_bits, Met.sum(met))
+    return Priced(counts, np.bincount(np.concatenate(active)), document_bits, met)
 
 
 def flat_rates(

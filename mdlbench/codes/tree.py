@@ -30,7 +30,14 @@ from mdlbench.codes.contexts import (
     told_apart,
 )
 from mdlbench.codes.forest import Forest, joint_count_bits, learn_forest
-from mdlbench.codes.grades import N_CELLS, Cells, GradedMagnitudes, Grades, count_cells
+from mdlbench.codes.grades import (
+    MOST_LATENTS,
+    N_CELLS,
+    Cells,
+    GradedMagnitudes,
+    Grades,
+    count_cells,
+)
 from mdlbench.codes.runs import Runs
 from mdlbench.codes.symbols import Symbols
 from mdlbench.codes.tally import SymbolCounts
@@ -62,20 +69,16 @@ class Met(NamedTuple):
     cells: Cells
 
     @classmethod
-    def of(cls, placed: Placed, latent: Int32[np.ndarray, " nnz"], contexts: Contexts) -> Met:
-        """Counts of one run; those of parts of a split add up."""
-        n_latents = len(contexts.rule)
-        if placed.cell is None:
-            cells = np.zeros((0, n_latents), dtype=np.int64)
-        else:
-            cells = count_cells(latent, placed.cell, n_latents)
-        return cls(contexts.count(latent, placed.context), cells)
-
-    @classmethod
     def none(cls, n_latents: int, graded: bool) -> Met:
         """That of no token."""
         empty = np.zeros((N_CONTEXTS + N_CELLS * graded, n_latents), dtype=np.int64)
         return cls(*np.split(empty, [N_CONTEXTS]))
+
+    def add(self, placed: Placed, latent: Int32[np.ndarray, " nnz"], contexts: Contexts) -> None:
+        """Count one more run, in place."""
+        self.firings[:] += contexts.count(latent, placed.context)
+        if placed.cell is not None:
+            self.cells[:] += count_cells(latent, placed.cell, len(contexts.rule))
 
     @classmethod
     def sum(cls, parts: Iterable[Met]) -> Met:
@@ -244,7 +247,8 @@ class TreeCodebook:
         if not self.forest.n_edges:
             return [self]
         widest = self.contexts.ruled(self.contexts.widest)
-        met = Met.sum(runs.map(partial(_met, widest, Grades.of(self.flat))))
+        grades = Grades.of(self.flat) if len(widest.rule) <= MOST_LATENTS else None
+        met = Met.sum(runs.map(partial(_met, widest, grades)))
         return [
             book.with_grades(met.cells) for book in (self, self.with_siblings(widest, met.firings))
         ]
@@ -252,8 +256,10 @@ class TreeCodebook:
     def with_grades(self, cells: Cells) -> TreeCodebook:
         """The same code of supports, magnitudes given parents' symbols where that pays.
 
-        `cells` are those of the calibration tokens.
+        `cells` are those of the calibration tokens; without any, magnitudes stay as they are.
         """
+        if not len(cells):
+            return self
         return replace(self, magnitudes=GradedMagnitudes.fit(self.flat, self.forest, cells))
 
     def with_siblings(self, widest: Contexts, firings: Firings) -> TreeCodebook:
@@ -473,9 +479,10 @@ class TreeCodebook:
 
 def _met(contexts: Contexts, grades: Grades | None, runs: Iterable[Symbols]) -> Met:
     """What is met in runs, or in a part of a split, by these contexts and grades."""
-    placed = ((run, _placed(contexts, grades, run)) for run in runs)
-    found = (Met.of(where, run.latent, contexts) for run, where in placed)
-    return Met.sum([Met.none(len(contexts.rule), grades is not None), *found])
+    met = Met.none(len(contexts.rule), grades is not None)
+    for run in runs:
+        met.add(_placed(contexts, grades, run), run.latent, contexts)
+    return met
 
 
 def _placed(contexts: Contexts, grades: Grades | None, symbols: Symbols) -> Placed:

@@ -416,7 +416,7 @@ class ToleranceResult(Part):
 
 
 class Infeasible(ToleranceResult):
-    """A result at a tolerance that no step meets; says so to whoever asks for its bits."""
+    """A result at a tolerance that the finest step misses; says so to whoever asks for its bits."""
 
     _why: str = PrivateAttr("")
 

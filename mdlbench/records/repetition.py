@@ -246,7 +246,7 @@ def write_repetition(
         raise RecordError(
             f"{record.label}: measured again, rates differ by {found.bits:.2g} (allowed "
             f"{suite.bits:g}), losses by {found.loss:.2g} ({suite.loss:g}), accepted steps by "
-            f"{found.positions} of an eighth of an octave ({suite.positions})"
+            f"{found.positions} eighths of an octave ({suite.positions})"
         )
     repetition = Repetition(
         record_id=record.id,

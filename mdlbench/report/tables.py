@@ -31,10 +31,10 @@ NOTES = {
     "at_coarsest": "≤: no step of the grid exceeds the tolerance; fewer bits may do.",
     "non_monotone": "†: the loss exceeds the tolerance at one step, and is within it again at a "
     "coarser one.",
-    "baseline": "Baselines are fitted rather than trained: they stand in their place, without a "
+    "baseline": "Baselines are fitted or given, not trained: they stand in their place, without a "
     "rank.",
-    "infeasible": "Infeasible: even the finest step of the quantiser exceeds the tolerance, so "
-    "they have no rank.",
+    "infeasible": "Infeasible: at the finest step the 95% limit of the loss exceeds the tolerance, "
+    "so they have no rank.",
     "partial": "Partial: measured on some documents only, never ranked.",
     "edited": "Edited: the record was changed after it was written, so it has no rank.",
 }
@@ -73,10 +73,12 @@ def to_markdown(*boards: Leaderboard) -> str:
         "on calibration data, such that the loss of the reconstruction is the tolerance: fewer is "
         "better. The bits are read off the SAE's rate-distortion curve, along the chord between "
         f"two measured steps. {_measured_on(first)}",
-        "Two SAEs share a rank where the 95% interval of their difference, paired over resampled "
-        "documents, covers 0; whatever lies between them shares it too. Δ is the difference to the "
-        "first SAE. D: latents in the dictionary. L0: nonzero symbols per token at the tolerance. "
-        "Step: the coarsest whose loss is within the tolerance with 95% confidence. Bits at step, "
+        "Rank: one more than the number of SAEs that are reliably shorter, by the 95% interval of "
+        "their difference, paired over resampled documents; where the interval covers 0, two tie. "
+        "An SAE with a wide interval, close to its floor, may rank before a shorter one. Δ is the "
+        "difference to the best ranked SAE. D: latents in the dictionary. L0: nonzero symbols per "
+        "token at the tolerance. Step: the coarsest whose loss is within the tolerance with 95% "
+        "confidence. Bits at step, "
         "Coded: bits per token there, and those of a real bitstream, where one was written. "
         "Floor: loss of the unquantised reconstruction. Break-even: tokens after which the latents "
         "sent have cost as much as the decoder and the codebook.",
@@ -323,7 +325,7 @@ def _difference(row: Row) -> str:
 
 
 def _difference_interval(row: Row) -> str:
-    """Absent for the first SAE itself, whose difference is 0 in every resample."""
+    """Absent for the best ranked SAE itself, whose difference is 0 in every resample."""
     is_first = row.ranking.delta_low == row.ranking.delta_high == 0
     return ABSENT if is_first else _interval(row.ranking.delta_low, row.ranking.delta_high)
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.resampled import Resampled
 from mdlbench.statistics.metrics import metric_of
-from mdlbench.statistics.tolerance import (
-    ToleranceSearch,
-    found_within,
-    unmeasured,
-    unmeasured_beside,
-)
+from mdlbench.statistics.tolerance import ToleranceSearch, asked_next, found_within
 from mdlbench.suite.base import MetricName
 
 
@@ -46,13 +42,9 @@ def search_limits(resampled: Resampled, wanted: Sequence[tuple[MetricName, float
 
 
 def _next(resampled: Resampled, metric: MetricName, epsilon: float) -> list[int]:
-    """Positions to measure next for one tolerance; none where even the finest step fails it."""
-    losses = resampled.losses(metric)
-    if losses[0].upper > epsilon:
-        return []
-    return unmeasured(losses, epsilon) or unmeasured_beside(
-        resampled.sweep.measured(), resampled.mixture(metric, epsilon)
-    )
+    """Positions to measure next for one tolerance."""
+    mixture = partial(resampled.mixture, metric, epsilon)
+    return asked_next(resampled.losses(metric), mixture, epsilon)
 
 
 def search_limit(resampled: Resampled, metric: MetricName, epsilon: float) -> Limit:

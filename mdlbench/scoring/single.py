@@ -126,7 +126,7 @@ def encode_target(
 
     Raises:
         UsageError: the step is finer than the suite's finest.
-        MdlbenchError: no step meets the headline tolerance.
+        MdlbenchError: the finest step misses the headline tolerance.
     """
     bench = Bench.open(InProcess(opener), target_site(opener, target), quantiser)
     with encoded(bench, target.sae) as run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -68,6 +68,21 @@ def found_within(losses: Mapping[int, Loss], epsilon: float) -> ToleranceSearch:
     )
 
 
+def asked_next(
+    losses: Mapping[int, Loss], mixture: Callable[[], Mixture], epsilon: float
+) -> list[int]:
+    """Positions to measure next for one ε; none where even the finest step fails it.
+
+    Args:
+        losses: by position, the dyadic steps' at least.
+        mixture: of these steps, where the score at ε lies among them.
+        epsilon: the limit.
+    """
+    if losses[0].upper > epsilon:
+        return []
+    return unmeasured(losses, epsilon) or unmeasured_beside(sorted(losses), mixture())
+
+
 def unmeasured(losses: Mapping[int, Loss], epsilon: float) -> list[int]:
     """Positions to measure next, so that one ε lies between neighbours of the refined grid.
 
@@ -101,7 +116,7 @@ def unmeasured_beside(positions: Sequence[int], mixture: Mixture) -> list[int]:
         positions: of the measured steps, increasing.
         mixture: of two of them.
     """
-    ends = positions[int(mixture.finer)], positions[int(mixture.coarser)]
+    ends = positions[int(mixture.within)], positions[int(mixture.beyond)]
     if abs(ends[1] - ends[0]) <= 1:
         return []
     grid = range(positions[0], positions[-1] + 1)
@@ -132,18 +147,18 @@ class Mixture(NamedTuple):
     """The cheapest way to share tokens between two steps so that the mean loss is ε (maths §6).
 
     Attributes:
-        finer: index of the measured step whose loss is within ε.
-        coarser: index of the other; the same where no chord is cheaper.
+        within: index of the measured step whose loss is within ε.
+        beyond: index of the other; the same where no chord is cheaper.
         share: of the tokens at the other step.
     """
 
-    finer: Int64[np.ndarray, "*draws"]
-    coarser: Int64[np.ndarray, "*draws"]
+    within: Int64[np.ndarray, "*draws"]
+    beyond: Int64[np.ndarray, "*draws"]
     share: Float64[np.ndarray, "*draws"]
 
     def of(self, values: Float64[np.ndarray, "*draws point"]) -> Float64[np.ndarray, "*draws"]:
         """The mean over tokens of what each measured step has."""
-        low, high = _picked(values, self.finer), _picked(values, self.coarser)
+        low, high = _picked(values, self.within), _picked(values, self.beyond)
         return np.asarray(low + self.share * (high - low))
 
 

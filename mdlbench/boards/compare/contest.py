@@ -27,7 +27,7 @@ class Placing:
     Attributes:
         sae: the member of fewest bits, as on a board.
         bits, interval: its bits per token at ε, with their 95% interval.
-        rank: among the contenders, as on a board (maths §7).
+        rank: among the contenders, baselines included, as the ranks of a board (maths §7).
         to_anchor: bits above the anchor's best member; None for the anchor, or if it misses ε.
     """
 
@@ -123,7 +123,7 @@ def placings_at(contenders: Sequence[Contender], metric: MetricName, epsilon: fl
     """Who is shortest at one tolerance, and by how much (maths §8).
 
     A family's bits are those of its shortest member, selected anew in every resample, so that an
-    interval of a difference covers the selection. Accepted steps are held fixed.
+    interval of a difference covers the selection.
 
     Raises:
         RecordError: bootstrap replicates are missing or cannot be paired.

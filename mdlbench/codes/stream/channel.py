@@ -53,7 +53,7 @@ class Channel(Protocol):
         ...
 
     def tabulate(self, cells: int) -> None:
-        """Say of how many weights models are made next.
+        """Say of how many weights models are made next, or of how much other work.
 
         Raises:
             RecordError: they are more, with all before, than a file of this size has use for.

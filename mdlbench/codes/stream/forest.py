@@ -29,6 +29,9 @@ from mdlbench.codes.stream.support import code_support
 from mdlbench.codes.tree import TreeCodebook
 from mdlbench.errors import RecordError
 
+KEY_CELLS = 16
+"""What a listed token costs in a wave, in cells of a table: all of them are gone through anew."""
+
 BLOCK_FIRINGS = 1 << 16
 """Firings whose places are computed at once, so that memory does not grow with all of them."""
 
@@ -66,6 +69,7 @@ def code_forest(
         fired = []
         for latents, of_wave in zip(waves, known, strict=True):
             families = families.of_children(latents)
+            channel.tabulate(KEY_CELLS * len(families.key))
             wave = _Wave.of(n_tokens, latents, book.forest.parents[latents], families)
             fired.append(_code_wave(channel, book, wave, of_wave, left))
             left -= len(fired[-1])

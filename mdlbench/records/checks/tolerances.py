@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float64
@@ -12,7 +13,14 @@ from mdlbench.records.checks.approx import same, slack
 from mdlbench.records.checks.points import positions
 from mdlbench.records.record import EvalRecord, OperatingPoint, ToleranceResult, operating_point
 from mdlbench.statistics.bootstrap import percentile_interval, upper_limit
-from mdlbench.statistics.tolerance import cheapest_within, unmeasured_beside
+from mdlbench.statistics.tolerance import (
+    STEPS_PER_OCTAVE,
+    Loss,
+    Mixture,
+    asked_next,
+    cheapest_within,
+    unmeasured_beside,
+)
 from mdlbench.suite.suite import Suite
 
 KEPT = 2.0**-9
@@ -23,10 +31,66 @@ def problems(record: EvalRecord, suite: Suite) -> Iterator[str]:
     if [(result.metric, result.epsilon) for result in record.tolerances] != list(suite.limits()):
         yield "tolerances are not the suite's"
         return
+    yield from _of_asked(record, suite)
     for result in record.tolerances:
         check = _of_feasible if result.feasible else _of_infeasible
         for problem in check(record, result):
             yield f"{result.metric} ≤ {result.epsilon:g}: {problem}"
+
+
+def _of_asked(record: EvalRecord, suite: Suite) -> Iterator[str]:
+    """No step is measured that the search does not ask for: more steps find cheaper chords."""
+    found = positions(record)
+    points = {p: point for p, point in zip(found, record.points, strict=True) if p is not None}
+    if 0 not in points:
+        return
+    first = {result.metric: result for result in record.tolerances}
+    limits = {
+        metric: {position: _upper(point, result) for position, point in points.items()}
+        for metric, result in first.items()
+    }
+    asked: set[int] = set()
+    for shift in (-1, 0, 1):
+        losses = {
+            metric: {p: Loss(points[p].loss(metric), u + shift * r) for p, (u, r) in known.items()}
+            for metric, known in limits.items()
+        }
+        asked |= _asked(record, suite, points, losses)
+    for position in sorted(set(points) - asked):
+        yield f"step {points[position].step:g}: no tolerance asks for it"
+
+
+def _asked(
+    record: EvalRecord,
+    suite: Suite,
+    points: Mapping[int, OperatingPoint],
+    losses: Mapping[str, Mapping[int, Loss]],
+) -> set[int]:
+    """Positions that the search measures, from the dyadic ones on."""
+    dyadic = range(0, suite.steps.octaves * STEPS_PER_OCTAVE, STEPS_PER_OCTAVE)
+    asked: set[int] = set()
+    missing = set(dyadic) & set(points)
+    while missing:
+        asked |= missing
+        known = sorted(asked)
+        missing = {
+            position
+            for result in record.tolerances
+            for position in asked_next(
+                {p: losses[result.metric][p] for p in known},
+                partial(_mixture, [points[p] for p in known], result),
+                result.epsilon,
+            )
+        }
+        missing = (missing & set(points)) - asked
+    return asked
+
+
+def _mixture(points: Sequence[OperatingPoint], result: ToleranceResult) -> Mixture:
+    """Where the score at ε lies among these points."""
+    bits = np.array([point.bits.total for point in points])
+    losses = np.array([point.loss(result.metric) for point in points])
+    return cheapest_within(bits, losses, result.epsilon)
 
 
 def _of_infeasible(record: EvalRecord, result: ToleranceResult) -> Iterator[str]:
@@ -57,8 +121,7 @@ def _of_bits(record: EvalRecord, result: ToleranceResult) -> Iterator[str]:
     """Bits, L0 and replicates are those of the points' hull at ε."""
     points, metric = record.points, result.metric
     bits = np.array([point.bits.total for point in points])
-    losses = np.array([point.loss(metric) for point in points])
-    mixture = cheapest_within(bits, losses, result.epsilon)
+    mixture = _mixture(points, result)
     l0 = float(mixture.of(np.array([point.l0 for point in points])))
     if not (same(result.bits or 0.0, float(mixture.of(bits))) and same(result.l0 or 0.0, l0)):
         yield "bits or L0 are not those of the points at ε"

@@ -43,6 +43,8 @@ def rate_distortion(evidence: Evidence) -> Figure:
                 _staircase(ax, evidence, key, kind, losses, colour, first=i == 0)
         _latents(ax, evidence)
         ax.set(xscale="log", yscale="log", xlabel="ΔCE, nats", ylabel="bits, sent once")
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_major_formatter("{x:,.0f}")
         ax.set_title("What it takes to describe the classifier's weights")
         figure.legend(loc="outside lower center", ncols=2)
     return figure
@@ -95,6 +97,8 @@ def tokens(evidence: Evidence, epsilon: float) -> Figure:
             both = model.value + rate.value * images
             ax.plot(images, both, color=INK, label="with its decoder and codebook")
         ax.set(xscale="log", yscale="log", xlabel="images", ylabel="bits in all")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter("{x:,.0f}")
         ax.set_title(f"ΔCE at most {epsilon:g} nats")
         ax.legend(loc="upper left")
     return figure

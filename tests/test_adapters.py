@@ -640,6 +640,25 @@ def test_mean_has_no_latents(source: Images) -> None:
     assert coder.with_decoder_precision(8) is not None
 
 
+def test_random_directions_are_orthonormal_and_their_coefficients_those_of_what_differs(
+    source: Images,
+) -> None:
+    coder = load_coder("baseline:random?directions=7&seed=3", source=source)
+    rows = coder.decoder_rows().astype(np.float64)
+    np.testing.assert_allclose(rows @ rows.T, np.eye(7), atol=1e-6)
+    x = split(source, "test").double().numpy()
+    mean = split(source, "calibration").double().mean(dim=0).numpy()
+    latents, side = coder.encode(split(source, "test"))
+    np.testing.assert_allclose(latents.to_dense(), (x - mean) @ rows.T, atol=1e-5)
+    nearest = mean + (x - mean) @ rows.T @ rows
+    np.testing.assert_allclose(coder.decode(latents, side), nearest, atol=1e-5)
+    assert (coder.spec.fitted, coder.spec.architecture) == (True, "random")
+    other = load_coder("baseline:random?directions=7", source=source).decoder_rows()
+    assert np.abs(other - rows).max() > 0.1
+    with pytest.raises(UsageError, match="directions=65: activations have only 64 dimensions"):
+        load_coder("baseline:random?directions=65", source=source)
+
+
 class Unread(Images):
     """Its calibration split must not be read."""
 
@@ -647,7 +666,7 @@ class Unread(Images):
         raise AssertionError("a baseline was fitted to tell its identity")
 
 
-BASELINES = ["pca", "kmeans?k=8", "dense", "dense?bits=4", "mean"]
+BASELINES = ["pca", "kmeans?k=8", "dense", "dense?bits=4", "mean", "random?directions=5"]
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -77,6 +77,11 @@ INSTEAD: dict[str, str | Elsewhere] = {
     "mdlbench reproduce bilinear-mnist": Elsewhere(
         "test_bilinear_mnist.py::test_what_is_written", "an hour; there on tiny networks"
     ),
+    "mdlbench reproduce bilinear-mechanism": Elsewhere(
+        "test_bilinear_mechanism.py::test_what_is_written", "half an hour; there on tiny networks"
+    ),
+    "mdlbench eval --suite mnist-bilinear": "{} --sae eigen-2 --limit 200",
+    "mdlbench eval --suite own/suite.yaml": "{} --limit 200",
     "mdlbench eval --suite gpt2-l8": Elsewhere(
         "test_gpt2_suites.py::test_all_nineteen_are_scored_where_they_were_trained",
         "a minute; there on fewer tokens, and my-suite.yaml, which is like it, runs here",

@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from mdlbench.errors import SuiteError
@@ -52,6 +53,25 @@ def test_splits_and_blocks_are_the_same_every_time(tmp_path):
         assert np.array_equal(pixels(source, "test"), expected[N_TRAIN:])
     documents = np.concatenate([block.document for block in source.blocks("test")])
     assert np.array_equal(documents, np.arange(N_TEST))
+
+
+def test_images_of_another_suite_are_those_of_its_files(tmp_path, monkeypatch):
+    """And what tells the data apart follows the other suite's bytes."""
+    shipped = write_tiny_suite(tmp_path / "shipped" / "tiny")
+    monkeypatch.setattr("mdlbench.suite.folders.suites_folder", lambda: tmp_path / "shipped")
+    own = Images(tiny_suite(tmp_path / "own"))
+    changes = {"images": "tiny:images.npy.xz", "labels": "tiny:labels.npy.xz"}
+    source = yaml.safe_load((shipped / "suite.yaml").read_text())["source"] | changes
+    suite = tiny_suite(tmp_path / "own", source=source)
+    (tmp_path / "own" / "images.npy.xz").unlink()
+    there = Images(suite)
+    assert np.array_equal(pixels(there, "test"), pixels(own, "test"))
+    assert there.data_sha256 == own.data_sha256
+    images, _ = bars(N_TRAIN + N_TEST, seed=8)
+    buffer = io.BytesIO()
+    np.save(buffer, images)
+    (shipped / "images.npy.xz").write_bytes(lzma.compress(buffer.getvalue()))
+    assert Images(suite).data_sha256 != own.data_sha256
 
 
 def test_splicing_the_activation_itself_costs_nothing(tmp_path):

@@ -43,6 +43,7 @@ DIGESTS = {
     "gpt2-res-jb": "54d13cd932e4c1a8bcede8afedf7f5d661ca2d964cddcd5bbbb52b4bdecfb656",
     "llama-3.1-8b": "cc9d26e88995e7e6e0cf68e4442d2380865a8f76b8b3870017bafa677e7b2052",
     "mnist": "94de2c31976192ecc01a9f6dc361ce5e61b534929651f15b5fe0232db41691f5",
+    "mnist-bilinear": "ca524bdf237c573e4a667f92dc12f5f95c29448046a166e8cd3ba273031e1ab0",
     "pythia-160m-l8": "1c9a6c8ff4e4b63dab75538d1e5b4c277579fcd6a27bad0a500d2db9744b8aff",
     "qwen3-1.7b": "a7903915d01e89b8aa60f0dcc38a97498d05e4d9db06b8b57b2756312532d863",
     "smollm2-l15": "c98eab8f53d2e6bedc4edcd25a4fe3a91334779dde54b45dd20f9d3b683d6122",
@@ -67,6 +68,19 @@ def test_the_digest_covers_what_decides_numbers_and_nothing_else(folder):
     assert rewrite(folder, steps={"finest": 0.0625, "octaves": 6}).digest != suite.digest
     original = {"headline": suite.headline.model_dump(), "steps": suite.steps.model_dump()}
     assert rewrite(folder, **original).digest == suite.digest
+
+
+def test_a_file_of_a_shipped_suite_is_written_after_its_name(folder):
+    suite = load_suite(folder)
+    shipped = load_suite("mnist")
+    assert suite.path("mnist:data/images.npy.xz") == shipped.path("data/images.npy.xz")
+    for name, message in {
+        "mnits:data/images.npy.xz": r"'mnits:data/images\.npy\.xz': .*Did you mean 'mnist'",
+        "mnist:../toy/suite.yaml": r"'mnist:\.\./toy/suite\.yaml' lies outside .*mnist$",
+        "mnist:nothing": r"suite 'tiny': .*mnist/nothing does not exist",
+    }.items():
+        with pytest.raises(SuiteError, match=message):
+            suite.path(name)
 
 
 SYNTHETIC = {

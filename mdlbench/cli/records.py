@@ -65,7 +65,7 @@ def list_things(
 
 def _refuse_misspelt(what: str) -> None:
     from mdlbench.errors import did_you_mean
-    from mdlbench.suite.load import suite_names
+    from mdlbench.suite.folders import suite_names
 
     known = [*LISTINGS, *suite_names()]
     if what not in known and not Path(what).exists():

@@ -24,7 +24,8 @@ Row = dict[str, Any]
 
 def suites() -> list[Row]:
     """The shipped suites, and what each takes: GB to download, GB of memory, tokens of the test."""
-    from mdlbench.suite.load import load_suite, suite_names
+    from mdlbench.suite.folders import suite_names
+    from mdlbench.suite.load import load_suite
 
     loaded = [load_suite(name) for name in suite_names()]
     return [

@@ -16,16 +16,21 @@ EXPERIMENTS: dict[str, str] = {
     "mnist-case-study": "description length against width and sparsity of MNIST SAEs",
     "feature-splitting": "when a third latent for A and B together shortens the code",
     "bilinear-mnist": "what the weights of bilinear MNIST classifiers tell: claims V1 to V8",
+    "bilinear-mechanism": "bits for the weights of a bilinear MNIST classifier, beside SAEs' bits",
     "hierarchy": "what a tree code gains over a flat one where one feature implies another",
     "reliability": "whether the score is stable, separates SAEs, and ranks true features first",
 }
 """What each experiment shows, by name."""
 
-_MODULES = {"mnist-case-study": "case_study", "bilinear-mnist": "bilinear"}
+_MODULES = {
+    "mnist-case-study": "case_study",
+    "bilinear-mnist": "bilinear",
+    "bilinear-mechanism": "mechanism",
+}
 """Where a module is not called after its experiment."""
 
 
-SCORING = ("mnist-case-study", "reliability")
+SCORING = ("mnist-case-study", "bilinear-mechanism", "reliability")
 """Those that score SAEs, which workers can share; they take an engine."""
 IN_PARTS = ("reliability",)
 """Those that are done part by part, if one likes; they take `parts`."""

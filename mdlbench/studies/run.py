@@ -30,7 +30,8 @@ from mdlbench.scoring.worker import Worker
 from mdlbench.sources.open import Opener
 from mdlbench.studies.held_out import HeldOut
 from mdlbench.studies.plan import Study, parse_study
-from mdlbench.suite.load import load_suite, suite_names
+from mdlbench.suite.folders import suite_names
+from mdlbench.suite.load import load_suite
 from mdlbench.suite.site import Site
 from mdlbench.suite.suite import Suite
 from mdlbench.suite.yaml_file import LARGEST_FILE

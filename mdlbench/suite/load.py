@@ -9,26 +9,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mdlbench.disk.files import PACKAGE
 from mdlbench.errors import SuiteError, UsageError, did_you_mean, reason
 from mdlbench.suite.base import AT
+from mdlbench.suite.folders import SUITE_FILE, shipped_folder, suite_names, suites_folder
 from mdlbench.suite.kinds import config_class
 from mdlbench.suite.suite import Suite
 from mdlbench.suite.yaml_file import Document, read_yaml
 
-SUITE_FILE = "suite.yaml"
 LONGEST = 500
 """The most characters of what is said about one key."""
-
-
-def suites_folder() -> Path:
-    """Where the shipped suites are: inside the wheel, or beside the package in a checkout."""
-    shipped = PACKAGE / "_suites"
-    return shipped if shipped.is_dir() else PACKAGE.parent / "suites"
-
-
-def suite_names() -> list[str]:
-    return sorted(path.parent.name for path in suites_folder().glob(f"*/{SUITE_FILE}"))
 
 
 @cache
@@ -71,9 +60,7 @@ def _suite_file(name: str | Path) -> Path:
             return file
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {reason(error)}") from error
-    if shipped is not None:
-        return shipped
-    raise UsageError(f"unknown suite {str(name)!r}. {did_you_mean(str(name), suite_names())}")
+    return shipped_folder(str(name)) / SUITE_FILE
 
 
 def _first_problems(error: ValidationError, document: Document, limit: int = 3) -> str:

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from mdlbench.errors import SuiteError, UsageError, did_you_mean, first_line
 from mdlbench.suite.base import AT, Key, MetricName, Positive, Strict, repeated
+from mdlbench.suite.folders import shipped_folder
 from mdlbench.suite.of_kind import OfKind
 from mdlbench.suite.site import Place
 from mdlbench.suite.source import SourceConfig
@@ -195,17 +196,30 @@ class Suite(Strict):
                 return entry
         raise UsageError(f"suite {self.name!r} has no SAE {key!r}. {did_you_mean(key, self.keys)}")
 
-    def path(self, relative: str) -> Path:
-        """A file of the suite; raises `SuiteError` if it is missing or lies outside its folder."""
+    def path(self, name: str) -> Path:
+        """A file of the suite, or one of a shipped suite, which is written `SUITE:FILE`.
+
+        Raises:
+            SuiteError: it is missing or lies outside the suite's folder, or there is no such suite.
+        """
+        folder, relative = self._place(name)
         try:
-            path = (self.folder / relative).resolve()
+            path = (folder / relative).resolve()
             exists = path.exists()
         except (OSError, ValueError, RuntimeError) as error:
-            raise SuiteError(
-                f"suite {self.name!r}: {relative!r:.80}: {first_line(error)}"
-            ) from error
-        if not path.is_relative_to(self.folder.resolve()):
-            raise SuiteError(f"suite {self.name!r}: {relative!r} lies outside {self.folder}")
+            raise SuiteError(f"suite {self.name!r}: {name!r:.80}: {first_line(error)}") from error
+        if not path.is_relative_to(folder.resolve()):
+            raise SuiteError(f"suite {self.name!r}: {name!r} lies outside {folder}")
         if not exists:
             raise SuiteError(f"suite {self.name!r}: {path} does not exist")
         return path
+
+    def _place(self, name: str) -> tuple[Path, str]:
+        """The folder of the suite that a file belongs to, and its path there."""
+        other, colon, relative = name.partition(":")
+        if not colon:
+            return self.folder, name
+        try:
+            return shipped_folder(other), relative
+        except UsageError as error:
+            raise SuiteError(f"suite {self.name!r}: {name!r:.80}: {error}") from error

@@ -1,5 +1,6 @@
-"""`baseline:pca`, `baseline:kmeans?k=N`, `baseline:dense?bits=N`, `baseline:mean` — fitted on the
-calibration split; `baseline:oracle?features=N` — the true features, where a suite knows them.
+"""`baseline:pca`, `baseline:kmeans?k=N`, `baseline:dense?bits=N`, `baseline:mean`,
+`baseline:random?directions=N` — fitted on the calibration split; `baseline:oracle?features=N` — the
+true features, where a suite knows them.
 
 Codes to beat, scored through the same path as any SAE.
 
@@ -7,6 +8,7 @@ Codes to beat, scored through the same path as any SAE.
 `kmeans?k=K`: vector quantisation; one latent of value 1, its decoder row the centroid.
 `dense?bits=N`: the activations themselves as latents, rounded to N bits first if asked.
 `mean`: no latents; everything decodes to the calibration mean.
+`random?directions=N&seed=S`: as `pca`, but with N orthonormal directions drawn uniformly at random.
 `oracle?features=N`: the N most frequent features; latents are looked up, since no encoder could
 tell them from the activation. The bias is what is left on average, parents are the features' own.
 
@@ -110,17 +112,45 @@ def fit_pca(
     rank = int((eigenvalues > eigenvalues[-1] * source.d_in * np.finfo(np.float64).eps).sum())
     rows = vectors.T[::-1][:rank]
     rows = rows * np.sign(rows[np.arange(rank), np.abs(rows).argmax(axis=1)])[:, None]
+    return _projection(rows, mean, source, identity, "pca", {"rank": rank})
+
+
+@torch.no_grad()
+def fit_random(
+    source: ActivationSource, arguments: dict[str, Any], identity: CoderIdentity
+) -> LinearCoder:
+    """Orthonormal directions, uniform on the sphere, and the calibration mean: maths §8."""
+    n = arguments["directions"]
+    if n > source.d_in:
+        raise UsageError(
+            f"baseline:random?directions={n}: activations have only {source.d_in} dimensions"
+        )
+    generator = np.random.default_rng(arguments["seed"])
+    q, r = np.linalg.qr(generator.standard_normal((source.d_in, n)))
+    rows = (q * np.sign(np.diag(r))).T
+    return _projection(rows, _mean(source), source, identity, "random", dict(arguments))
+
+
+def _projection(
+    rows: Float64[np.ndarray, "latent d"],
+    mean: Float64[np.ndarray, " d"],
+    source: ActivationSource,
+    identity: CoderIdentity,
+    architecture: str,
+    details: dict[str, Any],
+) -> LinearCoder:
+    """The coder of orthonormal rows: signed coefficients of what differs from the mean."""
     basis, bias = _tensor(rows, source), _tensor(mean, source)
     encoder = Encoder(
-        basis.T.contiguous(), torch.zeros(rank, device=source.device), bias, Unrectified()
+        basis.T.contiguous(), torch.zeros(len(rows), device=source.device), bias, Unrectified()
     )
     return assemble(
         identity,
         encoder,
         Decoder(basis, bias),
-        architecture="pca",
+        architecture=architecture,
         fitted=True,
-        details={"rank": rank},
+        details=details,
     )
 
 
@@ -172,10 +202,7 @@ def fit_kmeans(
 def fit_mean(
     source: ActivationSource, arguments: dict[str, Any], identity: CoderIdentity
 ) -> LinearCoder:
-    total = torch.zeros(source.d_in, dtype=torch.float64, device=source.device)
-    for block in source.blocks("calibration"):
-        total += block.activations.double().sum(dim=0)
-    bias = (total / source.n_tokens["calibration"]).float()
+    bias = _tensor(_mean(source), source)
     none = torch.zeros(source.d_in, 0, device=source.device)
     encoder = Encoder(none, none[0], torch.zeros_like(bias), Unrectified())
     return assemble(
@@ -328,6 +355,7 @@ BASELINES = {
     "kmeans": Baseline(fit_kmeans, {"k": (1024, 1, 65_536)}),
     "dense": Baseline(fit_dense, {"bits": (0, 1, 16)}),
     "mean": Baseline(fit_mean, {}),
+    "random": Baseline(fit_random, {"directions": (100, 1, 65_536), "seed": (0, 0, (1 << 31) - 1)}),
     "oracle": Baseline(fit_oracle, {"features": (256, 1, 1 << 20)}),
 }
 
@@ -350,6 +378,14 @@ def _source(request: Request) -> ActivationSource:
             f"{site.hook} is read and {site.hook_out} is to be reconstructed"
         )
     return request.source
+
+
+def _mean(source: ActivationSource) -> Float64[np.ndarray, " d"]:
+    """The mean of the calibration activations."""
+    total = torch.zeros(source.d_in, dtype=torch.float64, device=source.device)
+    for block in source.blocks("calibration"):
+        total += block.activations.double().sum(dim=0)
+    return np.asarray((total / source.n_tokens["calibration"]).cpu())
 
 
 def _moments(

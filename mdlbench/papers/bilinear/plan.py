@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from mdlbench.errors import UsageError
-from mdlbench.suite.load import suites_folder
+from mdlbench.suite.folders import suites_folder
 from mdlbench.training.bilinear.config import BilinearConfig
 from mdlbench.training.bilinear.zoo import RECIPE_FILE, load_bilinear_recipe
 

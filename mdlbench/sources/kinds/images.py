@@ -20,7 +20,8 @@ class ImagesConfig(SourceConfig):
 
     kind: Literal["images"]
     images: str
-    """xz-compressed `.npy` of uint8 [image, row, column], relative to the suite's folder."""
+    """xz-compressed `.npy` of uint8 [image, row, column], relative to the suite's folder; a file of
+    a shipped suite, here and below, is written `SUITE:FILE`: `mnist:data/images.npy.xz`."""
     labels: str
     """xz-compressed `.npy` of uint8 [image]."""
     classifier: str

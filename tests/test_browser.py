@@ -440,7 +440,7 @@ def test_the_whole_table_is_printed(open_page):
     )
     assert box == [0, 0]
     assert not page.locator(".controls").is_visible()
-    assert page.locator("#rows tr").count() == 69
+    assert page.locator("#rows tr").count() == 161
 
 
 def main_thread_seconds(page, visit):

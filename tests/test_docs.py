@@ -81,7 +81,7 @@ INSTEAD: dict[str, str | Elsewhere] = {
         "test_bilinear_mechanism.py::test_what_is_written", "half an hour; there on tiny networks"
     ),
     "mdlbench eval --suite mnist-bilinear": "{} --sae eigen-2 --limit 200",
-    "mdlbench eval --suite own/suite.yaml": "{} --limit 200",
+    "mdlbench eval --suite own/suite.yaml": "{} --limit 2000",
     "mdlbench eval --suite gpt2-l8": Elsewhere(
         "test_gpt2_suites.py::test_all_nineteen_are_scored_where_they_were_trained",
         "a minute; there on fewer tokens, and my-suite.yaml, which is like it, runs here",
@@ -95,7 +95,7 @@ INSTEAD: dict[str, str | Elsewhere] = {
         "README's fetch of gpt2-l8, which has more to get, runs here",
     ),
     "mdlbench verify leaderboards/toy/records/truth-*": (
-        "mdlbench verify leaderboards/toy/records/truth-6*"
+        "mdlbench verify leaderboards/toy/records/truth-98*"
     ),
     "mdlbench eval --suite smollm2-l15": Elsewhere(
         "test_smollm2.py::test_a_few_contexts_end_to_end", "half a minute, and a model to download"

@@ -91,7 +91,9 @@ def test_a_methods_paragraph_says_what_the_record_says(name):
         assert f"{record.n_tokens.test:,} others" in text
         assert record.provenance.commit[:12] in text
         assert suite.digest[:12] in text
-        assert ("given whether its parent is on" in text) == (record.identity.quantiser == "tree")
+        assert ("given whether its parent is on" in text) == (
+            record.identity.quantiser in ("tree", "rdo-tree")
+        )
         for _, epsilon in suite.limits():
             assert f"{epsilon:g}" in text
 

@@ -83,11 +83,13 @@ def test_the_codebook_costs_at_most_three_percent_over_plugin(folder):
 def test_tight_tolerances_are_those_near_the_smallest_floor(folder):
     """At most 1.5 times the smallest floor of the trained SAEs.
 
-    Known dictionaries are none, and neither are factors that were read off a network's weights.
+    Known dictionaries and controls are none, and neither are factors that were read off a network's
+    weights.
     """
     suite = load_suite(folder.name)
     records = read_records(folder)
-    untrained = ("known", "bilinear-eigen", "bilinear-hosvd")
+    controls = ("linear-256", "best-64", "permuted", "random")
+    untrained = ("known", "bilinear-eigen", "bilinear-hosvd", *controls)
     trained = [r for r in records if not (r.is_baseline or r.coder.architecture in untrained)]
     floors = {metric: min(r.floor.loss(metric) for r in trained) for metric in suite.metrics}
     near = {

@@ -287,7 +287,7 @@ def test_a_folder_of_another_study_is_refused(whole):
 
 
 def test_a_diverged_run_is_said_and_excluded(whole, home, monkeypatch, tmp_path):
-    def fail(config, source, folder, progress):
+    def fail(config, source, folder, progress, snapshots):
         raise TrainingError(f"{folder}: the loss became nan in epoch 1; lower lr")
 
     monkeypatch.setattr(study_run, "train", fail)

@@ -331,7 +331,7 @@ def test_measured_rates_are_those_of_the_closed_form(toy, name):
     [
         (None, "fvu", 0.001, "truth"),
         (None, "delta_ce", 0.01, "truth"),
-        (None, "fvu", 0.0015, "shortest"),
+        (None, "fvu", 0.0015, "truth"),
         (None, "fvu", 0.003, "shortest"),
         (None, "fvu", 0.01, "shortest"),
         (None, "fvu", 0.3, "merged"),

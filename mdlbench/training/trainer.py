@@ -126,7 +126,7 @@ class _Run:
         source: ActivationSource,
         activations: Rows,
         folder: RunFolder,
-        snapshots: Collection[int],
+        snapshots: Collection[int] = (),
     ) -> None:
         self.config = config
         self.source = source

@@ -31,7 +31,7 @@ from mdlbench.suite.suite import Steps
 FINE = 24
 """Steps to the octave of the curves that chords are compared with."""
 WIDTHS = (2, 3, 4, 6, 12)
-"""Of refined grids, in steps of a curve: a twelfth to half an octave."""
+"""Spacings of refined grids, in steps of a curve: a twelfth to half an octave."""
 
 
 @dataclass(frozen=True)

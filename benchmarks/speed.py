@@ -42,7 +42,7 @@ from mdlbench.scoring.targets import target_site, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.statistics.bootstrap import Bootstrap
 from mdlbench.statistics.metrics import metric_of
-from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, position_of
+from mdlbench.statistics.tolerance import dyadic_positions, position_of
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.suite import Suite, Tolerance
 
@@ -85,7 +85,7 @@ def with_ten_tolerances(suite: Suite) -> Suite:
 def needed(record: EvalRecord, suite: Suite) -> int:
     """The fewest suffix passes that can show all that the record says."""
     finest = record.points[0].step
-    steps = {STEPS_PER_OCTAVE * octave for octave in range(suite.steps.octaves)}
+    steps = set(dyadic_positions(suite.steps.octaves))
     for result in record.tolerances:
         if result.step is None or result.at_coarsest:
             continue

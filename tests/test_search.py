@@ -55,7 +55,7 @@ class CountingSweep(Sweep):
         """Nothing is to be done: rates are known."""
 
     def rates(self, position):
-        """Of a Gaussian's 20 dimensions: convex against squared error."""
+        """The rate of a Gaussian's 20 dimensions: convex against squared error."""
         return SimpleNamespace(heldout=200.0 - 20 * np.log2(step_at(1.0, position)))
 
     def distortion(self, position):

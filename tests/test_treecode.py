@@ -557,7 +557,7 @@ def test_what_is_met_in_parts_adds_up() -> None:
 
 
 def test_counts_of_siblings_cost_a_choice_among_those_that_are_possible() -> None:
-    """Of 10 firings of each child, k_pc is known; then how many met an earlier sibling."""
+    """Each child fires 10 times: k_pc is known, then how many met an earlier sibling."""
     dense = np.zeros((40, 3), dtype=np.int32)
     dense[:20, 0], dense[:12, 1], dense[8:18, 2] = 1, 1, 1
     parents = np.array([-1, 0, 0])

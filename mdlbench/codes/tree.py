@@ -523,7 +523,7 @@ def fit_priors(
 
 
 def _chosen_rules(widest: Contexts, books: Sequence[TreeCodebook]) -> Int64[np.ndarray, " latent"]:
-    """Of each child, the rule under which its family costs least; the first of equal ones."""
+    """Each child's rule: that under which its family costs least, the first of equal ones."""
     parents, child = widest.forest.parents, widest.rule > 0
     gains = [
         np.bincount(

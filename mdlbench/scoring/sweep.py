@@ -24,7 +24,7 @@ from mdlbench.scoring.spool import SpooledRun
 from mdlbench.scoring.tasks import reciprocal
 from mdlbench.sources.protocol import SourceFacts, Split
 from mdlbench.statistics.distortion import DistortionSums, ErrorSums
-from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, step_at
+from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, dyadic_positions, step_at
 from mdlbench.suite.suite import Steps
 
 
@@ -37,7 +37,7 @@ class Sweep:
     def __init__(self, latents: LatentRounds, mode: Mode, steps: Steps) -> None:
         self.latents, self.mode = latents, mode
         self.finest = steps.finest
-        self.dyadic = [octave * STEPS_PER_OCTAVE for octave in range(steps.octaves)]
+        self.dyadic = dyadic_positions(steps.octaves)
         self._distortions: dict[int, DistortionSums] = {}
         self._rates: dict[int, Rates] = {}
         self._quantisers: dict[int, FittedQuantiser] = {}

@@ -44,6 +44,11 @@ def step_at(finest: float, position: int) -> float:
     return finest * math.ldexp(2.0 ** (eighths / STEPS_PER_OCTAVE), octaves)
 
 
+def dyadic_positions(octaves: int) -> list[int]:
+    """Those of whole octaves, from the finest step on."""
+    return [octave * STEPS_PER_OCTAVE for octave in range(octaves)]
+
+
 def position_of(finest: float, step: float) -> int:
     """The position whose step is nearest to this one; the inverse of `step_at`."""
     return round(STEPS_PER_OCTAVE * math.log2(step / finest))

@@ -19,7 +19,7 @@ from mdlbench.papers.mechanism.plan import BASIS, EIGENVECTORS, SVD, WEIGHTS, Pl
 from mdlbench.training.bilinear.task import Task
 
 VERSION = 1
-"""Of what is measured; points of another version are measured again."""
+"""The version of what is measured; points of another one are measured again."""
 
 
 @dataclass(frozen=True)

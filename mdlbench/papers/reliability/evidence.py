@@ -135,7 +135,7 @@ class Evidence:
 
     @property
     def smallest_floor(self) -> float:
-        """Of the trained SAEs in all worlds."""
+        """The trained SAEs of all worlds."""
         return float(np.nanmin(self.floors)) if len(self.runs) else NAN
 
     @property

@@ -15,7 +15,7 @@ from mdlbench.quantisers.modes import MODES
 from mdlbench.records.checks.approx import is_interval_of, same
 from mdlbench.records.record import Distortion, EvalRecord, OperatingPoint, interval_key
 from mdlbench.statistics.metrics import METRICS, drawn_metrics, shown_metrics
-from mdlbench.statistics.tolerance import STEPS_PER_OCTAVE, position_of, step_at
+from mdlbench.statistics.tolerance import dyadic_positions, position_of, step_at
 from mdlbench.suite.suite import Suite
 
 MOST_CODED_EXCESS = 0.005
@@ -63,7 +63,7 @@ def _of_grid(record: EvalRecord, suite: Suite) -> Iterator[str]:
     known = [position for position in found if position is not None]
     if len(known) < len(found) or not all(a < b for a, b in itertools.pairwise(known)):
         yield "steps are not distinct steps of the grid, from the finest to the coarsest"
-    dyadic = range(0, suite.steps.octaves * STEPS_PER_OCTAVE, STEPS_PER_OCTAVE)
+    dyadic = dyadic_positions(suite.steps.octaves)
     if any(position not in range(dyadic[-1] + 1) for position in known):
         yield "a step is beyond the suite's grid"
     if not set(dyadic) <= set(known):

@@ -14,16 +14,16 @@ from mdlbench.records.checks.points import positions
 from mdlbench.records.record import EvalRecord, OperatingPoint, ToleranceResult, operating_point
 from mdlbench.statistics.bootstrap import percentile_interval, upper_limit
 from mdlbench.statistics.tolerance import (
-    STEPS_PER_OCTAVE,
     Loss,
     Mixture,
     asked_next,
     cheapest_within,
+    dyadic_positions,
     unmeasured_beside,
 )
 from mdlbench.suite.suite import Suite
 
-KEPT = 2.0**-7
+KEPT = 2.0**-8
 """How far replicates may lie from those of draws in half precision, as a share of their range.
 
 Close to a floor, where little loss is many bits, 0.0027 was met."""
@@ -69,9 +69,8 @@ def _asked(
     losses: Mapping[str, Mapping[int, Loss]],
 ) -> set[int]:
     """Positions that the search measures, from the dyadic ones on."""
-    dyadic = range(0, suite.steps.octaves * STEPS_PER_OCTAVE, STEPS_PER_OCTAVE)
     asked: set[int] = set()
-    missing = set(dyadic) & set(points)
+    missing = set(dyadic_positions(suite.steps.octaves)) & set(points)
     while missing:
         asked |= missing
         known = sorted(asked)

@@ -101,6 +101,16 @@ def test_interval_of_the_difference_is_the_95_percent_percentile_interval():
     assert row.ranking.rank == 2
 
 
+def test_the_least_difference_is_the_median_half_width_between_neighbours():
+    """Those whose draws are the same, one SAE in two modes, are left out."""
+    draws = np.random.default_rng(0).normal([[100], [120], [140]], 5, size=(3, 1000))
+    records = [make_record(f"sae-{i}", values) for i, values in enumerate([*draws, draws[2]])]
+    gaps = np.diff(draws, axis=0)
+    halves = [(np.percentile(gap, 97.5) - np.percentile(gap, 2.5)) / 2 for gap in gaps]
+    assert rank(records, "mse", 0.015).least_difference == pytest.approx(np.mean(halves))
+    assert rank(records[:1], "mse", 0.015).least_difference is None
+
+
 def test_an_interval_that_touches_zero_is_a_tie():
     assert shared_ranks(np.array([[100.0, 100.0], [100.0, 100.0]])) == [1, 1]
     assert shared_ranks(np.array([[1.0] * 1000, [0.9] * 25 + [2.0] * 975])) == [1, 2]

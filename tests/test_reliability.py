@@ -1,5 +1,6 @@
 """The dossier: falsifiers on made-up panels, other draws of a world, a tiny world to its report."""
 
+import itertools
 import shutil
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -12,12 +13,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from typer.testing import CliRunner
 
+from mdlbench.adapters.load import NamedCoder
 from mdlbench.cli.app import app
+from mdlbench.codes.forest import Forest
 from mdlbench.codes.latents import SparseLatents
 from mdlbench.errors import MdlbenchError, SourceError, UsageError
 from mdlbench.papers import reliability, run_experiment
 from mdlbench.papers.reliability import falsifiers, measure, precision, ranks, report
 from mdlbench.papers.reliability.draws import LaterBlocks, Window, WindowOpener
+from mdlbench.papers.reliability.edges import Edges, compared, edges_of
 from mdlbench.papers.reliability.evidence import Evidence
 from mdlbench.papers.reliability.panel import (
     Ranked,
@@ -28,9 +32,11 @@ from mdlbench.papers.reliability.panel import (
 )
 from mdlbench.papers.reliability.plan import FLAT, PLAN, Part, Plan, Redrawn, Training
 from mdlbench.papers.reliability.probes import mean_differences, probe
-from mdlbench.papers.reliability.statistics import Limits, bits, bound
+from mdlbench.papers.reliability.rules import rules
+from mdlbench.papers.reliability.statistics import Limits, bits, bits_of, bound
 from mdlbench.papers.reliability.verdicts import Setting, verdicts
 from mdlbench.sources.open import Opener
+from mdlbench.sources.protocol import TrueFeatures
 from mdlbench.studies.held_out import HeldOut
 from mdlbench.studies.inference import Interval
 from mdlbench.studies.plan import Architecture, Study
@@ -509,7 +515,7 @@ def test_what_the_report_has(part, done):
 def test_arrays_are_those_of_the_records(part, done):
     folder, _ = done
     found = Evidence(part, folder / part.key)
-    flat, tree = found.ranked(FLAT, "coarse"), found.ranked("tree", "coarse")
+    flat, tree = found.ranked(bits_of(FLAT, "coarse")), found.ranked(bits_of("tree", "coarse"))
     assert (len(flat.bits), len(tree.bits)) == (8, 4)
     record = found.places[1].records[FLAT]["batchtopk-12-k3-seed2"]
     row = [run.key for _, run in found.runs].index("batchtopk-12-k3-seed2", 4)
@@ -545,6 +551,37 @@ def test_numbers_at_a_tolerance(done, part):
         }
     )
     assert np.isnan([bits(infeasible, "fvu", 0.9), bound(infeasible, "fvu", 0.9)]).all()
+
+
+def test_other_rules_against_their_formulas(done, part):
+    folder, _ = done
+    found = Evidence(part, folder / part.key)
+    limits = found.limits._replace(tight=found.limits.coarse)
+    told = found.places[0].told("batchtopk-12-k3-seed4")
+    record = told.records["tree"]
+    rates = np.array([point.bits.total for point in record.points])
+    fvu = np.array([point.fvu for point in record.points])
+    value = {rule.name: rule.of(told, limits) for rule in rules(("tree",))}
+    once = record.coder.decoder_bits + record.coder.codebook_bits
+    expected = {
+        "with the model, over 1,000,000 tokens": bits(record, "fvu", limits.tight) + once / 1e6,
+        "with the residual, to 0.01 of the variance": min(rates + 4 * np.log2(1 + 100 * fvu)),
+        "at 1.25 × the own floor": hull_at(rates, fvu, 1.25 * record.floor.fvu),
+        "at the finest step": rates[np.argmin([point.step for point in record.points])],
+    }
+    assert value == pytest.approx({f"bits, tree, {name}": x for name, x in expected.items()})
+    words = (folder / "report.md").read_text()
+    assert "| bits, tree, at the finest step | " in words
+
+
+def hull_at(rates, losses, epsilon):
+    """The least rate of any mixture of two points within ε, by trying all of them."""
+    best = np.inf
+    for (r0, d0), (r1, d1) in itertools.product(zip(rates, losses, strict=True), repeat=2):
+        if d0 <= epsilon:
+            share = 1.0 if d1 <= epsilon else (epsilon - d0) / (d1 - d0)
+            best = min(best, r0 + share * (r1 - r0), r0)
+    return best
 
 
 def test_a_part_that_is_not_begun_is_not_reported(part, done, tmp_path):
@@ -652,6 +689,29 @@ def test_probes_choose_the_latents_whose_means_differ_most():
 
 
 # --- the command --------------------------------------------------------------------------------
+
+
+def test_edges_are_right_where_features_are_parent_and_child():
+    """0 over 1 and 2, 2 over 3; latents 3 and 4 both stand for feature 3, none for feature 1."""
+    truth = TrueFeatures(np.eye(4), np.array([-1, 0, 0, 2]), np.array([0.5, 0.2, 0.2, 0.1]))
+    forest = Forest.from_parents(np.array([-1, 0, 1, 1, 0]))
+    feature = np.array([0, 2, 3, 3, 3])
+    # latents 1-0 (2-0) and 2-1, 3-1 (both 3-2) are right, 4-0 (3-0) is not; 1-0 has no latent
+    assert compared(forest, feature, truth) == Edges(learned=4, right=3, found=2, there=2)
+
+
+def test_the_oracle_of_a_hierarchy_learns_it(tmp_path):
+    """Exclusive children under frequent roots: what is learned from their supports is the world."""
+    tree = {"features": 28, "hierarchy": {"roots": 4, "branching": 2, "depth": 2}}
+    suite = SUITE | {"source": SUITE["source"] | tree}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
+    opener = Opener(load_suite(str(tmp_path)))
+    source = opener.open(training_site(opener))
+    coder = NamedCoder("baseline:oracle?features=28").load(source)
+    found = edges_of(coder, source, source.features)
+    assert found.there == np.count_nonzero(source.features.parents >= 0) == 24
+    assert found.right == found.found >= 0.75 * found.learned
+    assert found.right >= 18
 
 
 def test_parts_by_name(tmp_path):

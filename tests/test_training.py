@@ -15,6 +15,7 @@ from sae_lens import (
     SAE,
     BatchTopKTrainingSAE,
     BatchTopKTrainingSAEConfig,
+    SAETrainer,
     register_sae_training_class,
 )
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
@@ -31,6 +32,7 @@ from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import Block, Split
 from mdlbench.suite.load import load_suite, suites_folder
 from mdlbench.suite.site import Site
+from mdlbench.training import trainer
 from mdlbench.training.config import TrainingConfig, build_sae
 from mdlbench.training.folder import RunFolder, read_log
 from mdlbench.training.makers.classifier import accuracy
@@ -585,6 +587,29 @@ def test_tokens_held_in_half_precision_train_as_if_rounded(tmp_path):
     assert without_seconds(half) == without_seconds(single)
     settings = json.loads((half / "training.json").read_text())["settings"]
     assert settings["held"] == "float16"
+
+
+def test_products_are_rounded_in_steps_of_training_alone(tmp_path, monkeypatch):
+    """torch is told so for each step, and measures losses and all that follows in float32."""
+    told = {"step": set(), "measure": set()}
+    for owner, name, where in (
+        (SAETrainer, "step", "step"),
+        (trainer, "measure_inference", "measure"),
+    ):
+        inner = getattr(owner, name)
+
+        def watched(*args, inner=inner, where=where):
+            told[where].add(torch.get_float32_matmul_precision())
+            return inner(*args)
+
+        monkeypatch.setattr(owner, name, watched)
+    before = torch.get_float32_matmul_precision()
+    config = replace(small(ONE_OF_EACH["batchtopk"]), products="bfloat16")
+    folder = train(config, ScaledSource(), tmp_path / "run")
+    assert told == {"step": {"medium"}, "measure": {before}}
+    assert torch.get_float32_matmul_precision() == before
+    settings = json.loads((folder / "training.json").read_text())["settings"]
+    assert settings["products"] == "bfloat16"
 
 
 # --- the command line -----------------------------------------------------------------------

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from statistics import median
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -107,6 +109,19 @@ class Table:
 
     def of(self, status: Status) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.status == status)
+
+    @property
+    def least_difference(self) -> float | None:
+        """Bits per token from which two ranked SAEs that are neighbours differ beyond chance.
+
+        The median over neighbours (maths §7); None where there are none whose draws differ.
+        """
+        ranked = [np.asarray(row.result.replicates, dtype=np.float64) for row in self.of("ranked")]
+        halves = [
+            float(np.ptp(np.quantile(other - one, INTERVAL))) / 2 for one, other in pairwise(ranked)
+        ]
+        apart = [half for half in halves if half > 0]
+        return median(apart) if apart else None
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ def escape_markdown(name: str, length: int = LABEL_LENGTH) -> str:
 def _markdown_section(table: Table) -> list[str]:
     shown = [row for row in table.rows if row.status != "infeasible"]
     infeasible = table.of("infeasible")
-    parts = [note for note in (_nothing_ranked(table),) if note]
+    parts = [note for note in (_nothing_ranked(table), _least_difference(table)) if note]
     if shown:
         parts.append(_markdown_table(readable_columns(table), shown))
         parts.extend(_footnotes(shown))
@@ -227,6 +227,13 @@ def _markdown_section(table: Table) -> list[str]:
         parts.append(NOTES["infeasible"])
         parts.append(_markdown_table(_infeasible_columns(table), infeasible))
     return parts
+
+
+def _least_difference(table: Table) -> str | None:
+    least = table.least_difference
+    if least is None:
+        return None
+    return f"Neighbours in this table differ beyond chance from about {least:.2g} bits on."
 
 
 def _markdown_table(columns: list[Column], rows: Iterable[Row]) -> str:

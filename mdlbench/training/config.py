@@ -21,8 +21,14 @@ from mdlbench.training.architectures.shared.selection import ChosenPerBatch
 from mdlbench.training.claimed import Precision
 
 Keep = Literal["best", "last"]
+Products = Literal["float32", "bfloat16"]
 POSITIVE = ("width", "epochs", "epochs_per_pass", "batch_size", "lr", "dead_window", "tokens")
-CHOICES = {"storage": get_args(Precision), "held": get_args(Precision), "keep": get_args(Keep)}
+CHOICES = {
+    "storage": get_args(Precision),
+    "held": get_args(Precision),
+    "keep": get_args(Keep),
+    "products": get_args(Products),
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class TrainingConfig:
         storage: precision of the weights on disk; SAELens computes with them in float32.
         held: precision in which the training tokens are held, in memory or in the cache.
         tokens: so many of the calibration split are trained on, its first; None: all of them.
+        products: to what the factors of matrix products in training are rounded, where the machine
+            is faster for it; weights stay in float32, and losses are measured with those.
         options: further fields of the architecture's SAELens config.
     """
 
@@ -66,6 +74,7 @@ class TrainingConfig:
     storage: Precision = "float16"
     held: Precision = "float32"
     tokens: int | None = None
+    products: Products = "float32"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sae_lens import TrainingSAE
 from mdlbench.errors import UsageError
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.training.claimed import epoch_seed
-from mdlbench.training.config import TrainingConfig, build_sae, build_trainer
+from mdlbench.training.config import Products, TrainingConfig, build_sae, build_trainer
 from mdlbench.training.folder import Epoch, RunFolder
 from mdlbench.training.inference import (
     Weights,
@@ -28,6 +29,8 @@ from mdlbench.training.rows import Rows, training_rows
 
 LONG_EPOCH = 60.0
 """An epoch of so many seconds is followed by a checkpoint."""
+MATMUL: Mapping[Products, str] = {"float32": "highest", "bfloat16": "medium"}
+"""torch's words for the precision of products of float32 tensors."""
 
 
 def train(
@@ -94,6 +97,17 @@ def input_scale(sae: TrainingSAE[Any], activations: Rows) -> float | None:
     if sae.cfg.normalize_activations != "expected_average_only_in":
         return None
     return float(sae.cfg.d_in**0.5 / activations.mean_norm())
+
+
+@contextmanager
+def products_of(precision: Products) -> Iterator[None]:
+    """Matrix products of float32 tensors in this precision; sums stay in float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(MATMUL[precision])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @torch.no_grad()
@@ -181,7 +195,8 @@ class _Run:
         for step in range(self.n_steps):
             batch = order[step * self.config.batch_size :][: self.config.batch_size]
             tokens = self.activations[batch].to(self.source.device).float()
-            output = self.trainer.step(tokens)
+            with products_of(self.config.products):
+                output = self.trainer.step(tokens)
             self.trainer.n_training_steps += 1
             self._require_finite(output.loss.item())
             if self.trainer.n_training_steps in self.snapshots:

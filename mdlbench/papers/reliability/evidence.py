@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from mdlbench.papers.reliability.edges import Edges
 from mdlbench.papers.reliability.measure import (
     BOTH,
     CALIBRATION,
+    EDGES,
     HALVES,
     PROBES,
     SNAPSHOTS,
@@ -48,12 +50,15 @@ class Scored:
     Attributes:
         records: by operating mode and name; a mode is there once all SAEs are scored in it.
         probed: accuracy of probes by k, of each run.
+        edges: learned edges against those of the hierarchy, of each run and the oracle; empty
+            where there is none.
         diverged: runs that have no SAE, with their reasons.
     """
 
     place: Place
     records: dict[str, Records]
     probed: dict[str, dict[int, float]]
+    edges: dict[str, Edges]
     diverged: dict[str, str]
 
     @property
@@ -91,7 +96,11 @@ class Scored:
             path.stem: {int(k): value for k, value in json.loads(path.read_text()).items()}
             for path in sorted((folder / PROBES).glob("*.json"))
         }
-        return cls(place, whole, probed, lost)
+        edges = {
+            path.stem: Edges(**json.loads(path.read_text()))
+            for path in sorted((folder / EDGES).glob("*.json"))
+        }
+        return cls(place, whole, probed, edges, lost)
 
 
 def _by_name(folder: Path) -> Records:
@@ -181,13 +190,12 @@ class Evidence:
     def worlds(self) -> list[str]:
         return [scored.place.name for scored, _ in self.runs]
 
-    def ranked(self, mode: str, which: str) -> Ranked | None:
-        """The SAEs of the places that have a mode; None where features are not known."""
-        epsilon = getattr(self.limits, which)
+    def ranked(self, score: Statistic) -> Ranked | None:
+        """The SAEs of the places that have the score's mode; None where features are not known."""
         rows = [
-            (scored, run, scored.told(run.key), scored.oracle[mode])
+            (scored, run, scored.told(run.key), self.value(score, scored.told(self.part.oracle)))
             for scored, run in self.runs
-            if mode in scored.records and mode in scored.oracle
+            if score.mode in scored.records and score.mode in scored.oracle
         ]
         if not rows:
             return None
@@ -198,10 +206,12 @@ class Evidence:
             configuration=numbered([f"{run.architecture}, {run.label}" for _, run, _, _ in rows]),
             world=numbered([scored.place.name for scored, _, _, _ in rows]),
             architecture=tuple(run.architecture for _, run, _, _ in rows),
-            bits=np.array([bits(one.records[mode], metric, epsilon) for one in told]),
+            bits=np.array([self.value(score, one) for one in told]),
             floor=np.array([one.floor.loss(metric) for one in flat]),
-            oracle=np.array([bits(oracle, metric, epsilon) for *_, oracle in rows]),
-            oracle_floor=np.array([oracle.floor.loss(metric) for *_, oracle in rows]),
+            oracle=np.array([oracle for *_, oracle in rows]),
+            oracle_floor=np.array(
+                [scored.oracle[FLAT].floor.loss(metric) for scored, _, _, _ in rows]
+            ),
             truths={
                 truth.name: np.array([truth.of(one, self.limits) for one in told])
                 for truth in TRUTHS

@@ -12,7 +12,7 @@ from mdlbench.papers.reliability.evidence import Evidence
 from mdlbench.papers.reliability.falsifiers import TITLES, Verdict
 from mdlbench.papers.reliability.panel import Ranked
 from mdlbench.papers.reliability.plan import FLAT, MODES
-from mdlbench.papers.reliability.statistics import TIGHT, TRUTHS, statistics
+from mdlbench.papers.reliability.statistics import TIGHT, TRUTHS, bits_of, statistics
 from mdlbench.papers.reliability.tables import WORDS, scores
 from mdlbench.papers.reliability.verdicts import Setting
 from mdlbench.report.style import ALERT, CATEGORIES, FAINT, INK, MARKERS, house_style, legend_below
@@ -31,7 +31,7 @@ def drawings(
 ) -> dict[str, Figure]:
     """The figures by file name."""
     drawn = {"verdicts": verdicts(found)}
-    known = [part for part in parts if part.ranked(FLAT, TIGHT) is not None]
+    known = [part for part in parts if part.ranked(bits_of(FLAT, TIGHT)) is not None]
     if known:
         drawn["correlations"] = correlations(known)
         drawn |= {f"truth-{part.part.key}": truth(part) for part in known}
@@ -77,7 +77,7 @@ def correlations(parts: Sequence[Evidence]) -> Figure:
         axes = figure.subplots(1, len(TRUTHS), sharey=True)
         for ax, of in zip(axes, TRUTHS, strict=True):
             for i, part in enumerate(parts):
-                base = part.ranked(FLAT, TIGHT)
+                base = part.ranked(bits_of(FLAT, TIGHT))
                 assert base is not None
                 for row, statistic in enumerate(asked):
                     rho = ranks.correlation(
@@ -105,7 +105,7 @@ def truth(part: Evidence) -> Figure:
     with house_style():
         axes = figure.subplots(len(TRUTHS), len(modes), squeeze=False, sharey="row", sharex="col")
         for column, mode in enumerate(modes):
-            found = part.ranked(mode, TIGHT)
+            found = part.ranked(bits_of(mode, TIGHT))
             assert found is not None
             for row, of in enumerate(TRUTHS):
                 _scatter(axes[row, column], found, of.name)

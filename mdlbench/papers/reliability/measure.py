@@ -1,8 +1,8 @@
 """Train, score and redraw what a plan asks for, resumable at any point.
 
 Each place (a world, or a suite) has a folder: `runs/` and `records/` as a study leaves them, a
-folder of records for each other operating mode, `controls/`, `probes/`, `snapshots/`, `redraws/`
-and `halves/`. What is in it is not made again.
+folder of records for each other operating mode, `controls/`, `probes/`, `edges/`, `snapshots/`,
+`redraws/` and `halves/`. What is in it is not made again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from mdlbench.disk.files import write_atomically
 from mdlbench.errors import MdlbenchError
 from mdlbench.papers.reliability import halves
 from mdlbench.papers.reliability.draws import Window, WindowOpener
+from mdlbench.papers.reliability.edges import edges_of
 from mdlbench.papers.reliability.plan import FLAT, Place
 from mdlbench.papers.reliability.probes import probe
 from mdlbench.scoring import suite_run
@@ -26,7 +27,7 @@ from mdlbench.scoring.executor import InProcess
 from mdlbench.scoring.suite_run import Failed
 from mdlbench.scoring.targets import Target, key_target, target_site
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.sources.protocol import Split
+from mdlbench.sources.protocol import KnowsFeatures, Split
 from mdlbench.sources.superposed import BLOCK_TOKENS
 from mdlbench.studies.plan import Run
 from mdlbench.studies.run import RUNS, diverged, run_study
@@ -34,9 +35,10 @@ from mdlbench.training.folder import snapshot_name
 from mdlbench.training.makers.controls import controls, write_control
 from mdlbench.training.zoo import training_site
 
-CONTROLS, PROBES, SNAPSHOTS, REDRAWS, HALVES = (
+CONTROLS, PROBES, EDGES, SNAPSHOTS, REDRAWS, HALVES = (
     "controls",
     "probes",
+    "edges",
     "snapshots",
     "redraws",
     "halves",
@@ -61,6 +63,7 @@ def measure_place(place: Place, folder: Path, on_stage: OnStage, engine: Engine)
         _score(opener, wanted, mode_folder(folder, mode), on_stage, mode, engine)
     if place.world is not None:
         _probe(place, opener, folder, on_stage)
+        _find_edges(place, opener, folder, on_stage)
 
 
 def examine_place(place: Place, folder: Path, on_stage: OnStage, engine: Engine) -> None:
@@ -178,6 +181,24 @@ def _probe(place: Place, opener: Opener, folder: Path, on_stage: OnStage) -> Non
         coder = _of_run(folder, name).sae.load(source, str(source.device))
         found = probe(coder, source, place.part.probed, place.part.width)
         write_atomically(path, (json.dumps(found) + "\n").encode())
+
+
+def _find_edges(place: Place, opener: Opener, folder: Path, on_stage: OnStage) -> None:
+    """Learned forests against a world's hierarchy: a file for the oracle and each trained SAE."""
+    saes = [one.sae for one in (*_runs(place, folder), _oracle(place))]
+    names = [*(one.label for one in _runs(place, folder)), place.part.oracle]
+    paths = [folder / EDGES / f"{name}.json" for name in names]
+    if all(path.exists() for path in paths):
+        return
+    source = opener.open(training_site(opener))
+    if not isinstance(source, KnowsFeatures) or not (source.features.parents >= 0).any():
+        return
+    on_stage("edges")
+    for sae, path in zip(saes, paths, strict=True):
+        if not path.exists():
+            coder = sae.load(source, str(source.device))
+            found = edges_of(coder, source, source.features)
+            write_atomically(path, (json.dumps(found._asdict()) + "\n").encode())
 
 
 def _follow(place: Place, opener: Opener, folder: Path, on_stage: OnStage, engine: Engine) -> None:

@@ -47,13 +47,13 @@ class Snapshots:
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """The trained SAEs of one kind of world at one tolerance, in one operating mode.
+    """The trained SAEs of one kind of world, by one score.
 
     Attributes:
         configuration: which of them have the same settings but for seeds, by number.
         world: in which world each was trained, by number.
         architecture: of each.
-        bits: the score; NaN where the SAE is infeasible.
+        bits: the score, of which less is better; NaN where the SAE is infeasible.
         floor: the loss before quantisation, by which infeasible SAEs are ordered.
         oracle: bits of the true features, as many as the SAE has latents, in its world; NaN where
             those are infeasible.

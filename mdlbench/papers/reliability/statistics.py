@@ -96,7 +96,8 @@ def _l0_at(told: Told, limits: Limits) -> float:
     return NAN if result.l0 is None or not result.feasible else result.l0
 
 
-def _bits_of(mode: str, which: str) -> Statistic:
+def bits_of(mode: str, which: str) -> Statistic:
+    """The score in an operating mode at the tight or the coarse tolerance."""
     words = "flat" if mode == FLAT else mode
     return Statistic(
         f"bits, {words}, {which}",
@@ -129,7 +130,7 @@ SETTINGS = (TIGHT, COARSE)
 def statistics(modes: tuple[str, ...]) -> list[Statistic]:
     """All of them, the truths last."""
     return [
-        *(_bits_of(mode, which) for which in SETTINGS for mode in modes),
+        *(bits_of(mode, which) for which in SETTINGS for mode in modes),
         Statistic(
             "bound, tight",
             lambda told, limits: bound(told.flat, limits.metric, limits.tight),

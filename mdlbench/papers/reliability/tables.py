@@ -10,6 +10,7 @@ from jaxtyping import Float64
 
 from mdlbench.papers.bilinear.intervals import SeedMean
 from mdlbench.papers.reliability import precision, ranks
+from mdlbench.papers.reliability.edges import Edges
 from mdlbench.papers.reliability.evidence import Evidence
 from mdlbench.papers.reliability.falsifiers import Verdict
 from mdlbench.papers.reliability.panel import (
@@ -21,15 +22,17 @@ from mdlbench.papers.reliability.panel import (
 )
 from mdlbench.papers.reliability.plan import FLAT
 from mdlbench.papers.reliability.ranks import NOTHING
+from mdlbench.papers.reliability.rules import rules
 from mdlbench.papers.reliability.statistics import (
     SETTINGS,
     TIGHT,
     TRUTHS,
     Statistic,
     Told,
+    bits_of,
     statistics,
 )
-from mdlbench.papers.reliability.verdicts import Setting
+from mdlbench.papers.reliability.verdicts import Setting, against_truth
 from mdlbench.records.record import EvalRecord
 from mdlbench.report.exports import latex_text
 from mdlbench.studies.inference import Interval
@@ -111,12 +114,43 @@ def references(part: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def edges(part: Evidence) -> pd.DataFrame:
+    """Learned forests against the hierarchy: the oracle of each world, and each architecture.
+
+    Shares are of the edges of all its SAEs together.
+    """
+    groups: dict[str, list[Edges]] = {}
+    for scored in part.places:
+        for run in scored.runs:
+            if run.key in scored.edges:
+                groups.setdefault(run.architecture, []).append(scored.edges[run.key])
+        if part.part.oracle in scored.edges:
+            name = f"{part.part.oracle}, {scored.place.name}"
+            groups[name] = [scored.edges[part.part.oracle]]
+    rows = []
+    for name, found in groups.items():
+        all_ = Edges(*(sum(column) for column in zip(*found, strict=True)))
+        rows.append(
+            {
+                "SAEs": name,
+                "edges learned, an SAE": f"{all_.learned / len(found):.0f}",
+                "of them right": _share(all_.right, all_.learned),
+                "of the hierarchy's, found": _share(all_.found, all_.there),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _share(some: int, of: int) -> str:
+    return f"{some / of:.0%}" if of else NONE
+
+
 def above_oracle(parts: Sequence[Evidence], settings: Sequence[Setting]) -> pd.DataFrame:
     """How many trained SAEs each setting places above the oracle, clustered by configuration."""
     rows = []
     for setting in settings:
         for part in parts:
-            found = part.ranked(*setting)
+            found = part.ranked(setting.score)
             if found is not None:
                 share = ranks.mean(found.above_oracle, found.configuration)
                 rows.append(
@@ -132,11 +166,31 @@ def above_oracle(parts: Sequence[Evidence], settings: Sequence[Setting]) -> pd.D
     return pd.DataFrame(rows)
 
 
+def tried(parts: Sequence[Evidence]) -> pd.DataFrame:
+    """A row for each other rule: what the falsifiers that ask for the truth say of it.
+
+    With the share of trained SAEs above the oracle of their width, suite by suite.
+    """
+    modes = dict.fromkeys(mode for part in parts for mode in part.part.modes)
+    rows = []
+    for rule in rules(tuple(modes)):
+        row: dict[str, object] = {"rule": rule.name}
+        for part in parts:
+            found = part.ranked(rule)
+            if found is not None:
+                share = ranks.mean(found.above_oracle, found.configuration)
+                row[f"above the oracle, {part.part.key}"] = interval_text(share, ".0%")
+        if len(row) > 1:
+            row |= {str(one.number): WORDS[one.falsified] for one in against_truth(parts, rule)}
+            rows.append(row)
+    return pd.DataFrame(rows).fillna(NONE)
+
+
 def side_by_side(part: Evidence) -> pd.DataFrame:
     """A row for each statistic, on the same SAEs and seeds."""
     rows = []
-    base = part.ranked(FLAT, TIGHT)
-    for statistic in statistics(part.part.modes):
+    base = part.ranked(bits_of(FLAT, TIGHT))
+    for statistic in (*statistics(part.part.modes), *rules(part.part.modes)):
         values = part.values(statistic)
         if np.isnan(values).all() and len(values):
             continue

@@ -9,7 +9,7 @@ from mdlbench.papers.reliability import falsifiers, precision
 from mdlbench.papers.reliability.evidence import Evidence
 from mdlbench.papers.reliability.falsifiers import Verdict, together, unknown
 from mdlbench.papers.reliability.plan import FLAT, MODES
-from mdlbench.papers.reliability.statistics import SETTINGS
+from mdlbench.papers.reliability.statistics import SETTINGS, Statistic, bits_of
 
 NOT_REDRAWN = "SAEs are redrawn and followed in the flat code alone"
 
@@ -24,6 +24,11 @@ class Setting(NamedTuple):
 
     mode: str
     which: str
+
+    @property
+    def score(self) -> Statistic:
+        """What is held against the truth."""
+        return bits_of(self.mode, self.which)
 
     @property
     def words(self) -> str:
@@ -45,10 +50,14 @@ def verdicts(parts: Sequence[Evidence], setting: Setting) -> list[Verdict]:
         ]
     else:
         alone = [unknown(number, NOT_REDRAWN) for number in (1, 2, 3)]
-    found = {part.part.key: part.ranked(*setting) for part in parts}
+    return [*alone, *against_truth(parts, setting.score)]
+
+
+def against_truth(parts: Sequence[Evidence], score: Statistic) -> list[Verdict]:
+    """The last three, of any score of which less is better."""
+    found = {part.part.key: part.ranked(score) for part in parts}
     worlds = {name: one for name, one in found.items() if one is not None}
     return [
-        *alone,
         falsifiers.strays_from_truth(worlds),
         falsifiers.prefers_to_oracle(worlds),
         falsifiers.adds_nothing(worlds),

@@ -14,6 +14,7 @@ flat and of the tree record are those at ε. One SAE each, so nothing is claimed
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,11 +81,11 @@ def with_each(context: Contexts, n: int, own: Bool[np.ndarray, " token"], on: Ma
     return np.concatenate([alone, met])
 
 
-def held_out_bits(calibration: Contexts, test: Contexts, n: int, own: Own) -> float:
+def held_out_bits(contexts: Sequence[Contexts], n: int, own: Own) -> float:
     """Bits of a latent's support at all test tokens, by the calibration tokens of each context."""
     tables = [
         np.bincount(2 * context + on, minlength=2 * n).reshape(n, 2)
-        for context, on in zip((calibration, test), own, strict=True)
+        for context, on in zip(contexts, own, strict=True)
     ]
     chance = (tables[0] + 0.5) / (tables[0].sum(axis=1, keepdims=True) + 1.0)
     return float(-(tables[1] * np.log2(chance)).sum())
@@ -111,7 +112,7 @@ def support_bits(found: Splits) -> Float64[np.ndarray, " parents"]:
         own = calibration[:, place], test[:, place]
         contexts = [np.zeros(len(on), dtype=np.int64) for on in own]
         n = 1
-        bits[0] += held_out_bits(*contexts, n, own)
+        bits[0] += held_out_bits(contexts, n, own)
         parent: int | None = 0
         for allowed in range(1, MOST + 1):
             if parent is not None:
@@ -120,7 +121,7 @@ def support_bits(found: Splits) -> Float64[np.ndarray, " parents"]:
                 both = zip(contexts, (calibration, test), strict=True)
                 contexts = [context + n * on[:, parent] for context, on in both]
                 n *= 2
-            bits[allowed] += held_out_bits(*contexts, n, own)
+            bits[allowed] += held_out_bits(contexts, n, own)
     return np.asarray(bits / len(test))
 
 

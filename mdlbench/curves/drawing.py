@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mdlbench.console.labels import SIZE, text_inches
+from mdlbench.console.labels import BEHIND, SIZE, text_inches
 from mdlbench.console.style import FAMILIES, Margins, above_zero, house_style, plain_log_scale
 from mdlbench.statistics.metrics import metric_of
 
@@ -52,9 +52,8 @@ def draw_curve(curve: RateDistortionCurve, ax: Axes | None, window: Window | Non
         colour = FAMILIES[n_before % len(FAMILIES)]
         rates, losses = curve.along_hull()
         (line,) = ax.plot(rates, losses, color=colour, linewidth=1.4, gid=CURVE)
-        ax.plot(
-            curve.rates, above_zero(curve.distortions), ".", color=colour, markersize=3, alpha=0.6
-        )
+        measured = curve.distortions if window is None else above_zero(curve.distortions)
+        ax.plot(curve.rates, measured, ".", color=colour, markersize=3, alpha=0.6)
         ax.set_xlabel("bits per token")
         ax.set_ylabel(metric_of(curve.metric).axis)
         if window is None:
@@ -67,11 +66,13 @@ def draw_curve(curve: RateDistortionCurve, ax: Axes | None, window: Window | Non
             ax.annotate(
                 curve.shown_name,
                 (rates[inside][-1], losses[inside][-1]),
-                xytext=(4, 3),
+                xytext=(4, 6),
                 textcoords="offset points",
                 color=line.get_color(),
                 fontsize=SIZE,
                 annotation_clip=False,
+                bbox=BEHIND,
+                zorder=5,
             )
     return ax
 

@@ -17,6 +17,7 @@ LENGTH = 80
 PANEL = 3.2, 2.1
 """Inches of the curve's panel."""
 DPI = 90
+LEFT, RIGHT = (f'style="text-align: {side}; padding: 0.1em 0.6em"' for side in ("left", "right"))
 
 
 def line_of(record: EvalRecord) -> str:
@@ -48,7 +49,9 @@ def html_of(record: EvalRecord) -> str:
         facts["partial"] = "made with a limit, and never ranked"
     rows = "".join(_row(name, value) for name, value in facts.items())
     limits = "".join(_limit_row(record, result) for result in record.tolerances)
-    head = "".join(f"<th>{name}</th>" for name in ("", "bits per token", "95% interval", "L0"))
+    head = "".join(
+        f"<th {RIGHT}>{name}</th>" for name in ("", "bits per token", "95% interval", "L0")
+    )
     return (
         f"<div><strong>{_text(record.label)}</strong>"
         f"<table>{rows}</table>"
@@ -66,20 +69,25 @@ def _short(text: str) -> str:
 
 
 def _row(name: str, value: str) -> str:
-    return f"<tr><th>{name}</th><td>{_text(value)}</td></tr>"
+    return f"<tr>{_head(name)}<td {LEFT}>{_text(value)}</td></tr>"
+
+
+def _head(text: str) -> str:
+    return f"<th {LEFT}>{text}</th>"
 
 
 def _limit_row(record: EvalRecord, result: ToleranceResult) -> str:
     metric = metric_of(result.metric)
     if result.bits is None:
         floor = metric.written_short(record.floor.loss(result.metric))
-        cells = [f"not within it; its floor is {floor}", "", ""]
+        words = f"<td colspan=3 {LEFT}>missed at the finest step; its floor is {floor}</td>"
     else:
         low, high = result.bits_ci or (result.bits, result.bits)
         l0 = "" if result.l0 is None else f"{result.l0:.1f}"
         cells = [f"{result.bits:.1f}", f"{low:.1f} to {high:.1f}", l0]
-    limit = _text(metric.short_limit(result.epsilon))
-    return f"<tr><th>{limit}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        words = "".join(f"<td {RIGHT}>{cell}</td>" for cell in cells)
+    limit = _head(_text(metric.short_limit(result.epsilon)))
+    return f"<tr>{limit}{words}</tr>"
 
 
 def _picture(record: EvalRecord) -> str:

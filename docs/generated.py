@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 import typer.main
@@ -13,6 +14,8 @@ from typer.cli import get_docs_for_click
 
 from mdlbench.cli.app import app as command_line
 from mdlbench.records import schema
+
+NOTEBOOK = Path(__file__).parent / "tutorial.ipynb"
 
 
 def command_reference() -> str:
@@ -23,10 +26,35 @@ def command_reference() -> str:
     return text[text.index("## ") :].replace("```console\n$ ", "```text\n")
 
 
+def tutorial() -> str:
+    """The notebook of the tutorial in Markdown, with what its cells show."""
+    content = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    return "\n\n".join(part for cell in content["cells"] for part in _cell(cell))
+
+
+def _cell(cell: dict[str, Any]) -> Iterator[str]:
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        yield source
+        return
+    yield f"```python\n{source}\n```"
+    for output in cell["outputs"]:
+        data = output.get("data", {"text/plain": output.get("text", [])})
+        if "text/html" in data:
+            html = "".join(data["text/html"]).replace("\n", " ")
+            yield f'<div class="output">{html}</div>'
+        elif "image/png" in data:
+            image = f"data:image/png;base64,{data['image/png']}"
+            yield f'<div class="output"><img alt="the figure of this cell" src="{image}"></div>'
+        else:
+            yield f"```text\n{''.join(data['text/plain']).rstrip()}\n```"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "record": lambda: schema.tables(schema.record_schema()),
     "suite": lambda: schema.tables(schema.suite_schema()),
     "command-line": command_reference,
+    "tutorial": tutorial,
 }
 SCHEMAS = {"record": schema.record_schema, "suite": schema.suite_schema}
 

@@ -19,7 +19,7 @@ PAGES = sorted(
     [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *REPOSITORY.glob("docs/**/*.md")]
 )
 LANGUAGES = {"sh", "python", "yaml", "toml", "text"}
-NOT_TYPED = {"math", "{toctree}", "bash", "yml"}
+NOT_TYPED = {"math", "{toctree}", "{eval-rst}", "bash", "yml"}
 """Languages of fences that a reader does not type here: `bash` and `yml` are for a cluster."""
 FILE = re.compile(r"# ([\w./-]+\.(?:py|yaml|toml))\n")
 """A fence whose first line is a comment with a path is that file."""

@@ -19,13 +19,13 @@ from scipy.spatial import ConvexHull
 from mdlbench.boards.compare.choice import choose, only_results_folder
 from mdlbench.boards.compare.contender import Contender
 from mdlbench.boards.compare.contest import compare, placings_at
+from mdlbench.console.style import png
 from mdlbench.errors import RecordError, UsageError
 from mdlbench.records.store import RecordStore
 from mdlbench.report.compare.data import to_csv, to_json
 from mdlbench.report.compare.figure import comparison_figure
 from mdlbench.report.compare.terminal import print_comparison
 from mdlbench.report.compare.words import answer, curve_notes, to_markdown
-from mdlbench.report.style import png
 from mdlbench.suite.site import Site
 from tests.quick import MDLBENCH, served
 from tests.records import (

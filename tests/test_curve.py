@@ -105,16 +105,22 @@ def test_negative_eigenvalues_of_rounding_count_as_zero():
 def test_plot_draws_the_points_on_the_given_axis():
     figure = Figure()
     ax = curve_of((1, 0.9), (2, 0.5)).plot(figure.subplots())
-    line = ax.get_lines()[0]
-    assert line.get_xdata().tolist() == [1, 2]
-    assert line.get_ydata().tolist() == [0.9, 0.5]
+    hull, points = ax.get_lines()
+    assert points.get_xdata().tolist() == [1, 2]
+    assert points.get_ydata().tolist() == [0.9, 0.5]
+    np.testing.assert_allclose(hull.get_xdata(), 1 + (0.9 - hull.get_ydata()) / 0.4)
+    assert (hull.get_ydata()[0], hull.get_ydata()[-1]) == (0.9, 0.5)
     assert (ax.get_yscale(), ax.get_xlabel()) == ("log", "bits per token")
     assert ax.get_ylabel() == "MSE per dimension"
 
 
-def test_plot_of_a_loss_that_is_not_positive_is_linear():
-    figure = Figure()
-    assert curve_of((1, 0.9), (2, -0.1)).plot(figure.subplots()).get_yscale() == "linear"
+def test_plot_of_a_loss_that_is_not_positive_leaves_the_panel_or_is_linear():
+    ax = curve_of((1, 0.9), (2, -0.1)).plot(Figure().subplots())
+    assert ax.get_yscale() == "log"
+    assert all((line.get_ydata() > 0).all() for line in ax.get_lines())
+    ax = curve_of((1, -0.1), (2, -0.2)).plot(Figure().subplots())
+    assert ax.get_yscale() == "linear"
+    assert ax.get_lines()[-1].get_ydata().tolist() == [-0.1, -0.2]
 
 
 # --- hulls ----------------------------------------------------------------------------------

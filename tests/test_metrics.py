@@ -256,16 +256,19 @@ def test_curves_and_comparison(scored):
 
 def test_figures(scored, tmp_path):
     metric, site = scored.metric, scored.references.sites[0]
-    figure = curves_figure(scored.records, site, scored.board)
-    panel = figure.axes[1]
+    squared = curves_figure(scored.records, site, scored.board, "mse")
+    figure = curves_figure(scored.records, site, scored.board, metric.name)
+    (panel,) = figure.axes
     assert panel.get_ylabel() == metric.axis
-    assert panel.get_title("left") == f"{metric.label} after quantisation"
-    # neither is a squared error, so no Gaussian is drawn
-    labels = [[line.get_label() for line in ax.get_lines()] for ax in figure.axes[:2]]
-    assert ["Gaussian R(D), a reference" in found for found in labels] == [True, False]
-    accepted = scored.records[0].at(metric.name, EPSILONS[metric.name][1])
-    drawn = [line.get_xdata() for line in panel.get_lines()]
-    assert any(accepted.bits in np.atleast_1d(xs) for xs in drawn)
+    # it is no squared error, so that no Gaussian is drawn or said to be out of view
+    said = [
+        " ".join(text.get_text() for text in [*one.texts, *one.axes[0].texts])
+        for one in (squared, figure)
+    ]
+    assert ["Gaussian R(D)" in text for text in said] == [True, False]
+    epsilons = [f"ε = {epsilon:g}" for epsilon in EPSILONS[metric.name]]
+    names = [text.get_text() for text in panel.texts]
+    assert [name for name in names if name.startswith("ε")] == epsilons
     written = write_report(scored.records, scored.references, tmp_path)
     assert {path.name for path in written} >= {"table.csv", "curves.png", "tolerances.png"}
 

@@ -38,7 +38,7 @@ def test_a_run_is_told_and_nothing_is_written(
     assert plan_lines(found, plan_seconds(found, 1)) == [
         "tokens of an SAE: at most 200 test",
         "downloads: none",
-        "time: nobody knows how long for 3 SAEs",
+        "time: not known before one is scored here, for 3 SAEs",
     ]
     assert not list(tmp_path.iterdir())
 

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import random
 
 import matplotlib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 from mdlbench.boards.leaderboard import build, to_json
-from mdlbench.curves.curve import gaussian_rate_distortion
+from mdlbench.console.style import colour_of, house_style, png, width_colours
+from mdlbench.curves.curve import RateDistortionCurve, RatePoint, gaussian_rate_distortion
 from mdlbench.errors import OutputError, RecordError, UsageError
 from mdlbench.records.record import parse_record
 from mdlbench.report import print_boards, write_report
-from mdlbench.report.architectures import architectures_figure, families, has_several
+from mdlbench.report.architectures import (
+    architectures_figure,
+    has_several,
+    sorted_architectures,
+)
 from mdlbench.report.features import feature_grid, write_feature_grid
 from mdlbench.report.figures import curves_figure
-from mdlbench.report.style import colour_of, house_style, png, width_colours
 from mdlbench.report.tables import (
     escape_markdown,
     inert_cell,
@@ -32,6 +40,8 @@ from mdlbench.report.tables import (
 from mdlbench.report.widths import (
     best_per_width,
     infeasible_widths,
+    lanes,
+    sparsity_figure,
     tolerances_figure,
     width_figure,
 )
@@ -75,11 +85,6 @@ def terminal(table, width=100):
 def drawn(records):
     """The curves of records of one site."""
     return curves_figure(records, make_site_references(), build(records, HEADLINE))
-
-
-def axes_titled(figure, title):
-    (ax,) = (ax for ax in figure.axes if ax.get_title(loc="left") == title)
-    return ax
 
 
 # --- tables ---------------------------------------------------------------------------------
@@ -246,29 +251,138 @@ def has_line(ax, x, y):
     )
 
 
-def test_curves_show_every_sae_the_gaussian_and_the_tolerances(zoo):
-    references = make_site_references()
+def texts_of(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def hull_named(ax, name):
+    """The line that ends where its name's leader begins: the one in the name's colour."""
+    (text,) = [text for text in ax.texts if text.get_text() == name]
+    return max(
+        (line for line in ax.lines if line.get_color() == text.get_color()),
+        key=lambda line: len(line.get_xdata()),
+    )
+
+
+def overlaps(boxes):
+    return [
+        (one, other)
+        for i, one in enumerate(boxes)
+        for other in boxes[:i]
+        if one.y0 < other.y1 - 0.5 and other.y0 < one.y1 - 0.5
+    ]
+
+
+def boxes_of(ax, texts):
+    renderer = FigureCanvasAgg(ax.figure).get_renderer()
+    return [text.get_window_extent(renderer) for text in texts]
+
+
+def test_no_sharing_of_a_familys_points_is_cheaper_than_its_hull(zoo):
     figure = drawn(zoo)
-    ax = axes_titled(figure, "MSE after quantisation")
+    (ax,) = figure.axes
+    line = hull_named(ax, "jumprelu")
+    rates, losses = line.get_xdata(), line.get_ydata()
+    points = [(p.bits.total, p.mse) for r in zoo if not r.is_baseline for p in r.points]
+    for (rate, loss), (other_rate, other) in itertools.combinations(points, 2):
+        between = (losses >= min(loss, other)) & (losses <= max(loss, other))
+        share = (losses[between] - loss) / (other - loss) if other != loss else 0.0
+        assert (rates[between] <= rate + share * (other_rate - rate) + 1e-6).all()
+    assert line.get_marker() == ""  # it goes on to the right
+
+
+def test_curves_show_the_members_the_gaussian_and_the_tolerances(zoo):
+    references = make_site_references()
+    (ax,) = drawn(zoo).axes
     for record in zoo:
-        curve = record.curve("mse")
-        assert has_line(ax, curve.rates, curve.distortions)
-    assert has_line(ax, *gaussian_rate_distortion(np.array(references.eigenvalues)))
-    for metric, epsilon in MNIST_LIMITS:
-        panel = {"mse": "MSE", "delta_ce": "ΔCE"}[metric]
-        ax = axes_titled(figure, f"{panel} after quantisation")
-        assert has_line(ax, [0, 1], [epsilon, epsilon])
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "Gaussian R(D), a reference" in labels
-    assert "pca: PCA transform codec" in labels
-    assert "off scale: fixed-length code, n bits per dimension" in labels
+        if not record.is_baseline:
+            assert has_line(ax, record.curve("mse").rates, record.curve("mse").distortions)
+    gaussian = RateDistortionCurve.of(
+        (
+            RatePoint(float(rate), float(loss), 0.0, 0.0)
+            for rate, loss in zip(
+                *gaussian_rate_distortion(np.array(references.eigenvalues)), strict=True
+            )
+        ),
+        "",
+        "mse",
+    )
+    (dashed,) = [line for line in ax.lines if line.get_linestyle() == "-."] or [
+        line for line in ax.lines if line.get_linewidth() == 1.2 and len(line.get_xdata()) > 50
+    ][-1:]
+    np.testing.assert_allclose(dashed.get_xdata(), gaussian.rates_at(dashed.get_ydata()))
+    assert {"Gaussian R(D)", "pca", "jumprelu"} <= set(texts_of(ax))
+    for metric in ("mse", "delta_ce"):
+        (panel,) = curves_figure(zoo, references, build(zoo, HEADLINE), metric).axes
+        epsilons = [epsilon for name, epsilon in MNIST_LIMITS if name == metric]
+        for epsilon in epsilons:
+            assert has_line(panel, [0, 1], [epsilon, epsilon])
+        assert [t for t in texts_of(panel) if t.startswith("ε")] == [f"ε = {e:g}" for e in epsilons]
+    assert "Gaussian R(D)" not in texts_of(panel)
+
+
+def test_what_is_not_in_view_is_said_and_has_no_name(zoo):
+    figure = drawn(zoo)
+    (note,) = [text.get_text() for text in figure.texts if "Lines:" in text.get_text()]
+    assert "Out of view: n bits per dimension." in note
+    assert "n bits per dimension" not in texts_of(figure.axes[0])
+
+
+def many_families(n=12):
+    """As many architectures, whose curves lie close to one another."""
+    zoo = realistic_suite(widths=(64, 256), sparsities=(8, 16), n_replicates=20)
+    source = [record for record in zoo if not record.is_baseline]
+    records = []
+    for i in range(n):
+        record = source[i % len(source)]
+        points = []
+        for point in record.points:
+            bits = point.bits.model_copy(update={"total": point.bits.total * (1 + i / 40)})
+            points.append(point.model_copy(update={"bits": bits}))
+        made = make_record(
+            f"sae-{i}",
+            results=record.tolerances,
+            points=points,
+            floor=record.floor,
+            coder={"architecture": f"family_{i:02}", "d_latents": record.coder.d_latents},
+        )
+        records.append(made)
+    return records
+
+
+@pytest.mark.parametrize("metric", ["mse", "delta_ce"])
+def test_twelve_families_have_twelve_names_that_do_not_overlap(metric):
+    records = many_families()
+    board = build(records, HEADLINE)
+    (ax,) = curves_figure(records, make_site_references(), board, metric).axes
+    names = [text for text in ax.texts if text.get_text().startswith("family")]
+    assert len(names) == 12
+    assert len({text.get_color() for text in names}) == 12
+    assert not overlaps(boxes_of(ax, names))
+    limits = [text for text in ax.texts if text.get_text().startswith("ε")]
+    assert not overlaps(boxes_of(ax, limits))
+    figure_box = ax.figure.bbox
+    for box in boxes_of(ax, names):
+        assert figure_box.x0 <= box.x0 < box.x1 <= figure_box.x1
+
+
+def test_near_tolerances_have_names_that_do_not_overlap():
+    limits = [("fvu", epsilon) for epsilon in (0.15, 0.19, 0.2, 0.21, 0.4)]
+    results = [make_result(limit, (20.0, 21.0)) for limit in limits]
+    record = make_record("sae", results=results, coder=GATED)
+    board = build([record], Headline(metric="fvu", epsilon=0.19))
+    (ax,) = curves_figure([record], make_site_references(), board).axes
+    found = [text for text in ax.texts if text.get_text().startswith("ε")]
+    assert [text.get_text() for text in found] == [f"ε = {epsilon:g}" for _, epsilon in limits]
+    assert not overlaps(boxes_of(ax, found))
+    assert [text.get_weight() for text in found].index("bold") == 1
 
 
 def test_curves_view_is_the_neighbourhood_of_the_tolerances(zoo):
-    ax = axes_titled(drawn(zoo), "MSE after quantisation")
+    (ax,) = drawn(zoo).axes
     low, high = ax.get_ylim()
     assert low < 0.010 < 0.030 < high
-    assert high / low < 10
+    assert high / low < 20
     feasible = [result.bits for record in zoo for result in record.tolerances if result.feasible]
     assert ax.get_xlim()[0] <= min(feasible)
     assert np.mean(np.array(feasible) <= ax.get_xlim()[1]) > 0.9
@@ -277,8 +391,10 @@ def test_curves_view_is_the_neighbourhood_of_the_tolerances(zoo):
 def test_a_loss_below_zero_leaves_the_log_panel_at_its_foot(zoo):
     record = max(zoo, key=lambda record: -record.floor.delta_ce)
     assert record.floor.delta_ce < 0
-    ax = axes_titled(drawn([record]), "ΔCE after quantisation")
+    board = build([record], HEADLINE)
+    (ax,) = curves_figure([record], make_site_references(), board, "delta_ce").axes
     assert all((y > 0).all() for _, y in lines_of(ax) if len(y) > 2)
+    assert hull_named(ax, "pca").get_marker() == "v"  # it goes on below
     png(ax.figure)
 
 
@@ -288,7 +404,7 @@ def test_curves_of_saes_that_are_all_infeasible_can_be_drawn():
     record = record.model_copy(update={"tolerances": results})
     assert png(drawn([record])).startswith(PNG_SIGNATURE)
     board = build([record], HEADLINE)
-    for figure in (width_figure(board), tolerances_figure(board)):
+    for figure in (width_figure(board), sparsity_figure(board), tolerances_figure(board)):
         assert png(figure).startswith(PNG_SIGNATURE)
         assert any("no SAE is feasible" in t.get_text() for ax in figure.axes for t in ax.texts)
 
@@ -297,20 +413,19 @@ def test_partial_records_are_drawn_and_said_to_be_partial(zoo):
     partial = make_record("partial", results=zoo[0].tolerances, partial=True, limit=10)
     partial = partial.model_copy(update={"points": zoo[0].points[:5]})
     curve, alone = partial.curve("mse"), drawn([partial])
-    assert has_line(axes_titled(alone, "MSE after quantisation"), curve.rates, curve.distortions)
+    assert has_line(alone.axes[0], curve.rates, curve.distortions)
     assert "partial" in alone.get_suptitle()
 
 
 def test_edited_records_are_drawn_only_where_there_are_no_others(zoo):
     text = make_record("edited", results=zoo[0].tolerances, points=zoo[0].points[:5]).to_json()
     edited = parse_record(text.replace('"threads": 1', '"threads": 2'), "x")
-    curve, title = edited.curve("mse"), "MSE after quantisation"
-    both = axes_titled(drawn([*zoo, edited]), title)
-    assert not has_line(both, curve.rates, curve.distortions)
-    assert has_line(axes_titled(drawn([edited]), title), curve.rates, curve.distortions)
+    curve = edited.curve("mse")
+    assert not has_line(drawn([*zoo, edited]).axes[0], curve.rates, curve.distortions)
+    assert has_line(drawn([edited]).axes[0], curve.rates, curve.distortions)
 
 
-def test_another_quantiser_has_its_own_line_and_says_so(zoo):
+def test_another_quantiser_has_one_line_of_its_own(zoo):
     identity = zoo[0].identity.model_copy(update={"quantiser": "rdo"})
     other = zoo[0].model_copy(update={"identity": identity, "id": identity.id})
 
@@ -318,81 +433,150 @@ def test_another_quantiser_has_its_own_line_and_says_so(zoo):
         lines = figure.axes[0].lines
         return [x for x in lines if x.get_linestyle() == "--" and len(x.get_xdata()) > 2]
 
-    def labels(figure):
-        return [text.get_text() for text in figure.legends[0].get_texts()]
-
     alone, both = drawn(zoo), drawn([*zoo, other])
     assert len(dashed_curves(both)) == len(dashed_curves(alone)) + 1
-    assert "by the quantiser rdo" in labels(both)
-    assert "by the quantiser rdo" not in labels(alone)
+    assert "all [rdo]" in texts_of(both.axes[0])
+    assert "all [rdo]" not in texts_of(alone.axes[0])
+    only = drawn([other])
+    assert "jumprelu" in texts_of(only.axes[0])
 
 
 def test_baselines_alone_can_be_drawn(zoo):
     baselines = [record for record in zoo if record.identity.coder.adapter == "baseline"]
     assert png(drawn(baselines)).startswith(PNG_SIGNATURE)
-    assert png(width_figure(build(baselines, HEADLINE))).startswith(PNG_SIGNATURE)
+    board = build(baselines, HEADLINE)
+    for figure in (width_figure, sparsity_figure, tolerances_figure, architectures_figure):
+        assert png(figure(board)).startswith(PNG_SIGNATURE)
 
 
 def width_rows():
-    def row_source(name, width, bits, dead):
+    def row_source(name, width, bits, dead, l0=16.0, **changes):
         replicates = None if bits is None else [bits - 1.0, bits, bits + 1.0]
-        return make_record(name, replicates, coder={"d_latents": width, "dead_fraction": dead})
+        results = [make_result(LIMIT, replicates)]
+        if replicates:
+            results = [make_result(LIMIT, replicates, l0=l0)]
+        coder = {"d_latents": width, "dead_fraction": dead, **changes}
+        return make_record(name, results=results, coder=coder)
 
     return [
         row_source("w32", 32, None, 0.0),
         row_source("w64-a", 64, 120.0, 0.0),
         row_source("w64-b", 64, 150.0, 0.0),
-        row_source("w256-a", 256, 100.0, 0.1),
+        row_source("w128", 128, 110.0, 0.05),
+        row_source("w256-a", 256, 100.0, 0.1, l0=12.0),
         row_source("w256-b", 256, None, 0.2),
+        row_source("w256-c", 256, 101.0, 0.2, l0=14.0),
+        row_source("w256-d", 256, 104.0, 0.2, l0=18.0),
+        row_source("gated-64", 64, 119.5, 0.0, **GATED),
+        row_source("gated-256", 256, 99.5, 0.0, **GATED),
     ]
 
 
 def test_best_and_infeasible_widths_by_hand():
-    rows = build(width_rows(), HEADLINE).headline.rows
-    assert [row.label for row in best_per_width(rows)] == ["w64-a", "w256-a"]
+    rows = build(width_rows()[:6], HEADLINE).headline.rows
+    assert [row.label for row in best_per_width(rows)] == ["w64-a", "w128", "w256-a"]
     assert infeasible_widths(rows) == [32]
 
 
-def test_width_figure_joins_the_best_of_each_width():
+def joined(ax):
+    """What lines join: the places and heights of those of more than one point."""
+    return [
+        (list(line.get_xdata()), list(line.get_ydata()))
+        for line in ax.lines
+        if len(line.get_xdata()) > 1
+        and line.get_linestyle() not in ("None", "")
+        and line.get_clip_on()
+        and line.get_marker() != "None"
+    ]
+
+
+def test_width_figure_joins_a_sweep_and_nothing_else():
     figure = width_figure(build(width_rows(), HEADLINE))
-    ax = axes_titled(figure, "Bits against width, best sparsity of each")
-    assert has_line(ax, [64, 256], [120.0, 100.0])
+    ax, dead = figure.axes
+    assert joined(ax) == [([64, 128, 256], [120.0, 110.0, 100.0])]  # not the two gated ones
     assert has_line(ax, [32], [0.965])  # marked as infeasible along the top
-    assert has_line(ax, [256], [100.0])  # the first rank
-    (dead,) = (ax for ax in figure.axes if ax.get_ylabel() == "dead latents")
-    assert has_line(dead, [64, 256], [0.0, 0.1])
+    assert dead.get_ylabel() == "dead"
+    assert joined(dead) == [([64, 128, 256], [0.0, 0.05, 0.1])]
     assert dead.get_xlim() == ax.get_xlim()
-    l0 = axes_titled(figure, "Bits against sparsity")
-    assert has_line(l0, [16.0, 16.0], [120.0, 150.0])
+    assert {"batchtopk", "gated"} <= set(texts_of(ax))
+    key = [text.get_text() for text in figure.legends[0].texts]
+    assert key == ["rank 1", "no SAE of this width within ε"]
+    assert "ε" not in "".join(key[:1])
+
+
+def test_sparsity_figure_joins_one_architecture_at_one_width():
+    (ax,) = sparsity_figure(build(width_rows(), HEADLINE)).axes
+    assert joined(ax) == [([12.0, 14.0, 18.0], [100.0, 101.0, 104.0])]
+    assert "batchtopk, 256" in texts_of(ax)
+
+
+def test_another_quantisers_marks_are_hollow_and_its_lines_its_own():
+    sources = [row for row in width_rows() if row.coder.architecture == "batchtopk"]
+    others = []
+    for record in sources:
+        identity = record.identity.model_copy(update={"quantiser": "tree"})
+        others.append(record.model_copy(update={"identity": identity, "id": identity.id}))
+    figure = width_figure(build([*sources, *others], HEADLINE))
+    marks = [
+        line
+        for line in figure.axes[0].lines
+        if list(line.get_xdata()) == [64, 128, 256] and line.get_marker() in ("o", "^")
+    ]
+    assert [line.get_markerfacecolor() == "white" for line in marks] == [False, True]
+    assert [line.get_marker() for line in marks] == ["o", "^"]
+    assert {"batchtopk", "batchtopk [tree]"} <= set(texts_of(figure.axes[0]))
+    key = [text.get_text() for text in figure.legends[0].texts]
+    assert key[:2] == ["the suite's own mode", "[tree]"]
+
+
+def test_a_tie_is_named_only_where_there_is_one():
+    def key(records):
+        figure = width_figure(build(records, HEADLINE))
+        return [text.get_text() for text in figure.legends[0].texts]
+
+    apart = [make_record("a", (50.0, 50.1)), make_record("b", (60.0, 60.1), coder=GATED)]
+    tied = [make_record("a", (50.0, 52.0)), make_record("b", (52.0, 50.0), coder=GATED)]
+    assert key(apart) == ["rank 1"]
+    assert key(tied) == ["rank 1, shared"]
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 10)), max_size=12), st.floats(0.1, 3))
+def test_intervals_in_one_lane_never_touch(drawn_intervals, gap):
+    intervals = [(low, low + length) for low, length in drawn_intervals]
+    found = lanes(intervals, gap)
+    for (one, lane), (other, other_lane) in itertools.combinations(
+        zip(intervals, found, strict=True), 2
+    ):
+        if lane == other_lane:
+            assert one[1] + gap <= other[0] or other[1] + gap <= one[0]
+    if intervals:
+        assert {abs(lane) for lane in found} == set(range(max(map(abs, found)) + 1))
 
 
 def test_near_baselines_are_lines_and_far_ones_are_named():
     near = make_record("pca", [129.0, 130.0, 131.0], adapter="baseline")
     far = make_record("dense", [799.0, 800.0, 801.0], adapter="baseline")
     figure = width_figure(build([*width_rows(), near, far], HEADLINE))
-    ax = axes_titled(figure, "Bits against width, best sparsity of each")
+    ax = figure.axes[0]
     assert has_line(ax, [0, 1], [130.0, 130.0])
     assert not has_line(ax, [0, 1], [800.0, 800.0])
-    texts = [text.get_text() for text in ax.texts]
-    assert "pca: 130" in texts
-    assert "off scale: dense 800 bits" in texts
+    assert "pca: 130" in texts_of(ax)
+    assert "off scale: dense 800 bits" in [text.get_text() for text in figure.texts]
     assert ax.get_ylim()[0] < 99 < 151 < ax.get_ylim()[1] < 200
 
 
 def test_error_bars_are_the_intervals():
     figure = width_figure(build(width_rows(), HEADLINE))
-    ax = axes_titled(figure, "Bits against width, best sparsity of each")
-    (bars,) = (c for c in ax.collections if hasattr(c, "get_segments"))
+    bars = [c for c in figure.axes[0].collections if hasattr(c, "get_segments")]
     low, high = np.quantile([119.0, 120.0, 121.0], [0.025, 0.975])
-    np.testing.assert_allclose(bars.get_segments()[0], [[64, low], [64, high]])
+    np.testing.assert_allclose(bars[0].get_segments()[0], [[64, low], [64, high]])
 
 
 def test_tolerances_figure_has_a_panel_per_tolerance(board):
     titles = [ax.get_title(loc="left") for ax in tolerances_figure(board).axes]
-    assert titles == [
-        *(f"MSE per dimension ≤ {e}" for e in (0.01, 0.015, 0.02, 0.03)),
-        *(f"ΔCE ≤ {e} nats" for e in (0.01, 0.02, 0.05, 0.1)),
-    ]
+    assert titles == [f"MSE ≤ {e}" for e in (0.01, 0.015, 0.02, 0.03)]
+    titles = [ax.get_title(loc="left") for ax in tolerances_figure(board, "delta_ce").axes]
+    assert titles == [f"ΔCE ≤ {e} nats" for e in (0.01, 0.02, 0.05, 0.1)]
 
 
 def test_widths_have_different_colours_and_one_width_has_one():
@@ -473,7 +657,9 @@ def test_report_is_the_same_bytes_for_any_order_of_records(zoo, tmp_path):
     assert shuffled != some
     paths = write_report(some, realistic_references(), tmp_path / "a")
     again = write_report(shuffled, realistic_references(), tmp_path / "b")
-    names = ["table.csv", "table.md", "curves.png", "width.png", "tolerances.png"]
+    of_losses = ("curves", "tolerances", "curves-delta_ce", "tolerances-delta_ce")
+    drawn_names = [f"{name}.png" for name in (*of_losses, "width", "sparsity")]
+    names = ["table.csv", "table.md", *drawn_names]
     assert [path.name for path in paths] == [path.name for path in again] == names
     for one, other in zip(paths, again, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -526,35 +712,56 @@ def test_report_of_nothing_is_an_error(tmp_path):
         write_report([], realistic_references(), tmp_path)
 
 
-def test_the_shortest_sae_of_each_architecture():
-    records = [
+def architecture_records():
+    return [
         make_record("wide", (60.0, 61.0), coder={"architecture": "topk"}),
         make_record("narrow", (50.0, 51.0), coder={"architecture": "topk"}),
+        make_record("short", (40.0, 41.0), coder={"architecture": "mdl"}),
         make_record("gates", None, results=[make_result(LIMIT, None)], coder=GATED),
         make_record("narrow", (45.0, 46.0), coder={"architecture": "topk"}, quantiser="rdo"),
         make_record("k", (10.0, 10.5), coder={"architecture": "kmeans"}, adapter="baseline"),
+        make_record("p", (200.0, 210.0), coder={"architecture": "pca"}, adapter="baseline"),
     ]
+
+
+def test_the_shortest_sae_of_each_architecture_sorted_by_bits():
+    records = architecture_records()
     board = build(records, HEADLINE)
     assert has_several(board)
-    assert not has_several(build([records[0], records[-1]], HEADLINE))
-    assert families(board) == ["gated", "topk", "topk [rdo]", "kmeans"]
-    (panel,) = [ax for ax in architectures_figure(board).axes if ax.get_visible()]
-    assert [label.get_text() for label in panel.get_yticklabels()] == families(board)
-    shown = {round(line.get_ydata()[0]): line for line in panel.lines if line.get_marker() == "o"}
-    assert {at: line.get_xdata()[0] for at, line in shown.items()} == {1: 50.5, 2: 45.5}
-    written = {text.get_text() for text in panel.texts}
-    assert {"misses ε", "← 10 bits", "50.5", "45.5"} <= written
+    assert not has_several(build([records[0], records[5]], HEADLINE))
+    assert sorted_architectures(board, "mse") == ["mdl", "topk", "kmeans", "pca"]
+    (panel,) = architectures_figure(board).axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == [
+        "mdl",
+        "topk",
+        "kmeans",
+        "pca",
+    ]
+    marks = {
+        (round(line.get_ydata()[0]), line.get_marker()): line.get_xdata()[0]
+        for line in panel.lines
+        if line.get_marker() != "None"
+    }
+    assert marks == {(0, "o"): 40.5, (1, "o"): 50.5, (1, "s"): 45.5}
+    written = set(texts_of(panel))
+    assert {"← 10", "205 →", "40.5", "50.5"} == written
+    (key,) = architectures_figure(board).legends
+    assert [text.get_text() for text in key.texts] == ["the suite's own mode", "[rdo]", "rank 1"]
 
 
-def test_panels_of_one_loss_stand_together():
-    limits = [("fvu", 0.01), ("delta_ce", 0.05), ("fvu", 0.3)]
+def test_panels_are_of_one_loss_the_tightest_first():
+    limits = [("fvu", 0.3), ("fvu", 0.01), ("delta_ce", 0.05)]
     records = [
         make_record(name, results=[make_result(limit, (50.0, 51.0)) for limit in limits], coder=who)
         for name, who in (("one", GATED), ("other", {"architecture": "topk"}))
     ]
     board = build(records, Headline(metric="delta_ce", epsilon=0.05))
-    titles = [ax.get_title(loc="left") for ax in architectures_figure(board).axes]
-    assert titles[:3] == ["FVU ≤ 0.01", "FVU ≤ 0.3", "ΔCE ≤ 0.05 nats"]
+
+    def titles(metric):
+        return [ax.get_title(loc="left") for ax in architectures_figure(board, metric).axes]
+
+    assert titles("fvu") == ["FVU ≤ 0.01", "FVU ≤ 0.3"]
+    assert titles(None) == ["ΔCE ≤ 0.05 nats"]
 
 
 def test_an_sae_without_latents_has_the_colour_of_the_narrowest():

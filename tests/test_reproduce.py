@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from mdlbench.console.style import pdf
 from mdlbench.errors import UsageError
 from mdlbench.papers import EXPERIMENTS, feature_splitting, hierarchy, run_experiment
 from mdlbench.papers.simulation import Documents, SimulatedMean, code, tree_code
 from mdlbench.papers.wording import coverage
 from mdlbench.report.outputs import frame_as_markdown
-from mdlbench.report.style import pdf
 from tests.references import entropy
 
 SMALL = {

@@ -190,7 +190,7 @@ def plan_lines(plan: Plan, seconds: float | None) -> list[str]:
 
     tokens = " and ".join(f"{n:,} {split}" for split, n in plan.tokens.items())
     known = "" if plan.seconds is None else f" at {plan.seconds:.1f} s each, as in {plan.seen_in}/"
-    how_long = "nobody knows how long" if seconds is None else about(seconds)
+    how_long = "not known before one is scored here," if seconds is None else about(seconds)
     return [
         f"tokens of an SAE: at most {tokens}" if tokens else "tokens of an SAE: as the data have",
         f"downloads: {', '.join(plan.downloads) or 'none'}",

@@ -1,1 +1,1 @@
-"""What people see: terminals, Markdown, and the name of what is being done."""
+"""What people see: terminals, Markdown, how figures look, and the name of what is being done."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from mdlbench.console.terminal import inert
 from mdlbench.curves.chords import Chords, LogChords, crossing_qualities
-from mdlbench.statistics.metrics import metric_of
+from mdlbench.curves.drawing import Window, draw_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +20,8 @@ LEAST_POINTS = 4
 """A hull with fewer vertices is not compared."""
 LEAST_OVERLAP = 0.75
 """Share of two curves' joint range of quality that must be common for an average to be of both."""
+NAME_LENGTH = 40
+"""Characters of a curve's name that are drawn."""
 NEGLIGIBLE = 1e-9
 """Bits per token that tell no two curves apart."""
 
@@ -101,19 +104,45 @@ class RateDistortionCurve:
         rates = np.interp(-distortions, -hull.distortions, hull.rates)
         return np.where(beyond, np.nan, rates)
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """The curve on a new or given axis: rate to the right, distortion upwards (log)."""
-        import matplotlib.pyplot as plt
+    def along_hull(
+        self, least: float = 0.0, n: int = 400
+    ) -> tuple[Float64[np.ndarray, " point"], Float64[np.ndarray, " point"]]:
+        """Rates and distortions along the lower hull, by rising rate, as it is drawn.
 
-        if ax is None:
-            _, ax = plt.subplots(layout="constrained")
-        ax.plot(self.rates, self.distortions, marker="o", markersize=3, label=self.name)
-        ax.set_xlabel("bits per token")
-        ax.set_ylabel(metric_of(self.metric).axis)
-        if (self.distortions > 0).all():
-            ax.set_yscale("log")
-        ax.legend()
-        return ax
+        Chords are straight where the loss is linear, so that they are curved on a logarithmic axis.
+
+        Args:
+            least: positive distortions below it are left out; all that are not positive are.
+            n: places at most, spaced evenly in the logarithm of the distortion.
+        """
+        hull = self.lower_hull()
+        losses = hull.distortions
+        kept = losses[losses > 0]
+        if len(kept) == 0 or len(losses) == 1:
+            return hull.rates[losses > 0], kept
+        foot = max(losses[-1], least, 1e-6 * losses[0])
+        if foot >= losses[0]:
+            return hull.rates[:1], losses[:1]
+        grid = np.clip(np.geomspace(losses[0], foot, n), foot, losses[0])
+        return self.rates_at(grid), grid
+
+    @property
+    def shown_name(self) -> str:
+        """Its name, inert and not too long to be drawn."""
+        name = inert(self.name)
+        return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
+
+    def window(self) -> Window | None:
+        """What `plot` shows; None where there is no positive loss."""
+        return Window.of(self)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The curve in the house style: rate to the right, the loss upwards (log).
+
+        Args:
+            ax: to draw on; a new figure's by default.
+        """
+        return draw_curve(self, ax, self.window())
 
 
 def gaussian_rate_distortion(

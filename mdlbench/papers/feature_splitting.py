@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float64
 
 from mdlbench.codes import closed_forms
 from mdlbench.console.stages import OnStage
+from mdlbench.console.style import ALERT, CATEGORIES, INK, house_style
 from mdlbench.errors import UsageError
 from mdlbench.papers.simulation import Booleans, Comparison, Documents, code
 from mdlbench.papers.wording import agreement, coverage, learning_cost, report_text
 from mdlbench.report.outputs import write_outputs
-from mdlbench.report.style import ALERT, CATEGORIES, INK, house_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

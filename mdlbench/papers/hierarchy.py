@@ -17,11 +17,11 @@ from jaxtyping import Float64
 
 from mdlbench.codes import closed_forms
 from mdlbench.console.stages import OnStage
+from mdlbench.console.style import CATEGORIES, INK, house_style
 from mdlbench.errors import UsageError
 from mdlbench.papers.simulation import Booleans, Comparison, Documents, code, tree_code
 from mdlbench.papers.wording import agreement, coverage, learning_cost, report_text
 from mdlbench.report.outputs import write_outputs
-from mdlbench.report.style import CATEGORIES, INK, house_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

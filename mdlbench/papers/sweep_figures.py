@@ -7,6 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdlbench.console.style import (
+    ALERT,
+    CATEGORIES,
+    FAINT,
+    INK,
+    MARKERS,
+    colour_of,
+    house_style,
+    legend_below,
+    plain_log_scale,
+    plain_numbers,
+    width_colours,
+)
 from mdlbench.papers.feature_sheet import Sheet
 from mdlbench.papers.sweep import (
     DEAD_SHARE,
@@ -22,19 +35,6 @@ from mdlbench.papers.sweep import (
 )
 from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord
-from mdlbench.report.style import (
-    ALERT,
-    CATEGORIES,
-    FAINT,
-    INK,
-    MARKERS,
-    colour_of,
-    house_style,
-    legend_below,
-    plain_log_scale,
-    plain_numbers,
-    width_colours,
-)
 from mdlbench.report.widths import mark_missed
 from mdlbench.scoring.pictures import COLOURS, Tiles
 from mdlbench.statistics.metrics import metric_of

@@ -43,7 +43,7 @@ from mdlbench.suite.suite import Headline
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mdlbench.curves.curve import RateDistortionCurve
+    from mdlbench.records.measured import MeasuredCurve
 
 SCHEMA_VERSION: Literal[3] = 3
 PROTOCOL = 2
@@ -76,6 +76,12 @@ Quantiser = Annotated[str, AfterValidator(_known_mode), Field(json_schema_extra=
 
 class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    def __dir__(self) -> list[str]:
+        """What a part of a record is and does; what pydantic adds is left out."""
+        own = {name for kind in type(self).__mro__ if issubclass(kind, Part) for name in vars(kind)}
+        held = {*type(self).model_fields, *(self.__pydantic_extra__ or {})}
+        return sorted(name for name in own | held if not name.startswith(("_", "model_")))
 
 
 class MetricKey(NamedTuple):
@@ -539,6 +545,19 @@ class EvalRecord(Part):
     _edited: bool = PrivateAttr(default=False)
     _found_again: str = PrivateAttr(default="")
 
+    def __repr__(self) -> str:
+        from mdlbench.records.face import line_of
+
+        return line_of(self)
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """A small table and one curve, as notebooks show it."""
+        from mdlbench.records.face import html_of
+
+        return html_of(self)
+
     @property
     def is_edited(self) -> bool:
         """Whether it was read from a file that was changed after it was written."""
@@ -578,17 +597,16 @@ class EvalRecord(Part):
         """Those that its suite sets tolerances on, in order."""
         return list(dict.fromkeys(result.metric for result in self.tolerances))
 
-    def curve(self, metric: str = "mse") -> RateDistortionCurve:
+    def curve(self, metric: str = "mse") -> MeasuredCurve:
         """Total rate against one metric, over all operating points.
 
         Raises:
             UsageError: no such metric.
             RecordError: it was not measured.
         """
-        from mdlbench.curves.curve import RateDistortionCurve, RatePoint
+        from mdlbench.records.measured import MeasuredCurve
 
-        points = [RatePoint(p.bits.total, p.loss(metric), p.step, p.l0) for p in self.points]
-        return RateDistortionCurve.of(points, name=self.label, metric=metric)
+        return MeasuredCurve.of_record(self, metric)
 
     def at(self, metric: str, epsilon: float) -> ToleranceResult:
         """The result at one tolerance, for its reader: where it is infeasible, it says so.

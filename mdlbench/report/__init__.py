@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdlbench.boards.leaderboard import Leaderboard, build_all, build_archive, by_site
+from mdlbench.console import style
 from mdlbench.console.terminal import show, stdout_console
 from mdlbench.disk.files import write_atomically
 from mdlbench.errors import RecordError
 from mdlbench.records.record import EvalRecord, References, SiteReferences
 from mdlbench.records.store import ARCHIVE
-from mdlbench.report import style
 from mdlbench.report.tables import archive_markdown, to_csv, to_markdown, to_rich
 
 if TYPE_CHECKING:
@@ -111,19 +111,27 @@ def _drawn(figure: Callable[[], Figure], render: Callable[[Figure], bytes]) -> b
 def _figures(
     board: Leaderboard, records: Sequence[EvalRecord], references: SiteReferences
 ) -> dict[str, Callable[[], Figure]]:
-    """The figures of one site by file name, the site in it where there are others."""
+    """The figures of one site by file name.
+
+    Those of a loss that is not the headline's have it in their names, and where there are several
+    sites, all have theirs.
+    """
     from mdlbench.report.architectures import architectures_figure, has_several
     from mdlbench.report.figures import curves_figure
-    from mdlbench.report.widths import tolerances_figure, width_figure
+    from mdlbench.report.widths import sparsity_figure, tolerances_figure, width_figure
 
     end = "" if board.site is None else f"-{_slug(board.site)}"
-    several = has_several(board)
-    return {
-        **({f"architectures{end}": lambda: architectures_figure(board)} if several else {}),
-        f"curves{end}": lambda: curves_figure(records, references, board),
-        f"width{end}": lambda: width_figure(board),
-        f"tolerances{end}": lambda: tolerances_figure(board),
-    }
+    found: dict[str, Callable[[], Figure]] = {}
+    for metric in dict.fromkeys(table.metric for table in board.tables):
+        which = "" if metric == board.headline.metric else f"-{metric}"
+        if has_several(board):
+            found[f"architectures{which}{end}"] = partial(architectures_figure, board, metric)
+        curves = partial(curves_figure, records, references, board, metric)
+        found[f"curves{which}{end}"] = curves
+        found[f"tolerances{which}{end}"] = partial(tolerances_figure, board, metric)
+    found[f"width{end}"] = partial(width_figure, board)
+    found[f"sparsity{end}"] = partial(sparsity_figure, board)
+    return found
 
 
 def _slug(site: str) -> str:

@@ -1,30 +1,42 @@
-"""The shortest SAE of each architecture at every tolerance."""
+"""The shortest SAE of each architecture at every tolerance of a loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdlbench.boards.leaderboard import Leaderboard, Row, Table
-from mdlbench.report.style import ALERT, CATEGORIES, FAINT, INK, house_style
-from mdlbench.report.tables import TITLE_LENGTH, limit_name, printable
-from mdlbench.statistics.metrics import in_order
+from mdlbench.console.labels import text_inches
+from mdlbench.console.style import (
+    ALERT,
+    CATEGORIES,
+    FAINT,
+    INK,
+    Margins,
+    house_style,
+    legend_of_marks,
+    panels,
+)
+from mdlbench.quantisers.modes import mode_of
+from mdlbench.report.tables import TITLE_LENGTH, printable
+from mdlbench.statistics.metrics import metric_of
+from mdlbench.suite.base import MetricName
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANELS_ABREAST = 4
+ABREAST = 3
 NEAR = 1.8
 """Panels reach as far as this factor of the shortest SAE's bits; what is beyond is written."""
+WIDTH = 1.5
+"""Inches of a panel."""
+NAME_LENGTH = 26
+SMALL: dict[str, Any] = {"fontsize": 7, "va": "center"}
 
-
-def families(board: Leaderboard) -> list[str]:
-    """Architectures, each with the quantisers it was scored with: SAEs by name, then baselines."""
-    rows = [row for table in board.tables for row in table.rows]
-    return [
-        name for _, name in sorted({(row.record.is_baseline, row.record.family) for row in rows})
-    ]
+Mode = str | None
+"""A quantiser's name; None is the suite's own."""
 
 
 def has_several(board: Leaderboard) -> bool:
@@ -33,71 +45,176 @@ def has_several(board: Leaderboard) -> bool:
     return len({row.record.family for row in rows if not row.record.is_baseline}) > 1
 
 
-def architectures_figure(board: Leaderboard) -> Figure:
-    """One panel per tolerance, one line per architecture: its shortest SAE, with its interval."""
-    from matplotlib.figure import Figure
+def tables_of(board: Leaderboard, metric: MetricName) -> list[Table]:
+    """The board's tables of a loss, the tightest first."""
+    return sorted((t for t in board.tables if t.metric == metric), key=lambda table: table.epsilon)
 
-    names = families(board)
-    tables = sorted(board.tables, key=lambda table: (in_order(table.metric), table.epsilon))
-    n_lines = -(-len(tables) // PANELS_ABREAST)
+
+def sorted_at(board: Leaderboard, metric: MetricName) -> Table:
+    """By whose bits architectures are sorted: the headline, or the middle one of another loss."""
+    tables = tables_of(board, metric)
+    return board.headline if board.headline.metric == metric else tables[len(tables) // 2]
+
+
+def sorted_architectures(board: Leaderboard, metric: MetricName) -> list[str]:
+    """Those that are within some ε, by bits at one: SAEs in the suite's own mode, then baselines.
+
+    What misses that ε comes last. Where there is nothing in the suite's own mode, the shortest of
+    the others decides.
+    """
+    tables = tables_of(board, metric)
+    found = {
+        (row.record.is_baseline, row.record.coder.architecture)
+        for table in tables
+        for row in _shown(table)
+    }
+    at = sorted_at(board, metric)
+
+    def place(key: tuple[bool, str]) -> tuple[bool, bool, float, str]:
+        rows = [row for row in _shown(at) if row.record.coder.architecture == key[1]]
+        own = [row for row in rows if row.record.identity.quantiser is None] or rows
+        bits = min((row.result.bits or 0.0 for row in own), default=float("inf"))
+        return key[0], not rows, bits, key[1]
+
+    return [name for _, name in sorted(found, key=place)]
+
+
+def architectures_figure(board: Leaderboard, metric: MetricName | None = None) -> Figure:
+    """One panel per tolerance of a loss, one line per architecture: its shortest SAE in each mode.
+
+    Args:
+        board: of one site.
+        metric: the loss; the headline's by default.
+    """
+    metric = board.headline.metric if metric is None else metric
+    names, tables = sorted_architectures(board, metric), tables_of(board, metric)
+    modes = _modes(tables)
+    n_lines = -(-len(tables) // ABREAST)
+    line = 0.15 + 0.045 * (len(modes) - 1)
+    words = [printable(name, NAME_LENGTH) for name in names]
     with house_style():
-        height = n_lines * (0.21 * len(names) + 0.9) + 0.5
-        figure = Figure(figsize=(12.5, height), layout="constrained")
-        axes = figure.subplots(n_lines, PANELS_ABREAST, squeeze=False).flatten()
-        for ax, table in zip(axes, tables, strict=False):
-            _panel(ax, table, names)
-        for ax in axes[len(tables) :]:
-            ax.set_visible(False)
-        for ax in axes[::PANELS_ABREAST]:
-            ax.set_yticklabels([printable(name) for name in names])
-        figure.suptitle(
-            f"{printable(board.title, TITLE_LENGTH)}: the shortest SAE of each architecture, "
-            "with its 95% interval (orange: rank 1)",
-            x=0.01,
-            ha="left",
-            weight="bold",
+        figure, axes = panels(
+            WIDTH,
+            [max(1, len(names)) * line + 0.1] * n_lines,
+            Margins(0.15 + text_inches(words), 0.2, 0.72, above=0.25, between=(0.2, 0.7)),
+            f"{printable(board.title, TITLE_LENGTH)}: the shortest SAE of each architecture with "
+            f"its 95% interval, sorted by bits at {_short(sorted_at(board, metric))}",
+            abreast=min(ABREAST, len(tables)),
         )
+        for ax, table in zip(axes, tables, strict=False):
+            _panel(ax, table, names, modes)
+        for ax in axes[len(tables) :]:
+            ax.remove()
+        for ax in axes[::ABREAST]:
+            ax.set_yticklabels(words, fontsize=8)
+        legend_of_marks(figure, _key(axes, modes), columns=4)
     return figure
 
 
-def _panel(ax: Axes, table: Table, names: Sequence[str]) -> None:
-    best = {name: _shortest(table, name) for name in names}
-    saes = [row for row in best.values() if row and not row.record.is_baseline]
-    least = min((row.result.bits for row in saes if row.result.bits is not None), default=1.0)
+def _short(table: Table) -> str:
+    return metric_of(table.metric).short_limit(table.epsilon)
+
+
+def _shown(table: Table) -> list[Row]:
+    """The rows within ε, unless edited."""
+    return [row for row in table.rows if row.status != "edited" and row.result.bits is not None]
+
+
+def _modes(tables: Iterable[Table]) -> list[Mode]:
+    """The suite's own mode first, then the others by name."""
+    found = {row.record.identity.quantiser for table in tables for row in _shown(table)}
+    return sorted(found, key=lambda mode: (mode is not None, mode or ""))
+
+
+def _panel(ax: Axes, table: Table, names: Sequence[str], modes: Sequence[Mode]) -> None:
+    rows = _shown(table)
+    saes = [row for row in rows if not row.record.is_baseline] or rows
+    least = min((row.result.bits or 0.0 for row in saes), default=1.0)
     ax.set_xlim(0.93 * least, NEAR * least)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_yticks(range(len(names)), labels=[""] * len(names))
-    ax.set_title(limit_name(table))
+    ax.tick_params(axis="y", length=0)
+    ax.set_title(_short(table), fontsize=8.5)
     ax.set_xlabel("bits per token")
     ax.grid(axis="x", visible=False)
-    for line, row in enumerate(best.values()):
-        _line(ax, line, row, (0.93 * least, 0.9 * NEAR * least))
+    for line, name in enumerate(names):
+        of_name = [row for row in rows if row.record.coder.architecture == name]
+        _line(ax, line, [_shortest(of_name, mode) for mode in modes], modes)
 
 
-def _shortest(table: Table, name: str) -> Row | None:
-    """The architecture's row of fewest bits, unless edited; None where none is within ε."""
-    shown = [row for row in table.rows if row.status != "edited"]
-    rows = [row for row in shown if row.record.family == name and row.result.feasible]
-    return min(rows, key=lambda row: row.result.bits or 0.0, default=None)
+def _shortest(rows: Iterable[Row], mode: Mode) -> Row | None:
+    """The row of fewest bits in a mode; None where there is none."""
+    found = [row for row in rows if row.record.identity.quantiser == mode]
+    return min(found, key=lambda row: row.result.bits or 0.0, default=None)
 
 
-def _line(ax: Axes, line: int, row: Row | None, limits: tuple[float, float]) -> None:
-    start: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "color": FAINT, **_SMALL}
-    bits = None if row is None else row.result.bits
-    if row is None or bits is None:
-        ax.text(0.02, line, "misses ε", **start)
-    elif bits < limits[0]:
-        ax.text(0.02, line, f"← {bits:.0f} bits", **start)
-    elif bits > limits[1]:
-        ax.text(0.98, line, f"{bits:.0f} bits →", **start, ha="right")
+def _line(ax: Axes, line: int, best: Sequence[Row | None], modes: Sequence[Mode]) -> None:
+    """An architecture's marks, a mode below the other, and the bits of the one farthest right."""
+    found = [(row, mode) for row, mode in zip(best, modes, strict=True) if row is not None]
+    low, high = ax.get_xlim()
+    bits = [row.result.bits or 0.0 for row, _ in found]
+    faint: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "color": FAINT, **SMALL}
+    if not found:
+        ax.text(0.02, line, "misses ε", **faint)
+    elif not any(low <= value <= high for value in bits):
+        is_left = max(bits) < low
+        words = f"← {max(bits):.0f}" if is_left else f"{min(bits):.0f} →"
+        ax.text(0.02 if is_left else 0.98, line, words, ha="left" if is_left else "right", **faint)
     else:
-        low, high = row.result.bits_ci or (bits, bits)
-        colour = ALERT if row.ranking.rank == 1 else CATEGORIES[0]
-        ax.plot([low, high], [line, line], color=colour, linewidth=2.2)
-        ax.plot(bits, line, "o", color=colour, markersize=4)
+        ends = [_mark(ax, line, row, mode, modes) for row, mode in found]
+        shown = [end for end in ends if low <= end.bits <= high]
+        last, first = max(shown, key=lambda end: end.high), min(shown, key=lambda end: end.low)
+        room = 0.2 * (high - low)
+        is_right = last.high < high - room or first.low < low + room
+        at, value = (last.high, last.bits) if is_right else (first.low, first.bits)
         ax.annotate(
-            f"{bits:.1f}", (high, line), (5, 0), textcoords="offset points", color=INK, **_SMALL
+            f"{value:.1f}",
+            (at, line),
+            (4 if is_right else -4, 0),
+            textcoords="offset points",
+            ha="left" if is_right else "right",
+            color=INK,
+            **SMALL,
         )
 
 
-_SMALL: dict[str, Any] = {"fontsize": 7, "va": "center"}
+class Marked(NamedTuple):
+    """Bits that are drawn, and the ends of their interval."""
+
+    low: float
+    bits: float
+    high: float
+
+
+def _mark(ax: Axes, line: int, row: Row, mode: Mode, modes: Sequence[Mode]) -> Marked:
+    """Draw the bits with their interval."""
+    bits = row.result.bits or 0.0
+    low, high = row.result.bits_ci or (bits, bits)
+    at = line + 0.5 * (modes.index(mode) / max(1, len(modes) - 1) - 0.5) if modes[1:] else line
+    colour = ALERT if row.ranking.rank == 1 else CATEGORIES[0]
+    ax.plot([low, high], [at, at], color=colour, linewidth=1.3)
+    ax.plot(bits, at, color=colour, **_look(mode))
+    return Marked(low, bits, high)
+
+
+def _look(mode: Mode) -> dict[str, Any]:
+    """A filled mark for the suite's own mode, a hollow one for another."""
+    if mode is None:
+        return {"marker": "o", "markersize": 4}
+    look = {"markersize": 4.5, "markerfacecolor": "white", "markeredgewidth": 0.8}
+    return look | {"marker": mode_of(mode).marker}
+
+
+def _key(axes: Sequence[Axes], modes: Sequence[Mode]) -> dict[str, Artist]:
+    """What the marks mean that are drawn."""
+    from matplotlib.lines import Line2D
+
+    entries: dict[str, Artist] = {}
+    if len(modes) > 1:
+        for mode in modes:
+            name = "the suite's own mode" if mode is None else f"[{mode}]"
+            entries[name] = Line2D([], [], linestyle="", color=FAINT, **_look(mode))
+    drawn = [line for ax in axes if ax.figure for line in ax.lines if line.get_marker() != "None"]
+    if any(line.get_color() == ALERT for line in drawn):
+        entries["rank 1"] = Line2D([], [], color=ALERT, linewidth=2)
+    return entries

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from mdlbench.console.style import house_style, png
 from mdlbench.disk.files import write_atomically
-from mdlbench.report.style import house_style, png
 from mdlbench.report.tables import printable
 from mdlbench.scoring.pictures import COLOURS, COLUMNS, Tiles, heaviest
 

@@ -1,79 +1,153 @@
-"""Rate-distortion curves of all SAEs of a suite, with what they are to be compared with."""
+"""Rate-distortion curves of a board: the hull of each family, and what it is compared with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 
-from mdlbench.boards.leaderboard import Leaderboard, Table
-from mdlbench.curves.curve import gaussian_rate_distortion
-from mdlbench.quantisers.modes import mode_of
-from mdlbench.records.record import (
-    EvalRecord,
-    SiteReferences,
-    other_quantisers,
+from mdlbench.boards.leaderboard import Leaderboard
+from mdlbench.console.labels import (
+    NOTE,
+    End,
+    inches_of,
+    label_ends,
+    label_limits,
+    line_inches,
+    note_below,
+    text_inches,
 )
-from mdlbench.report.style import (
+from mdlbench.console.style import (
+    ALERT,
     FAINT,
     INK,
+    Margins,
     above_zero,
-    colour_of,
+    family_colours,
     house_style,
-    markers,
+    panels,
     plain_log_scale,
-    plain_numbers,
-    width_colours,
 )
+from mdlbench.curves.curve import RateDistortionCurve, RatePoint, gaussian_rate_distortion
+from mdlbench.quantisers.modes import mode_of
+from mdlbench.records.record import EvalRecord, SiteReferences, other_quantisers, with_quantiser
 from mdlbench.report.tables import TITLE_LENGTH, printable
-from mdlbench.report.view import View, view_of
+from mdlbench.report.view import view_of
 from mdlbench.statistics.metrics import metric_of
 from mdlbench.suite.base import MetricName
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-BASELINE_STYLES: dict[str, dict[str, Any]] = {
-    "pca": {"color": "#D55E00", "linewidth": 2.4, "marker": ""},
-    "kmeans": {"color": "#CC79A7", "linewidth": 1.2, "marker": "D", "markersize": 4},
-    "dense": {"color": "#8a8a8a", "linewidth": 1.2, "marker": "s", "markersize": 3},
-}
-DENSE = "fixed-length code, n bits per dimension"
+PANEL = 3.7, 3.0
+"""Inches of the panel, without the band for names of lines that leave it below."""
+MEMBER = "#d4d4d4"
+"""Colour of single SAEs' curves."""
+OTHER_MODE = "#5a5a5a"
+"""Colour of the hull of all SAEs in a mode that is not the suite's own."""
+LEFT = 0.78
+"""Inches left of the panel."""
+NAME_LENGTH = 26
+MARKERS = {"kmeans": "D", "dense": "s", "mean": "^"}
+"""Markers of baselines that are a single point."""
+RIGHT = 1.3
+"""The panel reaches so far beyond the families' bits at the finest tolerances that they meet."""
+NEAR_FLOOR = 0.5
+"""Floors down to this share of the least loss in view are shown, too."""
+POINT = 0.02
+"""A line that spans a smaller share of the panel is a point."""
+GAUSSIAN = "Gaussian R(D)"
+DENSE = "n bits per dimension"
+N_SAMPLES = 600
+
+Points = Float64[np.ndarray, " point"]
+
+
+class Family(NamedTuple):
+    """What has one line: its name, its members' points together, and how it is drawn."""
+
+    name: str
+    curve: RateDistortionCurve
+    look: dict[str, Any]
+
+
+class View(NamedTuple):
+    """What a panel shows: bits per token up to `most`, losses from `foot` to `top`."""
+
+    most: float
+    foot: float
+    top: float
+
+
+class Path(NamedTuple):
+    """A line as it is drawn, by rising rate.
+
+    Attributes:
+        end: the marker of its end: "o" where nothing is lost any more by coarser steps, so that it
+            is a floor; "v" where it goes on below the panel; empty where it goes on to the right.
+    """
+
+    name: str
+    rates: Points
+    losses: Points
+    look: dict[str, Any]
+    end: str
+
+    @property
+    def falls_below(self) -> bool:
+        """Whether it leaves the panel at its foot."""
+        return self.end == "v"
+
+    def cut_at(self, loss: float) -> Path:
+        """The part of it that lies above a loss."""
+        kept = self.losses >= loss
+        return self._replace(rates=self.rates[kept], losses=self.losses[kept])
 
 
 def curves_figure(
-    records: Sequence[EvalRecord], references: SiteReferences, board: Leaderboard
+    records: Sequence[EvalRecord],
+    references: SiteReferences,
+    board: Leaderboard,
+    metric: MetricName | None = None,
 ) -> Figure:
-    """Distortion against bits per token, one panel per distortion of the suite.
+    """The lower hull of each family's operating points: a loss against bits per token.
+
+    A family is an architecture in the suite's own mode. All SAEs in another mode are one line.
 
     Args:
         records: of one site of a suite; edited ones are drawn only where there are no others.
         references: of the same site.
         board: of the same records; the tolerance of its headline is drawn heavier.
+        metric: the loss; the headline's by default.
     """
-    from matplotlib.figure import Figure
-
+    metric = board.headline.metric if metric is None else metric
     shown = presentable(records)
-    metrics = list(dict.fromkeys(result.metric for result in shown[0].tolerances))
-    widths = sorted({record.coder.d_latents for record in shown if not record.is_baseline})
+    families = list(_families(shown, metric))
+    lines = [*families, *_references(metric, references)]
+    view = _view(shown, families, metric)
+    paths = [path for line in lines if (path := _path(line, view))]
+    in_view = {path.name for path in paths}
+    note = _note([line.name for line in lines if line.name not in in_view])
+    band = line_inches() * sum(path.falls_below for path in paths)
+    height = PANEL[1] + band
     with house_style():
-        figure = Figure(figsize=(5.4 * len(metrics) + 0.9, 5.6), layout="constrained")
-        axes = figure.subplots(1, len(metrics), squeeze=False)[0]
-        colours = width_colours(widths)
-        for ax, metric in zip(axes, metrics, strict=True):
-            _panel(ax, metric, shown, references, board.headline, colours)
-        if widths:
-            bar = figure.colorbar(colours, ax=axes, pad=0.01, aspect=40)
-            bar.set_label("width: latents in the dictionary")
-            bar.outline.set_visible(False)
-            plain_numbers(bar.ax.yaxis, widths)
-        figure.suptitle(_title(shown, board), x=0.01, ha="left", weight="bold")
-        baselines = [_label(record) for record in shown if record.is_baseline]
-        _legend(figure, list(axes), shown, [*baselines, DENSE])
+        margins = Margins(
+            left=LEFT,
+            right=0.3 + text_inches(path.name for path in paths),
+            below=0.5 + NOTE * len(note),
+        )
+        figure, (ax,) = panels(PANEL[0], [height], margins, _title(shown, board))
+        _scales(ax, view, metric, share=band / height)
+        for record in _own(shown):
+            if not record.is_baseline:
+                curve = record.curve(metric)
+                ax.plot(curve.rates, above_zero(curve.distortions), color=MEMBER, linewidth=0.7)
+        label_ends(ax, _drawn(ax, paths))
+        _tolerances(ax, shown[0], metric, board)
+        note_below(figure, note, left=LEFT)
     return figure
 
 
@@ -82,14 +156,9 @@ def presentable(records: Sequence[EvalRecord]) -> list[EvalRecord]:
     return [record for record in records if not record.is_edited] or list(records)
 
 
-def _markers(records: Sequence[EvalRecord]) -> dict[str, str]:
-    """The marker of each architecture of trained SAEs."""
-    return markers(record.coder.architecture for record in records if not record.is_baseline)
-
-
-def _line(quantiser: str | None) -> Any:
-    """The line of a quantiser; whole for the suite's own."""
-    return "-" if quantiser is None else mode_of(quantiser).line
+def _own(records: Sequence[EvalRecord]) -> list[EvalRecord]:
+    """Those in the suite's own mode, or all where there are none."""
+    return [record for record in records if record.identity.quantiser is None] or list(records)
 
 
 def _title(records: Sequence[EvalRecord], board: Leaderboard) -> str:
@@ -97,167 +166,158 @@ def _title(records: Sequence[EvalRecord], board: Leaderboard) -> str:
     return f"{printable(board.title, TITLE_LENGTH)}: rate-distortion curves{partial}"
 
 
-def _legend(
-    figure: Figure,
-    axes: Sequence[Axes],
-    records: Sequence[EvalRecord],
-    references: Sequence[str],
-) -> None:
-    """What SAEs look like, in no width's colour; every labelled line; references without one.
-
-    Args:
-        figure: to draw it on.
-        axes: with the labelled lines.
-        records: of the SAEs, and of what they are compared with.
-        references: names of the lines that there may be.
-    """
-    from matplotlib.lines import Line2D
-
-    entries: dict[str, Artist] = {}
-    architectures = _markers(records)
-    if architectures:
-        entries = {
-            "SAE, swept over quantiser steps": Line2D([], [], color=FAINT, linewidth=1.1),
-            "its floor: loss before quantisation": Line2D([], [], color=FAINT, linewidth=2.5),
-        }
-    for quantiser in other_quantisers(records):
-        line = Line2D([], [], color=FAINT, linewidth=1.1, linestyle=_line(quantiser))
-        entries[f"by the quantiser {quantiser}"] = line
-    for architecture, marker in architectures.items():
-        name = f", {printable(architecture)}" if len(architectures) > 1 else ""
-        dot = Line2D([], [], color=FAINT, marker=marker, linestyle="")
-        entries[f"its bits at ε{name}"] = dot
-    for ax in axes:
-        handles, labels = ax.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    if unseen := [name for name in references if name not in entries]:
-        entries[f"off scale: {', '.join(unseen)}"] = Line2D([], [], linestyle="")
-    figure.legend(
-        list(entries.values()), list(entries), loc="outside lower center", ncols=3, handlelength=2.5
-    )
+def _note(outside: Sequence[str]) -> list[str]:
+    """What the lines are, and which of them are out of view."""
+    lines = ["Lines: lower hulls of families. Grey: their members."]
+    text = "Out of view:"
+    for i, name in enumerate(outside):
+        word = name + ("," if i + 1 < len(outside) else ".")
+        if len(text) + len(word) > 78:
+            lines.append(text)
+            text = "   "
+        text += f" {word}"
+    return [*lines, text] if outside else lines
 
 
-def _panel(
-    ax: Axes,
-    metric: MetricName,
-    records: Sequence[EvalRecord],
-    references: SiteReferences,
-    headline: Table,
-    colours: ScalarMappable,
-) -> None:
-    view, marker = view_of(records, metric), _markers(records)
-    ax.set_yscale("log")
-    for record in sorted(records, key=lambda record: (record.coder.d_latents, record.name)):
-        if record.is_baseline:
-            _baseline(ax, record, metric, view)
-        else:
-            colour = colour_of(record.coder.d_latents, colours)
-            _sae(ax, record, metric, colour, marker[record.coder.architecture])
-    _references(ax, metric, references, view)
-    for result in records[0].tolerances:
-        if result.metric == metric:
-            is_headline = (metric, result.epsilon) == (headline.metric, headline.epsilon)
-            _tolerance_line(ax, result.epsilon, is_headline)
-    ax.set_xlim(view.rates.linear)
-    ax.set_ylim(view.losses.log)
-    plain_log_scale(ax.yaxis)
-    ax.set_xlabel("rate (bits per token)")
-    ax.set_ylabel(metric_of(metric).axis)
-    ax.set_title(f"{metric_of(metric).label} after quantisation")
-
-
-def _sae(
-    ax: Axes, record: EvalRecord, metric: MetricName, colour: tuple[float, ...], marker: str
-) -> None:
-    curve = record.curve(metric)
-    ax.plot(
-        curve.rates,
-        above_zero(curve.distortions),
-        color=colour,
-        linewidth=1.1,
-        linestyle=_line(record.identity.quantiser),
-        alpha=0.85,
-    )
-    scored = [
-        (result.bits, result.epsilon)
-        for result in record.tolerances
-        if result.metric == metric and result.bits is not None and not result.at_coarsest
-    ]
-    if scored:
-        ax.plot(
-            *zip(*scored, strict=True),
-            linestyle="none",
-            marker=marker,
-            markersize=4,
-            color=colour,
+def _families(records: Sequence[EvalRecord], metric: MetricName) -> Iterator[Family]:
+    """Architectures, then all SAEs in each other mode, then baselines."""
+    trained = [record for record in records if not record.is_baseline]
+    colours = family_colours(record.coder.architecture for record in trained)
+    own = _own(trained)
+    for name in sorted({record.coder.architecture for record in own}):
+        members = [record for record in own if record.coder.architecture == name]
+        yield _family(
+            name, members, metric, {"color": colours[name], "linewidth": 1.4, "linestyle": "-"}
         )
-    floor = record.floor.loss(metric)
-    ax.plot(
-        [0.975, 1.0],
-        [floor, floor],
-        transform=ax.get_yaxis_transform(),
-        color=colour,
-        linewidth=1.5,
-        alpha=0.6,
-    )
+    for mode in other_quantisers(trained) if own != trained else ():
+        members = [record for record in trained if record.identity.quantiser == mode]
+        look = {"color": OTHER_MODE, "linewidth": 1.4, "linestyle": mode_of(mode).line}
+        yield _family(with_quantiser("all", mode), members, metric, look)
+    baselines = [record for record in records if record.is_baseline]
+    for name in sorted({record.family for record in baselines}):
+        members = [record for record in baselines if record.family == name]
+        yield _family(name, members, metric, _baseline_look(members[0]))
 
 
-def _baseline(ax: Axes, record: EvalRecord, metric: MetricName, view: View) -> None:
-    curve = record.curve(metric)
-    style: dict[str, Any] = {"color": INK, "linewidth": 1.2, "marker": "*", "zorder": 3}
-    style |= BASELINE_STYLES.get(record.coder.architecture, {})
-    style["linestyle"] = _line(record.identity.quantiser)
-    if view.shows(curve.rates, curve.distortions):
-        ax.plot(curve.rates, above_zero(curve.distortions), label=_label(record), **style)
+def _family(
+    name: str, members: Sequence[EvalRecord], metric: MetricName, look: dict[str, Any]
+) -> Family:
+    points = [point for record in members for point in record.curve(metric).points]
+    curve = RateDistortionCurve.of(points, printable(name, NAME_LENGTH), metric)
+    return Family(curve.name, curve, look)
 
 
-def _label(record: EvalRecord) -> str:
-    name = printable(record.label)
-    return f"{name}: PCA transform codec" if record.coder.architecture == "pca" else name
+def _baseline_look(record: EvalRecord) -> dict[str, Any]:
+    mode, architecture = record.identity.quantiser, record.coder.architecture
+    line = "-" if mode is None else mode_of(mode).line
+    is_pca = architecture == "pca"
+    return {
+        "color": ALERT if is_pca else INK,
+        "linewidth": 2.2 if is_pca and mode is None else 1.2,
+        "linestyle": line,
+        "marker": MARKERS.get(architecture, "*"),
+    }
 
 
-def _references(ax: Axes, metric: MetricName, references: SiteReferences, view: View) -> None:
-    """The Gaussian and the dense codec, for distortions that are squared errors."""
+def _references(metric: MetricName, references: SiteReferences) -> Iterator[Family]:
+    """The Gaussian and the fixed-length code, for losses that are squared errors."""
     of_mse = metric_of(metric).of_mse
     if of_mse is None:
         return
     eigenvalues = np.array(references.eigenvalues, dtype=np.float64)
     unit = of_mse(references.d, float(eigenvalues.sum()))
-    rates, distortions = gaussian_rate_distortion(eigenvalues)
-    ax.plot(
-        rates,
-        distortions * unit,
-        color=INK,
-        linewidth=1.4,
-        linestyle=(0, (5, 2, 1, 2)),
-        label="Gaussian R(D), a reference",
-    )
+    rates, losses = gaussian_rate_distortion(eigenvalues)
+    gaussian = {"color": INK, "linewidth": 1.2, "linestyle": (0, (5, 2, 1, 2))}
+    yield _reference(GAUSSIAN, rates, losses * unit, metric, gaussian)
     n_bits, dense = np.array(references.dense, dtype=np.float64).reshape(-1, 2).T
-    if view.shows(n_bits * references.d, dense * unit):
-        ax.plot(
-            n_bits * references.d,
-            dense * unit,
-            color=FAINT,
-            linewidth=1.2,
-            linestyle=":",
-            marker="s",
-            markersize=3,
-            label=DENSE,
-        )
+    fixed = {"color": FAINT, "linewidth": 1.2, "linestyle": ":"}
+    yield _reference(DENSE, n_bits * references.d, dense * unit, metric, fixed)
 
 
-def _tolerance_line(ax: Axes, epsilon: float, is_headline: bool) -> None:
-    ax.axhline(
-        epsilon, color=INK, linewidth=1.1 if is_headline else 0.7, linestyle="--", zorder=1.5
+def _reference(
+    name: str, rates: Points, losses: Points, metric: MetricName, look: dict[str, Any]
+) -> Family:
+    points = [RatePoint(float(r), float(d), 0.0, 0.0) for r, d in zip(rates, losses, strict=True)]
+    return Family(name, RateDistortionCurve.of(points, name, metric), look)
+
+
+def _view(records: Sequence[EvalRecord], families: Sequence[Family], metric: MetricName) -> View:
+    """The neighbourhood of the tolerances, with the floors near it.
+
+    To the right as far as the families' bits at the finest tolerance that each meets, and a little
+    farther.
+    """
+    around = view_of(_own(records), metric)
+    epsilons = np.array([r.epsilon for r in records[0].tolerances if r.metric == metric])
+    trained = {record.coder.architecture for record in records if not record.is_baseline}
+    own = [family for family in families if family.name in trained] or families
+    bits = [_finest(family.curve.rates_at(np.sort(epsilons))) for family in own]
+    met = [value for value in bits if value is not None and value > 0]
+    foot, top = around.losses.log
+    floors = [float(family.curve.distortions.min()) for family in families]
+    near = [floor for floor in floors if floor >= foot * NEAR_FLOOR]
+    most = RIGHT * max(met) if met else around.rates.linear[1]
+    return View(most, min(foot, 0.97 * min(near, default=foot)), top)
+
+
+def _finest(rates: Points) -> float | None:
+    """The first of them that is a number."""
+    return next((float(rate) for rate in rates if not np.isnan(rate)), None)
+
+
+def _path(family: Family, view: View) -> Path | None:
+    """A family's hull as far as it is in view; None where nothing of it is."""
+    rates, losses = family.curve.along_hull(1e-3 * view.foot, N_SAMPLES)
+    inside = (losses <= view.top) & (rates <= view.most)
+    if not (inside & (losses >= view.foot)).any():
+        return None
+    last = int(np.flatnonzero(inside)[-1])
+    is_whole = last + 1 == len(rates)
+    end = "v" if losses[last] < view.foot else "o" if is_whole else ""
+    return Path(family.name, rates[inside], losses[inside], family.look, end)
+
+
+def _scales(ax: Axes, view: View, metric: MetricName, share: float) -> None:
+    """The panel's axes, with a share of its height below the view."""
+    foot, top = view.foot, view.top
+    ax.set_yscale("log")
+    ax.set_xlim(0.0, view.most)
+    ax.set_ylim(top * (foot / top) ** (1 / (1 - share)), top)
+    plain_log_scale(ax.yaxis, float(np.log10(top / foot)))
+    ax.set_xlabel("bits per token")
+    ax.set_ylabel(metric_of(metric).axis)
+
+
+def _drawn(ax: Axes, paths: Sequence[Path]) -> list[End]:
+    """Draw the lines, and say where each ends.
+
+    Those that leave the panel at its foot are cut where their names fit, the shortest lowest, so
+    that no line to a name crosses another.
+    """
+    foot, top = ax.get_ylim()
+    step = line_inches() / inches_of(ax)[1]
+    falling = sorted(
+        (path for path in paths if path.falls_below), key=lambda path: path.cut_at(foot).rates[-1]
     )
-    ax.annotate(
-        f"ε = {epsilon:g}",
-        (0.0, epsilon),
-        xycoords=ax.get_yaxis_transform(),
-        xytext=(4, 3),
-        textcoords="offset points",
-        fontsize=8,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.2},
-        zorder=4,
-        weight="bold" if is_headline else "normal",
-    )
+    cuts = {path.name: foot * (top / foot) ** (step * (i + 0.5)) for i, path in enumerate(falling)}
+    ends = []
+    for path in paths:
+        drawn = path.cut_at(cuts.get(path.name, 0.0))
+        colour, marker = path.look["color"], path.look.get("marker", "*")
+        is_other = path.look["linestyle"] != "-"
+        is_point = np.ptp(drawn.rates) < POINT * ax.get_xlim()[1] and not path.falls_below
+        if is_point:
+            face = "white" if is_other else colour
+            ax.plot(drawn.rates[-1], drawn.losses[-1], marker, color=colour, mfc=face, ms=4)
+        else:
+            line = {key: value for key, value in path.look.items() if key != "marker"}
+            ax.plot(drawn.rates, drawn.losses, marker=path.end, markevery=[-1], ms=2.5, **line)
+        place = float(drawn.rates[-1]), float(drawn.losses[-1])
+        ends.append(End(*place, path.name, colour, marker if is_point else "", is_other))
+    return ends
+
+
+def _tolerances(ax: Axes, record: EvalRecord, metric: MetricName, board: Leaderboard) -> None:
+    epsilons = [result.epsilon for result in record.tolerances if result.metric == metric]
+    headline = board.headline
+    label_limits(ax, epsilons, [headline.epsilon] if headline.metric == metric else [])

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdlbench.console.markdown import markdown_table
+from mdlbench.console.style import pdf, png
 from mdlbench.disk.files import write_atomically
-from mdlbench.report.style import pdf, png
 from mdlbench.report.tables import ABSENT, escape_markdown
 
 if TYPE_CHECKING:

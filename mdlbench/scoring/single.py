@@ -42,7 +42,7 @@ def evaluate(
     dtype: str = "float32",
     cache: bool = False,
 ) -> EvalRecord:
-    """Score one SAE on a suite; where stderr is a terminal, it shows the stage.
+    """Score one SAE on a suite; on a terminal and in a notebook it shows the stage.
 
     An object says where it belongs by its own config, as a folder does. What neither that nor the
     suite says (hook, context, BOS) can be said here; whoever speaks must agree on hooks and model.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mdlbench.console.style import ALERT, CATEGORIES, FAINT, INK, MARKERS, house_style, legend_below
 from mdlbench.curves.curve import RateDistortionCurve
-from mdlbench.report.style import ALERT, CATEGORIES, FAINT, INK, MARKERS, house_style, legend_below
 from mdlbench.statistics.metrics import metric_of
 from mdlbench.studies.inference import Shares, Standing
 from mdlbench.studies.results import Done, Level

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Float64
-
 from mdlbench.boards.leaderboard import unique_labels
 from mdlbench.curves.chords import Chords
 from mdlbench.curves.curve import RateDistortionCurve, RatePoint
 from mdlbench.errors import RecordError
+from mdlbench.records.measured import resampled_curves
 from mdlbench.records.record import EvalRecord, ToleranceResult
 from mdlbench.suite.base import MetricName
 
@@ -112,20 +110,4 @@ def _by_quality(curve: RateDistortionCurve) -> ByQuality | None:
 def _resampled_curves(contender: Contender, metric: MetricName) -> list[RateDistortionCurve]:
     """The contender's curve in every resample; none where a point lacks resamples."""
     points = [point for member in contender.members for point in member.points]
-    if not points or not all(point.has_draws(metric) for point in points):
-        return []
-    draws = [
-        np.stack([point.resampled_bits(), point.resampled(metric)], axis=-1) for point in points
-    ]
-    if len({len(draw) for draw in draws}) > 1:
-        raise RecordError(f"{contender.name}: its points have unequal numbers of resamples")
-    facts = [(point.step, point.l0) for point in points]
-    by_draw: Float64[np.ndarray, "replicate point 2"] = np.stack(draws, axis=1)
-    return [
-        RateDistortionCurve.of(
-            (RatePoint(r, d, *fact) for (r, d), fact in zip(draw, facts, strict=True)),
-            contender.name,
-            metric,
-        )
-        for draw in by_draw.tolist()
-    ]
+    return resampled_curves(points, contender.name, metric)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64
 
+from mdlbench.console.style import CATEGORIES, FAINT, INK, house_style
 from mdlbench.papers.bilinear.claims import ALIKE
 from mdlbench.papers.bilinear.evidence import Evidence
 from mdlbench.papers.bilinear.intervals import SeedMean
 from mdlbench.papers.bilinear.measure import KEPT, Measured
-from mdlbench.report.style import CATEGORIES, FAINT, INK, house_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

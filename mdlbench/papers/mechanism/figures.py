@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mdlbench.console.style import CATEGORIES, FAINT, INK, house_style
 from mdlbench.papers.mechanism.evidence import Evidence
 from mdlbench.papers.mechanism.plan import CALLED
-from mdlbench.report.style import CATEGORIES, FAINT, INK, house_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

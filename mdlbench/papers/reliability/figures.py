@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mdlbench.console.style import ALERT, CATEGORIES, FAINT, INK, MARKERS, house_style, legend_below
 from mdlbench.papers.reliability import ranks
 from mdlbench.papers.reliability.evidence import Evidence
 from mdlbench.papers.reliability.falsifiers import TITLES, Verdict
@@ -15,7 +16,6 @@ from mdlbench.papers.reliability.plan import FLAT, MODES
 from mdlbench.papers.reliability.statistics import TIGHT, TRUTHS, bits_of, statistics
 from mdlbench.papers.reliability.tables import WORDS, scores
 from mdlbench.papers.reliability.verdicts import Setting
-from mdlbench.report.style import ALERT, CATEGORIES, FAINT, INK, MARKERS, house_style, legend_below
 from mdlbench.statistics.metrics import metric_of
 
 if TYPE_CHECKING:

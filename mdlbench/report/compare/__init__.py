@@ -14,10 +14,10 @@ def write_comparison(contest: Contest, folder: Path) -> list[Path]:
     Raises:
         OutputError: the folder cannot be written, or the disk is full.
     """
+    from mdlbench.console.style import pdf, png
     from mdlbench.report.compare.data import to_csv, to_json
     from mdlbench.report.compare.figure import comparison_figure
     from mdlbench.report.compare.words import to_markdown
-    from mdlbench.report.style import pdf, png
 
     figure = comparison_figure(contest)
     contents = {

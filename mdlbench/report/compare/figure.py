@@ -11,7 +11,7 @@ import numpy as np
 from mdlbench.boards.compare.contender import ComparedCurve, Contender
 from mdlbench.boards.compare.contest import Contest
 from mdlbench.boards.compare.curves import Band, CurveComparison
-from mdlbench.report.style import CATEGORIES, FAINT, INK, above_zero, house_style, plain_log_scale
+from mdlbench.console.style import CATEGORIES, FAINT, INK, above_zero, house_style, plain_log_scale
 from mdlbench.report.tables import TITLE_LENGTH, printable
 from mdlbench.statistics.metrics import metric_of
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from textwrap import wrap
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
@@ -20,8 +22,12 @@ DPI = 150
 INK, FAINT, ALERT = "#222222", "#8a8a8a", "#D55E00"
 CATEGORIES = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B")
 """Okabe and Ito's colours, without the ones used for alerts and ink."""
+FAMILIES = (*CATEGORIES, "#882255", "#7A7A00", "#7F4F24", "#0B5D3B", "#22308F", "#DC267F")
+"""Colours of a board's architectures, each of which is named where it is drawn."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "8", "H")
 """Markers of architectures, in the order of their names."""
+TITLE_CHARACTERS = 11.5
+"""Characters of a title to an inch."""
 LEAST_LOSS = 1e-12
 """A loss below every one that is drawn on a logarithmic axis, the page's own included."""
 STYLE = {
@@ -112,6 +118,85 @@ def markers(architectures: Iterable[str]) -> dict[str, str]:
     return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
 
 
+def family_colours(architectures: Iterable[str]) -> dict[str, str]:
+    """A colour for each architecture, the same in every figure of the same SAEs."""
+    names = sorted(set(architectures))
+    return {name: FAMILIES[i % len(FAMILIES)] for i, name in enumerate(names)}
+
+
+class Margins(NamedTuple):
+    """Inches around and between panels."""
+
+    left: float
+    right: float
+    below: float
+    above: float = 0.08
+    between: tuple[float, float] = (0.0, 0.0)
+
+
+def panels(
+    width: float, heights: Sequence[float], margins: Margins, title: str, abreast: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels whose places are final, line by line from the top.
+
+    Args:
+        width: inches of a panel.
+        heights: inches of the panels of each line.
+        margins: around and between them.
+        title: over the figure, in as many lines as it needs.
+        abreast: panels in a line.
+    """
+    from matplotlib.figure import Figure
+
+    left, right, below, above, (gap, lead) = margins
+    figure_width = left + abreast * width + (abreast - 1) * gap + right
+    words = wrap(title, int(figure_width * TITLE_CHARACTERS)) or [""]
+    top = below + sum(heights) + lead * (len(heights) - 1)
+    figure_height = top + above + 0.08 + 0.17 * len(words)
+    figure = Figure(figsize=(figure_width, figure_height))
+    figure.suptitle(
+        "\n".join(words),
+        x=0.08 / figure_width,
+        y=1 - 0.06 / figure_height,
+        ha="left",
+        va="top",
+        weight="bold",
+        fontsize=9.5,
+    )
+    axes = []
+    for height in heights:
+        top -= height
+        for column in range(abreast):
+            x = left + column * (width + gap)
+            axes.append(
+                figure.add_axes(
+                    (
+                        x / figure_width,
+                        top / figure_height,
+                        width / figure_width,
+                        height / figure_height,
+                    )
+                )
+            )
+        top -= lead
+    return figure, axes
+
+
+def legend_of_marks(figure: Figure, entries: Mapping[str, Artist], columns: int) -> None:
+    """What marks mean, at the figure's foot."""
+    if entries:
+        figure.legend(
+            list(entries.values()),
+            list(entries),
+            loc="lower left",
+            bbox_to_anchor=(0.0, 0.0),
+            ncols=columns,
+            fontsize=7.5,
+            handlelength=1.2,
+            columnspacing=1.2,
+        )
+
+
 def colour_of(width: int, colours: ScalarMappable) -> tuple[float, ...]:
     shown = np.array([max(1, width)], dtype=np.float64)
     return tuple(float(c) for c in colours.to_rgba(shown)[0])
@@ -127,11 +212,12 @@ def plain_numbers(axis: Axis, values: Sequence[int]) -> None:
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
-def plain_log_scale(axis: Axis) -> None:
-    """Ticks of a logarithmic axis of about a decade, written out."""
+def plain_log_scale(axis: Axis, decades: float = 1.0) -> None:
+    """Ticks of a logarithmic axis of about so many decades, written out."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1.4 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs if decades < 4 else (1.0,), numticks=20))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 

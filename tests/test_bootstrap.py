@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from mdlbench.statistics.bootstrap import Bootstrap, percentile_interval, upper_limit
+from mdlbench.statistics.bootstrap import (
+    CONFIDENCE,
+    Bootstrap,
+    percentile_interval,
+    percentile_intervals,
+    upper_limit,
+)
 
 
 def test_the_same_arguments_draw_the_same_documents():
@@ -37,3 +43,11 @@ def test_limits_are_the_percentiles():
     replicates = np.arange(1001.0)
     assert percentile_interval(replicates) == pytest.approx((25.0, 975.0), rel=1e-12)
     assert upper_limit(replicates) == 950.0
+
+
+def test_intervals_of_rows_are_those_of_each():
+    rows = np.random.default_rng(5).normal(size=(4, 501))
+    tail = (1 - CONFIDENCE) / 2
+    wanted = [tuple(np.quantile(row, [tail, 1 - tail])) for row in rows]
+    assert [percentile_interval(row) for row in rows] == wanted
+    assert [tuple(ends) for ends in percentile_intervals(rows)] == wanted

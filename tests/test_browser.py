@@ -1,154 +1,31 @@
 """The web page in a headless Chromium: it works, stays silent, and runs nothing of a record."""
 
-import os
-import shutil
-from pathlib import Path
-
 import pytest
 
-from mdlbench.boards.leaderboard import build
-from mdlbench.report.page.write import index_page, suite_page
 from mdlbench.report.tables import printable
-from mdlbench.suite.suite import Headline
-from tests.crowd import EVIL, crowd, evil_record, references_of_evil
-from tests.records import (
-    DATA_SHA256,
-    IMAGES,
-    make_record,
-    make_site_references,
-    realistic_references,
-    realistic_suite,
+from tests.browser import (
+    PHONE,
+    choose_tolerance,
+    column,
+    curves,
+    names,
+    skip_without_chromium,
 )
+from tests.crowd import EVIL
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-LEADERBOARDS = Path(__file__).parent.parent / "leaderboards"
-PATIENCE_MS = 120_000
-PHONE = {"width": 390, "height": 844}
-HEADLINE = Headline(metric="mse", epsilon=0.015)
-
-pytestmark = pytest.mark.skipif(
-    not Path(CHROMIUM).exists() and "CI" not in os.environ,
-    reason="no Chromium here; Debian's package is `chromium`",
-)
-
-
-def two_sites():
-    """An SAE at each of two hook points, and the references of both."""
-    hooks = [IMAGES.model_copy(update={"hook": hook}) for hook in ("layer.1", "layer.2")]
-    places = list(zip(hooks, (DATA_SHA256, DATA_SHA256[::-1]), strict=True))
-    records = [make_record(f"at-{s.hook}", site=s, data_sha256=data) for s, data in places]
-    sites = [make_site_references(*place) for place in places]
-    return records, realistic_references().model_copy(update={"sites": sites})
-
-
-@pytest.fixture(scope="module")
-def zoo():
-    return realistic_suite(widths=(64, 128, 256, 512))
-
-
-@pytest.fixture(scope="module")
-def board(zoo):
-    return build(zoo, HEADLINE)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def files(zoo, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pages")
-    references = realistic_references()
-    evil = evil_record()
-    heavy = crowd(3, n_points=3, picture_bytes=700_000)
-    pages = {
-        "zoo": suite_page(zoo, references, links=[("table.csv", "table.csv")]),
-        "evil": suite_page([evil], references_of_evil(), archive=[build([evil], HEADLINE)]),
-        "sites": suite_page(*two_sites()),
-        "pictures": suite_page(heavy, references, standings={heavy[1].id: "reproduced"}),
-        "crowd": suite_page(crowd(200), references),
-        "index": index_page([("mnist", [build(zoo, HEADLINE)]), ("e", [build([evil], HEADLINE)])]),
-    }
-    for name, page in pages.items():
-        (folder / f"{name}.html").write_bytes(page)
-    uris = {name: (folder / f"{name}.html").as_uri() for name in pages}
-    return {**uris, "mnist": (LEADERBOARDS / "mnist" / "index.html").as_uri()}
-
-
-@pytest.fixture
-def open_page(browser, files):
-    """Opens a page; afterwards there must have been no error, message, dialogue or request."""
-    heard, contexts = [], []
-
-    def opened(name, size=None, fragment=""):
-        size = size or {"width": 1400, "height": 900}
-        context = browser.new_context(viewport=size, reduced_motion="reduce")
-        context.set_default_timeout(PATIENCE_MS)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: heard.append(message.text))
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("dialog", lambda dialog: heard.append(dialog.message))
-        page.on("request", lambda request: _note_request(request.url, heard))
-        page.goto(files[name] + fragment)
-        if name != "index":
-            page.wait_for_selector("html[data-ready]")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert heard == []
-
-
-def _note_request(url, heard):
-    if not url.startswith(("file:", "data:image/png", "data:,")):
-        heard.append(url)
-
-
-def column(page, key):
-    return [text.strip() for text in page.locator(f"#rows .{key}").all_inner_texts()]
-
-
-def names(page):
-    return column(page, "sae")
-
-
-def choose_tolerance(page, value):
-    page.locator(f'#tolerances input[value="{value}"]').check(force=True)
-
-
-def curves(page, name):
-    return page.locator("#curves").get_attribute(f"data-{name}")
+pytest_plugins = ("tests.browser_pages",)
+pytestmark = skip_without_chromium
 
 
 def test_the_headline_s_ranking_is_shown(open_page, board):
     page = open_page("zoo")
-    rows = board.headline.rows
+    rows = [row for row in board.headline.rows if not row.record.is_baseline]
     assert names(page) == [row.label for row in rows]
     shared = [row.ranking.rank for row in rows]
     expected = [
         "–" if rank is None else f"{rank}=" if shared.count(rank) > 1 else str(rank)
         for rank in shared
     ]
-    for i, row in enumerate(rows):
-        if row.status == "baseline":
-            expected[i] = "baseline"
     assert column(page, "rank") == expected
     first = rows[0]
     half = (first.interval[1] - first.interval[0]) / 2
@@ -161,7 +38,7 @@ def test_the_headline_s_ranking_is_shown(open_page, board):
 
 def test_a_click_on_a_header_sorts_and_another_turns_it_round(open_page, board):
     page = open_page("zoo")
-    ranked = [row for row in board.headline.rows if row.result.bits is not None]
+    ranked = [row for row in board.headline.rows if row.status == "ranked"]
     page.click('#headers button[data-key="l0"]')
     by_l0 = sorted(ranked, key=lambda row: row.result.l0)
     assert names(page)[: len(ranked)] == [row.label for row in by_l0]
@@ -181,15 +58,19 @@ def test_filters_by_text_and_by_architecture(open_page, zoo):
     page.fill("#filter", "-128-")
     expected = {record.name for record in zoo if "-128-" in record.name}
     assert set(names(page)) == expected
-    assert page.locator("#count").inner_text() == f"{len(expected)} of {len(zoo)} SAEs"
+    assert (
+        page.locator("#count").inner_text()
+        == f"{len(expected)} of {len(zoo) - 2} SAEs and 0 of 2 baselines"
+    )
     assert curves(page, "curves") == str(len(expected))
     page.fill("#filter", "")
     page.click('#architectures .chip[data-name="pca"]')
-    assert names(page) == ["pca"]
+    assert names(page) == []
+    assert page.locator("#baselines .name").all_inner_texts() == ["pca"]
     chip = page.locator('#architectures .chip[data-name="pca"]')
     assert chip.get_attribute("aria-pressed") == "true"
     page.click('#architectures .chip[data-name="kmeans"]')
-    assert set(names(page)) == {"pca", "kmeans-1024"}
+    assert set(page.locator("#baselines .name").all_inner_texts()) == {"pca", "kmeans-1024"}
     page.fill("#filter", "nothing has this name")
     assert names(page) == []
     assert page.locator("#nothing").is_visible()
@@ -199,7 +80,8 @@ def test_another_tolerance_has_its_own_ranking(open_page, zoo, board):
     page = open_page("zoo")
     choose_tolerance(page, "delta_ce:0.05")
     table = next(t for t in board.tables if (t.metric, t.epsilon) == ("delta_ce", 0.05))
-    assert names(page) == [row.label for row in table.rows]
+    trained = [row.label for row in table.rows if not row.record.is_baseline]
+    assert names(page) == trained
     assert page.locator("#table-title").inner_text() == "Ranking at ΔCE ≤ 0.05 nats"
     assert curves(page, "metric") == "delta_ce"
     assert page.url.endswith("#at=delta_ce:0.05")
@@ -406,9 +288,10 @@ def test_a_link_within_the_page_changes_nothing_that_is_shown(open_page, zoo):
     page = open_page("zoo")
     page.locator("#tolerances label").nth(1).click()
     page.locator("#rows .name").nth(2).click()
-    shown = page.locator("#ranking").inner_text()
+    shown, address = page.locator("#ranking").inner_text(), page.url
     page.click('nav a[href="#reading"]')
-    assert page.evaluate("location.hash") == "#reading"
+    assert page.url == address
+    assert page.evaluate("document.activeElement.id") == "reading-title"
     assert page.locator("#ranking").inner_text() == shown
     assert page.locator("#detail").is_visible()
 
@@ -440,7 +323,7 @@ def test_the_whole_table_is_printed(open_page):
     )
     assert box == [0, 0]
     assert not page.locator(".controls").is_visible()
-    assert page.locator("#rows tr").count() == 161
+    assert page.locator(".ranking tr[data-id]").count() == 161
 
 
 def main_thread_seconds(page, visit):
@@ -458,6 +341,7 @@ def test_two_hundred_saes_are_interactive_within_two_seconds(open_page, record_p
     page = open_page("crowd")
 
     def visit():
+        page.evaluate("history.replaceState(null, '', location.pathname)")
         page.reload()
         page.wait_for_selector("html[data-ready]")
         page.click('#headers button[data-key="bits"]')
@@ -467,5 +351,5 @@ def test_two_hundred_saes_are_interactive_within_two_seconds(open_page, record_p
     record_property("seconds", round(seconds, 2))
     assert page.locator("#rows tr").count() == 200
     assert 0.02 < seconds < 2
-    page.click("#rows tr:nth-child(100)")
+    page.click("#rows tr:nth-child(50)")
     assert page.locator("#detail .pictures img").is_visible()

@@ -5,6 +5,8 @@ import hashlib
 import json
 import re
 import shlex
+import tomllib
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdlbench.boards.leaderboard import build, build_all
+from mdlbench.boards.pairing import differences
 from mdlbench.cli.app import app
 from mdlbench.errors import RecordError
 from mdlbench.records.record import operating_point, profile_ranks
 from mdlbench.records.repetition import write_repetition
 from mdlbench.records.store import RecordStore, results_folder
 from mdlbench.report.page import content, folders, write_pages
-from mdlbench.report.page.content import page_data
+from mdlbench.report.page.content import (
+    CHARACTERS_A_PAIR,
+    PAIR_CHARACTERS,
+    most_paired,
+    page_data,
+)
+from mdlbench.report.page.project import IN_CHECKOUT, PROJECT_URLS
 from mdlbench.report.page.write import index_page, suite_page
 from mdlbench.report.page.zipf import zipf_fit
 from mdlbench.report.tables import NOTES
@@ -35,6 +44,7 @@ from tests.records import (
 )
 
 MEGABYTE = 10**6
+ROOT = Path(__file__).parent.parent
 
 
 def embedded(page):
@@ -231,7 +241,11 @@ def test_two_hundred_records_of_a_hundred_points_are_below_five_megabytes():
     saes = embedded(page)["sites"][0]["saes"]
     assert len(saes) == 200
     pictured = {sae["name"] for sae in saes if sae["pictures"]["png"]}
-    assert pictured == {f"sae-{i}" for i in range(62)}
+    n_pictured = len(pictured)
+    assert n_pictured > 10
+    assert pictured == {f"sae-{i}" for i in range(n_pictured)}
+    tables = embedded(page)["sites"][0]["tables"]
+    assert {len(table["pairs"]["rows"]) for table in tables} == {200}
     assert all(len(sae["pictures"]["latents"]) == 32 for sae in saes)
 
 
@@ -398,6 +412,87 @@ def test_notes_of_the_page_are_those_of_the_table(zoo):
     edited = make_record("edited").model_copy()
     edited._edited = True
     notes = page_data([make_record("a"), edited], realistic_references())["notes"]
-    assert notes == NOTES
+    assert notes == {key: note for key, note in NOTES.items() if key != "baseline"}
     unedited = page_data(zoo, realistic_references())["notes"]
-    assert unedited == {key: note for key, note in NOTES.items() if key != "edited"}
+    assert unedited == {key: note for key, note in notes.items() if key != "edited"}
+
+
+def test_paired_intervals_are_those_of_compare(zoo):
+    some = [*zoo[:5], zoo[-1]]
+    site = page_data(some, realistic_references())["sites"][0]
+    records = {record.id: record for record in some}
+    for table in site["tables"]:
+        rows = [records[site["saes"][i]["id"]] for i in table["columns"]["sae"]]
+        paired = [rows[i] for i in table["pairs"]["rows"]]
+        ends = np.frombuffer(base64.b64decode(table["pairs"]["ends"]), "<f4").reshape(-1, 2)
+        assert len(paired) == sum(bits is not None for bits in table["columns"]["bits"])
+        for (one, other), found in zip(combinations(paired, 2), ends, strict=True):
+            wanted = next(
+                at.difference
+                for at in differences(one, other, table["metric"])
+                if at.epsilon == table["epsilon"]
+            )
+            assert found == pytest.approx([wanted.low, wanted.high], rel=1e-6, abs=1e-9)
+
+
+def test_an_edited_record_is_paired_with_nothing(zoo):
+    edited = zoo[0].model_copy()
+    edited._edited = True
+    site = page_data([edited, *zoo[1:3]], realistic_references())["sites"][0]
+    for table in site["tables"]:
+        statuses = {table["columns"]["status"][i] for i in table["pairs"]["rows"]}
+        assert statuses <= {"ranked"}
+
+
+@given(n_tables=st.integers(1, 500))
+def test_as_many_are_paired_as_have_room(n_tables):
+    def characters(n):
+        return n_tables * n * (n - 1) / 2 * CHARACTERS_A_PAIR
+
+    n = most_paired(n_tables)
+    assert characters(n) <= PAIR_CHARACTERS < characters(n + 1)
+    assert most_paired(8) >= 200
+
+
+def test_an_sae_has_one_number_however_it_was_measured():
+    records = [make_record("a"), make_record("b"), make_record("a", quantiser="tree")]
+    saes = page_data(records, realistic_references())["sites"][0]["saes"]
+    numbers = {sae["label"]: sae["coder"] for sae in saes}
+    assert numbers["a"] == numbers["a [tree]"] != numbers["b"]
+    index = index_page([("mnist", [build(records, HEADLINE)])]).decode()
+    assert "2 SAEs" in index
+
+
+def test_baselines_come_last_on_the_index():
+    records = [make_record("pca", [1.0, 2.0], adapter="baseline"), make_record("a")]
+    index = index_page([("mnist", [build(records, HEADLINE)])]).decode()
+    assert "1 SAE " in index
+    assert index.index("<td>a</td>") < index.index("<td>pca</td>")
+
+
+def test_a_page_links_to_the_project(zoo, tmp_path):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["urls"] == PROJECT_URLS
+    boards = tmp_path / "leaderboards"
+    write_results(boards / "mnist", zoo[:2])
+    write_pages(boards)
+    page = (boards / "mnist" / "index.html").read_text()
+    assert f'<a href="{PROJECT_URLS["Paper"]}">Paper</a>' in page
+    assert "Repository" not in page
+    (tmp_path / "docs").mkdir()
+    for path in IN_CHECKOUT.values():
+        (tmp_path / path).write_text("")
+    write_pages(boards)
+    for folder, up in ((boards, ".."), (boards / "mnist", "../..")):
+        page = (folder / "index.html").read_text()
+        assert f'<a href="{up}/README.md">Repository</a>' in page
+        assert f'<a href="{up}/docs/index.md">Documentation</a>' in page
+
+
+def test_records_are_linked_where_they_lie_beside_the_page(zoo, tmp_path):
+    write_results(tmp_path / "in", zoo[:2])
+    write_pages(tmp_path / "in")
+    data = embedded((tmp_path / "in" / "index.html").read_bytes())
+    assert data["has_records"]
+    assert all((tmp_path / "in" / sae["file"]).is_file() for sae in data["sites"][0]["saes"])
+    assert not embedded(suite_page(zoo[:2], realistic_references()))["has_records"]

@@ -10,6 +10,7 @@ from mdlbench.records.checks import problems_of_file
 from mdlbench.records.repetition import REPETITIONS, repetition_path, standing
 from mdlbench.records.store import read_records, read_references, record_paths
 from mdlbench.report.page import write_pages
+from mdlbench.report.page.project import IN_CHECKOUT
 from mdlbench.report.tables import to_csv, to_markdown
 from mdlbench.suite.load import load_suite
 
@@ -36,6 +37,9 @@ def test_pages_are_rebuilt_byte_for_byte_from_the_records(tmp_path):
     committed = BOARDS[0].parent
     drawn = shutil.ignore_patterns("*.png", "index.html", "features")
     copy = shutil.copytree(committed, tmp_path / "leaderboards", ignore=drawn)
+    (tmp_path / "docs").mkdir()
+    for path in IN_CHECKOUT.values():
+        (tmp_path / path).touch()
     pages = write_pages(copy)
     assert {path.relative_to(copy) for path in pages} == {
         path.relative_to(committed) for path in committed.glob("**/index.html")

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 
 from mdlbench.errors import RecordError
 from mdlbench.records.record import EvalRecord, ToleranceResult, shortened
-from mdlbench.statistics.bootstrap import percentile_interval
+from mdlbench.statistics.bootstrap import percentile_interval, percentile_intervals
 from mdlbench.suite.base import MetricName
 
 
@@ -46,6 +46,21 @@ def differences(anchor: EvalRecord, test: EvalRecord, metric: MetricName) -> lis
         AtTolerance(one.epsilon, _difference(_gap(one, other), _replicates(one, other, test.name)))
         for one, other in _shared(anchor, test, metric)
     ]
+
+
+def intervals_of_pairs(
+    replicates: Float64[np.ndarray, "sae replicate"],
+) -> Float64[np.ndarray, "pair 2"]:
+    """The intervals of `differences` for every two SAEs: bits of j minus bits of i, i < j.
+
+    Args:
+        replicates: bits at one tolerance; a column is one resample of the documents.
+
+    Returns:
+        Ends in bits per token; pairs in the order (0, 1), (0, 2), …, (1, 2), ….
+    """
+    ends = [percentile_intervals(replicates[i + 1 :] - own) for i, own in enumerate(replicates)]
+    return np.concatenate([np.empty((0, 2)), *ends])
 
 
 def mean_difference(anchor: EvalRecord, test: EvalRecord, metric: MetricName) -> Difference | None:

@@ -42,9 +42,16 @@ def _draws(
 
 def percentile_interval(replicates: Float64[np.ndarray, " replicate"]) -> tuple[float, float]:
     """Two-sided percentile interval at `CONFIDENCE`."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(replicates, [tail, 1 - tail])
+    low, high = percentile_intervals(replicates[np.newaxis])[0]
     return float(low), float(high)
+
+
+def percentile_intervals(
+    replicates: Float64[np.ndarray, "row replicate"],
+) -> Float64[np.ndarray, "row 2"]:
+    """`percentile_interval` of every row."""
+    tail = (1 - CONFIDENCE) / 2
+    return np.asarray(np.quantile(replicates, [tail, 1 - tail], axis=1).T)
 
 
 def upper_limit(replicates: Float64[np.ndarray, " replicate"]) -> float:

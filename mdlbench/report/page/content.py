@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -20,6 +23,7 @@ from mdlbench.boards.leaderboard import (
     columns,
     unique_labels,
 )
+from mdlbench.boards.pairing import intervals_of_pairs
 from mdlbench.curves.curve import gaussian_rate_distortion
 from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import (
@@ -49,8 +53,12 @@ TABLE_DIGITS = 10
 TEXT_LENGTH = 200
 REFERENCE_POINTS = 80
 """Points of the Gaussian reference."""
-PICTURE_CHARACTERS = 2_500_000
-"""Characters of all pictures of a page together, in base64."""
+DATA_CHARACTERS = 4_800_000
+"""Characters of a page's data; pictures are left out where it would have more."""
+PAIR_CHARACTERS = 1_700_000
+"""Characters of all paired intervals of a page together."""
+CHARACTERS_A_PAIR = 4 / 3 * 8
+"""Two floats of 32 bits in base64."""
 ROW_FIELDS = (
     "rank",
     "status",
@@ -91,6 +99,17 @@ class MetricData(TypedDict):
     meaning: str
 
 
+class PairsData(TypedDict):
+    """Paired differences at one tolerance: the 95% intervals of any two rows.
+
+    `rows` are positions in the table. `ends` is base64 of 32-bit floats, the smallest byte first:
+    low and high of the bits of row j minus those of row i, i < j, in the order (0, 1), (0, 2), ….
+    """
+
+    rows: list[int]
+    ends: str
+
+
 class TableData(TypedDict):
     """The ranking at one tolerance; `columns["sae"]` are positions among the site's SAEs."""
 
@@ -99,6 +118,7 @@ class TableData(TypedDict):
     headline: bool
     tight: bool
     columns: Values
+    pairs: PairsData
 
 
 class ProfileData(TypedDict):
@@ -121,9 +141,14 @@ class PicturesData(TypedDict):
 
 
 class SaeData(TypedDict):
-    """One record."""
+    """One record.
+
+    `file` is where its folder has it; `coder` is equal for records of the same SAE.
+    """
 
     id: str
+    file: str
+    coder: int
     label: str
     name: str
     architecture: str
@@ -193,6 +218,8 @@ class PageData(TypedDict):
     """What each loss is called where there is room."""
     dashes: dict[str, tuple[float, ...]]
     notes: dict[str, str]
+    has_records: bool
+    """Whether the records lie beside the page."""
     sites: list[SiteData]
 
 
@@ -201,6 +228,7 @@ def page_data(
     references: References,
     standings: Mapping[str, Standing] = {},
     boards: Sequence[Leaderboard] | None = None,
+    has_records: bool = False,
 ) -> PageData:
     """What the page of these records shows; the same records, the same data.
 
@@ -209,6 +237,7 @@ def page_data(
         references: of the same suite.
         standings: by record id; a record that is not in it is submitted.
         boards: of the records, where they are built already.
+        has_records: whether the records lie beside the page.
 
     Raises:
         RecordError: the records cannot stand on one board, or are not of the references' suite.
@@ -217,12 +246,12 @@ def page_data(
     first = boards[0]
     suite = current_suite(first)
     metrics = shown_metrics({metric for record in records for metric in record.metrics})
+    n_paired = most_paired(sum(len(board.tables) for board in boards))
     sites = [
-        _site(board, group, references_of(group[0], references), suite, standings)
+        _site(board, group, references_of(group[0], references), suite, standings, n_paired)
         for board, group in zip(boards, by_site(records).values(), strict=True)
     ]
-    _leave_out_pictures(sites)
-    return {
+    data: PageData = {
         "suite": printable(first.suite),
         "title": title_of(first),
         "digest": printable(first.suite_digest),
@@ -232,13 +261,27 @@ def page_data(
         "losses": {key: _loss_name(key) for key in _losses(metrics)},
         "dashes": {name: mode_of(name).dash for name in other_quantisers(records)},
         "notes": _notes(records),
+        "has_records": has_records,
         "sites": sites,
     }
+    _leave_out_pictures(data)
+    return data
+
+
+def most_paired(n_tables: int) -> int:
+    """Of how many SAEs of each of so many tables any two can have their interval in a page.
+
+    The largest n whose n·(n − 1)/2 pairs have room.
+    """
+    pairs = PAIR_CHARACTERS / CHARACTERS_A_PAIR / n_tables
+    return int((1 + math.sqrt(1 + 8 * pairs)) / 2)
 
 
 def _notes(records: Iterable[EvalRecord]) -> dict[str, str]:
+    """Those of the table, but what the heading of the baselines says."""
     edited = any(record.is_edited for record in records)
-    return {key: note for key, note in NOTES.items() if edited or key != "edited"}
+    left_out = {"baseline"} if edited else {"baseline", "edited"}
+    return {key: note for key, note in NOTES.items() if key not in left_out}
 
 
 def _metric(metric: Metric) -> MetricData:
@@ -285,8 +328,10 @@ def _site(
     references: SiteReferences,
     suite: Suite | None,
     standings: Mapping[str, Standing],
+    n_paired: int,
 ) -> SiteData:
     labels, site = unique_labels(records), records[0].site
+    coders = coders_of(records)
     tables = sorted(board.tables, key=lambda table: (in_order(table.metric), table.epsilon))
     metrics, readers = shown_metrics(records[0].metrics), columns([board])
     return {
@@ -294,20 +339,31 @@ def _site(
         "text": None if site.text is None else printable(site.text),
         "model": None if site.model is None else printable(site.model),
         "test_tokens": records[0].n_tokens.test,
-        "tables": [_table(board, table, records, readers) for table in tables],
+        "tables": [_table(board, table, records, readers, n_paired) for table in tables],
         "saes": [
-            _sae(record, labels[record.id], metrics, suite, standings.get(record.id, "submitted"))
-            for record in records
+            _sae(record, labels[record.id], coder, metrics, suite, standing)
+            for record, coder in zip(records, coders, strict=True)
+            for standing in (standings.get(record.id, "submitted"),)
         ],
         "references": _references(references, metrics),
         "view": _view(records, metrics),
     }
 
 
-def _leave_out_pictures(sites: Sequence[SiteData]) -> None:
+def coders_of(records: Iterable[EvalRecord]) -> list[int]:
+    """For each record the number of its SAE: equal where only the quantiser differs."""
+    numbers: dict[str, int] = {}
+    names = [json.dumps(record.identity.coder.model_dump(), sort_keys=True) for record in records]
+    return [numbers.setdefault(name, len(numbers)) for name in names]
+
+
+def _leave_out_pictures(data: PageData) -> None:
     """Drop the pictures that the page has no room for, beginning with the last at the headline."""
-    room = PICTURE_CHARACTERS
-    for sae in _by_headline(sites):
+    saes = list(_by_headline(data["sites"]))
+    size = len(json.dumps(data, separators=(",", ":")))
+    pictured = sum(len(sae["pictures"]["png"] or "") for sae in saes if sae["pictures"])
+    room = DATA_CHARACTERS - (size - pictured)
+    for sae in saes:
         if (pictures := sae["pictures"]) and pictures["png"]:
             room -= len(pictures["png"])
             pictures["png"] = pictures["png"] if room >= 0 else None
@@ -326,7 +382,11 @@ def _by_headline(sites: Sequence[SiteData]) -> Iterator[SaeData]:
 
 
 def _table(
-    board: Leaderboard, table: Table, records: Sequence[EvalRecord], readers: Columns
+    board: Leaderboard,
+    table: Table,
+    records: Sequence[EvalRecord],
+    readers: Columns,
+    n_paired: int,
 ) -> TableData:
     positions = {record.id: i for i, record in enumerate(records)}
     values: Values = {name: _column(table.rows, readers[name]) for name in ROW_FIELDS}
@@ -339,7 +399,20 @@ def _table(
         "headline": table is board.headline,
         "tight": is_tight(board, table),
         "columns": values,
+        "pairs": _pairs(table.rows, n_paired),
     }
+
+
+def _pairs(rows: Sequence[Row], most: int) -> PairsData:
+    """Of the first rows that have bits, replicates as many as the first has, and no edits."""
+    found = [
+        i for i, row in enumerate(rows) if row.result.bits is not None and row.status != "edited"
+    ]
+    drawn = {i: rows[i].result.replicates for i in found}
+    paired = [i for i in found if drawn[i] and len(drawn[i]) == len(drawn[found[0]])][:most]
+    replicates = np.array([drawn[i] for i in paired], dtype=np.float64)
+    ends = intervals_of_pairs(replicates) if paired else np.empty(0)
+    return {"rows": paired, "ends": base64.b64encode(ends.astype("<f4").tobytes()).decode()}
 
 
 def _column(rows: Iterable[Row], read: Callable[[Row], Any]) -> list[Any]:
@@ -360,6 +433,7 @@ def by_step(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
 def _sae(
     record: EvalRecord,
     label: str,
+    number: int,
     metrics: Sequence[Metric],
     suite: Suite | None,
     standing: Standing,
@@ -367,6 +441,8 @@ def _sae(
     coder, latents, floor = record.coder, record.latents, record.floor.losses
     return {
         "id": record.id,
+        "file": f"{RECORDS}/{file_name(record.identity)}",
+        "coder": number,
         "label": printable(label),
         "name": printable(record.name),
         "architecture": printable(coder.architecture),

@@ -9,6 +9,7 @@ from mdlbench.disk.files import write_atomically
 from mdlbench.records.repetition import standings
 from mdlbench.records.store import RECORDS, REFERENCES, read_archive, read_records, read_references
 from mdlbench.report import write_report
+from mdlbench.report.page.project import project_links
 from mdlbench.report.page.write import PAGE, index_page, suite_page
 
 TABLES = ("table.csv", "table.md", "archive.csv")
@@ -35,7 +36,7 @@ def write_pages(folder: Path, output: Path | None = None, pdf: bool = False) -> 
         return [_publish(folder, root, (root.resolve().parent / PAGE).is_file(), whole, pdf)[0]]
     pages = [_publish(suite, root / suite.name, True, whole, pdf) for suite in inner]
     boards = [(path.parent.name, found) for path, found in pages]
-    write_atomically(root / PAGE, index_page(boards))
+    write_atomically(root / PAGE, index_page(boards, project_links(root)))
     return [root / PAGE, *(path for path, _ in pages)]
 
 
@@ -67,7 +68,8 @@ def _publish(
         boards=boards,
         standings=standings(records, folder),
         archive=build_archive(archive, references.headline),
-        links=[*index, *tables],
+        links=[*index, *tables, *project_links(output)],
+        has_records=(output / RECORDS).is_dir(),
     )
     write_atomically(output / PAGE, page)
     return output / PAGE, boards

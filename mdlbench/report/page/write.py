@@ -16,7 +16,7 @@ from markupsafe import Markup
 from mdlbench.boards.leaderboard import Leaderboard, Row, Table
 from mdlbench.records.record import EvalRecord, References
 from mdlbench.records.repetition import Standing
-from mdlbench.report.page.content import PageData, page_data, title_of
+from mdlbench.report.page.content import PageData, coders_of, page_data, title_of
 from mdlbench.report.tables import ABSENT, TITLE_LENGTH, limit_name, printable
 from mdlbench.statistics.metrics import metric_of
 
@@ -26,11 +26,17 @@ SCRIPTS = (
     "dom.js",
     "style.js",
     "scale.js",
+    "paper.js",
+    "sketch.js",
     "plot.js",
+    "hulls.js",
     "curves.js",
     "table.js",
+    "beside.js",
     "controls.js",
     "detail.js",
+    "export.js",
+    "address.js",
     "main.js",
 )
 INDEX_ROWS = 5
@@ -48,6 +54,7 @@ def suite_page(
     standings: Mapping[str, Standing] = {},
     archive: Sequence[Leaderboard] = (),
     links: Links = (),
+    has_records: bool = False,
 ) -> bytes:
     """One suite's page; the same arguments, the same bytes.
 
@@ -57,12 +64,13 @@ def suite_page(
         boards: of the records, where they are built already.
         standings: by record id; a record that is not in it is submitted.
         archive: boards of earlier digests of the suite.
-        links: names and addresses of what lies beside the page.
+        links: names and addresses of what lies beside the page, and of the project.
+        has_records: whether the records lie beside the page, so that it links to them.
 
     Raises:
         RecordError: the records cannot stand on one board, or are not of the references' suite.
     """
-    data = page_data(records, references, standings, boards)
+    data = page_data(records, references, standings, boards, has_records)
     script = _script()
     return _render(
         "page.html",
@@ -75,9 +83,9 @@ def suite_page(
     )
 
 
-def index_page(suites: Sequence[tuple[str, Sequence[Leaderboard]]]) -> bytes:
+def index_page(suites: Sequence[tuple[str, Sequence[Leaderboard]]], links: Links = ()) -> bytes:
     """The page over all suites, from the boards of each and the folder that its page is in."""
-    return _render("index.html", suites=[_suite_entry(*suite) for suite in suites])
+    return _render("index.html", suites=[_suite_entry(*suite) for suite in suites], links=links)
 
 
 def _render(template: str, **content: Any) -> bytes:
@@ -120,7 +128,7 @@ def _suite_entry(folder: str, boards: Sequence[Leaderboard]) -> dict[str, Any]:
         "name": printable(first.suite),
         "digest": printable(first.suite_digest),
         "protocol": first.protocol,
-        "n_saes": _counted(sum(len(board.headline.rows) for board in boards)),
+        "n_saes": _counted(boards),
         "boards": [_headline(board, INDEX_ROWS) for board in boards],
     }
 
@@ -129,22 +137,26 @@ def _archived(board: Leaderboard) -> dict[str, Any]:
     return {
         "digest": printable(board.suite_digest),
         "protocol": board.protocol,
-        "n_saes": _counted(len(board.headline.rows)),
+        "n_saes": _counted([board]),
         **_headline(board, None),
     }
 
 
-def _counted(n: int) -> str:
+def _counted(boards: Sequence[Leaderboard]) -> str:
+    """How many SAEs they have: baselines are none, and one in several ways is one."""
+    records = [row.record for board in boards for row in board.headline.rows]
+    n = len(set(coders_of(record for record in records if not record.is_baseline)))
     return f"{n} SAE{'' if n == 1 else 's'}"
 
 
 def _headline(board: Leaderboard, n: int | None) -> dict[str, Any]:
-    """The first rows of a board's headline table, or all of them."""
+    """The first rows of a board's headline table, or all of them; baselines after the SAEs."""
     table: Table = board.headline
+    rows = sorted(table.rows, key=lambda row: row.record.is_baseline)
     return {
         "site": None if board.site is None else printable(board.site, TITLE_LENGTH),
         "limit": limit_name(table),
-        "rows": [_index_row(row) for row in table.rows[:n]],
+        "rows": [_index_row(row) for row in rows[:n]],
     }
 
 

@@ -1,12 +1,22 @@
 // What can be chosen: site, tolerance, filters.
 
+const KINDS = ['architectures', 'quantisers', 'standings'];
+const NARROW = matchMedia('(max-width: 640px)');
+
 function addControls() {
   view(['site'], offerSites);
   view(['site', 'table'], offerTolerances);
   view(['site', 'architectures'], offerArchitectures);
   view(['site', 'quantisers'], offerQuantisers);
   view(['site', 'standings'], offerStandings);
+  view(KINDS, countKinds);
+  view(['text'], showText);
   byId('filter').addEventListener('input', (event) => update({ text: event.target.value.trim() }));
+}
+
+/** What was typed stays as it is; what an address says is put there. */
+function showText() {
+  if (byId('filter').value.trim() !== state.text) byId('filter').value = state.text;
 }
 
 function offerSites() {
@@ -20,10 +30,10 @@ function offerSites() {
   byId('measured').textContent = `${whole(tokens)} test tokens${source}`;
 }
 
+/** Another site starts without filters by kind, selection and pins: they may not be there. */
 function showSite(site) {
-  const table = headlineOf(page.sites[site]);
-  const { metric } = page.sites[site].tables[table];
-  update({ site, table, metric, selected: null });
+  const { table, metric, selected, pins, architectures, quantisers, standings } = startAt(site);
+  update({ site, table, metric, selected, pins, architectures, quantisers, standings });
 }
 
 function offerTolerances() {
@@ -34,6 +44,8 @@ function offerTolerances() {
     element('span', { class: 'group-name' }, `${METRICS[metric].name} ≤`),
     ...tables.map(toleranceOption),
   )));
+  const { offsetLeft, offsetWidth } = byId('tolerances').querySelector('input:checked').parentElement;
+  byId('tolerances').scrollLeft = offsetLeft - (byId('tolerances').clientWidth - offsetWidth) / 2;
 }
 
 function toleranceOption(table) {
@@ -47,6 +59,7 @@ function toleranceOption(table) {
       type: 'radio',
       name: 'tolerance',
       value: `${table.metric}:${table.epsilon}`,
+      'aria-label': [limitName(table), ...remarks].join(', '),
       checked: position === state.table,
       onchange: () => showTolerance(position),
     }),
@@ -56,7 +69,7 @@ function toleranceOption(table) {
 
 /** The table at a tolerance; the curves follow with its metric. */
 function showTolerance(table) {
-  update({ table, metric: currentSite().tables[table].metric });
+  update({ table, metric: null });
   document.querySelector('#tolerances input:checked').focus();
 }
 
@@ -75,7 +88,7 @@ function offerArchitectures() {
 function offerQuantisers() {
   const names = inOrder(currentSite().saes.map(quantiserOf));
   byId('quantisers').parentElement.hidden = names.length < 2;
-  offerChips('quantisers', names, (name) => lineOf({ colour: INK, width: 1.8, dash: dashOf(name) }));
+  offerChips('quantisers', names, (name) => lineOf({ colour: COLOURS.ink, width: 1.8, dash: dashOf(name) }));
 }
 
 function offerStandings() {
@@ -105,4 +118,17 @@ function toggle(key, name) {
   if (!chosen.delete(name)) chosen.add(name);
   update({ [key]: chosen });
   [...byId(key).children].find((chip) => chip.dataset.name === name).focus();
+}
+
+/** Where the chips are folded up, how many of them are on. */
+function countKinds() {
+  const n = KINDS.reduce((sum, key) => sum + state[key].size, 0);
+  byId('kinds-on').textContent = n ? `: ${n} on` : '';
+}
+
+/** On a phone the ranking stands before the plots, and the chips are folded up. */
+function arrange() {
+  byId('kinds').open = !NARROW.matches;
+  if (NARROW.matches) byId('plots').before(byId('ranking'));
+  else byId('plots').after(byId('ranking'));
 }

@@ -9,40 +9,54 @@ const STANDINGS = {
 };
 const ABSENT = '–';
 const WHOLE = new Intl.NumberFormat('en-GB');
+const MOST_PINS = 4;
 
-const state = {
-  site: 0,
-  table: 0,
-  metric: page.metrics[0].key,
-  logLoss: true,
-  logRate: false,
-  text: '',
-  ...noKinds(),
-  sort: { key: 'rank', descending: false },
-  selected: null,
-};
+const state = startAt(0);
 // Parts of the state that decide which SAEs are shown, and at which tolerance.
 const SHOWN_BY = ['site', 'table', 'text', 'architectures', 'quantisers', 'standings'];
 const views = [];
+
+/**
+ * What is shown of a site before anything is chosen. `metric` is a loss that the suite has no
+ * tolerance on, where one is looked at.
+ */
+function startAt(site) {
+  return {
+    site,
+    table: headlineOf(page.sites[site]),
+    metric: null,
+    logLoss: true,
+    logRate: false,
+    families: false,
+    text: '',
+    architectures: new Set(),
+    quantisers: new Set(),
+    standings: new Set(),
+    sort: { key: 'rank', descending: false },
+    selected: null,
+    pins: [],
+  };
+}
 
 /** Have `render` called whenever one of these parts of the state changes. */
 function view(keys, render) {
   views.push({ keys, render });
 }
 
-/** Another site starts without filters by kind: what they chose may not be there. */
-function update(wanted) {
-  const isMove = 'site' in wanted && wanted.site !== state.site;
-  const changes = isMove ? { ...noKinds(), ...wanted } : wanted;
-  const changed = Object.keys(changes).filter((key) => state[key] !== changes[key]);
-  Object.assign(state, changes);
+/** Changes the state and all that shows it; returns the keys that changed. */
+function change(wanted) {
+  const changed = Object.keys(wanted).filter((key) => state[key] !== wanted[key]);
+  Object.assign(state, wanted);
   for (const { keys, render } of views) {
     if (keys.some((key) => changed.includes(key))) render();
   }
+  return changed;
 }
 
-function noKinds() {
-  return { architectures: new Set(), quantisers: new Set(), standings: new Set() };
+/** A change that somebody made on the page: the address follows. */
+function update(wanted) {
+  say('');
+  writeAddress(change(wanted));
 }
 
 function renderAll() {
@@ -55,6 +69,11 @@ function currentSite() {
 
 function currentTable() {
   return currentSite().tables[state.table];
+}
+
+/** The loss that curves are drawn over. */
+function currentMetric() {
+  return state.metric ?? currentTable().metric;
 }
 
 function headlineOf(site) {
@@ -99,12 +118,21 @@ function saeOf(id) {
   return currentSite().saes.find((sae) => sae.id === id) ?? null;
 }
 
+/** Ids of the SAEs that stand out in the plots: the selected one, and those that are pinned. */
+function followed() {
+  return new Set([state.selected, ...state.pins].filter(Boolean));
+}
+
 function inOrder(values) {
   return [...new Set(values)].sort();
 }
 
 function fixed(value, digits) {
   return value === null ? ABSENT : value.toFixed(digits).replace('-', '−');
+}
+
+function signed(value, digits) {
+  return (value > 0 ? '+' : '') + fixed(value, digits);
 }
 
 function significant(value, digits = 4) {

@@ -6,20 +6,27 @@ function select(id) {
 
 function addDetail() {
   view(['selected', 'site'], renderDetail);
-  view(['selected', 'site', 'table'], renderSelection);
+  view([...SHOWN_BY, 'selected', 'pins'], renderSelection);
 }
 
-/** The strip that says what is selected, wherever the page is scrolled to. */
+/** The strip that says what is selected and pinned, wherever the page is scrolled to. */
 function renderSelection() {
   const sae = saeOf(state.selected);
-  byId('selection').hidden = !sae;
-  if (!sae) return;
+  byId('selection').hidden = !sae && !state.pins.length;
+  for (const id of ['selected-name', 'show-detail', 'pin-selected', 'clear']) byId(id).hidden = !sae;
+  byId('show-beside').hidden = !state.pins.length;
+  byId('show-beside').textContent = `Side by side (${state.pins.length})`;
+  byId('pin-selected').textContent = state.pins.includes(state.selected) ? 'Unpin' : 'Pin';
+  byId('selected-name').textContent = sae ? sae.label : '';
+  byId('selected-standing').textContent = sae ? standingOf(sae) : '';
+}
+
+function standingOf(sae) {
   const row = rowOf(currentTable(), sae, currentSite());
-  const standing = row.bits === null
-    ? `misses ${limitName(currentTable())}: floor ${lossText(row.floor)}`
-    : `${fixed(row.bits, 2)} bits/token at ${limitName(currentTable())}`;
-  byId('selected-name').textContent = sae.label;
-  byId('selected-standing').textContent = standing;
+  const hidden = passes(sae) ? '' : ', filtered out';
+  return row.bits === null
+    ? `misses ${limitName(currentTable())}: floor ${lossText(row.floor)}${hidden}`
+    : `${fixed(row.bits, 2)} bits/token at ${limitName(currentTable())}${hidden}`;
 }
 
 function renderDetail() {
@@ -29,12 +36,17 @@ function renderDetail() {
   if (!sae) return;
   byId('detail').replaceChildren(
     element('h2', { id: 'detail-title', tabindex: '-1' }, symbolOf(looksOf(sae)), sae.label),
-    element('p', { class: 'lede' }, summary(sae)),
+    element('p', { class: 'lede' }, `${summary(sae)} · `, recordLink(sae)),
     ...[toleranceCard(sae), floorCard(sae), pointsCard(sae)],
     ...chartCards(sae),
     ...[picturesCard(sae), reproduceCard(sae), ...factCards(sae)].filter(Boolean),
   );
   drawCharts(sae);
+}
+
+/** The record's file where it lies beside the page, else its name. */
+function recordLink(sae) {
+  return page.has_records ? element('a', { href: sae.file }, 'record (JSON)') : sae.file;
 }
 
 function summary(sae) {
@@ -67,7 +79,7 @@ function toleranceCard(sae) {
     ];
   });
   const headers = ['Tolerance', 'Rank', 'Bits/token', 'Δ', 'L0', 'Step', 'Loss'];
-  return card('At every tolerance', 'wide', simpleTable(headers, rows));
+  return card('At every tolerance', 'wide', simpleTable('At every tolerance', headers, rows));
 }
 
 /** What the curves show at the pointer, as a table. */
@@ -84,7 +96,7 @@ function pointsCard(sae) {
   const losses = page.metrics.map(({ header }) => header);
   const headers = ['Step', 'L0', 'Bits/token', ...losses, 'Accepted at'];
   const note = 'From the finest step to the coarsest; the same numbers as at the pointer on the curves. ★ marks the headline.';
-  return card('Operating points', 'points', element('p', {}, note), simpleTable(headers, rows));
+  return card('Operating points', 'points', element('p', {}, note), simpleTable('Operating points', headers, rows));
 }
 
 /** By the position of a point, the tolerances whose accepted step it is. */
@@ -98,8 +110,8 @@ function acceptedAt(sae, site) {
   return accepted;
 }
 
-function simpleTable(headers, rows) {
-  return element('div', { class: 'scroll', tabindex: '0' }, element(
+function simpleTable(label, headers, rows) {
+  return element('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': label }, element(
     'table',
     { class: 'simple' },
     element('thead', {}, element('tr', {}, ...headers.map((text) => element('th', { scope: 'col' }, text)))),
@@ -111,7 +123,7 @@ function simpleTable(headers, rows) {
 function floorCard(sae) {
   const rows = Object.entries(page.losses).map(([key, name]) =>
     [name, significant(sae.floor[key], METRICS[key]?.digits)]);
-  return card('Floor: before quantisation', '', simpleTable(['Loss', 'Value'], rows));
+  return card('Floor: before quantisation', '', simpleTable('Floor', ['Loss', 'Value'], rows));
 }
 
 function chartCards(sae) {
@@ -119,13 +131,15 @@ function chartCards(sae) {
     'What the bits are spent on',
     'chart',
     element('p', {}, 'Support says which latents are active, magnitude how active they are. Plug-in entropies; ticks of the axis are quantiser steps.'),
-    legend([[SPLIT.support, 'support'], [SPLIT.magnitude, 'magnitude']]),
+    legend([[splitColours().support, 'support'], [splitColours().magnitude, 'magnitude']]),
     element('div', { id: 'split-plot' }),
   );
   return [split, ...(sae.profile ? profileCards(sae) : [])];
 }
 
-const SPLIT = { support: COLOURS[0], magnitude: COLOURS[4] };
+function splitColours() {
+  return { support: COLOURS.kinds[0], magnitude: COLOURS.kinds[4] };
+}
 
 function profileCards(sae) {
   const { half, cumulative_bits: cumulative, step, zipf } = sae.profile;
@@ -147,11 +161,14 @@ function legend(entries) {
 }
 
 function drawCharts(sae) {
-  const draw = (id, label, chart) => byId(id) && new Plot(byId(id), label).show(chart);
-  draw('split-plot', 'Support and magnitude bits over steps', splitChart(sae));
+  const draw = (id, label, make) => {
+    const titled = () => ({ title: `${sae.label}: ${label}`, ...make(sae) });
+    if (byId(id)) new Plot(byId(id), label, id.replace('-plot', '')).show(titled);
+  };
+  draw('split-plot', 'Support and magnitude bits over steps', splitChart);
   if (!sae.profile) return;
-  draw('bits-plot', 'Cumulative share of bits against rank of latent', spreadChart(sae));
-  draw('rates-plot', 'Firing rates against rank', ratesChart(sae));
+  draw('bits-plot', 'Cumulative share of bits against rank of latent', spreadChart);
+  draw('rates-plot', 'Firing rates against rank', ratesChart);
 }
 
 function splitChart(sae) {
@@ -167,8 +184,8 @@ function splitChart(sae) {
     x: { label: 'quantiser step (finer to the left)', log: true, range: extent(step) },
     y: { label: 'bits per token', log: false, range: [0, 1.05 * Math.max(...total, 1e-3)] },
     lines: [
-      { xs: step, ys: support, area: zeros, colour: SPLIT.support, tip },
-      { xs: step, ys: total, area: support, colour: SPLIT.magnitude, tip },
+      { xs: step, ys: support, area: zeros, colour: splitColours().support, tip },
+      { xs: step, ys: total, area: support, colour: splitColours().magnitude, tip },
     ],
   };
 }
@@ -189,7 +206,7 @@ function spreadChart(sae) {
     lines: [{
       xs: ranks,
       ys: cumulative.map((value) => value / total),
-      colour: COLOURS[0],
+      colour: COLOURS.kinds[0],
       width: 2,
       tip: (i) => [`rank ${whole(ranks[i])}`, `${share(cumulative[i] / total)} up to here`, `${significant(bits[i])} bits on this one`],
     }],
@@ -202,13 +219,13 @@ function ratesChart(sae) {
   const lines = [{
     xs: live.map(([rank]) => rank),
     ys: live.map(([, rate]) => rate),
-    colour: COLOURS[0],
+    colour: COLOURS.kinds[0],
     symbol: SYMBOLS[0],
     tip: (i) => [`rank ${whole(live[i][0])}`, `on in ${significant(100 * live[i][1], 3)}% of tokens`],
   }];
   if (zipf) {
     const ends = extent(live.map(([rank]) => rank));
-    lines.unshift({ xs: ends, ys: ends.map((rank) => zipf.first * rank ** -zipf.exponent), colour: ALERT, width: 1.6, dash: [6, 4] });
+    lines.unshift({ xs: ends, ys: ends.map((rank) => zipf.first * rank ** -zipf.exponent), colour: COLOURS.alert, width: 1.6, dash: [6, 4] });
   }
   const [low, high] = extent(live.map(([, rate]) => rate));
   return {

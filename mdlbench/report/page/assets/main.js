@@ -1,60 +1,86 @@
-// From the address to what is shown, and back.
+// What holds the page together: the keys that work everywhere, links within it, and the start.
 
-const ADDRESSED = ['site', 'sae', 'at'];
-
-/** Whether the hash says what to show, an empty one the default, or leads to a place on the page. */
-function isAddress() {
-  const wanted = new URLSearchParams(location.hash.slice(1));
-  return !location.hash || ADDRESSED.some((name) => wanted.has(name));
+/** What just happened, in words; the next change takes it away. */
+function say(words) {
+  byId('note').textContent = words;
 }
 
-function readAddress() {
-  const wanted = new URLSearchParams(location.hash.slice(1));
-  const id = wanted.get('sae');
-  const found = page.sites.findIndex((site) => site.saes.some((sae) => sae.id === id));
-  const site = found >= 0 ? found : siteOf(wanted.get('site'));
-  const { tables } = page.sites[site];
-  const at = tables.findIndex((table) => `${table.metric}:${table.epsilon}` === wanted.get('at'));
-  const table = at >= 0 ? at : headlineOf(page.sites[site]);
-  return { site, table, metric: tables[table].metric, selected: found >= 0 ? id : null };
-}
-
-function siteOf(text) {
-  const site = Number(text);
-  return site in page.sites ? site : 0;
-}
-
-function writeAddress() {
-  const { metric, epsilon, headline } = currentTable();
-  const parts = [
-    state.site && `site=${state.site}`,
-    state.selected && `sae=${state.selected}`,
-    !headline && `at=${metric}:${epsilon}`,
-  ].filter(Boolean);
-  history.replaceState(null, '', parts.length ? `#${parts.join('&')}` : location.pathname + location.search);
+function showPlace(id) {
+  byId(id).scrollIntoView({ block: 'start' });
+  byId(id).querySelector('[tabindex="-1"]').focus({ preventScroll: true });
 }
 
 function showDetail() {
-  byId('detail').scrollIntoView({ block: 'start' });
-  byId('detail-title')?.focus({ preventScroll: true });
+  showPlace('detail');
+}
+
+function showDetailOf(id) {
+  select(id);
+  showDetail();
+}
+
+/** Links within the page lead there and leave the address as it is: it holds the view. */
+function followLinks() {
+  for (const link of document.querySelectorAll('a[href^="#"]')) {
+    link.addEventListener('click', (event) => {
+      event.preventDefault();
+      showPlace(link.hash.slice(1));
+    });
+  }
+}
+
+/** "/" leads to the filter; Escape takes back what was typed there, or the selection. */
+function onKey(event) {
+  const { target } = event;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const isTyped = target.matches('input[type="search"], select');
+  if (event.key === '/' && !isTyped) {
+    event.preventDefault();
+    byId('filter').focus();
+    byId('filter').select();
+  } else if (event.key === 'Escape') {
+    escape(target);
+  }
+}
+
+function escape(target) {
+  if (target === byId('filter') && state.text) {
+    update({ text: '' });
+  } else if (target === byId('filter')) {
+    target.blur();
+  } else if (byId('note').textContent) {
+    say('');
+  } else if (state.selected) {
+    clearSelection();
+  }
+}
+
+/** The focus goes back to where the selection was made from. */
+function clearSelection() {
+  const row = document.querySelector('.ranking tr[aria-current="true"] .name');
+  select(null);
+  row?.focus({ preventScroll: true });
 }
 
 function start() {
   addControls();
   addTable();
   addPlots();
+  addBeside();
   addDetail();
-  Object.assign(state, readAddress());
-  renderAll();
+  arrange();
+  startView();
   if (state.selected) showDetail();
-  view(['selected', 'table', 'site'], writeAddress);
+  followAddress();
+  followLinks();
+  followColours();
+  NARROW.addEventListener('change', arrange);
+  addEventListener('keydown', onKey);
+  byId('copy-link').addEventListener('click', copyLink);
   byId('show-detail').addEventListener('click', showDetail);
-  byId('clear').addEventListener('click', () => select(null));
-  addEventListener('hashchange', () => {
-    if (!isAddress()) return;
-    update(readAddress());
-    if (state.selected) showDetail();
-  });
+  byId('show-beside').addEventListener('click', () => showPlace('beside'));
+  byId('pin-selected').addEventListener('click', () => togglePin(state.selected));
+  byId('clear').addEventListener('click', clearSelection);
   document.documentElement.dataset.ready = 'true';
 }
 

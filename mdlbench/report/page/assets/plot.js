@@ -1,28 +1,45 @@
-// A plot on a canvas: lines, areas and dots on linear or logarithmic axes, with hover and zoom.
-//
-// A chart is {x, y, lines, dots, rules, pick}: axes {label, log, range}; lines {xs, ys, colour, …};
-// dots {x, y, low, high, colour, symbol, …}; rules {y, label, strong}. What has a `tip(i)` answers
-// to the pointer, what has an `id` can be picked.
+// A chart on the page: it answers to the pointer, is zoomed by mouse, touch and keyboard, and saved.
 
 const REACH = 22;
 const LEAST_DRAG = 8;
+const TOOLS = 34;
+const ZOOM_STEP = 0.6;
+
+let plots = [];
+
+/** Draws all plots at once, not with the next frame: a print does not wait for one. */
+function drawNow() {
+  for (const plot of plots) if (plot.host.isConnected) plot.draw();
+}
 
 class Plot {
-  constructor(host, label) {
+  /** `label` says what is drawn; `name` is the beginning of the files that it is saved in. */
+  constructor(host, label, name) {
     this.host = host;
+    this.name = name;
     this.base = element('canvas', { role: 'img', 'aria-label': label });
     this.overlay = element('canvas', { class: 'overlay', 'aria-hidden': 'true' });
     this.tooltip = element('div', { class: 'tooltip', role: 'status', hidden: true });
-    this.reset = element('button', { type: 'button', class: 'reset', hidden: true }, 'Reset zoom');
+    this.reset = tool('Reset zoom', 'Reset zoom', () => this.zoom(null), 'reset');
+    this.reset.hidden = true;
     this.host.classList.add('plot');
-    this.host.append(this.base, this.overlay, this.tooltip, this.reset);
-    this.highlighted = null;
+    this.host.append(this.base, this.overlay, this.tooltip, element(
+      'div',
+      { class: 'tools', role: 'group', 'aria-label': `${label}: zoom and save` },
+      this.reset,
+      tool('+', 'Zoom in', () => this.zoomBy(ZOOM_STEP), 'zoom-in'),
+      tool('−', 'Zoom out', () => this.zoomBy(1 / ZOOM_STEP), 'zoom-out'),
+      tool('SVG', 'Save as SVG', () => savePlot(this, 'svg'), 'svg'),
+      tool('PNG', 'Save as PNG', () => savePlot(this, 'png'), 'png'),
+    ));
+    this.followed = new Set();
     this.zoomed = null;
     this.dragged = null;
-    this.reset.addEventListener('click', () => this.zoom(null));
-    this.listen();
+    this.pinched = null;
     this.awaited = null;
+    this.listen();
     new ResizeObserver(() => this.fit()).observe(host);
+    plots = [...plots.filter((plot) => plot.host.isConnected), this];
   }
 
   fit() {
@@ -38,8 +55,11 @@ class Plot {
     });
   }
 
-  show(chart) {
-    this.chart = chart;
+  /** Shows what `make` returns, a chart; it is made again for files. */
+  show(make) {
+    this.make = make;
+    this.chart = make();
+    this.host.dataset.title = this.chart.title ?? '';
     this.zoom(null);
   }
 
@@ -49,160 +69,40 @@ class Plot {
     this.redraw();
   }
 
-  highlight(id) {
-    this.highlighted = id;
+  follow(ids) {
+    this.followed = ids;
     this.redraw();
   }
 
   draw() {
     if (!this.chart || !this.host.clientWidth) return;
-    this.measure();
-    const context = fresh(this.base, this.width, this.height);
-    this.drawAxes(context);
-    context.save();
-    context.beginPath();
-    context.rect(this.left, this.top, this.across, this.down);
-    context.clip();
-    for (const line of this.chart.lines) if (line.id !== this.highlighted) this.drawLine(context, line);
-    for (const line of this.chart.lines) {
-      if (line.id && line.id === this.highlighted) this.drawLine(context, line);
-    }
-    context.restore();
-    this.drawRules(context);
-    for (const dot of this.chart.dots ?? []) this.drawDot(context, dot);
-    for (const dot of this.chart.dots ?? []) {
-      if (dot.id && dot.id === this.highlighted) this.drawDot(context, dot);
-    }
+    this.sketch = this.sketched();
+    this.host.dataset.followed = [...this.sketch.followed].join(' ');
+    this.sketch.draw(new CanvasPaper(fresh(this.base, this.width, this.height)));
     fresh(this.overlay, this.width, this.height);
     this.tooltip.hidden = true;
   }
 
-  measure() {
+  sketched() {
     this.width = this.host.clientWidth;
     this.height = this.host.clientHeight;
-    [this.left, this.top] = [58, 10];
-    this.across = this.width - this.left - 14;
-    this.down = this.height - this.top - 42;
-    const { x, y } = this.chart;
-    this.x = scale(this.zoomed?.x ?? x.range, x.log, this.left, this.across);
-    this.y = scale(this.zoomed?.y ?? y.range, y.log, this.top + this.down, -this.down);
-  }
-
-  drawAxes(context) {
-    const { left, top, across, down } = this;
-    context.font = FONT;
-    context.lineWidth = 1;
-    context.strokeStyle = GRID;
-    context.fillStyle = FAINT;
-    context.textAlign = 'center';
-    for (const tick of apart(this.x.ticks, this.x, 44)) {
-      stroke(context, [this.x(tick), top], [this.x(tick), top + down]);
-      context.fillText(tickText(tick, this.chart.x), this.x(tick), top + down + 16);
-    }
-    context.textAlign = 'right';
-    for (const tick of apart(this.y.ticks, this.y, 16)) {
-      stroke(context, [left, this.y(tick)], [left + across, this.y(tick)]);
-      context.fillText(tickText(tick, this.chart.y), left - 7, this.y(tick) + 4);
-    }
-    this.drawLabels(context);
-  }
-
-  drawLabels(context) {
-    context.fillStyle = INK;
-    context.textAlign = 'center';
-    context.fillText(this.chart.x.label, this.left + this.across / 2, this.height - 7);
-    context.save();
-    context.translate(12, this.top + this.down / 2);
-    context.rotate(-Math.PI / 2);
-    context.fillText(this.chart.y.label, 0, 0);
-    context.restore();
-  }
-
-  drawRules(context) {
-    for (const { y, label, strong } of this.chart.rules ?? []) {
-      const height = this.y(y);
-      if (!(height >= this.top && height <= this.top + this.down)) continue;
-      context.setLineDash([5, 4]);
-      context.strokeStyle = strong ? INK : '#b8c2cc';
-      context.lineWidth = strong ? 1.3 : 1;
-      stroke(context, [this.left, height], [this.left + this.across, height]);
-      context.setLineDash([]);
-      context.font = strong ? `600 ${FONT}` : FONT;
-      context.textAlign = 'right';
-      context.fillStyle = strong ? INK : FAINT;
-      context.strokeStyle = '#fff';
-      context.lineWidth = 4;
-      context.strokeText(label, this.left + this.across - 4, height - 5);
-      context.fillText(label, this.left + this.across - 4, height - 5);
-    }
-    context.font = FONT;
-  }
-
-  drawLine(context, line) {
-    const isHighlighted = line.id && line.id === this.highlighted;
-    const recedes = this.highlighted && line.id && !isHighlighted;
-    context.globalAlpha = recedes ? 0.22 : 0.85;
-    if (line.area) this.fillArea(context, line);
-    if (line.width) this.trace(context, line, isHighlighted ? 3.2 : line.width);
-    if (line.symbol) this.mark(context, line);
-    context.globalAlpha = 1;
-  }
-
-  trace(context, line, width) {
-    context.strokeStyle = line.colour;
-    context.lineWidth = width;
-    context.lineJoin = 'round';
-    context.setLineDash(line.dash ?? []);
-    context.beginPath();
-    line.xs.forEach((x, i) => context.lineTo(this.x(x), this.y(line.ys[i])));
-    context.stroke();
-    context.setLineDash([]);
-  }
-
-  fillArea(context, line) {
-    context.fillStyle = line.colour;
-    context.beginPath();
-    line.xs.forEach((x, i) => context.lineTo(this.x(x), this.y(line.ys[i])));
-    for (let i = line.xs.length - 1; i >= 0; i -= 1) {
-      context.lineTo(this.x(line.xs[i]), this.y(line.area[i]));
-    }
-    context.fill();
-  }
-
-  /** The line's symbol at its points; at some of them only where it says so. */
-  mark(context, line) {
-    const marks = line.marks ?? line.xs.map((_, i) => i);
-    for (const i of marks) {
-      stamp(context, line, this.x(line.xs[i]), this.y(line.ys[i]));
-    }
-  }
-
-  drawDot(context, dot) {
-    const [x, y] = [this.x(dot.x), this.y(dot.y)];
-    if (!this.contains(x, y)) return;
-    const isHighlighted = dot.id === this.highlighted;
-    context.globalAlpha = this.highlighted && !isHighlighted ? 0.25 : 1;
-    context.strokeStyle = dot.colour;
-    context.lineWidth = 1.4;
-    if (dot.low !== null) stroke(context, [x, this.y(dot.low)], [x, this.y(dot.high)]);
-    stamp(context, dot, x, y, isHighlighted ? 1.7 : 1);
-    context.globalAlpha = 1;
-  }
-
-  contains(x, y) {
-    return x >= this.left - 1 && x <= this.left + this.across + 1 && y >= this.top - 1
-      && y <= this.top + this.down + 1;
+    const place = { left: 0, top: TOOLS, width: this.width, height: this.height - TOOLS };
+    return new Sketch(this.chart, place, this.followed, this.zoomed);
   }
 
   listen() {
-    this.host.addEventListener('pointerdown', (event) => this.startDrag(event));
-    this.host.addEventListener('pointermove', (event) => this.move(event));
-    this.host.addEventListener('pointerup', (event) => this.release(event));
-    this.host.addEventListener('pointerleave', () => this.leave());
+    const { host } = this;
+    host.addEventListener('pointerdown', (event) => this.startDrag(event));
+    host.addEventListener('pointermove', (event) => this.move(event));
+    host.addEventListener('pointerup', (event) => this.release(event));
+    host.addEventListener('pointerleave', () => this.leave());
+    for (const type of ['touchstart', 'touchmove', 'touchend', 'touchcancel']) {
+      host.addEventListener(type, (event) => this.pinch(event), { passive: false });
+    }
   }
 
   startDrag(event) {
-    if (event.target === this.reset) return;
+    if (event.target.closest('.tools')) return;
     this.dragged = position(event, this.host);
   }
 
@@ -221,25 +121,57 @@ class Plot {
     this.tooltip.hidden = true;
   }
 
-  drawSelection(here) {
-    const context = fresh(this.overlay, this.width, this.height);
-    context.fillStyle = 'rgba(0, 114, 178, 0.12)';
-    const [x, y] = this.dragged;
-    context.fillRect(x, y, here[0] - x, here[1] - y);
+  drawSelection([right, bottom]) {
+    const [left, top] = this.dragged;
+    const paper = new CanvasPaper(fresh(this.overlay, this.width, this.height));
+    const corners = [[left, top], [right, top], [right, bottom], [left, bottom]];
+    paper.area(corners, { colour: COLOURS.accent, alpha: 0.14 });
   }
 
   release(event) {
     const here = position(event, this.host);
     const from = this.dragged;
     this.dragged = null;
-    if (!from || event.target === this.reset) return;
+    if (!from || !this.sketch) return;
     if (event.pointerType === 'mouse' && distance(here, from) > LEAST_DRAG) this.zoomTo(from, here);
     else this.pickAt(here);
   }
 
-  zoomTo(from, to) {
+  /** To what lies between two corners, in pixels of a sketch. */
+  zoomTo(from, to, sketch = this.sketch) {
     const between = (axis, ...ends) => ends.map((end) => axis.inverse(end)).sort((a, b) => a - b);
-    this.zoom({ x: between(this.x, from[0], to[0]), y: between(this.y, from[1], to[1]) });
+    this.zoom({ x: between(sketch.x, from[0], to[0]), y: between(sketch.y, from[1], to[1]) });
+  }
+
+  /** About the middle; below 1, nearer. */
+  zoomBy(factor) {
+    if (!this.sketch) return;
+    const [left, top, across, down] = this.sketch.box;
+    const [x, y] = [left + across / 2, top + down / 2];
+    const reach = [(factor * across) / 2, (factor * down) / 2];
+    this.zoomTo([x - reach[0], y - reach[1]], [x + reach[0], y + reach[1]]);
+  }
+
+  /** Two fingers keep the places on the plot that they took hold of. */
+  pinch(event) {
+    if (event.touches.length !== 2 || !this.sketch) {
+      this.pinched = null;
+      return;
+    }
+    event.preventDefault();
+    this.dragged = null;
+    const [one, other] = [...event.touches].map((touch) => position(touch, this.host));
+    const grip = { middle: [(one[0] + other[0]) / 2, (one[1] + other[1]) / 2], gap: distance(one, other) };
+    if (event.type === 'touchstart' || !this.pinched) {
+      this.pinched = { ...grip, sketch: this.sketch };
+      return;
+    }
+    const { middle, gap, sketch } = this.pinched;
+    const factor = gap / Math.max(grip.gap, 1);
+    const place = (axis, pixel) => middle[axis] + (pixel - grip.middle[axis]) * factor;
+    const [left, top, across, down] = sketch.box;
+    const corner = (right, below) => [place(0, left + right), place(1, top + below)];
+    this.zoomTo(corner(0, 0), corner(across, down), sketch);
   }
 
   pickAt(here) {
@@ -248,19 +180,18 @@ class Plot {
   }
 
   point(here) {
+    if (!this.sketch) return;
     const hit = this.nearest(here);
-    const context = fresh(this.overlay, this.width, this.height);
+    const paper = new CanvasPaper(fresh(this.overlay, this.width, this.height));
     this.tooltip.hidden = !hit;
     this.host.classList.toggle('pickable', Boolean(hit?.item.id && this.chart.pick));
     if (!hit) return;
-    if (hit.item.width) this.trace(context, hit.item, 2.6);
-    context.fillStyle = hit.item.colour;
-    context.strokeStyle = '#fff';
-    context.lineWidth = 1.5;
-    context.beginPath();
-    context.arc(hit.x, hit.y, 5, 0, 2 * Math.PI);
-    context.fill();
-    context.stroke();
+    const { item, x, y } = hit;
+    if (item.width) {
+      const { colour, dash } = item;
+      paper.within(this.sketch.box, () => paper.line(this.sketch.points(item), { colour, dash, width: 2.6 }));
+    }
+    paper.symbol(SYMBOLS[0], x, y, { fill: item.colour, stroke: COLOURS.card, width: 1.2, size: 1.25 });
     this.explain(hit);
   }
 
@@ -278,25 +209,27 @@ class Plot {
 
   /** The point within reach that is nearest to a place on the plot. */
   nearest(here) {
-    if (!this.chart || !this.contains(...here)) return null;
+    const { sketch } = this;
+    if (!sketch?.contains(...here)) return null;
     let best = null;
     const offer = (item, i, x, y) => {
       const away = distance(here, [x, y]);
-      if (away < (best?.away ?? REACH) && this.contains(x, y)) best = { item, i, x, y, away };
+      if (away < (best?.away ?? REACH) && sketch.contains(x, y)) best = { item, i, x, y, away };
     };
     for (const line of this.chart.lines) {
-      if (line.tip) line.xs.forEach((x, i) => offer(line, i, this.x(x), this.y(line.ys[i])));
+      if (line.tip) line.xs.forEach((x, i) => offer(line, i, sketch.x(x), sketch.y(line.ys[i])));
     }
-    for (const dot of this.chart.dots ?? []) offer(dot, 0, this.x(dot.x), this.y(dot.y));
+    for (const dot of this.chart.dots ?? []) offer(dot, 0, sketch.x(dot.x), sketch.y(dot.y));
     return best;
   }
 }
 
-const FONT = '12px system-ui, -apple-system, "Segoe UI", sans-serif';
+function tool(text, title, onclick, kind) {
+  return element('button', { type: 'button', class: kind, title, 'aria-label': title, onclick }, text);
+}
 
 /** An empty canvas of so many CSS pixels, sharp on any display. */
-function fresh(canvas, width, height) {
-  const density = window.devicePixelRatio || 1;
+function fresh(canvas, width, height, density = window.devicePixelRatio || 1) {
   const [across, down] = [Math.round(width * density), Math.round(height * density)];
   if (canvas.width !== across || canvas.height !== down) {
     [canvas.width, canvas.height] = [across, down];
@@ -305,26 +238,6 @@ function fresh(canvas, width, height) {
   context.setTransform(density, 0, 0, density, 0, 0);
   context.clearRect(0, 0, width, height);
   return context;
-}
-
-function stroke(context, from, to) {
-  context.beginPath();
-  context.moveTo(...from);
-  context.lineTo(...to);
-  context.stroke();
-}
-
-function stamp(context, { symbol, colour, hollow }, x, y, size = 1) {
-  context.save();
-  context.translate(x, y);
-  context.scale(size, size);
-  context.fillStyle = hollow ? '#fff' : colour;
-  const path = new Path2D(symbol);
-  context.fill(path);
-  context.strokeStyle = hollow ? colour : '#fff';
-  context.lineWidth = hollow ? 1.3 : 0.7;
-  context.stroke(path);
-  context.restore();
 }
 
 function position(event, host) {

@@ -1,7 +1,7 @@
 // Axes: values to pixels, and where the ticks are.
 
 /** Values to pixels, with its inverse and its ticks. What has no logarithm lies far outside. */
-function scale([low, high], log, start, length) {
+function scale([low, high], log, start, length, ticksOf = log ? logTicks : linearTicks) {
   const forward = log ? (value) => Math.log(Math.max(value, 1e-12)) : (value) => value;
   const [from, to] = [forward(low), forward(high)];
   const pixels = (value) => start + (length * (forward(value) - from)) / (to - from || 1);
@@ -9,7 +9,7 @@ function scale([low, high], log, start, length) {
     const value = from + ((pixel - start) * (to - from)) / length;
     return log ? Math.exp(value) : value;
   };
-  pixels.ticks = log ? logTicks(low, high) : linearTicks(low, high);
+  pixels.ticks = ticksOf(low, high);
   return pixels;
 }
 
@@ -31,6 +31,13 @@ function logTicks(low, high) {
     ticks.push(...mantissas.map((mantissa) => mantissa * 10 ** power));
   }
   return ticks.filter((tick) => tick >= low && tick <= high);
+}
+
+/** Powers of two, as widths of dictionaries are. */
+function powersOfTwo(low, high) {
+  const ticks = [];
+  for (let power = Math.ceil(Math.log2(low)); 2 ** power <= high; power += 1) ticks.push(2 ** power);
+  return ticks.length ? ticks : logTicks(low, high);
 }
 
 /** Those ticks whose texts do not run into each other. */

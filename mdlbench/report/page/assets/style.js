@@ -1,11 +1,6 @@
 // How SAEs look: a colour and a symbol for each architecture, a line for each quantiser.
 
-const INK = '#1f2933';
-const FAINT = '#7b8794';
-const GRID = '#e8ecf0';
-const ALERT = '#D55E00';
-/** Okabe and Ito's, without the yellow that cannot be read on white. */
-const COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#5D3A9B'];
+const N_COLOURS = 7;
 const SYMBOLS = [
   'M4 0A4 4 0 1 1 -4 0A4 4 0 1 1 4 0Z',
   'M-3.6 -3.6H3.6V3.6H-3.6Z',
@@ -18,6 +13,44 @@ const SYMBOLS = [
 ];
 const REFERENCE_SYMBOL = 'M-4.2 -1.6H4.2V1.6H-4.2Z';
 
+/** The style sheet's colours as they are now; `kinds` are those of architectures. */
+let COLOURS = readColours();
+
+function readColours() {
+  const style = getComputedStyle(document.documentElement);
+  const named = (name) => style.getPropertyValue(`--${name}`).trim();
+  return {
+    ...Object.fromEntries(['ink', 'quiet', 'grid', 'card', 'accent', 'alert', 'hull'].map((name) => [name, named(name)])),
+    kinds: Array.from({ length: N_COLOURS }, (_, i) => named(`kind-${i}`)),
+  };
+}
+
+/** What `make` returns with the colours of the light page, which files are saved in. */
+function inLight(make) {
+  const root = document.documentElement.classList;
+  root.add('light');
+  COLOURS = readColours();
+  try {
+    return make();
+  } finally {
+    root.remove('light');
+    COLOURS = readColours();
+  }
+}
+
+/** Everything again, in the colours of dark mode, light mode or print. */
+function repaint() {
+  COLOURS = readColours();
+  renderAll();
+  drawNow();
+}
+
+function followColours() {
+  for (const query of ['(prefers-color-scheme: dark)', 'print']) {
+    matchMedia(query).addEventListener('change', repaint);
+  }
+}
+
 /**
  * Colour, symbol, line and width of an SAE. Baselines are ink, so that they stand apart; symbols of
  * other quantisers than the suite's own are hollow.
@@ -26,11 +59,11 @@ function looksOf(sae) {
   const dash = dashOf(sae.quantiser);
   const hollow = sae.quantiser !== null;
   if (sae.baseline) {
-    return { colour: INK, symbol: REFERENCE_SYMBOL, hollow, dash, width: 1.8 };
+    return { colour: COLOURS.ink, symbol: REFERENCE_SYMBOL, hollow, dash, width: 1.8 };
   }
   const position = trainedArchitectures(currentSite()).indexOf(sae.architecture);
   return {
-    colour: COLOURS[position % COLOURS.length],
+    colour: COLOURS.kinds[position % N_COLOURS],
     symbol: SYMBOLS[position % SYMBOLS.length],
     hollow,
     dash,
@@ -50,10 +83,11 @@ function trainedArchitectures(site) {
 
 /** The SAE's symbol, for use beside its name. */
 function symbolOf(looks) {
+  const fill = looks.hollow ? COLOURS.card : looks.colour;
   return drawing(
     'svg',
     { class: 'symbol', viewBox: '-6 -6 12 12', 'aria-hidden': 'true' },
-    drawing('path', { d: looks.symbol, fill: looks.hollow ? '#fff' : looks.colour, stroke: looks.colour }),
+    drawing('path', { d: looks.symbol, fill, stroke: looks.colour }),
   );
 }
 

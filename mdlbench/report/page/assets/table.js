@@ -1,4 +1,4 @@
-// The ranked table at one tolerance: sorted, filtered, one row an SAE.
+// The ranked table at one tolerance: sorted, filtered, one row an SAE, baselines apart.
 
 const COLUMNS = [
   { key: 'rank', header: 'Rank', value: (row) => row.rank, cell: rankCell },
@@ -24,23 +24,25 @@ const TITLES = {
   'break-even': 'Tokens after which the latents sent have cost as much as decoder and codebook',
   standing: Object.entries(STANDINGS).map((words) => words.join(': ')).join('; '),
 };
-const BAR = 40;
+const BAR = 54;
+const ARROW = 5;
 
 let elements = new Map(); // of the rows shown
 
 function rankCell(row) {
   if (row.rank === null) {
-    return [element('span', { class: 'quiet' }, row.status === 'infeasible' ? ABSENT : row.status)];
+    const isSaid = row.sae.baseline || row.status === 'infeasible';
+    return [element('span', { class: 'quiet' }, isSaid ? ABSENT : row.status)];
   }
-  const shared = currentTable().columns.rank.filter((rank) => rank === row.rank).length > 1;
-  const title = shared ? 'Shared: the difference could be chance' : null;
-  return [element('span', { title }, shared ? `${row.rank}=` : String(row.rank))];
+  const isShared = currentTable().columns.rank.filter((rank) => rank === row.rank).length > 1;
+  const title = isShared ? 'Shared: the difference could be chance' : null;
+  return [element('span', { title }, isShared ? `${row.rank}=` : String(row.rank))];
 }
 
 function nameCell(row) {
   const name = element('button', { type: 'button', class: 'name' }, row.sae.label);
   const badge = row.sae.partial ? element('span', { class: 'badge partial' }, 'partial') : null;
-  return [symbolOf(looksOf(row.sae)), name, badge].filter(Boolean);
+  return [pinButton(row.sae), symbolOf(looksOf(row.sae)), name, badge].filter(Boolean);
 }
 
 function bitsCell(row, most) {
@@ -51,24 +53,30 @@ function bitsCell(row, most) {
   return [bitsBar(row, most), text, element('span', { class: 'half' }, ` ± ${half}`)];
 }
 
-/** The bits as a bar from 0, with their interval as a line across its end. */
+/** Where the bars of a table end: at the longest SAE's, whatever is filtered. */
+function mostBits(table, site) {
+  const rows = rowsOf(table, site).filter((row) => row.bits !== null);
+  const saes = rows.filter((row) => !row.sae.baseline);
+  return Math.max(...(saes.length ? saes : rows).map((row) => row.bits_high), 1);
+}
+
+/** The bits as a bar from 0, with their interval as a line across its end; an arrow beyond it. */
 function bitsBar(row, most) {
-  const at = (bits) => (BAR * Math.min(bits, most)) / most;
-  const [low, high] = [at(row.bits_low), at(row.bits_high)];
   const { colour } = looksOf(row.sae);
-  return drawing(
-    'svg',
-    { class: 'bar', viewBox: `0 0 ${BAR + 2} 14`, 'aria-hidden': 'true' },
-    drawing('rect', { y: 4, width: at(row.bits), height: 6, fill: colour, opacity: 0.35 }),
-    drawing('path', { d: `M${low} 7H${high}M${low} 3V11M${high} 3V11`, stroke: colour }),
-  );
+  const at = (bits) => (BAR * Math.min(bits, most)) / most;
+  const bar = (width) => drawing('rect', { y: 4, width, height: 6, fill: colour, opacity: 0.4 });
+  const [low, high] = [at(row.bits_low), at(row.bits_high)];
+  const marks = row.bits > most
+    ? [bar(BAR - ARROW), drawing('path', { class: 'beyond', d: `M${BAR - ARROW} 2L${BAR} 7L${BAR - ARROW} 12Z`, fill: colour })]
+    : [bar(at(row.bits)), drawing('path', { d: `M${low} 7H${high}M${low} 3V11M${high} 3V11`, stroke: colour })];
+  return drawing('svg', { class: 'bar', viewBox: `0 0 ${BAR + 2} 14`, 'aria-hidden': 'true' }, ...marks);
 }
 
 function deltaCell(row) {
   if (row.delta === null) return [ABSENT];
   if (row.delta_low === 0 && row.delta_high === 0) return [element('span', { class: 'quiet' }, '0')];
   const range = element('span', { class: 'half' }, ` ${interval(row.delta_low, row.delta_high)}`);
-  return [`+${fixed(row.delta, 2)}`, range];
+  return [signed(row.delta, 2), range];
 }
 
 function standingCell(row) {
@@ -90,19 +98,42 @@ function sorted(rows) {
   return [...rows].sort(compare);
 }
 
+/** The rows that pass the filters, in the order that they are shown in: SAEs, then baselines. */
+function shownRows() {
+  const rows = sorted(rowsOf(currentTable(), currentSite()).filter((row) => passes(row.sae)));
+  return { saes: rows.filter((row) => !row.sae.baseline), baselines: rows.filter((row) => row.sae.baseline) };
+}
+
 function renderTable() {
   const rows = rowsOf(currentTable(), currentSite()).filter((row) => passes(row.sae));
-  const trained = rows.filter((row) => row.bits !== null && !row.sae.baseline);
-  const most = Math.max(...trained.map((row) => row.bits_high), 1);
+  const most = mostBits(currentTable(), currentSite());
   elements = new Map(rows.map((row) => [row, tableRow(row, most)]));
   byId('table-title').textContent = `Ranking at ${limitName(currentTable())}`;
-  byId('count').textContent = `${rows.length} of ${currentSite().saes.length} SAEs`;
+  byId('count').textContent = counted(rows);
   byId('nothing').hidden = rows.length > 0;
+  byId('bars').textContent = `Bars begin at 0 and end at ${fixed(most, 0)} bits; an arrow: beyond that.`;
   byId('notes').textContent = notes(rows).join(' ');
 }
 
+/** How many SAEs are shown; one that was measured in several ways has several rows. */
+function counted(rows) {
+  const saes = (some) => new Set(some.filter((sae) => !sae.baseline).map((sae) => sae.coder)).size;
+  const baselines = (some) => some.filter((sae) => sae.baseline).length;
+  const [shown, all] = [rows.map((row) => row.sae), currentSite().saes];
+  const trained = shown.length - baselines(shown);
+  const parts = [
+    `${saes(shown)} of ${saes(all)} SAEs`,
+    trained > saes(shown) ? `in ${trained} rows` : null,
+    baselines(all) ? `and ${baselines(shown)} of ${baselines(all)} baselines` : null,
+  ];
+  return parts.filter(Boolean).join(' ');
+}
+
 function renderOrder() {
-  byId('rows').replaceChildren(...sorted([...elements.keys()]).map((row) => elements.get(row)));
+  const { saes, baselines } = shownRows();
+  byId('rows').replaceChildren(...saes.map((row) => elements.get(row)));
+  byId('baselines').replaceChildren(...baselines.map((row) => elements.get(row)));
+  byId('baselines-title').hidden = !baselines.length;
 }
 
 function tableRow(row, most) {
@@ -134,7 +165,7 @@ function notes(rows) {
 }
 
 function markSelected() {
-  for (const row of byId('rows').children) {
+  for (const row of document.querySelectorAll('.ranking tr[data-id]')) {
     row.setAttribute('aria-current', String(row.dataset.id === state.selected));
   }
 }
@@ -166,4 +197,7 @@ function addTable() {
   view(SHOWN_BY, renderTable);
   view([...SHOWN_BY, 'sort'], renderOrder);
   view([...SHOWN_BY, 'selected'], markSelected);
+  view([...SHOWN_BY, 'pins'], markPins);
+  byId('save-csv').addEventListener('click', () => saveView('csv'));
+  byId('save-json').addEventListener('click', () => saveView('json'));
 }

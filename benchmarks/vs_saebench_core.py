@@ -103,7 +103,10 @@ def by_saebench(sae: Any, model: Any, tokens: np.ndarray) -> dict[str, float]:
     """SAEBench's own figures, over the contexts in batches."""
     from sae_bench.evals.core.eval_config import CoreEvalConfig
     from sae_bench.evals.core.main import run_evals
+    from sae_bench.sae_bench_utils.general_utils import load_and_format_sae
 
+    sae.cfg.metadata.model_name = "random"
+    load_and_format_sae("", sae, "cpu")
     n_batches = len(tokens) // BATCH
     asked = CoreEvalConfig(
         model_name="random",
@@ -130,12 +133,14 @@ def as_saebench_defines(
     clean, spliced = (values[found.followed].mean() for values in (found.clean, found.spliced))
     ablated = blank_ce(model, hook, test)
     errors = ((found.x - found.reconstruction) ** 2).sum(axis=1)
-    explained, mse = [], []
+    legacy, mse, power = [], [], []
     for start in range(0, len(test.tokens), BATCH):
         batch = (found.document >= start) & (found.document < start + BATCH)
         x = found.x[batch]
-        explained.append(1 - errors[batch] / ((x - x.mean(axis=0)) ** 2).sum(axis=1))
+        legacy.append(1 - errors[batch] / ((x - x.mean(axis=0)) ** 2).sum(axis=1))
         mse.append(errors[batch] / batch.sum())
+        power.append([errors[batch].mean(), (x**2).sum(axis=1).mean(), (x**2).mean()])
+    error, square, mean_square = np.mean(power, axis=0)
     lengths = np.linalg.norm(found.x, axis=1) * np.linalg.norm(found.reconstruction, axis=1)
     return {
         "ce_loss_without_sae": clean,
@@ -143,7 +148,8 @@ def as_saebench_defines(
         "ce_loss_with_ablation": ablated,
         "ce_loss_score": (ablated - spliced) / (ablated - clean),
         "kl_div_with_sae": found.kl.mean(),
-        "explained_variance": np.concatenate(explained).mean(),
+        "explained_variance": 1 - error / (square - mean_square**2),
+        "explained_variance_legacy": np.concatenate(legacy).mean(),
         "mse": np.concatenate(mse).mean(),
         "cossim": ((found.x * found.reconstruction).sum(axis=1) / lengths).mean(),
         "l0": found.n_active.mean(),
@@ -160,6 +166,7 @@ def recorded(ours: Ours) -> dict[str, float | None]:
         "ce_loss_score": own["ce_recovered"],
         "kl_div_with_sae": own["kl"],
         "explained_variance": 1 - own["fvu"],
+        "explained_variance_legacy": None,
         "mse": own["mse"],
         "cossim": own["cosine"],
         "l0": own["l0"],
@@ -173,8 +180,11 @@ WHY = {
     "leaves as it is, as the splice does",
     "ce_loss_score": "follows from the three above; the record has it as ce_recovered",
     "kl_div_with_sae": "one definition",
-    "explained_variance": "SAEBench: mean over tokens of 1 − error/variation of that token, by "
-    "the mean of its batch; SAELens and a record: one ratio of sums, 1 − fvu",
+    "explained_variance": "SAEBench takes mean ‖x‖² minus the square of the mean of all x² for the "
+    "variation, where the square of the mean of x belongs; SAELens and a record (1 − fvu): "
+    "Σ‖x − x̄‖²",
+    "explained_variance_legacy": "mean over tokens of 1 − error/variation of that token, around "
+    "the mean of its batch; a record does not have it",
     "mse": "SAEBench: summed over dimensions, divided by the batch's tokens, and then averaged "
     "over tokens again; SAELens: summed over dimensions; a record: per dimension",
     "cossim": "one definition",
@@ -190,7 +200,7 @@ def show(
 ) -> bool:
     """The table; whether all that was computed again agrees."""
     agree = True
-    print(f"{'':24}{'SAEBench':>14}{'SAELens':>14}{'mdlbench':>14}   our tokens by SAEBench's")
+    print(f"{'':27}{'SAEBench':>13}{'SAELens':>14}{'mdlbench':>14}   our tokens by SAEBench's")
     for name, why in WHY.items():
         off = abs(saebench[name] - again[name]) / max(abs(saebench[name]), 1e-12)
         agree &= off <= TOLERANCE
@@ -198,7 +208,7 @@ def show(
             f"{'–':>14}" if value is None else f"{value:14.6f}"
             for value in (saebench[name], saelens.get(name), ours[name])
         )
-        print(f"{name:24}{cells}   definition: off by {off:.0e}")
+        print(f"{name:26}{cells}   definition: off by {off:.0e}")
         print(f"{'':10}{why}")
     verdict = "all within" if agree else "NOT all within"
     print(f"\n{verdict} {TOLERANCE:g} under one definition")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from mdlbench.adapters.check import check_coder
 from mdlbench.adapters.load import NamedCoder, load_coder
 from mdlbench.errors import CheckpointError, SuiteError, UsageError
 from mdlbench.records.checks import problems_of
+from mdlbench.scoring.bench import Bench
+from mdlbench.scoring.evaluation import evaluate_coder
+from mdlbench.scoring.executor import InProcess
 from mdlbench.scoring.single import evaluate
 from mdlbench.scoring.suite_run import Failed, Scored, run
 from mdlbench.scoring.targets import target_site, targets
@@ -27,7 +31,7 @@ from mdlbench.sources.language.hooks import KINDS, READ, Hook, joined, parsed
 from mdlbench.sources.language.source import Language
 from mdlbench.sources.language.text import Contexts
 from mdlbench.sources.open import Opener, Setting
-from mdlbench.suite.site import Site
+from mdlbench.suite.site import Place, Site
 from tests.tiny import tiny_suite
 from tests.tiny_language import (
     CONTEXT,
@@ -319,6 +323,37 @@ def test_saes_of_other_contexts_or_widths_are_told(suite, tmp_path, monkeypatch)
     source = opener.open(target_site(opener, target))
     with pytest.raises(CheckpointError, match="reads activations of width 16, but those at hook"):
         target.sae.load(source)
+
+
+def test_a_hook_point_that_the_model_lacks_or_that_the_coder_lacks_is_told(suite, tmp_path):
+    far = MLPS.replace("blocks.2", "blocks.9")
+    with pytest.raises(UsageError, match=r"no hook 'blocks.9.hook_mlp_out': its layers are 0 to 2"):
+        evaluate("baseline:mean", suite, text="own", hook=far)
+    with pytest.raises(UsageError, match=r"hook .blocks\.2\.hook_q. is not supported"):
+        evaluate("baseline:mean", suite, text="own", hook=f"{MLPS} + blocks.2.hook_q")
+    write_tracer(tmp_path / "clt", threshold=False)
+    config = tmp_path / "clt/config.yaml"
+    config.write_text(config.read_text().replace("hook_resid_mid", "hook_mlp_out"))
+    coder = NamedCoder(str(tmp_path / "clt"))
+    opener = Opener(suite, OWN)
+    with pytest.raises(CheckpointError, match=r"width 48, but those at hook .*width 32"):
+        coder.load(opener.open(opener.site_of(place=Place(hook=MLPS))))
+    with pytest.raises(CheckpointError, match=r"its hook is .blocks\.0-2.*, but the suite.s is "):
+        evaluate(str(tmp_path / "clt"), suite, text="own", hook=MLPS)
+
+
+def test_workers_find_the_same_and_are_told_which_saes_by_name(suite):
+    (target,) = targets(suite, ["both"], None)
+    assert pickle.loads(pickle.dumps(target)) == target
+    opener = Opener(suite, OWN)
+    site, found = target_site(opener, target), []
+    for n_workers in (1, 3):
+        bench = Bench.open(InProcess(opener, n_workers), site)
+        identity = bench.identity(bench.identify(target.sae))
+        found.append(evaluate_coder(bench, target.sae, identity).record)
+    besides = {"environment", "provenance"}
+    one, three = (record.model_dump(exclude=besides) for record in found)
+    assert one == three
 
 
 def test_images_have_one_hook_point(tmp_path):

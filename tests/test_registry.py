@@ -23,6 +23,7 @@ FORMATS = [
     "batchtopk",
     "bilinear",
     "circuit_tracer",
+    "cross_layer",
     "dictionary_learning",
     "gemma_scope",
     "llama_scope",
@@ -196,9 +197,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError,
         match=r"not a checkpoint .*\(expected bilinear\.safetensors \(bilinear\), "
-        r"ae\.pt \(dictionary_learning\), "
+        r"W_enc_0\.safetensors \(cross_layer\), ae\.pt \(dictionary_learning\), "
         r"params\.npz \(gemma_scope\), hyperparams\.json \(llama_scope\), "
         r"sae_weights\.safetensors \(saelens\), sae\.safetensors \(sparsify\), "
+        r"params_layer_0\.safetensors \(cross_layer\), "
         r"params\.safetensors \(gemma_scope\), cfg\.json \(saelens\)\)",
     ):
         load_coder("other", folder=tmp_path)

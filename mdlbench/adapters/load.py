@@ -83,6 +83,11 @@ class NamedCoder:
     folder: Path = Path()
     adapter: str | None = None
 
+    @property
+    def singles(self) -> tuple[NamedCoder, ...]:
+        """Itself: `mdlbench.adapters.joint.NamedJoint` is several."""
+        return (self,)
+
     @cached_property
     def resolved(self) -> Resolved:
         """The adapter of the spec, and the request that it makes."""

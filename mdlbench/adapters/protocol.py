@@ -36,6 +36,8 @@ class CoderSpec:
         side_bits: bits per token that the decoder needs beside the latents.
         model_bits: where the decoder is not one row a latent and a bias, the bits that it takes to
             send it (maths §3): a number, or a function of the bits a weight.
+        row_widths: how many weights each latent's row has, where that is not d_out: the others
+            are zero by construction, and are not sent.
         affine: whether decode is the bias plus the rows weighted by the latents.
         input_scale: the factor by which the activations were multiplied in training so that
             their norm was √d on average, now folded into the weights; None if there was none.
@@ -59,6 +61,7 @@ class CoderSpec:
     measured_mse: float | None = None
     side_bits: float = 0.0
     model_bits: float | Callable[[int], float] | None = None
+    row_widths: Int32[np.ndarray, " latent"] | None = None
     affine: bool = True
     input_scale: float | None = None
     fitted: bool = False

@@ -32,7 +32,7 @@ def coder_facts(
     n_test = bench.source.n_tokens["test"]
     alive: Bool[np.ndarray, " latent"] = run.calibration.fired | run.test.fired
     weight_bits = decoder_weight_bits(resampled, headline_limit(bench, limits))
-    model = model_part(run.sweep.latents.coder, int(alive.sum()), weight_bits)
+    model = model_part(run.sweep.latents.coder, alive, weight_bits)
     bits_per_token = run.sweep.rates(audit.position).heldout + spec.side_bits
     return CoderFacts(
         d_in=spec.d_in,
@@ -44,7 +44,7 @@ def coder_facts(
         dead_fraction=float(1 - alive.mean()) if len(alive) else 0.0,
         decoder_weight_bits=weight_bits,
         decoder_bits=model,
-        model_bits=None if spec.model_bits is None else model,
+        model_bits=None if spec.model_bits is None and spec.row_widths is None else model,
         codebook_bits=audit.codebook_bits,
         break_even_tokens=(
             codelength.break_even_tokens(model + audit.codebook_bits, bits_per_token)
@@ -55,17 +55,22 @@ def coder_facts(
     )
 
 
-def model_part(coder: CoderRounds, live_rows: int, weight_bits: int | None) -> float | None:
+def model_part(
+    coder: CoderRounds, alive: Bool[np.ndarray, " latent"], weight_bits: int | None
+) -> float | None:
     """Bits to send the decoder once, at a precision of its weights (maths §3).
 
-    Those of rows and bias, unless the SAE's adapter says what its decoder takes. None where there
-    is no such precision, and the adapter gives no number that does without.
+    Those of the live latents' rows and the bias, unless the SAE's adapter says what its decoder
+    takes. None where there is no such precision, and the adapter gives no number that does without.
     """
-    if coder.spec.model_bits is not None:
+    spec = coder.spec
+    if spec.model_bits is not None:
         return coder.model_bits(weight_bits)
     if weight_bits is None:
         return None
-    return codelength.decoder_bits(live_rows, coder.spec.d_out, weight_bits)
+    if spec.row_widths is not None:
+        return (int(spec.row_widths[alive].sum()) + spec.d_out) * weight_bits
+    return codelength.decoder_bits(int(alive.sum()), spec.d_out, weight_bits)
 
 
 def decoder_weight_bits(resampled: Resampled, limit: Limit | None) -> int | None:

@@ -25,6 +25,7 @@ from mdlbench.errors import HubError, MdlbenchError
 from mdlbench.hub.hub import HubUnreachableError
 from mdlbench.hub.items import Item, datasets_cache, hub_cache, snapshots
 from mdlbench.sources.open import Opener
+from mdlbench.suite.site import AND
 from mdlbench.suite.suite import Suite, SuiteEntry
 
 PREPARED = ".arrow"
@@ -100,7 +101,8 @@ def items(suite: Suite) -> Iterator[Item]:
     """What the suite needs beyond its own folder."""
     yield from Opener(suite).needs()
     for entry in suite.saes:
-        yield from _saes(entry, suite.folder)
+        for spec in _specs(entry, suite):
+            yield from _saes(entry.key, spec, suite.folder)
 
 
 class Checksums:
@@ -186,16 +188,23 @@ def _remove(file: Path, checksums: Checksums) -> None:
     file.unlink(missing_ok=True)
 
 
-def _saes(entry: SuiteEntry, folder: Path) -> Iterator[Item]:
-    """The SAEs of an entry that are on the hub."""
+def _specs(entry: SuiteEntry, suite: Suite) -> list[str]:
+    """The specs of an entry; of SAEs that are spliced in at once, those that have no key."""
+    if not entry.splice:
+        return [entry.spec]
+    return [word for word in map(str.strip, entry.spec.split(AND)) if word not in suite.keys]
+
+
+def _saes(key: str, spec: str, folder: Path) -> Iterator[Item]:
+    """The SAEs of a spec that are on the hub."""
     try:
-        found = [(sae, sae.hub_place()) for sae in NamedCoder(entry.spec, folder).expand()]
+        found = [(sae, sae.hub_place()) for sae in NamedCoder(spec, folder).expand()]
     except MdlbenchError as error:
-        yield Item(entry.key, _raising(error))
+        yield Item(key, _raising(error))
         return
     for sae, place in found:
         if place is not None:
-            label = entry.key if len(found) == 1 else f"{entry.key}: {sae.spec}"
+            label = key if len(found) == 1 else f"{key}: {sae.spec}"
             kept = snapshots(place.repo)
             places = tuple((kept, beginning) for beginning in place.beginnings)
             yield Item(label, sae.fetch, places)

@@ -7,16 +7,22 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from mdlbench.adapters.joint import NamedJoint
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.adapters.protocol import expanded
 from mdlbench.errors import MdlbenchError
+from mdlbench.suite.site import AND
 
 SHOWN_PARTS = 3
 """Parts of an absolute path that a record has."""
 
 
-def origin_of(sae: NamedCoder) -> str:
+def origin_of(sae: NamedCoder | NamedJoint) -> str:
     """The spec as it was typed, but of an absolute path only the end: a record is to be shared."""
+    return AND.join(map(_origin_of, sae.singles))
+
+
+def _origin_of(sae: NamedCoder) -> str:
     head, colon, path = sae.spec.rpartition(":")
     pure = PurePath(path)
     if not pure.is_absolute() and not path.startswith("~"):
@@ -24,7 +30,7 @@ def origin_of(sae: NamedCoder) -> str:
     return f"{head}{colon}…/{'/'.join(pure.parts[1:][-SHOWN_PARTS:])}"
 
 
-def names_of(sae: NamedCoder, name: str) -> list[str]:
+def names_of(sae: NamedCoder | NamedJoint, name: str) -> list[str]:
     """Its name, then with the folder that it is in before it, then with that one's, and so on."""
     names, folders, own = [name], _folders(sae), tuple(name.split("/"))
     folders = folders[: -len(own)] if folders[-len(own) :] == own else folders[:-1]
@@ -33,8 +39,10 @@ def names_of(sae: NamedCoder, name: str) -> list[str]:
     return names
 
 
-def _folders(sae: NamedCoder) -> tuple[str, ...]:
-    """The parts of its path on this machine; none for one that is elsewhere."""
+def _folders(sae: NamedCoder | NamedJoint) -> tuple[str, ...]:
+    """The parts of its path on this machine; none for one that is elsewhere, or several."""
+    if isinstance(sae, NamedJoint):
+        return ()
     try:
         request = sae.resolved.request
     except MdlbenchError:
@@ -43,7 +51,7 @@ def _folders(sae: NamedCoder) -> tuple[str, ...]:
     return Path(os.path.normpath(path.absolute())).parts[1:] if os.path.exists(path) else ()  # noqa: PTH110
 
 
-def least_depths(saes: Sequence[NamedCoder]) -> dict[str, int]:
+def least_depths(saes: Sequence[NamedCoder | NamedJoint]) -> dict[str, int]:
     """How many folders tell each SAE of a run from the others whose path ends alike, by spec."""
     parts = {sae.spec: _folders(sae) for sae in saes}
     ends = Counter(end for own in set(parts.values()) for end in _ends(own))

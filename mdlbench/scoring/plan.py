@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdlbench.adapters.load import NamedCoder
 from mdlbench.errors import MdlbenchError, RecordError
 from mdlbench.hub.items import Item, snapshots
 from mdlbench.records.record import EvalRecord
@@ -130,12 +131,17 @@ def _needed(opener: Opener) -> Iterator[str]:
 def _on_the_hub(targets: Sequence[Target]) -> Iterator[str]:
     """SAEs of which the hub's cache has nothing."""
     for target in targets:
-        try:
-            place = target.sae.hub_place()
-        except MdlbenchError:
-            continue
-        if place is None:
-            continue
-        kept = tuple((snapshots(place.repo), beginning) for beginning in place.beginnings)
-        if not Item(target.label, target.sae.fetch, kept).is_here:
+        if not all(_is_here(sae) for sae in target.sae.singles):
             yield target.label
+
+
+def _is_here(sae: NamedCoder) -> bool:
+    """Whether it is not on the hub, or the hub's cache has something of it."""
+    try:
+        place = sae.hub_place()
+    except MdlbenchError:
+        return True
+    if place is None:
+        return True
+    kept = tuple((snapshots(place.repo), beginning) for beginning in place.beginnings)
+    return Item(sae.spec, sae.fetch, kept).is_here

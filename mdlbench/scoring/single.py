@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mdlbench.adapters.formats.python import coder_of, instance_of, origin_of_object
@@ -17,7 +18,7 @@ from mdlbench.scoring.evaluation import evaluate_coder
 from mdlbench.scoring.executor import InProcess
 from mdlbench.scoring.resampled import Resampled
 from mdlbench.scoring.search import search_limit
-from mdlbench.scoring.targets import Target, target_site, targets
+from mdlbench.scoring.targets import Target, target_origin, target_site, targets
 from mdlbench.scoring.worker import HeldSae, Sae
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.sources.protocol import known_dtype
@@ -74,7 +75,7 @@ def evaluate(
     with shown_on_terminal() as on_stage:
         setting = Setting(device, limit, text, known_dtype(dtype), cache=cache)
         opener = Opener(loaded, setting, on_stage)
-        sought = _named(loaded, str(sae)) if isinstance(sae, str | Path) else _held(sae, name)
+        sought = _named(opener, str(sae)) if isinstance(sae, str | Path) else _held(sae, name)
         site = opener.site_of(sought.origin(), merged(sought.place, said), sought.label)
         _refuse_unheard(said, site, sought.label)
         bench = Bench.open(InProcess(opener), site, quantiser)
@@ -102,9 +103,10 @@ class _Sought:
     sae: Sae
 
 
-def _named(suite: Suite, spec: str) -> _Sought:
-    target = targets(suite, [spec], adapter=None)[0]
-    return _Sought(target.label, target.name, target.place, target.sae.origin, target.sae)
+def _named(opener: Opener, spec: str) -> _Sought:
+    target = targets(opener.suite, [spec], adapter=None)[0]
+    origin = partial(target_origin, opener, target)
+    return _Sought(target.label, target.name, target.place, origin, target.sae)
 
 
 def _held(sae: object, name: str | None) -> _Sought:

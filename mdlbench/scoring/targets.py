@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from mdlbench.adapters.joint import JointPart, NamedJoint
 from mdlbench.adapters.load import NamedCoder
-from mdlbench.adapters.protocol import SparseCoder
+from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.errors import UsageError
 from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import ActivationSource
-from mdlbench.suite.site import UNSAID, Place, Site
+from mdlbench.suite.site import AND, UNSAID, Place, Site
 from mdlbench.suite.suite import Suite
 
 
 @dataclass(frozen=True)
 class Target:
-    """One SAE to score.
+    """One SAE to score, or several that are spliced in at once.
 
     Attributes:
-        sae: the SAE by its spec.
+        sae: the SAE by its spec, or several.
         name: what to call it; None for the adapter's own name.
         place: where it is scored, as far as the suite says.
     """
 
-    sae: NamedCoder
+    sae: NamedCoder | NamedJoint
     name: str | None = None
     place: Place = UNSAID
 
@@ -58,7 +61,36 @@ def targets(suite: Suite, saes: Sequence[str], adapter: str | None) -> list[Targ
 def key_target(suite: Suite, key: str) -> Target:
     """The SAE of a key of the suite; raises `UsageError` where there is none."""
     entry = suite.entry(key)
+    if entry.splice:
+        sae = _joint(entry.spec, partial(_listed, suite), suite.folder)
+        return Target(sae, entry.key, entry.place)
     return Target(NamedCoder(entry.spec, suite.folder), entry.key, entry.place)
+
+
+def _joint(text: str, find: Callable[[str], list[Target]], folder: Path = Path()) -> NamedJoint:
+    """The SAEs that a text names with ` + ` between them, to be spliced in at once.
+
+    Raises:
+        UsageError: one of them is unknown, or is several itself.
+    """
+    return NamedJoint(tuple(_part(word.strip(), find) for word in text.split(AND)), folder)
+
+
+def _part(word: str, find: Callable[[str], list[Target]]) -> JointPart:
+    found = find(word)
+    sae = found[0].sae
+    if len(found) != 1 or isinstance(sae, NamedJoint):
+        raise UsageError(f"{word!r}: is several SAEs; write each by itself, as in A + B")
+    return JointPart(sae, found[0].label, found[0].place)
+
+
+def _listed(suite: Suite, word: str) -> list[Target]:
+    """What a suite means by a word that stands in one of its entries: a key or a spec."""
+    if set(word) & set(":/"):
+        return [Target(one) for one in NamedCoder(word, suite.folder).expand()]
+    if suite.entry(word).splice:
+        raise UsageError(f"suite {suite.name!r}: {word!r} is several SAEs itself")
+    return [key_target(suite, word)]
 
 
 def _targets(suite: Suite, sae: str, adapter: str | None) -> list[Target]:
@@ -72,6 +104,8 @@ def _targets(suite: Suite, sae: str, adapter: str | None) -> list[Target]:
         if len(found) > 1:
             raise UsageError(f"{sae!r}: one name for {len(found)} SAEs")
         return [replace(found[0], name=name)]
+    if adapter is None and AND in sae and not os.path.exists(sae):  # noqa: PTH110
+        return [Target(_joint(sae, lambda word: _targets(suite, word, None)))]
     if adapter is None and (key := _key(suite, sae)) is not None:
         return [key_target(suite, key)]
     places = {entry.spec: entry.place for entry in suite.saes}
@@ -112,4 +146,11 @@ def open_target(
 
 def target_site(opener: Opener, target: Target) -> Site:
     """Where a target is scored; raises as `Opener.site_of` does."""
-    return opener.site_of(target.sae.origin(), target.place, target.label)
+    return opener.site_of(target_origin(opener, target), target.place, target.label)
+
+
+def target_origin(opener: Opener, target: Target) -> Origin:
+    """Which activations a target was trained on; for several SAEs, those at all their hooks."""
+    if isinstance(target.sae, NamedJoint):
+        return target.sae.origin(opener.site_of)
+    return target.sae.origin()

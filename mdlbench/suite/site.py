@@ -12,12 +12,15 @@ from mdlbench.errors import UsageError, first_problem
 from mdlbench.suite.base import Strict
 
 Scalar = bool | int | float | str
+AND = " + "
+"""Between the names of hook points, or of SAEs, that are spliced at once."""
 
 
 class Place(Strict):
     """Where activations are taken and on which contexts; the SAE says what is absent here."""
 
     hook: str | None = None
+    """The hook point that is read; several with ` + ` between them, as crosscoders read."""
     hook_out: str | None = None
     """The hook point that is reconstructed, where it is another one, as for transcoders."""
     context: Annotated[int, Field(ge=2)] | None = None

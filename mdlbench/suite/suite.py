@@ -21,7 +21,7 @@ from mdlbench.errors import SuiteError, UsageError, did_you_mean, first_line
 from mdlbench.suite.base import AT, Key, MetricName, Positive, Strict, repeated
 from mdlbench.suite.folders import shipped_folder
 from mdlbench.suite.of_kind import OfKind
-from mdlbench.suite.site import Place
+from mdlbench.suite.site import AND, Place
 from mdlbench.suite.source import SourceConfig
 
 
@@ -89,15 +89,25 @@ class SuiteEntry(Strict):
     key: Key
     spec: str
     """`ADAPTER:ARGUMENT`; a relative path in the argument is relative to the suite's folder."""
+    splice: Literal["all"] | None = None
+    """`all`: the spec names several SAEs at different hook points, by keys of this suite or specs
+    with ` + ` between them, which are spliced in at once and scored as one."""
     place: Place = Place()
     """What the SAE's own config leaves open or gets wrong."""
 
     @field_validator("spec")
     @classmethod
     def _names_no_code(cls, spec: str) -> str:
-        if spec.startswith("python:"):
+        if any(one.strip().startswith("python:") for one in spec.split(AND)):
             raise ValueError("a suite is data only; name code of your own with --sae")
         return spec
+
+    @model_validator(mode="after")
+    def _names_several(self) -> SuiteEntry:
+        if self.splice and AND not in self.spec:
+            problem = {"message": "names one SAE; write several, as in A + B", AT: ("spec",)}
+            raise PydanticCustomError("splice", "{message}", problem)
+        return self
 
 
 BESIDES = {"title", "saes", "agreement", "costs"}

@@ -16,6 +16,8 @@ Latents are an activation of one affine map, and the reconstruction is another a
   Any `SparseEncoder` will do.
 - Decoders: `Decoder`; `TreeDecoder`, which ignores latents whose parent is off.
 - `assemble` makes them a `LinearCoder`, which is a `SparseCoder`.
+- `join` makes several coders one, a `JointCoder`: what each `Part` reads and writes of a source
+  with several hook points.
 - `block_tokens` says how many tokens an encoder of your own may take at once.
 """
 
@@ -34,6 +36,7 @@ from mdlbench.adapters.parts.blocks import block_tokens
 from mdlbench.adapters.parts.coder import LinearCoder, assemble
 from mdlbench.adapters.parts.decoders import Decoder, TreeDecoder
 from mdlbench.adapters.parts.encoders import Encoder, SparseEncoder, TreeEncoder
+from mdlbench.adapters.parts.joint import JointCoder, Part, join
 from mdlbench.adapters.parts.looked_up import LookUp
 from mdlbench.adapters.parts.normalisations import (
     ConstantNorm,
@@ -51,6 +54,7 @@ __all__ = [
     "Gated",
     "GroupMax",
     "GroupNorm",
+    "JointCoder",
     "JumpReLU",
     "LayerNorm",
     "LinearCoder",
@@ -58,6 +62,7 @@ __all__ = [
     "Nonzeros",
     "Normalisation",
     "OneHot",
+    "Part",
     "Skip",
     "SparseEncoder",
     "TopK",
@@ -67,4 +72,5 @@ __all__ = [
     "Unrectified",
     "assemble",
     "block_tokens",
+    "join",
 ]

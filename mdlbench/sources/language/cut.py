@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import nn
 
 from mdlbench.errors import MdlbenchError, SourceError, UsageError, first_line
-from mdlbench.sources.language.hooks import Hook, HookEntry, Wiring
+from mdlbench.sources.language.hooks import Hook, HookEntry, Wiring, joined
 from mdlbench.sources.language.text import Tokenizer
 
 Residual = Float[torch.Tensor, "document position d_model"]
@@ -25,6 +26,7 @@ Logits = Float[torch.Tensor, "document position vocabulary"]
 TokenIds = Int64[torch.Tensor, "document position"]
 Change = Callable[[torch.Tensor], torch.Tensor]
 """What is done to an activation as it passes."""
+NOTHING: Mapping[Hook, Change] = {}
 
 PLAIN = (str, int, float, list, tuple, dict, type(None))
 """What a config holds that decides something, beside the dtype, which the weights show."""
@@ -96,8 +98,8 @@ class LanguageModel(Protocol):
         """The whole model's, in float32."""
         ...
 
-    def changed(self, tokens: TokenIds, hook: Hook, change: Change) -> Logits:
-        """The whole model's logits with the activation at a hook point replaced as it passes."""
+    def changed(self, tokens: TokenIds, changes: Mapping[Hook, Change]) -> Logits:
+        """The whole model's logits with activations at hook points replaced as they pass."""
         ...
 
     def capture(self, tokens: TokenIds, hooks: Sequence[Hook]) -> dict[Hook, Activation]:
@@ -108,8 +110,16 @@ class LanguageModel(Protocol):
         """What the heads' outputs, side by side, add to the residual stream."""
         ...
 
-    def suffix(self, residual: Residual, entry: HookEntry) -> Residual:
-        """The final hidden state, after the last normalisation."""
+    def suffix(
+        self, residual: Residual, entry: HookEntry, changes: Mapping[Hook, Change] = NOTHING
+    ) -> Residual:
+        """The final hidden state, after the last normalisation.
+
+        Args:
+            residual: the residual stream where the model is entered.
+            entry: where that is.
+            changes: what is done to activations in the layers from there on, as they pass.
+        """
         ...
 
 
@@ -173,9 +183,37 @@ def require_hook(model: LanguageModel, hook: Hook) -> None:
         written = model.write_z(hook.layer, new[0])[None] if hook.kind == "z" else new
         residual = sum((captured[base] for base in wiring.base), written)
         pieces = model.head(model.suffix(residual, wiring.entry)[0])
-        whole = model.changed(tokens, hook, _moved)
+        whole = model.changed(tokens, {hook: _moved})
     _require_near(pieces, whole[0], model, hook.name)
     model.accepted.add(hook)
+
+
+@torch.no_grad()
+def require_hooks(model: LanguageModel, hooks: Sequence[Hook]) -> None:
+    """Check that a model in pieces is the whole model at each hook point, and at all of them.
+
+    For all at once, each is given its activations of the untouched model a position later, once in
+    the whole model, once in the suffix from the first one's layer on.
+
+    Raises:
+        UsageError: the logits differ, or nothing can be replaced there.
+    """
+    for hook in hooks:
+        require_hook(model, hook)
+    if len(hooks) == 1:
+        return
+    tokens, where = _probe(model), joined(hooks)
+    start = Hook(min(hook.layer for hook in hooks), "resid_pre")
+    with _explained(model, where):
+        captured = model.capture(tokens, sorted({start, *hooks}))
+        changes = {hook: partial(_instead, _moved(captured[hook])) for hook in hooks}
+        hidden = model.suffix(captured[start], HookEntry(start.layer), changes)
+        whole = model.changed(tokens, changes)
+    _require_near(model.head(hidden[0]), whole[0], model, where)
+
+
+def _instead(new: Activation, x: torch.Tensor) -> torch.Tensor:
+    return new.to(x.dtype)
 
 
 def require_readable(model: LanguageModel, hook: Hook) -> None:

@@ -8,8 +8,9 @@ each layer keeps its index.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 
 from mdlbench.errors import UsageError
 from mdlbench.sources.language.cut import (
+    NOTHING,
     Activation,
     Change,
     Head,
@@ -102,26 +104,50 @@ class DecoderModel:
         return self._block(layer).write_z(z).float()
 
     @torch.no_grad()
-    def suffix(self, residual: Residual, entry: HookEntry) -> Residual:
+    def suffix(
+        self, residual: Residual, entry: HookEntry, changes: Mapping[Hook, Change] = NOTHING
+    ) -> Residual:
         layer, residual = entry.layer, residual.to(dtype_of(self._trunk))
         if entry.half == "mlp":
             residual, layer = self._block(layer).mlp_half(residual), layer + 1
         following = self._layers[layer] if layer < self.n_layers else self._norm
         entered = watched(Tap(following, "input"), lambda _: residual)
-        with entered, self._only(range(layer, self.n_layers)):
+        with entered, self._changing(changes), self._only(range(layer, self.n_layers)):
             output = self._trunk(inputs_embeds=residual, use_cache=False)
         hidden: torch.Tensor = output.last_hidden_state
         return hidden.float()
 
     @torch.no_grad()
-    def changed(self, tokens: TokenIds, hook: Hook, change: Change) -> Logits:
-        if hook.kind != "resid_mid":
-            with watched(self._tap(hook), change):
-                return self.logits(tokens)
-        (before,) = self.capture(tokens, [hook]).values()
-        moved = change(before) - before
-        with watched(self._tap(Hook(hook.layer, "attn_out")), lambda x: x + moved.to(x.dtype)):
+    def changed(self, tokens: TokenIds, changes: Mapping[Hook, Change]) -> Logits:
+        with self._changing(changes):
             return self.logits(tokens)
+
+    @contextmanager
+    def _changing(self, changes: Mapping[Hook, Change]) -> Iterator[None]:
+        """While activations are changed as they pass, in the order in which the model makes them.
+
+        The stream between attention and MLP is no module's: attention is made to write the rest.
+        """
+        with ExitStack() as stack:
+            for hook in sorted(changes, key=attrgetter("place")):
+                for tap, change in self._taps(hook, changes[hook]):
+                    stack.enter_context(watched(tap, change))
+            yield
+
+    def _taps(self, hook: Hook, change: Change) -> list[tuple[Tap, Change]]:
+        if hook.kind != "resid_mid":
+            return [(self._tap(hook), change)]
+        before: list[torch.Tensor] = []
+
+        def remember(x: torch.Tensor) -> torch.Tensor:
+            before[:] = [x]
+            return x
+
+        def write(x: torch.Tensor) -> torch.Tensor:
+            return change(before[0] + x) - before[0]
+
+        pre, written = (self._tap(Hook(hook.layer, kind)) for kind in ("resid_pre", "attn_out"))
+        return [(pre, remember), (written, write)]
 
     def _keep(self, hook: Hook, found: dict[Hook, torch.Tensor]) -> Change:
         of = self._tap(hook).of

@@ -1,12 +1,18 @@
-"""Hook points of a language model, by their TransformerLens names or as Hugging Face modules."""
+"""Hook points of a language model, by their TransformerLens names or as Hugging Face modules.
+
+Several at once are written with ` + ` between them, and `blocks.3-5.hook_mlp_out` is short for
+`blocks.3.hook_mlp_out + blocks.4.hook_mlp_out + blocks.5.hook_mlp_out`.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mdlbench.errors import UsageError, did_you_mean
+from mdlbench.suite.site import AND
 
 Half = Literal["attention", "mlp"]
 
@@ -19,6 +25,10 @@ _READ = {
     kind: re.compile(r"^blocks\.(\d+)\." + re.escape(name) + "$") for kind, name in READ.items()
 }
 _TWO_MEANINGS = re.compile(r"^blocks\.\d+\.hook_mlp_in$")
+_RUN = re.compile(r"^blocks\.(\d{1,4})-(\d{1,4})\.(.+)$")
+"""The same hook point of consecutive layers."""
+_IN_A_LAYER = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_in", "mlp_normalised", "mlp_out")
+"""Kinds in the order in which a layer comes to them; `resid_post` is the last."""
 _MODULE = re.compile(
     r"(?:.+\.)?(?:layers|h|blocks)\.(\d+)(?:\.(?!(?:in|out)put$)(.+?))?(?:\.(input|output))?"
 )
@@ -94,9 +104,50 @@ class Hook:
         return Hook(self.layer + 1, "resid_pre") if self.kind == "resid_post" else self
 
     @property
+    def place(self) -> tuple[int, int]:
+        """Where the model comes to it: its layer, and its place there."""
+        last = self.kind == "resid_post"
+        return self.layer, len(_IN_A_LAYER) if last else _IN_A_LAYER.index(self.kind)
+
+    @property
     def n_blocks(self) -> int:
         """How many blocks must run for its activation to be there."""
         return self.layer if self.kind == "resid_pre" else self.layer + 1
+
+
+def parsed(names: str, model: str = "") -> tuple[Hook, ...]:
+    """The hook points that a name stands for, most often one; raises as `Hook.parse`."""
+    return tuple(
+        Hook.parse(name, model) for part in names.split(AND) for name in _each_layer(part.strip())
+    )
+
+
+def joined(hooks: Sequence[Hook]) -> str:
+    """The name of some hook points together, as `parsed` reads it."""
+    runs: list[list[Hook]] = []
+    for hook in hooks:
+        if runs and hook == Hook(runs[-1][-1].layer + 1, runs[-1][-1].kind):
+            runs[-1].append(hook)
+        else:
+            runs.append([hook])
+    return AND.join(_run_name(run) for run in runs)
+
+
+def _each_layer(name: str) -> list[str]:
+    match = _RUN.match(name)
+    if match is None:
+        return [name]
+    first, last = int(match[1]), int(match[2])
+    if first > last:
+        raise UsageError(f"hook {name!r}: its layers end before they begin")
+    return [f"blocks.{layer}.{match[3]}" for layer in range(first, last + 1)]
+
+
+def _run_name(run: Sequence[Hook]) -> str:
+    first, last = run[0], run[-1]
+    if first == last:
+        return first.name
+    return first.name.replace(f"blocks.{first.layer}.", f"blocks.{first.layer}-{last.layer}.")
 
 
 def module_hook(name: str, model: str = "") -> Hook | None:
@@ -130,11 +181,19 @@ def hook_name(name: str, model: str = "") -> str:
 
 
 def is_same_tensor(one: str, other: str) -> bool:
-    """Whether two names are of one hook point, or of two that hold one tensor."""
+    """Whether two names are of one hook point, or of two that hold one tensor.
+
+    Names of several hook points are compared one by one.
+    """
     try:
-        return Hook.parse(one).tensor == Hook.parse(other).tensor
+        return tensors(parsed(one)) == tensors(parsed(other))
     except UsageError:
         return one == other
+
+
+def tensors(hooks: Sequence[Hook]) -> list[Hook]:
+    """The first names of the tensors at some hook points."""
+    return [hook.tensor for hook in hooks]
 
 
 @dataclass(frozen=True)

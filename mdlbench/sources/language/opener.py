@@ -15,7 +15,7 @@ from mdlbench.errors import HubError, UsageError, did_you_mean
 from mdlbench.hub.items import Item
 from mdlbench.sources.kinds.language import FileText, LanguageConfig, Text
 from mdlbench.sources.language.cut import LanguageModel
-from mdlbench.sources.language.hooks import READ, Hook
+from mdlbench.sources.language.hooks import READ, parsed
 from mdlbench.sources.language.load import load_model
 from mdlbench.sources.language.needs import needs
 from mdlbench.sources.language.processing import FOLDED_NORMS
@@ -188,7 +188,8 @@ def _refuse_long_contexts(model: LanguageModel, site: Site) -> None:
 
 
 def _refuse_folded(site: Site) -> None:
-    if FOLDED_NORMS in site.model_options and Hook.parse(site.hook).kind == "mlp_in":
+    reads_mlp = any(hook.kind == "mlp_in" for hook in parsed(site.hook))
+    if FOLDED_NORMS in site.model_options and reads_mlp:
         raise UsageError(
             f"{site.hook} with {FOLDED_NORMS}: the normalisation's gain is then no part of what "
             f"the MLP is given; give the hook {READ['mlp_normalised']} without that option"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal
 
 from mdlbench.errors import CheckpointError, UsageError
 from mdlbench.sources.kinds.language import LanguageConfig
-from mdlbench.sources.language.hooks import Hook
+from mdlbench.sources.language.hooks import Hook, joined, parsed, tensors
 from mdlbench.sources.language.load import same_model
 from mdlbench.suite.site import Origin, Place, Scalar, Site
+
+Hooks = tuple[Hook, ...]
+"""One hook point, or several whose activations are replaced at once."""
 
 
 def site_of(
@@ -37,20 +41,21 @@ def site_of(
     Raises:
         CheckpointError: the SAE is for another hook point or model than the suite's.
         UsageError: the hook, the context, the BOS rule, or the hook that a transcoder
-            reconstructs is given nowhere.
+            reconstructs is given nowhere; or of several hooks, two are one, or not in order.
     """
     _refuse_other_model(config, origin, name)
     sources = (config.place, place, origin)
     model = config.model.name
-    hook = _agreed("hook", [_parsed(s.hook, model, name) for s in sources], name)
-    if hook is None:
+    hooks = _agreed("hook", [_parsed(s.hook, model, name) for s in sources], name)
+    if hooks is None:
         raise _unsaid(name, "hook")
-    hook_out = _agreed("hook_out", [_parsed(s.hook_out, model, name) for s in sources], name)
-    if hook_out is None and origin.hook_out is not None:
+    out = _agreed("hook_out", [_parsed(s.hook_out, model, name) for s in sources], name)
+    if out is None and origin.hook_out is not None:
         raise _unsaid(name, "hook_out")
+    _refuse_disorder(out or hooks, name)
     return Site(
-        hook=hook.name,
-        hook_out=None if hook_out is None or hook_out.tensor == hook.tensor else hook_out.name,
+        hook=joined(hooks),
+        hook_out=None if out is None or tensors(out) == tensors(hooks) else joined(out),
         model=model,
         model_options=_switched_on(_first(sources, "model_options") or {}),
         dtype=dtype,
@@ -68,21 +73,33 @@ def _refuse_other_model(config: LanguageConfig, origin: Origin, name: str) -> No
     raise CheckpointError(f"{name}: was trained on model {found!r}, but the suite's is {wanted!r}")
 
 
-def _parsed(hook: str | None, model: str, name: str) -> Hook | None:
+def _parsed(hook: str | None, model: str, name: str) -> Hooks | None:
     try:
-        return Hook.parse(hook, model) if hook else None
+        return parsed(hook, model) if hook else None
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
 
 
-def _agreed(what: str, values: list[Hook | None], name: str) -> Hook | None:
-    """The first that is said; all must be of one tensor, whatever it is called."""
+def _agreed(what: str, values: list[Hooks | None], name: str) -> Hooks | None:
+    """The first that is said; all must be of the same tensors, whatever they are called."""
     said = [value for value in values if value is not None]
-    if len({value.tensor for value in said}) > 1:
+    if any(tensors(value) != tensors(said[0]) for value in said):
         raise CheckpointError(
-            f"{name}: its {what} is {said[-1].name!r}, but the suite's is {said[0].name!r}"
+            f"{name}: its {what} is {joined(said[-1])!r}, but the suite's is {joined(said[0])!r}"
         )
     return said[0] if said else None
+
+
+def _refuse_disorder(replaced: Hooks, name: str) -> None:
+    """Raise `UsageError` unless hook points that are replaced at once are in the model's order."""
+    for one, other in pairwise(replaced):
+        if one.tensor == other.tensor:
+            raise UsageError(f"{name}: only one SAE can be spliced in at hook {other.name!r}")
+        if one.place > other.place:
+            raise UsageError(
+                f"{name}: name hook points in the order in which the model comes to them: "
+                f"{other.name!r} before {one.name!r}"
+            )
 
 
 def _switched_on(options: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import TypeVar
 
@@ -24,17 +24,18 @@ from mdlbench.errors import SourceError, SpoolError, UsageError
 from mdlbench.sources.language.cut import (
     Activation,
     LanguageModel,
-    require_hook,
+    require_hooks,
     require_readable,
 )
 from mdlbench.sources.language.harvest import first_array
-from mdlbench.sources.language.hooks import Hook, Wiring
+from mdlbench.sources.language.hooks import Hook, joined, parsed
 from mdlbench.sources.language.losses import (
     Clean,
     clean_predictions,
     cross_entropies,
     spliced_losses,
 )
+from mdlbench.sources.language.splice import OneSplice, SeveralSplice, Splice
 from mdlbench.sources.language.text import Contexts
 from mdlbench.sources.protocol import SPLITS, Block, SpliceLoss, Split
 from mdlbench.suite.site import Site
@@ -50,8 +51,9 @@ Found = TypeVar("Found")
 class Language:
     """The `ActivationSource` of a language suite at one site.
 
-    A context is a document. Special tokens and positions before `site.first_position` are
-    excluded: they are neither tokens of a block nor ever replaced.
+    Where the site has several hook points, their activations stand side by side, and a splice
+    replaces all of them at once. A context is a document. Special tokens and positions before
+    `site.first_position` are excluded: they are neither tokens of a block nor ever replaced.
 
     Args:
         model: the language model.
@@ -76,12 +78,12 @@ class Language:
         self._model, self._splits, self._on_stage = model, splits, on_stage
         self._is_kept = cache
         self.site = site
-        self._read, self._replaced = Hook.parse(site.hook), Hook.parse(site.hook_out or site.hook)
-        _refuse_missing_layer(model, self._read, self._replaced)
-        require_hook(model, self._replaced)
-        require_readable(model, self._read)
+        self._read, self._replaced = parsed(site.hook), parsed(site.hook_out or site.hook)
+        _refuse_missing_layer(model, *self._read, *self._replaced)
+        require_hooks(model, self._replaced)
+        for hook in self._read:
+            require_readable(model, hook)
         _refuse_foreign_tokens(model, splits)
-        self._wiring = Wiring.of(self._replaced, model.is_parallel)
         self.hook = site.hook
         self.image_shape: tuple[int, int] | None = None
         self.device = model.device
@@ -93,7 +95,9 @@ class Language:
         self._activations = {s: self._block_file("activations", s, cache) for s in SPLITS}
         self._rest = self._block_file("untouched", "test", cache)
         self._ablated = self._block_file("ablated", "test", cache)
-        self.d_in, self.d_out = self._widths()
+        self.widths_in, self.widths_out = self._widths()
+        self.d_in, self.d_out = sum(self.widths_in), sum(self.widths_out)
+        self._splice = self._splice_at()
 
     def _block_file(self, content: str, split: Split, cache: bool) -> Blocks:
         """Where a result for each block of a split is, for the run or longer."""
@@ -106,10 +110,10 @@ class Language:
             "protocol": ACTIVATIONS,
             "content": content,
             "model": [model.sha256, type(model).__name__, model.settings],
-            "hooks": [self._read.name, self._replaced.name],
+            "hooks": [joined(self._read), joined(self._replaced)],
             "computed by": computed_by(self.device),
         }
-        where = " → ".join({self._read.name: "", self._replaced.name: ""})
+        where = " → ".join({joined(self._read): "", joined(self._replaced): ""})
 
         def recipe(index: int) -> Recipe:
             part = self._part(index)
@@ -119,15 +123,27 @@ class Language:
 
         return recipe
 
-    def _widths(self) -> tuple[int, int]:
-        """d_in and d_out, from a block where there is one, else from a context."""
+    def _widths(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What is read at each hook point, and replaced.
+
+        From a block where there is one that tells, else from a context.
+        """
         found = self._activations["test"].get(0)
-        if found is not None:
+        if found is not None and len(self._read) == len(self._replaced) == 1:
             _, activations, *inputs = found
-            return (inputs or [activations])[0].shape[1], activations.shape[1]
+            return ((inputs or [activations])[0].shape[1],), (activations.shape[1],)
         first = self._tensor(self._splits["test"].tokens[:1])
-        widths = self._model.capture(first, [self._read, self._replaced])
-        return widths[self._read].shape[-1], widths[self._replaced].shape[-1]
+        captured = self._model.capture(first, sorted({*self._read, *self._replaced}))
+        read, replaced = (
+            tuple(captured[hook].shape[-1] for hook in hooks)
+            for hooks in (self._read, self._replaced)
+        )
+        return read, replaced
+
+    def _splice_at(self) -> Splice:
+        if len(self._replaced) == 1:
+            return OneSplice(self._model, self._replaced[0])
+        return SeveralSplice(self._model, self._replaced, self.widths_out)
 
     def n_blocks(self, split: Split) -> int:
         return math.ceil(self.n_documents[split] / self._block_documents)
@@ -174,14 +190,17 @@ class Language:
     def _alone(self, split: Split, index: int, dtype: torch.dtype) -> torch.Tensor:
         """The activations of a block, and nothing else of the model's pass."""
         self._say_prefix(split, index)
-        part, hook = self._part(index), self._replaced
-        captured = self._model.capture(self._tensor(self._splits[split].tokens[part]), [hook])
-        values = captured[hook][self._tensor(self._masks[split][part])]
-        self._require_finite(values, f"activations at {hook.name}", split, index)
+        part, where = self._part(index), joined(self._replaced)
+        captured = self._model.capture(
+            self._tensor(self._splits[split].tokens[part]), sorted(self._replaced)
+        )
+        mask = self._tensor(self._masks[split][part])
+        values = _side_by_side(captured, self._replaced, mask)
+        self._require_finite(values, f"activations at {where}", split, index)
         rounded = values.to(dtype)
         if not rounded.isfinite().all():
             raise SourceError(
-                f"{self._model.name}: activations at {hook.name} are too large for {dtype}; write "
+                f"{self._model.name}: activations at {where} are too large for {dtype}; write "
                 "`held: float32` into the recipe"
             )
         return rounded
@@ -198,30 +217,20 @@ class Language:
         return found[0]
 
     def _ablated_ce(self, block: Block) -> Float64[np.ndarray, " token"]:
-        """Contexts that zeros make equal are run once."""
-        part = self._part(block.index)
-        residual = self._spliced(block, torch.zeros_like(block.activations))
-        distinct, which = torch.unique(residual, dim=0, return_inverse=True)
-        hidden = self._model.suffix(distinct, self._wiring.entry).flatten(0, 1)
-        document, position = torch.nonzero(self._mask_of(part), as_tuple=True)
-        state = which[document] * residual.shape[1] + position
-        return cross_entropies(self._model.head, hidden, self._labels(part), state)
+        part, zeros = self._part(block.index), torch.zeros_like(block.activations)
+        found = self._splice.blank(self._kept(block), zeros, self._mask_of(part))
+        return cross_entropies(self._model.head, found.hidden, self._labels(part), found.state)
 
     def splice(
         self, block: Block, reconstruction: Float[torch.Tensor, "token d_out"]
     ) -> SpliceLoss:
         part, head = self._part(block.index), self._model.head
-        residual = self._spliced(block, reconstruction)
-        hidden = self._model.suffix(residual, self._wiring.entry)[self._mask_of(part)]
+        hidden = self._splice.hidden(self._kept(block), reconstruction, self._mask_of(part))
         return spliced_losses(head, hidden, self._labels(part), self._clean(block.index))
 
-    def _spliced(
-        self, block: Block, reconstruction: Float[torch.Tensor, "token d_out"]
-    ) -> Float[torch.Tensor, "document position d_model"]:
-        """The residual stream with a reconstruction in the activation's place."""
-        residual = self._tensor(self._of_prefix(self._rest, "test", block.index)[0])
-        residual[self._mask_of(self._part(block.index))] += self._written(reconstruction)
-        return residual
+    def _kept(self, block: Block) -> Float[torch.Tensor, "document position d_model"]:
+        """What splices need of the untouched model."""
+        return self._tensor(self._of_prefix(self._rest, "test", block.index)[0])
 
     def _of_prefix(self, blocks: Blocks, split: Split, index: int) -> list[np.ndarray]:
         """What the prefix has left of a block; it runs where that is not there, or no longer."""
@@ -236,13 +245,15 @@ class Language:
         self._say_prefix(split, index)
         part = self._part(index)
         mask = self._tensor(self._masks[split][part])
-        hooks = {self._read, self._replaced, *self._wiring.base}
+        needed = {*self._read, *self._replaced, *self._splice.base}
         captured = self._model.capture(
-            self._tensor(self._splits[split].tokens[part]), sorted(hooks)
+            self._tensor(self._splits[split].tokens[part]), sorted(needed)
         )
-        taken = {hook: captured[hook][mask] for hook in (self._read, self._replaced)}
-        for hook, values in taken.items():
-            self._require_finite(values, f"activations at {hook.name}", split, index)
+        taken = {
+            hooks: _side_by_side(captured, hooks, mask) for hooks in (self._read, self._replaced)
+        }
+        for hooks, values in taken.items():
+            self._require_finite(values, f"activations at {joined(hooks)}", split, index)
         if split == "test":
             without, clean = self._untouched(captured, mask, part)
             self._require_finite(clean.ce, "next-token losses", split, index)
@@ -263,20 +274,9 @@ class Language:
         mask: Bool[torch.Tensor, "document position"],
         part: slice,
     ) -> tuple[Float[torch.Tensor, "document position d_model"], Clean]:
-        """The residual stream without the activations, and the untouched predictions."""
-        replaced = captured[self._replaced]
-        written = self._written(replaced.flatten(0, 1)).reshape(*mask.shape, -1)
-        base = sum((captured[hook] for hook in self._wiring.base), torch.zeros_like(written))
-        whole = base + written
-        rest = torch.where(mask[:, :, None], base, whole)
-        hidden = self._model.suffix(whole, self._wiring.entry)[mask]
-        return rest, clean_predictions(self._model.head, hidden, self._labels(part))
-
-    def _written(self, activations: Float[torch.Tensor, "token d_out"]) -> torch.Tensor:
-        """The part of the residual stream that activations add, [token, d_model]."""
-        if self._replaced.kind == "z":
-            return self._model.write_z(self._replaced.layer, activations)
-        return activations
+        """What splices need of the untouched model, and its predictions."""
+        kept, hidden = self._splice.parts(captured, mask)
+        return kept, clean_predictions(self._model.head, hidden, self._labels(part))
 
     def _clean(self, index: int) -> Clean:
         return Clean(*map(self._tensor, self._of_prefix(self._rest, "test", index)[1:]))
@@ -332,6 +332,15 @@ class Language:
                 f"{self._model.name}: {what} are NaN or infinite in block {index} of the {split} "
                 "split, before any SAE; try another --dtype"
             )
+
+
+def _side_by_side(
+    captured: Mapping[Hook, Activation],
+    hooks: tuple[Hook, ...],
+    mask: Bool[torch.Tensor, "document position"],
+) -> Float[torch.Tensor, "token d"]:
+    """The activations under a mask at some hook points, one after the other."""
+    return torch.cat([captured[hook][mask] for hook in hooks], dim=1)
 
 
 def _there(found: Found | None) -> Found:

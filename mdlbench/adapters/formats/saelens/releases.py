@@ -28,7 +28,7 @@ from mdlbench.adapters.formats.saelens.config import (
     parse_config,
 )
 from mdlbench.adapters.identity import CoderIdentity
-from mdlbench.errors import CheckpointError, HubError, MdlbenchError, nearest_paths
+from mdlbench.errors import CheckpointError, HubError, MdlbenchError, first_line, nearest_paths
 from mdlbench.hub import hub
 
 DIRECTORY_FILE = "pretrained_saes.yaml"
@@ -143,17 +143,25 @@ class Published:
 
     def converted_config(self) -> SAELensConfig:
         """The config of a release in another layout, as SAELens knows it without the weights."""
-        from sae_lens.loading import pretrained_sae_loaders as loaders
-
+        loaders = self._loaders()
         getter = loaders.NAMED_PRETRAINED_SAE_CONFIG_GETTERS[self.release.converter]
         return self.parse(self._called(lambda: getter(**self._arguments())))
 
     def converted_tensors(self) -> dict[str, torch.Tensor]:
         """The weights of a release in another layout."""
-        from sae_lens.loading import pretrained_sae_loaders as loaders
-
-        loader = loaders.NAMED_PRETRAINED_SAE_LOADERS[self.release.converter]
+        loader = self._loaders().NAMED_PRETRAINED_SAE_LOADERS[self.release.converter]
         return only_tensors(self._called(lambda: loader(**self._arguments()))[1], self.name)
+
+    def _loaders(self) -> Any:
+        """SAELens' loaders; it may be there for another version of TransformerLens only."""
+        try:
+            from sae_lens.loading import pretrained_sae_loaders
+        except ImportError as error:
+            raise CheckpointError(
+                f"{self.name}: only SAELens can read this release, and it cannot be imported here: "
+                f"{first_line(error)}; install the version of transformer-lens that it asks for"
+            ) from error
+        return pretrained_sae_loaders
 
     def _arguments(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from sae_lens import TrainingSAE
 
 from mdlbench.errors import UsageError
-from mdlbench.sources.protocol import ActivationSource
+from mdlbench.sources.protocol import Activations
 from mdlbench.training.claimed import epoch_seed
 from mdlbench.training.config import TrainingConfig, build_sae, build_trainer
 from mdlbench.training.folder import Epoch, RunFolder
@@ -32,7 +32,7 @@ LONG_EPOCH = 60.0
 
 def train(
     config: TrainingConfig,
-    source: ActivationSource,
+    source: Activations,
     folder: Path,
     *,
     progress: bool = True,
@@ -123,7 +123,7 @@ class _Run:
     def __init__(
         self,
         config: TrainingConfig,
-        source: ActivationSource,
+        source: Activations,
         activations: Rows,
         folder: RunFolder,
         snapshots: Collection[int] = (),

@@ -40,7 +40,7 @@ class Plan:
     held_out: int = 20_000
     epochs: int = 4
     batch_size: int = 1024
-    lr: float = 1e-3
+    lr: float = 3e-3
     warm_up: int = 50
     annealed: float = 0.5
     tuning_contexts: int = 1024

@@ -57,31 +57,18 @@ def gather(folder: Path, plan: Plan, text: str, on_stage: OnStage) -> Evidence:
     teachers = {n: Gated.of(world.scored.mlp(n)) for n in plan.layers}
     harvested = harvest(world.training, plan.layers, plan.tokens, plan.held_out, on_stage)
     files = convert_all(teachers, harvested, world, plan, folder / "converted", on_stage)
+    asked = asked_alone(teachers, files, harvested, plan) | asked_together(files, plan)
+    sums = score(world.scored, asked, folder / "scored", on_stage)
     explained = study(
         load_gated(files[alone(BILINEAR, plan.studied)]), harvested, world, plan, folder, on_stage
     )
-    converted = {n: load_gated(files[alone(BILINEAR, n)]) for n in plan.layers}
-    where = {**world.where, "layers": {n: layer.sha256 for n, layer in converted.items()}}
-    tuned = tune(
-        converted,
-        world.training,
-        world.held_out,
-        where,
-        plan,
-        folder / "converted" / TUNED,
-        on_stage,
-    )
-    asked = {
-        **asked_alone(teachers, files, harvested, plan),
-        **asked_together(files, plan),
-        TUNED: {n: trained(file) for n, file in tuned.items()},
-    }
+    tuned = {TUNED: tune_all(files, world, plan, folder / "converted" / TUNED, on_stage)}
     return Evidence(
         plan,
         world.scored.model.name,
         plan.scored_text,
         world.scored.n_tokens,
-        score(world.scored, asked, folder / "scored", on_stage),
+        sums | score(world.scored, tuned, folder / "scored", on_stage),
         {name: read_rows(file.parent)[-1].held_out_loss for name, file in files.items()},
         explained.features,
         explained.fvu,
@@ -112,6 +99,16 @@ def convert_all(
         for n, teacher in teachers.items()
         for kind, anneals in TRAININGS.items()
     }
+
+
+def tune_all(
+    files: Mapping[str, Path], world: World, plan: Plan, folder: Path, on_stage: OnStage
+) -> dict[int, Replacement]:
+    """The bilinear layers, trained together."""
+    layers = {n: load_gated(files[alone(BILINEAR, n)]) for n in plan.layers}
+    where = {**world.where, "layers": {n: layer.sha256 for n, layer in layers.items()}}
+    tuned = tune(layers, world.training, world.held_out, where, plan, folder, on_stage)
+    return {n: trained(file) for n, file in tuned.items()}
 
 
 def asked_alone(

@@ -47,7 +47,7 @@ class Estimate(NamedTuple):
         """1 or −1 where the interval is on one side of 0; else 0."""
         return int(self.low > 0) - int(self.high < 0)
 
-    def text(self, form: str = ".3f", scale: float = 1.0) -> str:
+    def text(self, form: str = "z.3f", scale: float = 1.0) -> str:
         """As a report has it: the number, and the interval in brackets."""
         value, low, high = (format(x * scale, form) for x in self)
         return f"{value} [{low}, {high}]"

@@ -60,7 +60,9 @@ def layers(evidence: Evidence) -> Figure:
             }
             _points(ax, found, COLOURS[kind], LABELS[kind], line=False)
         ax.axhline(0, color=FAINT, linewidth=0.9)
+        lowest = min(evidence.delta(name).low for name in evidence.sums)
         ax.set_yscale("symlog", linthresh=0.01)
+        ax.set_ylim(bottom=min(-0.001, lowest))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.set_xticks(range(len(evidence.plan.layers)), [str(n) for n in evidence.plan.layers])
         ax.set(xlabel="layer whose MLP is replaced", ylabel="ΔCE, nats (linear below 0.01)")
@@ -145,6 +147,7 @@ def interactions(evidence: Evidence) -> Figure:
         ax.plot(counts, middle, color=CATEGORIES[0], marker="o", markersize=4, label="median")
         ax.set(xscale="log", xlabel="strongest pairs of input features", ylim=(0, 1))
         ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.minorticks_off()
         ax.set_ylabel("share of squared interactions")
         ax.set_title(f"What {len(shares)} output features of layer {evidence.plan.studied} read")
         ax.legend(loc="upper left")

@@ -102,7 +102,7 @@ def _layers_table(evidence: Evidence) -> pd.DataFrame:
     for layer in evidence.plan.layers:
         deltas = {
             LABELS[kind]: evidence.delta(alone(kind, layer)).text(
-                ".4f" if kind == GATE_KEPT else ".3f"
+                "z.4f" if kind == GATE_KEPT else "z.3f"
             )
             for kind in ALONE
         }

@@ -398,7 +398,7 @@ def test_a_name_that_is_a_path_too_is_refused_with_both_spellings(offline, tmp_p
 
 def splits(suite, site=None, **setting):
     place = site or Site(hook="blocks.1.hook_resid_pre", context=8, prepend_bos=True, text="own")
-    return opener(suite, text="own", **setting)._contexts(place, Characters())
+    return opener(suite, text="own", **setting).contexts(place, Characters())
 
 
 def rows(contexts):

@@ -22,16 +22,26 @@ def reproduce(
         list[str] | None,
         typer.Option(help="Only this part of it, such as a suite; repeat for several."),
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text to train on, for an experiment that trains on one: a file or a folder.",
+        ),
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Run an experiment of a paper again: figures, a table and a report in one folder."""
     from mdlbench.cli.progress import stages
-    from mdlbench.papers import refuse_parts, refuse_workers, run_experiment
+    from mdlbench.papers import refuse_parts, refuse_workers, require_text, run_experiment
 
     options: dict[str, Any] = {}
     if part:
         refuse_parts(name)
         options["parts"] = tuple(part)
+    require_text(name, text)
+    if text is not None:
+        options["text"] = text
     folder = output or Path("results") / name
     interrupt.keeps(lambda: _kept(folder))
     with stages(quiet) as report:
@@ -46,8 +56,10 @@ def reproduce(
 
 
 def _kept(folder: Path) -> str:
-    """What an interruption leaves: records of SAEs, or the networks of one on bilinear layers."""
+    """What an interruption leaves: records of SAEs, or bilinear networks or layers."""
     networks = len(list(folder.glob("networks/*/bilinear.safetensors")))
+    layers = len(list(folder.glob("converted/*/*.safetensors")))
     records = len(list(folder.rglob("records/*.json")))
-    kept = f"{networks} networks" if networks else f"{records} records"
+    kept = f"{layers} layers" if layers else f"{records} records"
+    kept = f"{networks} networks" if networks else kept
     return f"{folder}/ keeps {kept}; run it again to go on"

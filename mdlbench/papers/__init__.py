@@ -17,6 +17,7 @@ EXPERIMENTS: dict[str, str] = {
     "feature-splitting": "when a third latent for A and B together shortens the code",
     "bilinear-mnist": "what the weights of bilinear MNIST classifiers tell: claims V1 to V8",
     "bilinear-mechanism": "bits for the weights of a bilinear MNIST classifier, beside SAEs' bits",
+    "bilinear-language": "MLPs of SmolLM2 turned bilinear: what it costs, what eigenvectors tell",
     "hierarchy": "what a tree code gains over a flat one where one feature implies another",
     "reliability": "whether the score is stable, separates SAEs, and ranks true features first",
 }
@@ -34,6 +35,8 @@ SCORING = ("mnist-case-study", "bilinear-mechanism", "reliability")
 """Those that score SAEs, which workers can share; they take an engine."""
 IN_PARTS = ("reliability",)
 """Those that are done part by part, if one likes; they take `parts`."""
+ON_TEXT = ("bilinear-language",)
+"""Those that train on a text of the user's; they take `text`."""
 
 
 def refuse_workers(name: str) -> None:
@@ -50,6 +53,15 @@ def refuse_parts(name: str) -> None:
         raise UsageError(f"{name} has no parts: run it without --part")
 
 
+def require_text(name: str, text: str | None) -> None:
+    """Raise `UsageError` where a text is missing, or given to an experiment that reads none."""
+    _refuse_unknown(name)
+    if name in ON_TEXT and text is None:
+        raise UsageError(f"{name} trains on a text: give one with --text, a file or a folder")
+    if name not in ON_TEXT and text is not None:
+        raise UsageError(f"{name} reads no text: run it without --text")
+
+
 def run_experiment(name: str, folder: Path, on_stage: OnStage, **options: Any) -> list[Path]:
     """Run one experiment; `on_stage` is told the name of each stage.
 
@@ -57,7 +69,8 @@ def run_experiment(name: str, folder: Path, on_stage: OnStage, **options: Any) -
         name: of the experiment.
         folder: where it writes.
         on_stage: told the name of each stage.
-        options: `engine`, for one of those in `SCORING`; `parts`, for one of those in `IN_PARTS`.
+        options: `engine`, for one of those in `SCORING`; `parts`, for one of those in `IN_PARTS`;
+            `text`, for one of those in `ON_TEXT`.
 
     Returns:
         The files written, all of them under `folder`.

@@ -161,39 +161,48 @@ def available_device(name: str) -> str:
     return name
 
 
-class ActivationSource(Protocol):
-    """Activations in blocks of documents, and the loss of a model into which they are spliced.
+class Activations(Protocol):
+    """Activations in blocks of documents: all that training an SAE asks for.
 
     Attributes:
         site: where activations are taken.
-        hook: the hook point's name.
         d_in: width of what an SAE is given.
-        d_out: width of what it reconstructs.
-        n_documents, n_tokens: sizes of each split.
-        data_sha256: digest of the data and the model that the numbers depend on.
-        image_shape: rows and columns where an activation is an image, else None.
+        n_tokens: sizes of each split.
         device: where activations live.
     """
 
     site: Site
-    hook: str
     d_in: int
-    d_out: int
-    n_documents: dict[Split, int]
     n_tokens: dict[Split, int]
-    data_sha256: str
-    image_shape: tuple[int, int] | None
     device: torch.device
-
-    def n_blocks(self, split: Split) -> int:
-        """How many blocks a split has."""
-        ...
 
     def blocks(self, split: Split, start: int = 0, stop: int | None = None) -> Iterator[Block]:
         """The blocks of a split from `start` up to `stop`, as a slice would have them; all of them.
 
         A block is the same whichever range it is asked for in, and at every call.
         """
+        ...
+
+
+class ActivationSource(Activations, Protocol):
+    """Activations, and the loss of a model into which they are spliced.
+
+    Attributes:
+        hook: the hook point's name.
+        d_out: width of what an SAE reconstructs.
+        n_documents: sizes of each split.
+        data_sha256: digest of the data and the model that the numbers depend on.
+        image_shape: rows and columns where an activation is an image, else None.
+    """
+
+    hook: str
+    d_out: int
+    n_documents: dict[Split, int]
+    data_sha256: str
+    image_shape: tuple[int, int] | None
+
+    def n_blocks(self, split: Split) -> int:
+        """How many blocks a split has."""
         ...
 
     def clean_ce(self, block: Block) -> Float64[np.ndarray, " token"]:

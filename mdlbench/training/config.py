@@ -15,7 +15,7 @@ from sae_lens.saes.sae import SAEMetadata
 
 import mdlbench.training.architectures  # noqa: F401  (registers them)
 from mdlbench.errors import CoderError, UsageError, did_you_mean, first_problem
-from mdlbench.sources.protocol import ActivationSource
+from mdlbench.sources.protocol import Activations
 from mdlbench.suite.site import Site
 from mdlbench.training.architectures.shared.selection import ChosenPerBatch
 from mdlbench.training.claimed import Precision
@@ -96,7 +96,7 @@ class TrainingConfig:
             )
 
 
-def build_sae(config: TrainingConfig, source: ActivationSource) -> TrainingSAE[Any]:
+def build_sae(config: TrainingConfig, source: Activations) -> TrainingSAE[Any]:
     """SAELens' training SAE for a source, its weights drawn from torch's global generator.
 
     Raises:

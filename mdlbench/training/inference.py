@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from sae_lens import SAE, TrainingSAE
 
-from mdlbench.sources.protocol import ActivationSource
+from mdlbench.sources.protocol import Activations
 
 Weights = dict[str, torch.Tensor]
 
@@ -33,7 +33,7 @@ class Inference(NamedTuple):
 
 
 @torch.no_grad()
-def measure_inference(sae: SAE[Any], source: ActivationSource) -> Inference:
+def measure_inference(sae: SAE[Any], source: Activations) -> Inference:
     """The SAE's numbers on the test split of a source, unquantised."""
     squared_error = torch.zeros((), dtype=torch.float64, device=source.device)
     n_active = torch.zeros(sae.cfg.d_sae, dtype=torch.float64, device=source.device)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 
 from mdlbench.errors import UsageError
-from mdlbench.sources.protocol import ActivationSource, Harvests
+from mdlbench.sources.protocol import Activations, Harvests
 
 CHUNK = 1 << 19
 """Means are taken of so many tokens at a time, so that memory does not grow with their number."""
@@ -76,7 +76,7 @@ class Rows:
         return torch.cat(found)
 
 
-def training_rows(source: ActivationSource, dtype: torch.dtype, n_tokens: int | None) -> Rows:
+def training_rows(source: Activations, dtype: torch.dtype, n_tokens: int | None) -> Rows:
     """The activations of a source's calibration split; on disk where the source keeps them.
 
     Args:

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from sae_lens import TrainingSAE
 
 from mdlbench.errors import UsageError
-from mdlbench.sources.protocol import ActivationSource
+from mdlbench.sources.protocol import Activations
 from mdlbench.training.claimed import epoch_seed
 from mdlbench.training.config import Products, TrainingConfig, build_sae, build_trainer
 from mdlbench.training.folder import Epoch, RunFolder
@@ -35,7 +35,7 @@ MATMUL: Mapping[Products, str] = {"float32": "highest", "bfloat16": "medium"}
 
 def train(
     config: TrainingConfig,
-    source: ActivationSource,
+    source: Activations,
     folder: Path,
     *,
     progress: bool = True,
@@ -137,7 +137,7 @@ class _Run:
     def __init__(
         self,
         config: TrainingConfig,
-        source: ActivationSource,
+        source: Activations,
         activations: Rows,
         folder: RunFolder,
         snapshots: Collection[int] = (),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int64
@@ -93,6 +93,11 @@ class LanguageModel(Protocol):
     settings: str
     device: torch.device
     accepted: set[Hook]
+
+    @property
+    def module(self) -> Any:
+        """The model as `transformers` has it, for whoever trains what stands in it."""
+        ...
 
     def logits(self, tokens: TokenIds) -> Logits:
         """The whole model's, in float32."""

@@ -84,6 +84,10 @@ class DecoderModel:
         self.accepted: set[Hook] = set()
         require_cuttable(self)
 
+    @property
+    def module(self) -> Any:
+        return self._model
+
     @torch.no_grad()
     def logits(self, tokens: TokenIds) -> Logits:
         found: torch.Tensor = self._model(input_ids=tokens, use_cache=False).logits

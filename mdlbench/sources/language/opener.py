@@ -54,9 +54,9 @@ class LanguageOpener(SourceOpener[LanguageConfig]):
                 text does not suffice.
         """
         _refuse_folded(site)
-        model = self._load_model(site)
+        model = self.model(site)
         _refuse_long_contexts(model, site)
-        splits = self._contexts(site, model.tokenizer)
+        splits = self.contexts(site, model.tokenizer)
         return Language(model, splits, site, self.on_stage, self.setting.cache)
 
     def settle(self) -> None:
@@ -85,7 +85,8 @@ class LanguageOpener(SourceOpener[LanguageConfig]):
             self._text = self._chosen_text()
         return self._text
 
-    def _load_model(self, site: Site) -> LanguageModel:
+    def model(self, site: Site) -> LanguageModel:
+        """The language model as a site has it; raises as `open` does."""
         if self._model is not None and self._model[0].model_options == site.model_options:
             return self._model[1]
         self._model = None
@@ -137,7 +138,7 @@ class LanguageOpener(SourceOpener[LanguageConfig]):
             self.on_stage(reasons[-1])
         raise HubError("; ".join(reasons))
 
-    def _contexts(self, site: Site, tokenizer: Tokenizer) -> dict[Split, Contexts]:
+    def contexts(self, site: Site, tokenizer: Tokenizer) -> dict[Split, Contexts]:
         """The contexts of each split, in an order drawn with the suite's seed.
 
         Which split a context falls to depends on its place in the text alone, so SAEs trained on

@@ -36,7 +36,7 @@ from mdlbench.sources.language.losses import (
     spliced_losses,
 )
 from mdlbench.sources.language.splice import OneSplice, SeveralSplice, Splice
-from mdlbench.sources.language.text import Contexts
+from mdlbench.sources.language.text import Contexts, measured
 from mdlbench.sources.protocol import SPLITS, Block, SpliceLoss, Split
 from mdlbench.suite.site import Site
 
@@ -292,9 +292,7 @@ class Language:
 
     def _mask(self, contexts: Contexts) -> Bool[np.ndarray, "document position"]:
         """Where a token is measured."""
-        ordinary = ~np.isin(contexts.tokens, self._model.tokenizer.all_special_ids)
-        first = self.site.first_position or 1
-        return ordinary & (np.arange(contexts.tokens.shape[1]) >= first)
+        return measured(contexts, self._model.tokenizer, self.site.first_position or 1)
 
     def _refuse_empty(self) -> None:
         for split, n_tokens in self.n_tokens.items():

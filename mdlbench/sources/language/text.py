@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from mdlbench.disk.files import expanded
 from mdlbench.errors import HubError, SuiteError, UsageError, first_line
@@ -53,6 +53,14 @@ class Contexts(NamedTuple):
 
     tokens: Int64[np.ndarray, "document position"]
     labels: Int64[np.ndarray, "document position"]
+
+
+def measured(
+    contexts: Contexts, tokenizer: Tokenizer, first_position: int
+) -> Bool[np.ndarray, "document position"]:
+    """Where a token is measured: it is not special, nor before a position of its context."""
+    ordinary = ~np.isin(contexts.tokens, tokenizer.all_special_ids)
+    return ordinary & (np.arange(contexts.tokens.shape[1]) >= first_position)
 
 
 class MissingTextError(UsageError):

@@ -1,0 +1,156 @@
+"""What is claimed of bilinear layers in language models, and whether it holds here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from mdlbench.papers.bilinear_language.convert import BILINEAR, GATE_KEPT
+from mdlbench.papers.bilinear_language.estimate import Estimate
+from mdlbench.papers.bilinear_language.evidence import (
+    EXPLAINED,
+    TUNED,
+    ZERO,
+    Evidence,
+    alone,
+    together,
+)
+from mdlbench.papers.wording import Finding
+
+PAPERS = (0.17, 0.28, 0.42, 0.52, 0.59)
+"""L4 in the paper, at 1, 2, 4, 8 and 16 times the steps."""
+UNTESTED = {
+    "L1: a bilinear transformer is about as good as one with SwiGLU": (
+        "it takes two models of six layers of width 512, trained on some two billion tokens each: "
+        "at 5,000 tokens a second nine days."
+    ),
+    "L2: the negation circuit of one feature": (
+        "the SAEs in which it was found were not published, and their features' numbers mean "
+        "nothing in others."
+    ),
+    "L5 as stated: a whole model turned bilinear costs about 0.05 nats": (
+        "TinyLlama, 1.1 billion parameters, was trained on 400 million tokens for it. Here it is "
+        "some layers of a model of 135 million, each on half a million tokens."
+    ),
+    "Eigenvectors and SAEs of an MLP's output, scored at equal ΔCE": (
+        "the harness scores SAEs on the model that a suite names, and a model with converted "
+        "layers is no source of its own yet."
+    ),
+}
+"""Claims that are not tested, and why."""
+
+
+def claims(evidence: Evidence) -> list[Finding]:
+    """All that are tested, in order."""
+    return [
+        cheap(evidence),
+        gated(evidence),
+        additive(evidence),
+        tuned(evidence),
+        explained(evidence),
+        longer(evidence),
+    ]
+
+
+def cheap(evidence: Evidence) -> Finding:
+    """L5, layer by layer."""
+    plan = evidence.plan
+    parts = [
+        f"layer {layer}: {evidence.delta(alone(BILINEAR, layer)).text()} nats of "
+        f"{evidence.delta(alone(ZERO, layer)).text()}"
+        for layer in plan.layers
+    ]
+    return Finding(
+        "L5a: an MLP turned bilinear costs less than half of what leaving it out costs, at every "
+        "layer",
+        _verdict([evidence.beyond_half(layer) for layer in plan.layers], lambda one: -one.sign),
+        f"{_sentence(parts)}{_where_below(evidence)}",
+    )
+
+
+def _where_below(evidence: Evidence) -> str:
+    below = [str(n) for n in evidence.plan.layers if evidence.beyond_half(n).sign < 0]
+    return f" Below half, beyond chance: {', '.join(below) or 'none'}."
+
+
+def gated(evidence: Evidence) -> Finding:
+    """Whether it is the missing gate that costs."""
+    layers = evidence.plan.layers
+    parts = [
+        f"layer {n}: {evidence.delta(alone(GATE_KEPT, n)).text('z.4f')} with the gate kept"
+        for n in layers
+    ]
+    return Finding(
+        "L5b: what it costs is the missing gate's doing: the same training with β = 1 costs less, "
+        "at every layer",
+        _verdict([evidence.gate(n) for n in layers], lambda one: one.sign),
+        f"{_sentence(parts)} That training starts from what it is to match, and so measures what "
+        "training and rounding alone do.",
+    )
+
+
+def additive(evidence: Evidence) -> Finding:
+    """Several layers at once."""
+    n, excess = len(evidence.plan.layers), evidence.beyond_sum()
+    return Finding(
+        f"L5c: {n} bilinear layers at once cost no more than the sum of what each costs",
+        True if excess.high <= 0 else False if excess.low > 0 else None,
+        f"At once {evidence.delta(together(n)).text()} nats, "
+        f"{excess.text('+z.3f')} beside the sum.",
+    )
+
+
+def tuned(evidence: Evidence) -> Finding:
+    """A short training of all of them."""
+    plan, gained = evidence.plan, evidence.gained()
+    return Finding(
+        "L5d: a short training of all converted layers together wins some of that back",
+        _verdict([gained], lambda one: -one.sign),
+        f"From {evidence.delta(together(len(plan.layers))).text()} to "
+        f"{evidence.delta(TUNED).text()} nats, by {gained.text('+z.3f')}, with "
+        f"{plan.tuning_contexts:,} contexts.",
+    )
+
+
+def explained(evidence: Evidence) -> Finding:
+    """L3 on the studied layer."""
+    budget = evidence.longest
+    share = evidence.explained(budget)
+    return Finding(
+        f"L3: for most features of the output, two eigenvectors correlate above {EXPLAINED:g} with "
+        "the feature's latent on active tokens",
+        True if share.low > 0.5 else False if share.high < 0.5 else None,
+        f"Layer {evidence.plan.studied}: a share of {share.text('.2f')} of "
+        f"{len(evidence.features[budget])} features (the paper: most; a reproduction elsewhere: "
+        f".32 to .65). The mean correlation is {evidence.mean(budget, 'one').text('.2f')} with one "
+        f"eigenvector (the paper: about .65) and {evidence.mean(budget, 'two').text('.2f')} with "
+        "two.",
+    )
+
+
+def longer(evidence: Evidence) -> Finding:
+    """L4 on the studied layer."""
+    shares = {budget: evidence.explained(budget) for budget in sorted(evidence.features)}
+    rises = all(one.value < other.value for one, other in pairwise(shares.values()))
+    rise = evidence.rise()
+    parts = [f"{budget}: {share.text('.2f')}" for budget, share in shares.items()]
+    return Finding(
+        "L4: the longer the SAE is trained, the larger that share, throughout",
+        None if rise.sign == 0 else rises and rise.sign > 0,
+        f"Share by length of training (the paper: {', '.join(f'{p:g}' for p in PAPERS)}): "
+        f"{'; '.join(parts)}. It {'rises' if rises else 'does not rise'} throughout; from the "
+        f"shortest to the longest it changes by {rise.text('+z.2f')}.",
+    )
+
+
+def _verdict(found: Sequence[Estimate], sign: Callable[[Estimate], int]) -> bool | None:
+    """Whether all are as claimed; None where some are not and none contradicts."""
+    signs = [sign(one) for one in found]
+    if all(one > 0 for one in signs):
+        return True
+    return False if any(one < 0 for one in signs) else None
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}."

@@ -1,0 +1,129 @@
+"""Everything that was measured, and what of it each claim asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float64
+
+from mdlbench.papers.bilinear_language.convert import BILINEAR, GATE_KEPT
+from mdlbench.papers.bilinear_language.estimate import Estimate
+from mdlbench.papers.bilinear_language.explained import Feature
+from mdlbench.papers.bilinear_language.plan import Plan
+from mdlbench.papers.bilinear_language.scores import CLEAN
+from mdlbench.statistics.bootstrap import Bootstrap
+
+ZERO, MEAN = "zero", "mean"
+"""Baselines: an MLP that puts out nothing, or always its mean output."""
+ALONE = (BILINEAR, GATE_KEPT, MEAN, ZERO)
+"""What replaces the MLP of one layer."""
+TUNED = "together-tuned"
+EXPLAINED = 0.75
+"""A feature counts as explained from this correlation on."""
+
+
+def alone(kind: str, layer: int) -> str:
+    """The name of a replacement of one layer."""
+    return f"{kind}-{layer}"
+
+
+def together(n: int) -> str:
+    """The name of the first n layers turned bilinear at once."""
+    return f"together-{n}"
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The measurements.
+
+    Attributes:
+        plan: what was measured.
+        model, text: names.
+        tokens: scored ones of each document.
+        sums: cross-entropy of each document, by what is replaced.
+        fvu: share of the outputs' variance that a trained layer loses on held-out tokens, by name.
+        features: of each output SAE, by the length of its training.
+        sae_fvu: share of the variance that each loses on held-out tokens.
+        shares: of interactions, for some features of the one trained for longest.
+    """
+
+    plan: Plan
+    model: str
+    text: str
+    tokens: Float64[np.ndarray, " document"]
+    sums: Mapping[str, Float64[np.ndarray, " document"]]
+    fvu: Mapping[str, float]
+    features: Mapping[int, list[Feature]]
+    sae_fvu: Mapping[int, float]
+    shares: list[list[float]]
+
+    @cached_property
+    def _resampled(self) -> Bootstrap:
+        return Bootstrap(self.tokens, self.plan.replicates, self.plan.seed)
+
+    def clean(self) -> Estimate:
+        """Cross-entropy of the untouched model, in nats per token."""
+        return Estimate.of_means(self.sums[CLEAN], self.tokens, self._resampled)
+
+    def combined(self, weights: Mapping[str, float]) -> Estimate:
+        """Σ weight · ΔCE, in nats per token, every part on the same resampled documents."""
+        sums = sum(
+            (weight * (self.sums[name] - self.sums[CLEAN]) for name, weight in weights.items()),
+            np.zeros(len(self.tokens)),
+        )
+        return Estimate.of_means(sums, self.tokens, self._resampled)
+
+    def delta(self, name: str) -> Estimate:
+        """ΔCE: what a replacement costs."""
+        return self.combined({name: 1.0})
+
+    def beyond_half(self, layer: int) -> Estimate:
+        """ΔCE of a bilinear layer less half of what leaving it out costs."""
+        return self.combined({alone(BILINEAR, layer): 1.0, alone(ZERO, layer): -0.5})
+
+    def gate(self, layer: int) -> Estimate:
+        """ΔCE of a bilinear layer less that of the same training with the gate kept."""
+        return self.combined({alone(BILINEAR, layer): 1.0, alone(GATE_KEPT, layer): -1.0})
+
+    def beyond_sum(self) -> Estimate:
+        """ΔCE of all layers at once less the sum of what each costs alone."""
+        singles = {alone(BILINEAR, layer): -1.0 for layer in self.plan.layers}
+        return self.combined({together(len(self.plan.layers)): 1.0, **singles})
+
+    def gained(self) -> Estimate:
+        """ΔCE of all layers trained together less that before."""
+        return self.combined({TUNED: 1.0, together(len(self.plan.layers)): -1.0})
+
+    @property
+    def longest(self) -> int:
+        """The longest training of an output SAE."""
+        return max(self.features)
+
+    def values(self, budget: int, number: str) -> Float64[np.ndarray, " feature"]:
+        """A number of each drawn feature of an SAE."""
+        found = [getattr(one, number) for one in self.features[budget]]
+        return np.array(found, dtype=np.float64)
+
+    def explained(self, budget: int, number: str = "two") -> Estimate:
+        """The share of features whose correlation is at least `EXPLAINED`."""
+        return self._over_features((self.values(budget, number) >= EXPLAINED).astype(np.float64))
+
+    def mean(self, budget: int, number: str) -> Estimate:
+        """The mean of a number over features."""
+        return self._over_features(self.values(budget, number))
+
+    def rise(self) -> Estimate:
+        """What the longest training adds to the share explained, over the shortest."""
+        last, first = (
+            (self.values(budget, "two") >= EXPLAINED).astype(np.float64)
+            for budget in (self.longest, min(self.features))
+        )
+        return Estimate.of_difference(last, first, self.plan.replicates, self.plan.seed)
+
+    def _over_features(self, values: Float64[np.ndarray, " feature"]) -> Estimate:
+        ones = np.ones(len(values))
+        resampled = Bootstrap(ones, self.plan.replicates, self.plan.seed)
+        return Estimate.of_means(values, ones, resampled)

@@ -1,0 +1,166 @@
+"""The table and the report of the bilinear layers in a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from mdlbench.papers.bilinear_language.claims import UNTESTED, claims
+from mdlbench.papers.bilinear_language.convert import BILINEAR, GATE_KEPT
+from mdlbench.papers.bilinear_language.evidence import (
+    ALONE,
+    EXPLAINED,
+    ZERO,
+    Evidence,
+    alone,
+)
+from mdlbench.papers.bilinear_language.explained import COUNTS
+from mdlbench.papers.bilinear_language.figures import LABELS
+from mdlbench.papers.bilinear_language.scores import CLEAN
+from mdlbench.papers.wording import Finding
+from mdlbench.report.outputs import frame_as_markdown
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """A row for each replacement that was scored and for each output SAE; unrounded."""
+    rows: list[dict[str, object]] = []
+    for name in evidence.sums:
+        if name != CLEAN:
+            delta = evidence.delta(name)
+            rows.append(
+                {
+                    "what": name,
+                    "ΔCE": delta.value,
+                    "low": delta.low,
+                    "high": delta.high,
+                    "FVU of the output": evidence.fvu.get(name),
+                }
+            )
+    for budget in sorted(evidence.features):
+        share = evidence.explained(budget)
+        rows.append(
+            {
+                "what": f"output SAE, {budget}x",
+                "FVU of the output": evidence.sae_fvu[budget],
+                "features": len(evidence.features[budget]),
+                "explained": share.value,
+                "explained low": share.low,
+                "explained high": share.high,
+                "correlation, one": evidence.mean(budget, "one").value,
+                "correlation, two": evidence.mean(budget, "two").value,
+                "effective rank": evidence.mean(budget, "effective_rank").value,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def to_markdown(evidence: Evidence) -> str:
+    """The whole report."""
+    found = claims(evidence)
+    parts = [
+        "# Bilinear layers in a language model",
+        _scope(evidence),
+        *_section("## What holds", [f for f in found if f.holds]),
+        *_section("## What does not hold", [f for f in found if f.holds is False]),
+        *_section("## What these numbers cannot say", [f for f in found if f.holds is None]),
+        "## Not tested",
+        "\n".join(f"- **{claim}**: {why}" for claim, why in UNTESTED.items()),
+        "## One MLP replaced: ΔCE in nats",
+        frame_as_markdown(_layers_table(evidence)).rstrip(),
+        f"## Eigenvectors of the output's features, layer {evidence.plan.studied}",
+        frame_as_markdown(_features_table(evidence)).rstrip(),
+        _interactions(evidence),
+        _definitions(evidence),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _scope(evidence: Evidence) -> str:
+    plan = evidence.plan
+    numbers = ", ".join(str(n) for n in plan.layers)
+    return (
+        f"The MLPs of layers {numbers} of {evidence.model}, a SwiGLU model, each trained to match "
+        f"its own outputs on {plan.tokens:,} tokens of the training text, {plan.epochs} times, "
+        "while β of the gate Swish_β(z) = z·σ(βz) falls from 1 to 0 (Swish_0(z) = z/2, times a "
+        "learned scale). What the model then loses is measured on the test contexts of suite "
+        f"`{plan.suite}` (text `{evidence.text}`: {int(evidence.tokens.sum()):,} tokens of "
+        f"{len(evidence.tokens)} contexts), whose cross-entropy is "
+        f"{evidence.clean().text()} nats with the model as it is. `table.csv` has every number."
+    )
+
+
+def _section(title: str, found: Sequence[Finding]) -> Iterator[str]:
+    if found:
+        yield title
+        yield "\n".join(f"- **{finding.claim}.** {finding.evidence}" for finding in found)
+
+
+def _layers_table(evidence: Evidence) -> pd.DataFrame:
+    rows = []
+    for layer in evidence.plan.layers:
+        deltas = {
+            LABELS[kind]: evidence.delta(alone(kind, layer)).text(
+                "z.4f" if kind == GATE_KEPT else "z.3f"
+            )
+            for kind in ALONE
+        }
+        bilinear, zero = (evidence.delta(alone(kind, layer)).value for kind in (BILINEAR, ZERO))
+        rows.append(
+            {
+                "Layer": layer,
+                **deltas,
+                "bilinear / left out": f"{bilinear / zero:.2f}",
+                "FVU, bilinear": f"{evidence.fvu[alone(BILINEAR, layer)]:.3f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _features_table(evidence: Evidence) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "Training": f"{budget}×",
+            "FVU of the SAE": f"{evidence.sae_fvu[budget]:.3f}",
+            "Features drawn": len(evidence.features[budget]),
+            f"above {EXPLAINED:g}, one": evidence.explained(budget, "one").text(".2f"),
+            f"above {EXPLAINED:g}, two": evidence.explained(budget, "two").text(".2f"),
+            "Mean correlation, one": evidence.mean(budget, "one").text(".2f"),
+            "two": evidence.mean(budget, "two").text(".2f"),
+            "Effective rank": evidence.mean(budget, "effective_rank").text(".0f"),
+        }
+        for budget in sorted(evidence.features)
+    )
+
+
+def _interactions(evidence: Evidence) -> str:
+    shares = np.median(np.array(evidence.shares), axis=0)
+    told = [n for n in (10, 100, 1000, 10_000) if n in COUNTS[: len(shares)]]
+    parts = ", ".join(f"{shares[COUNTS.index(n)]:.0%} by the strongest {n:,}" for n in told)
+    features = evidence.plan.width + 1
+    pairs = features * (features + 1) // 2
+    return (
+        f"**Interactions.** An output feature is a weighted sum over {pairs:,} "
+        "pairs of input features. In the median of "
+        f"{len(evidence.shares)} output features, of the squares of the weights (each input latent "
+        f"in units of its root mean square) {parts} are held."
+    )
+
+
+def _definitions(evidence: Evidence) -> str:
+    plan = evidence.plan
+    return (
+        f"Replaced are the outputs that the suite measures, not those of special tokens and first "
+        "positions. ΔCE is that of the next token. Intervals are 95%: of ΔCE, by resampling "
+        f"{len(evidence.tokens)} test contexts, the same for all; of shares and means, by "
+        "resampling the features drawn. They say nothing of other texts or training seeds: each "
+        "layer and SAE was trained once. FVU is the squared error over the variance of the "
+        f"outputs, on {plan.held_out:,} held-out tokens of the training text. Training together "
+        "lowers KL(untouched ‖ converted), so that nothing is gained by learning the text. SAEs "
+        f"are {plan.architecture}, {plan.width:,} latents, k {plan.k}; 1× is {1 / plan.parts:g} of "
+        "a pass over the tokens. Of the features that are active on at least "
+        f"{plan.least_active} held-out tokens, at most {plan.features} are drawn; eigenvectors "
+        "are those of the interaction matrix of the feature's encoder direction (docs/maths.md "
+        "§11), the strongest by |λ|."
+    )

@@ -438,7 +438,7 @@ def test_another_quantiser_has_one_line_of_its_own(zoo):
     assert "all [rdo]" in texts_of(both.axes[0])
     assert "all [rdo]" not in texts_of(alone.axes[0])
     only = drawn([other])
-    assert "jumprelu" in texts_of(only.axes[0])
+    assert "jumprelu [rdo]" in texts_of(only.axes[0])
 
 
 def test_baselines_alone_can_be_drawn(zoo):

@@ -141,10 +141,9 @@ def curves_figure(
         )
         figure, (ax,) = panels(PANEL[0], [height], margins, _title(shown, board))
         _scales(ax, view, metric, share=band / height)
-        for record in _own(shown):
-            if not record.is_baseline:
-                curve = record.curve(metric)
-                ax.plot(curve.rates, above_zero(curve.distortions), color=MEMBER, linewidth=0.7)
+        for record in _own([record for record in shown if not record.is_baseline]):
+            curve = record.curve(metric)
+            ax.plot(curve.rates, above_zero(curve.distortions), color=MEMBER, linewidth=0.7)
         label_ends(ax, _drawn(ax, paths))
         _tolerances(ax, shown[0], metric, board)
         note_below(figure, note, left=LEFT)
@@ -184,19 +183,21 @@ def _families(records: Sequence[EvalRecord], metric: MetricName) -> Iterator[Fam
     trained = [record for record in records if not record.is_baseline]
     colours = family_colours(record.coder.architecture for record in trained)
     own = _own(trained)
-    for name in sorted({record.coder.architecture for record in own}):
-        members = [record for record in own if record.coder.architecture == name]
-        yield _family(
-            name, members, metric, {"color": colours[name], "linewidth": 1.4, "linestyle": "-"}
-        )
+    for name, members in _by_family(own):
+        colour = colours[members[0].coder.architecture]
+        look = {"color": colour, "linewidth": 1.4, "linestyle": "-"}
+        yield _family(name, members, metric, look)
     for mode in other_quantisers(trained) if own != trained else ():
         members = [record for record in trained if record.identity.quantiser == mode]
         look = {"color": OTHER_MODE, "linewidth": 1.4, "linestyle": mode_of(mode).line}
         yield _family(with_quantiser("all", mode), members, metric, look)
-    baselines = [record for record in records if record.is_baseline]
-    for name in sorted({record.family for record in baselines}):
-        members = [record for record in baselines if record.family == name]
+    for name, members in _by_family([record for record in records if record.is_baseline]):
         yield _family(name, members, metric, _baseline_look(members[0]))
+
+
+def _by_family(records: Sequence[EvalRecord]) -> Iterator[tuple[str, list[EvalRecord]]]:
+    for name in sorted({record.family for record in records}):
+        yield name, [record for record in records if record.family == name]
 
 
 def _family(
@@ -249,7 +250,9 @@ def _view(records: Sequence[EvalRecord], families: Sequence[Family], metric: Met
     """
     around = view_of(_own(records), metric)
     epsilons = np.array([r.epsilon for r in records[0].tolerances if r.metric == metric])
-    trained = {record.coder.architecture for record in records if not record.is_baseline}
+    trained = {
+        printable(record.family, NAME_LENGTH) for record in records if not record.is_baseline
+    }
     own = [family for family in families if family.name in trained] or families
     bits = [_finest(family.curve.rates_at(np.sort(epsilons))) for family in own]
     met = [value for value in bits if value is not None and value > 0]
@@ -299,10 +302,10 @@ def _drawn(ax: Axes, paths: Sequence[Path]) -> list[End]:
     falling = sorted(
         (path for path in paths if path.falls_below), key=lambda path: path.cut_at(foot).rates[-1]
     )
-    cuts = {path.name: foot * (top / foot) ** (step * (i + 0.5)) for i, path in enumerate(falling)}
+    cuts = {id(path): foot * (top / foot) ** (step * (i + 0.5)) for i, path in enumerate(falling)}
     ends = []
     for path in paths:
-        drawn = path.cut_at(cuts.get(path.name, 0.0))
+        drawn = path.cut_at(cuts.get(id(path), 0.0))
         colour, marker = path.look["color"], path.look.get("marker", "*")
         is_other = path.look["linestyle"] != "-"
         is_point = np.ptp(drawn.rates) < POINT * ax.get_xlim()[1] and not path.falls_below

@@ -1,5 +1,6 @@
 """Fixtures: a headless Chromium, and pages to open in it."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -71,28 +72,39 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def files(zoo, tmp_path_factory):
+def address_of(zoo, tmp_path_factory):
+    """The address of a page by its name; a page is written when it is first asked for."""
     folder = tmp_path_factory.mktemp("pages")
     references = realistic_references()
     evil = evil_record()
-    heavy = crowd(3, n_points=3, picture_bytes=300_000)
+    heavy = crowd(3, n_points=3, picture_bytes=2_000_000)
     pages = {
-        "zoo": suite_page(zoo, references, links=[("table.csv", "table.csv")]),
-        "evil": suite_page([evil], references_of_evil(), archive=[build([evil], HEADLINE)]),
-        "sites": suite_page(*two_sites()),
-        "mixed": suite_page(mixed(), references, links=[*PROJECT_URLS.items()], has_records=True),
-        "pictures": suite_page(heavy, references, standings={heavy[1].id: "reproduced"}),
-        "crowd": suite_page(crowd(200), references),
-        "index": index_page([("mnist", [build(zoo, HEADLINE)]), ("e", [build([evil], HEADLINE)])]),
+        "zoo": lambda: suite_page(zoo, references, links=[("table.csv", "table.csv")]),
+        "evil": lambda: suite_page([evil], references_of_evil(), archive=[build([evil], HEADLINE)]),
+        "sites": lambda: suite_page(*two_sites()),
+        "mixed": lambda: suite_page(
+            mixed(), references, links=[*PROJECT_URLS.items()], has_records=True
+        ),
+        "pictures": lambda: suite_page(heavy, references, standings={heavy[1].id: "reproduced"}),
+        "crowd": lambda: suite_page(crowd(200), references),
+        "index": lambda: index_page(
+            [("mnist", [build(zoo, HEADLINE)]), ("e", [build([evil], HEADLINE)])]
+        ),
     }
-    for name, page in pages.items():
-        (folder / f"{name}.html").write_bytes(page)
-    uris = {name: (folder / f"{name}.html").as_uri() for name in pages}
-    return {**uris, "mnist": (LEADERBOARDS / "mnist" / "index.html").as_uri()}
+
+    @functools.cache
+    def address(name):
+        if name == "mnist":
+            return (LEADERBOARDS / "mnist" / "index.html").as_uri()
+        path = folder / f"{name}.html"
+        path.write_bytes(pages[name]())
+        return path.as_uri()
+
+    return address
 
 
 @pytest.fixture
-def open_page(browser, files):
+def open_page(browser, address_of):
     """Opens a page; afterwards there must have been no error, message, dialogue or request."""
     heard, contexts = [], []
 
@@ -107,7 +119,7 @@ def open_page(browser, files):
         page.on("pageerror", lambda error: heard.append(str(error)))
         page.on("dialog", lambda dialog: heard.append(dialog.message))
         page.on("request", lambda request: _note_request(request.url, heard))
-        page.goto(files[name] + fragment)
+        page.goto(address_of(name) + fragment)
         if name != "index":
             page.wait_for_selector("html[data-ready]")
         return page

@@ -91,7 +91,8 @@ class Sketch {
   }
 
   drawLine(paper, line) {
-    const alpha = this.recedes(line) || line.pale ? FADED : 0.85;
+    const isPale = this.recedes(line) || (line.pale && !this.isFollowed(line));
+    const alpha = isPale ? FADED : 0.85;
     const { colour, dash } = line;
     if (line.area) {
       const back = line.xs.map((x, i) => [this.x(x), this.y(line.area[i])]).reverse();
@@ -137,7 +138,7 @@ class Sketch {
   /** Names beside their lines, near their ends, each where none is yet; left out where all is full. */
   drawNames(paper) {
     const named = this.chart.lines.filter((line) => line.name && (line.labelled || this.isFollowed(line)));
-    const taken = [];
+    const taken = this.ruleLabels();
     for (const line of named.sort((one, other) => this.isFollowed(other) - this.isFollowed(one))) {
       const words = shortened(line.name, LABEL_WIDTH);
       const place = this.placesOf(line, widthOf(words, true)).find((box) => taken.every((other) => !overlap(box, other)));
@@ -147,6 +148,15 @@ class Sketch {
       paper.line([from, [from[0] < left ? left - 3 : left + width + 3, top + LABEL_HEIGHT / 2]], { colour: line.colour, width: 2 });
       paper.text(words, left, top + LABEL_HEIGHT - 4, { colour: COLOURS.ink, bold: true, halo: COLOURS.card });
     }
+  }
+
+  /** Where the names of the rules stand. */
+  ruleLabels() {
+    return (this.chart.rules ?? []).map(({ y, label }) => {
+      const width = widthOf(label, true);
+      const [left, top] = [this.left + this.across - 4 - width, this.y(y) - 5 - TYPE_SIZE];
+      return { left, top, width, height: LABEL_HEIGHT };
+    });
   }
 
   /** Where a name of so many pixels may stand: right of a point of its line or left of it. */

@@ -29,4 +29,4 @@ else:
 END
 "$python" -m pytest -q -p no:cacheprovider -W ignore -rs \
     tests/test_language.py tests/test_processing.py tests/test_sites.py tests/test_together.py \
-    tests/test_other_libraries.py tests/test_gpt2_suites.py
+    tests/test_other_libraries.py

@@ -44,7 +44,9 @@ def processed(model, *options):
 def as_hooked_transformer(model, **options):
     """The activations of TransformerLens 3's model of a GPT-2, processed as it does."""
     lens = pytest.importorskip("transformer_lens")
-    if not hasattr(lens, "HookedTransformer"):
+    try:
+        transformer = lens.HookedTransformer
+    except (AttributeError, ImportError):
         pytest.skip("TransformerLens 4 has no HookedTransformer")
     from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 
@@ -60,7 +62,7 @@ def as_hooked_transformer(model, **options):
         normalization_type="LN",
         device="cpu",
     )
-    hooked = lens.HookedTransformer(config)
+    hooked = transformer(config)
     weights = convert_gpt2_weights(deepcopy(model), hooked.cfg)
     weights["unembed.b_U"] = torch.zeros(VOCABULARY)
     off = dict.fromkeys((*OPTIONS, "refactor_factored_attn_matrices"), False)

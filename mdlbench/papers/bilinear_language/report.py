@@ -152,7 +152,8 @@ def _definitions(evidence: Evidence) -> str:
     plan = evidence.plan
     return (
         f"Replaced are the outputs that the suite measures, not those of special tokens and first "
-        "positions. ΔCE is that of the next token. Intervals are 95%: of ΔCE, by resampling "
+        "positions. Inputs to train on are those of the model in bfloat16; losses are measured in "
+        "float32. ΔCE is that of the next token. Intervals are 95%: of ΔCE, by resampling "
         f"{len(evidence.tokens)} test contexts, the same for all; of shares and means, by "
         "resampling the features drawn. They say nothing of other texts or training seeds: each "
         "layer and SAE was trained once. FVU is the squared error over the variance of the "

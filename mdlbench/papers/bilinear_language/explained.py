@@ -89,8 +89,10 @@ def correlations(
     form: Spectrum, x: Float64[np.ndarray, "token d"], truth: Float64[np.ndarray, " token"]
 ) -> tuple[float, float]:
     """Pearson's, of the truth with the strongest eigenvector's part and with that of two."""
-    one, two = (form.strongest(min(n, form.rank)).output(x) for n in (1, 2))
-    return tuple(float(np.corrcoef(truth, found)[0, 1]) for found in (one, two))  # type: ignore[return-value]
+    one, two = (
+        float(np.corrcoef(truth, form.strongest(min(n, form.rank)).output(x))[0, 1]) for n in (1, 2)
+    )
+    return one, two
 
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
@@ -107,7 +109,7 @@ def interaction_shares(
     """How much of an output feature's interactions its strongest pairs of input features hold.
 
     The pairs' squared weights, each latent in units of its root mean square; the decoder's bias is
-    one more feature, which is always 1.
+    one more feature, which is always 1. Its pair with itself, a constant, is left out.
 
     Returns:
         For each of the first drawn features, the shares at `COUNTS`, as far as there are pairs.
@@ -118,6 +120,7 @@ def interaction_shares(
     shares = []
     for feature in drawn(latents_of(dictionary, layer, x), plan)[: plan.interacting]:
         found = feature_interactions(layer, dictionary.encoder[feature], features, pairs)
-        held = np.cumsum(np.square(found.weight))
-        shares.append([float(held[n - 1] / held[-1]) for n in COUNTS if n <= pairs])
+        is_constant = (found.first == len(features) - 1) & (found.second == len(features) - 1)
+        held = np.cumsum(np.square(found.weight[~is_constant]))
+        shares.append([float(held[n - 1] / held[-1]) for n in COUNTS if n < pairs])
     return shares

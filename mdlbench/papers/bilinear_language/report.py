@@ -139,10 +139,10 @@ def _interactions(evidence: Evidence) -> str:
     told = [n for n in (10, 100, 1000, 10_000) if n in COUNTS[: len(shares)]]
     parts = ", ".join(f"{shares[COUNTS.index(n)]:.0%} by the strongest {n:,}" for n in told)
     features = evidence.plan.width + 1
-    pairs = features * (features + 1) // 2
+    pairs = features * (features + 1) // 2 - 1
     return (
-        f"**Interactions.** An output feature is a weighted sum over {pairs:,} "
-        "pairs of input features. In the median of "
+        f"**Interactions.** An output feature is a weighted sum over {pairs:,} pairs of input "
+        "features, the decoder's bias counted as one that is always 1. In the median of "
         f"{len(evidence.shares)} output features, of the squares of the weights (each input latent "
         f"in units of its root mean square) {parts} are held."
     )

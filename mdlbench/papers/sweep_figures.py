@@ -55,6 +55,8 @@ REGIME_TITLES: dict[Regime, str] = {
 }
 COLUMNS = 6
 ENVELOPE_SAMPLES = 400
+BAR = 0.22
+"""Width of a bar, as a share of its place: neighbours a third apart do not touch."""
 
 
 def description_length(at: Level, widths: Sequence[int]) -> Figure:
@@ -67,9 +69,9 @@ def description_length(at: Level, widths: Sequence[int]) -> Figure:
         _infeasible(left, at)
         left.set_title("best sparsity of each width")
         left.set_ylabel(BITS)
-        left.set_ylim(0, 1.13 * max(entry.bits for entry in at.entries))
+        left.set_ylim(0, 1.13 * max(map(_top, at.entries)))
         regimes = at.regimes()
-        _letters(left, {k: (e.width, e.bits) for k, e in regimes.items()})
+        _letters(left, {k: (e.width, _top(e)) for k, e in regimes.items()})
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=4)
         _against_l0(right, at, widths)
         _letters(right, {k: (e.l0, e.bits) for k, e in regimes.items()})
@@ -264,11 +266,16 @@ def _width_axis(ax: Axes, widths: Sequence[int]) -> None:
     ax.set_xlabel(WIDTH)
 
 
+def _top(entry: SweepEntry) -> float:
+    """Where its bar and its interval end."""
+    return max(entry.bits_high, entry.point.bits.plugin)
+
+
 def _split_bars(ax: Axes, pairs: Sequence[SweepEntry]) -> None:
     positions = np.array([entry.width for entry in pairs], dtype=np.float64)
     support = np.array([entry.point.bits.support for entry in pairs])
     magnitude = np.array([entry.point.bits.magnitude for entry in pairs])
-    style: dict[str, Any] = {"width": 0.42 * positions, "linewidth": 0}
+    style: dict[str, Any] = {"width": BAR * positions, "linewidth": 0}
     ax.bar(positions, support, color=SUPPORT, label="support: which latents (plug-in)", **style)
     ax.bar(
         positions,

@@ -30,7 +30,7 @@ function save(name, blob) {
 function fileName(what, ending) {
   const site = page.sites.length > 1 ? [currentSite().label] : [];
   const { metric, epsilon } = currentTable();
-  const slug = [page.suite, ...site, what, metric, epsilon].join('-').toLowerCase().replace(/[^a-z0-9.]+/g, '-');
+  const slug = [page.suite, ...site, what, metric, epsilon].join('-').toLowerCase().replace(/[^a-z0-9.]+/g, '-').replace(/^[-.]+/, '');
   return `${slug.slice(0, 120)}.${ending}`;
 }
 

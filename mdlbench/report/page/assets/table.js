@@ -69,7 +69,7 @@ function bitsBar(row, most) {
   const marks = row.bits > most
     ? [bar(BAR - ARROW), drawing('path', { class: 'beyond', d: `M${BAR - ARROW} 2L${BAR} 7L${BAR - ARROW} 12Z`, fill: colour })]
     : [bar(at(row.bits)), drawing('path', { d: `M${low} 7H${high}M${low} 3V11M${high} 3V11`, stroke: colour })];
-  return drawing('svg', { class: 'bar', viewBox: `0 0 ${BAR + 2} 14`, 'aria-hidden': 'true' }, ...marks);
+  return drawing('svg', { class: 'bar', preserveAspectRatio: 'none', viewBox: `0 0 ${BAR + 2} 14`, 'aria-hidden': 'true' }, ...marks);
 }
 
 function deltaCell(row) {

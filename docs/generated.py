@@ -14,8 +14,11 @@ from typer.cli import get_docs_for_click
 
 from mdlbench.cli.app import app as command_line
 from mdlbench.records import schema
+from mdlbench.report.page.folders import write_pages
 
-NOTEBOOK = Path(__file__).parent / "tutorial.ipynb"
+HERE = Path(__file__).parent
+NOTEBOOK = HERE / "tutorial.ipynb"
+BOARDS = HERE.parent / "leaderboards"
 
 
 def command_reference() -> str:
@@ -72,7 +75,13 @@ def publish_schemas(app: Sphinx, failure: Exception | None) -> None:
         Path(app.outdir, f"{name}.schema.json").write_text(text, encoding="utf-8")
 
 
+def publish_boards(app: Sphinx, failure: Exception | None) -> None:
+    """The boards' pages, under `boards/` of the site."""
+    write_pages(BOARDS, Path(app.outdir, "boards"))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", fill_in)
     app.connect("build-finished", publish_schemas)
+    app.connect("build-finished", publish_boards)
     return {"parallel_read_safe": True}

@@ -104,7 +104,7 @@ def _refuse_contradictions(
 def _write_pages(folder: Path, output: Path | None, pdf: bool) -> None:
     from mdlbench.report.page import write_pages
 
-    for path in write_pages(folder, output, pdf):
+    for path in write_pages(folder, output, whole=output is not None, pdf=pdf):
         say(path)
 
 

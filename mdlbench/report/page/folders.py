@@ -15,13 +15,16 @@ from mdlbench.report.page.write import PAGE, index_page, suite_page
 TABLES = ("table.csv", "table.md", "archive.csv")
 
 
-def write_pages(folder: Path, output: Path | None = None, pdf: bool = False) -> list[Path]:
+def write_pages(
+    folder: Path, output: Path | None = None, whole: bool = False, pdf: bool = False
+) -> list[Path]:
     """Write the page of a results folder; of a folder of such, one for each and one over all.
 
     Args:
         folder: with `records` and `references.json`, or holding folders that have them.
-        output: where to, with tables and figures; without it, only pages, into `folder` itself.
-        pdf: whether figures are written as PDF, too.
+        output: where to; into `folder` itself by default.
+        whole: whether tables and figures are written, too.
+        pdf: whether those figures are written as PDF, too.
 
     Returns:
         The paths of the pages written.
@@ -31,7 +34,6 @@ def write_pages(folder: Path, output: Path | None = None, pdf: bool = False) -> 
         OutputError: a page cannot be written.
     """
     inner, root = results_within(folder), output or folder
-    whole = output is not None
     if _holds_results(folder) or not inner:
         return [_publish(folder, root, (root.resolve().parent / PAGE).is_file(), whole, pdf)[0]]
     pages = [_publish(suite, root / suite.name, True, whole, pdf) for suite in inner]

@@ -18,10 +18,12 @@ DPI = 90
 
 
 def execute(content: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """The outputs of each code cell, in order; in one namespace."""
+    """The outputs of each code cell, in order; in one namespace, with no figure open before."""
     import matplotlib
+    import matplotlib.pyplot as plt
 
     matplotlib.use("Agg")
+    plt.close("all")
     names: dict[str, Any] = {"__name__": "__main__"}
     cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
     return [_outputs("".join(cell["source"]), names, n) for n, cell in enumerate(cells, 1)]

@@ -150,7 +150,7 @@ def test_the_leaderboard_ranks_within_a_place(finished):
         rows = list(csv.DictReader(file))
     assert len(rows) == 19 * 2
     sites = {row["site"]: [] for row in rows}
-    assert len(sites) == len(list(folder.glob("curves-*.png"))) == 7
+    assert len(sites) == len(list(folder.glob("curves-blocks*.png"))) == 7
     for row in rows:
         if (row["metric"], row["epsilon"], row["status"]) == ("delta_ce", "0.5", "ranked"):
             sites[row["site"]].append((float(row["bits"]), int(row["rank"])))

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Int32
 
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.codes.latents import SparseLatents
-from mdlbench.errors import UsageError, did_you_mean
+from mdlbench.errors import CoderError, UsageError, did_you_mean
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.suite.site import SILENT
 from mdlbench.suite.site import Origin as Origin
@@ -80,6 +80,13 @@ class CoderSpec:
     @property
     def weights_sha256(self) -> str:
         return self.identity.weights_sha256
+
+    def require_width(self, x: Float[torch.Tensor, "token d"]) -> None:
+        """Raise `CoderError` where activations are not as wide as those that it reads."""
+        if x.shape[1] != self.d_in:
+            raise CoderError(
+                f"{self.name}: given activations of width {x.shape[1]}, reads width {self.d_in}"
+            )
 
 
 @runtime_checkable

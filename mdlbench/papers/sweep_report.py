@@ -29,7 +29,7 @@ from mdlbench.papers.sweep import (
     sparsest,
     trained_k,
 )
-from mdlbench.papers.wording import Finding
+from mdlbench.papers.wording import Finding, by_verdict
 from mdlbench.records.record import EvalRecord
 from mdlbench.report.outputs import frame_as_markdown
 from mdlbench.report.tables import escape_markdown
@@ -96,9 +96,7 @@ def to_markdown(study: Study, sheets: Mapping[Regime, Sheet]) -> str:
         f"## The shortest SAE at {study.at.limit}",
         _optimum(study.at),
         frame_as_markdown(_pairs_table(study.at)).rstrip(),
-        *_section("## What holds", [f for f in claims if f.holds]),
-        *_section("## What does not hold", [f for f in claims if f.holds is False]),
-        *_section("## What these records cannot say", [f for f in claims if f.holds is None]),
+        *by_verdict(claims, "records"),
         "## The open questions",
         "\n".join(f"- **{f.claim}?** {_ANSWERS[f.holds]} {f.evidence}" for f in questions),
         "## Other tolerances",
@@ -391,12 +389,6 @@ def _optimum(at: Level) -> str:
         f"({best.bits_low:.2f} to {best.bits_high:.2f}; plug-in {best.point.bits.plugin:.2f}). "
         f"It {shared}. The best sparsity of each width:"
     )
-
-
-def _section(title: str, found: Sequence[Finding]) -> Iterator[str]:
-    if found:
-        yield title
-        yield "\n".join(f"- **{finding.claim}.** {finding.evidence}" for finding in found)
 
 
 def _end(end: Difference | None, entry: SweepEntry, which: str) -> str:

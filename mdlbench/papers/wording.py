@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,19 @@ class Finding(NamedTuple):
     claim: str
     holds: bool | None
     evidence: str
+
+
+def by_verdict(findings: Sequence[Finding], source: str) -> Iterator[str]:
+    """Parts of a report: what holds, what does not, and what the `source` cannot say."""
+    for title, verdict in (
+        ("What holds", True),
+        ("What does not hold", False),
+        (f"What these {source} cannot say", None),
+    ):
+        found = [finding for finding in findings if finding.holds == verdict]
+        if found:
+            yield f"## {title}"
+            yield "\n".join(f"- **{finding.claim}.** {finding.evidence}" for finding in found)
 
 
 def coverage(name: str, hits: Sequence[bool]) -> str:

@@ -48,7 +48,7 @@ LANE = 0.022
 NAME_LENGTH = 26
 PALE = "#c8c8c8"
 COLUMNS = 3
-"""Of the marks' meanings."""
+"""Columns in which the marks' meanings stand."""
 MISSED = "no SAE of this width within ε"
 RING: dict[str, Any] = {
     "linestyle": "none",

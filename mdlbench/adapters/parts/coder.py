@@ -16,7 +16,6 @@ from mdlbench.adapters.parts.normalisations import Normalisation, Unnormalised
 from mdlbench.adapters.protocol import CoderSpec, Origin
 from mdlbench.codes.forest import Forest
 from mdlbench.codes.latents import SparseLatents
-from mdlbench.errors import CoderError
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,7 @@ class LinearCoder:
         self, x: Float[torch.Tensor, "token d_in"]
     ) -> tuple[SparseLatents, Float32[np.ndarray, "token side"]]:
         """See `SparseCoder`; raises `CoderError` for another width or for non-finite values."""
-        if x.shape[1] != self.spec.d_in:
-            raise CoderError(
-                f"{self.spec.name}: given activations of width {x.shape[1]}, "
-                f"reads width {self.spec.d_in}"
-            )
+        self.spec.require_width(x)
         normalised, side = self.normalisation.apply(x.float())
         return self.encoder(normalised), side.cpu().numpy()
 

@@ -60,11 +60,7 @@ class JointCoder:
         self, x: Float[torch.Tensor, "token d_in"]
     ) -> tuple[SparseLatents, Float32[np.ndarray, "token side"]]:
         """See `SparseCoder`; raises `CoderError` for another width."""
-        if x.shape[1] != self.spec.d_in:
-            raise CoderError(
-                f"{self.spec.name}: given activations of width {x.shape[1]}, "
-                f"reads width {self.spec.d_in}"
-            )
+        self.spec.require_width(x)
         found = [checked.encode(part.coder, x[:, part.given]) for part in self.parts]
         latents, sides = zip(*found, strict=True)
         return _side_by_side(latents), np.concatenate(sides, axis=1)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import numpy as np
 import pandas as pd
 
 from mdlbench.papers.bilinear.claims import claims
 from mdlbench.papers.bilinear.evidence import Evidence
-from mdlbench.papers.wording import Finding
+from mdlbench.papers.wording import by_verdict
 from mdlbench.report.outputs import frame_as_markdown
 
 UNTESTED = (
@@ -49,9 +47,7 @@ def to_markdown(evidence: Evidence) -> str:
     parts = [
         "# Bilinear MNIST classifiers",
         _scope(evidence),
-        *_section("## What holds", [f for f in found if f.holds]),
-        *_section("## What does not hold", [f for f in found if f.holds is False]),
-        *_section("## What these networks cannot say", [f for f in found if f.holds is None]),
+        *by_verdict(found, "networks"),
         "## Not tested as stated",
         f"- {UNTESTED}",
         "## Effective rank by weight decay and noise",
@@ -83,12 +79,6 @@ def _scope(evidence: Evidence) -> str:
         f"{plan.batch_size:,}; {plan.epochs} epochs, and {plan.long_epochs} for V1. The claims are "
         "those of the paper on bilinear MLPs; `table.csv` has every network."
     )
-
-
-def _section(title: str, found: Sequence[Finding]) -> Iterator[str]:
-    if found:
-        yield title
-        yield "\n".join(f"- **{finding.claim}.** {finding.evidence}" for finding in found)
 
 
 def _rank_table(evidence: Evidence) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from mdlbench.training.claimed import ClaimedFolder, epoch_seed
 BILINEAR, GATE_KEPT = "bilinear", "gate-kept"
 """The two trainings: β falls to 0, or stays 1."""
 SETTINGS = ("tokens", "held_out", "epochs", "batch_size", "lr", "warm_up", "annealed", "seed")
-"""Of the plan, what decides the weights and the log."""
+"""Fields of the plan that decide the weights and the log."""
 
 
 class Match:

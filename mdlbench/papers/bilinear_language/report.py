@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -19,7 +17,7 @@ from mdlbench.papers.bilinear_language.evidence import (
 from mdlbench.papers.bilinear_language.explained import COUNTS
 from mdlbench.papers.bilinear_language.figures import LABELS
 from mdlbench.papers.bilinear_language.scores import CLEAN
-from mdlbench.papers.wording import Finding
+from mdlbench.papers.wording import by_verdict
 from mdlbench.report.outputs import frame_as_markdown
 
 
@@ -62,9 +60,7 @@ def to_markdown(evidence: Evidence) -> str:
     parts = [
         "# Bilinear layers in a language model",
         _scope(evidence),
-        *_section("## What holds", [f for f in found if f.holds]),
-        *_section("## What does not hold", [f for f in found if f.holds is False]),
-        *_section("## What these numbers cannot say", [f for f in found if f.holds is None]),
+        *by_verdict(found, "numbers"),
         "## Not tested",
         "\n".join(f"- **{claim}**: {why}" for claim, why in UNTESTED.items()),
         "## One MLP replaced: ΔCE in nats",
@@ -89,12 +85,6 @@ def _scope(evidence: Evidence) -> str:
         f"{len(evidence.tokens)} contexts), whose cross-entropy is "
         f"{evidence.clean().text()} nats with the model as it is. `table.csv` has every number."
     )
-
-
-def _section(title: str, found: Sequence[Finding]) -> Iterator[str]:
-    if found:
-        yield title
-        yield "\n".join(f"- **{finding.claim}.** {finding.evidence}" for finding in found)
 
 
 def _layers_table(evidence: Evidence) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from mdlbench.papers.bilinear_language.world import World
 from mdlbench.sources.language.hooks import Hook
 
 DRAWN = ("tokens", "held_out", "features", "least_active", "interacting", "seed")
-"""Of the plan, what decides which features are looked at, and on what."""
+"""Fields of the plan that decide which features are looked at, and on what."""
 
 
 class Studied(NamedTuple):

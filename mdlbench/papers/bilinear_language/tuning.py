@@ -22,7 +22,7 @@ from mdlbench.papers.bilinear_language.plan import Plan
 from mdlbench.training.claimed import ClaimedFolder
 
 SETTINGS = ("tuning_contexts", "tuning_epochs", "tuning_batch", "tuning_lr", "tuning_warm_up")
-"""Of the plan, what decides the weights."""
+"""Fields of the plan that decide the weights."""
 
 
 class Together:

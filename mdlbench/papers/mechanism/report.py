@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import pandas as pd
 
 from mdlbench.papers.bilinear.intervals import SeedMean
 from mdlbench.papers.mechanism.claims import claims
 from mdlbench.papers.mechanism.evidence import Evidence
 from mdlbench.papers.mechanism.plan import CALLED
-from mdlbench.papers.wording import Finding
+from mdlbench.papers.wording import by_verdict
 from mdlbench.report.outputs import frame_as_markdown
 from mdlbench.report.tables import ABSENT
 
@@ -56,9 +54,7 @@ def to_markdown(evidence: Evidence) -> str:
     parts = [
         "# The description length of a bilinear classifier",
         _scope(evidence),
-        *_section("## What holds", [f for f in found if f.holds]),
-        *_section("## What does not hold", [f for f in found if f.holds is False]),
-        *_section("## What these networks cannot say", [f for f in found if f.holds is None]),
+        *by_verdict(found, "networks"),
         "## Bits of the shortest description within ε",
         frame_as_markdown(_kinds_table(evidence)).rstrip(),
         "## Against SAEs on the same pixels",
@@ -100,12 +96,6 @@ def _scope(evidence: Evidence) -> str:
         f"{len(plan.shares)} steps, and SAEs on pixels ({saes}) are scored with it for a "
         "classifier. `table.csv` has the shortest of each."
     )
-
-
-def _section(title: str, found: Sequence[Finding]) -> Iterator[str]:
-    if found:
-        yield title
-        yield "\n".join(f"- **{finding.claim}.** {finding.evidence}" for finding in found)
 
 
 def _kinds_table(evidence: Evidence) -> pd.DataFrame:

@@ -269,9 +269,9 @@ def page_data(
 
 
 def most_paired(n_tables: int) -> int:
-    """Of how many SAEs of each of so many tables any two can have their interval in a page.
+    """The number of SAEs in each of so many tables of which any two have their interval in a page.
 
-    The largest n whose n·(n − 1)/2 pairs have room.
+    It is the largest n whose n·(n − 1)/2 pairs have room.
     """
     pairs = PAIR_CHARACTERS / CHARACTERS_A_PAIR / n_tables
     return int((1 + math.sqrt(1 + 8 * pairs)) / 2)
@@ -404,7 +404,7 @@ def _table(
 
 
 def _pairs(rows: Sequence[Row], most: int) -> PairsData:
-    """Of the first rows that have bits, replicates as many as the first has, and no edits."""
+    """Intervals of any two of the first rows with bits, unedited, of as many draws each."""
     found = [
         i for i, row in enumerate(rows) if row.result.bits is not None and row.status != "edited"
     ]

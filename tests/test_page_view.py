@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from mdlbench.boards.pairing import differences
 from mdlbench.curves.curve import RateDistortionCurve, RatePoint
@@ -116,8 +117,7 @@ def test_the_link_is_copied(open_page):
     choose_tolerance(page, "delta_ce:0.05")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.click("#copy-link")
-    page.wait_for_function("document.getElementById('note').textContent")
-    assert page.locator("#note").inner_text() == "The link is copied."
+    expect(page.locator("#note")).to_have_text("The link is copied.")
     link = page.evaluate("navigator.clipboard.readText()")
     assert link == page.url
     assert link.endswith("#at=delta_ce:0.05")
@@ -137,8 +137,7 @@ def test_what_an_address_does_not_know_is_said_and_runs_nothing(open_page, zoo):
     page.click('#headers button[data-key="l0"]')
     assert page.locator("#note").inner_text() == ""
     page.evaluate("location.hash = '#loss=cubic'")
-    page.wait_for_function("document.getElementById('note').textContent")
-    assert page.locator("#note").inner_text().endswith("ignored: loss=cubic")
+    expect(page.locator("#note")).to_have_text(re.compile("ignored: loss=cubic$"))
 
 
 def test_differences_side_by_side_are_those_of_compare(open_page, zoo, board):

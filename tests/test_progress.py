@@ -17,7 +17,7 @@ import pytest
 
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.cli.eval import _name_failures
-from mdlbench.cli.progress import Course, suite_progress
+from mdlbench.cli.progress import Course, stages, suite_progress
 from mdlbench.console.terminal import about
 from mdlbench.errors import CheckpointError, MdlbenchError
 from mdlbench.hub.hub import WHAT_TO_DO, HubUnreachableError
@@ -141,6 +141,18 @@ def scored(name: str, seconds: float, reused: bool = False) -> Scored:
     environment = record.environment.model_copy(update={"seconds": seconds})
     target = Target(NamedCoder(f"saelens:r/{name}"), name)
     return Scored(target, record.model_copy(update={"environment": environment}), reused)
+
+
+def test_a_log_has_a_line_for_each_subject_of_a_long_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    with stages(quiet=False) as on_stage:
+        for said in ("world: a: encode", "world: a: rate", "world: b: encode", "report"):
+            on_stage(said)
+    assert re.sub(r"\d+\.\d", "0.0", stream.getvalue()) == (
+        "world: a in 0.0 s\nworld: b in 0.0 s\n"
+    )
 
 
 def test_the_rest_is_foretold_from_what_saes_took() -> None:

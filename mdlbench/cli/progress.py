@@ -263,7 +263,7 @@ def stages(quiet: bool) -> Iterator[OnStage]:
     """A function that is told the stages a command comes to.
 
     On a terminal the current one stands on a line of its own; elsewhere each subject of stages
-    ("SAE: encode", "SAE: rate", …) gets one line once it is over.
+    ("place: SAE" of "place: SAE: encode", "place: SAE: rate", …) gets one line once it is over.
     """
     if _is_silent(quiet):
         yield silent
@@ -289,8 +289,8 @@ class _Subjects:
         self._clock = _Clock()
 
     def stage(self, name: str) -> None:
-        subject, colon, _ = name.partition(": ")
-        if colon and subject != self._subject:
+        subject = name.rpartition(": ")[0]
+        if subject and subject != self._subject:
             self.end()
             self._subject = subject
 

@@ -746,7 +746,11 @@ def test_the_shortest_sae_of_each_architecture_sorted_by_bits():
     written = set(texts_of(panel))
     assert {"← 10", "205 →", "40.5", "50.5"} == written
     (key,) = architectures_figure(board).legends
-    assert [text.get_text() for text in key.texts] == ["the suite's own mode", "[rdo]", "rank 1"]
+    assert [text.get_text() for text in key.texts] == [
+        "the suite's own mode, with its bits",
+        "[rdo]",
+        "rank 1",
+    ]
 
 
 def test_panels_are_of_one_loss_the_tightest_first():

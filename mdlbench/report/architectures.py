@@ -149,7 +149,7 @@ def _shortest(rows: Iterable[Row], mode: Mode) -> Row | None:
 
 
 def _line(ax: Axes, line: int, best: Sequence[Row | None], modes: Sequence[Mode]) -> None:
-    """An architecture's marks, a mode below the other, and the bits of the one farthest right."""
+    """An architecture's marks, a mode below the other, and the bits in the first mode."""
     found = [(row, mode) for row, mode in zip(best, modes, strict=True) if row is not None]
     low, high = ax.get_xlim()
     bits = [row.result.bits or 0.0 for row, _ in found]
@@ -161,21 +161,26 @@ def _line(ax: Axes, line: int, best: Sequence[Row | None], modes: Sequence[Mode]
         words = f"← {max(bits):.0f}" if is_left else f"{min(bits):.0f} →"
         ax.text(0.02 if is_left else 0.98, line, words, ha="left" if is_left else "right", **faint)
     else:
-        ends = [_mark(ax, line, row, mode, modes) for row, mode in found]
-        shown = [end for end in ends if low <= end.bits <= high]
-        last, first = max(shown, key=lambda end: end.high), min(shown, key=lambda end: end.low)
-        room = 0.2 * (high - low)
-        is_right = last.high < high - room or first.low < low + room
-        at, value = (last.high, last.bits) if is_right else (first.low, first.bits)
-        ax.annotate(
-            f"{value:.1f}",
-            (at, line),
-            (4 if is_right else -4, 0),
-            textcoords="offset points",
-            ha="left" if is_right else "right",
-            color=INK,
-            **SMALL,
-        )
+        marks = [_mark(ax, line, row, mode, modes) for row, mode in found]
+        if best[0] is not None and low <= marks[0].bits <= high:
+            _say_bits(ax, line, marks[0].bits, [one for one in marks if low <= one.bits <= high])
+
+
+def _say_bits(ax: Axes, line: int, bits: float, shown: Sequence[Marked]) -> None:
+    """Write the bits beside the marks, to the right where there is room."""
+    low, high = ax.get_xlim()
+    first, last = min(end.low for end in shown), max(end.high for end in shown)
+    room = 0.2 * (high - low)
+    is_right = last < high - room or first < low + room
+    ax.annotate(
+        f"{bits:.1f}",
+        (last if is_right else first, line),
+        (4 if is_right else -4, 0),
+        textcoords="offset points",
+        ha="left" if is_right else "right",
+        color=INK,
+        **SMALL,
+    )
 
 
 class Marked(NamedTuple):
@@ -212,7 +217,7 @@ def _key(axes: Sequence[Axes], modes: Sequence[Mode]) -> dict[str, Artist]:
     entries: dict[str, Artist] = {}
     if len(modes) > 1:
         for mode in modes:
-            name = "the suite's own mode" if mode is None else f"[{mode}]"
+            name = "the suite's own mode, with its bits" if mode is None else f"[{mode}]"
             entries[name] = Line2D([], [], linestyle="", color=FAINT, **_look(mode))
     drawn = [line for ax in axes if ax.figure for line in ax.lines if line.get_marker() != "None"]
     if any(line.get_color() == ALERT for line in drawn):

@@ -15,7 +15,7 @@ from mdlbench.errors import UsageError
 from mdlbench.papers import bilinear
 from mdlbench.papers.bilinear import claims, report
 from mdlbench.papers.bilinear.intervals import SeedMean
-from mdlbench.papers.bilinear.known_task import NEITHER, known_task
+from mdlbench.papers.bilinear.known_task import NEITHER, known_task, measure_known
 from mdlbench.papers.bilinear.masks import STRENGTHS, class_masks
 from mdlbench.papers.bilinear.measure import grouping, roughness, similarity
 from mdlbench.papers.bilinear.plan import Plan
@@ -145,6 +145,7 @@ def test_intervals_against_scipy_and_a_jackknife_written_out():
     found = SeedMean.of_pairs(pairs)
     assert found.value == pytest.approx(mean(range(4)))
     assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, 3) * error)
+    assert SeedMean(0.9, 0.7, 1.1).within(0, 1) == SeedMean(0.9, 0.7, 1.0)
     assert SeedMean(0.3, 0.1, 0.5).sign == 1
     assert SeedMean(-0.3, -0.5, -0.1).sign == -1
     assert SeedMean(0.3, -0.1, 0.7).sign == 0
@@ -184,6 +185,19 @@ def test_the_known_task_is_as_said():
     near = y != NEITHER
     assert (cosines.argmax(axis=1)[near] == y[near]).all()
     assert 0.3 < near.mean() < 0.5
+
+
+def test_the_top_eigenvector_of_the_known_task_is_one_that_raises():
+    task, targets = known_task(3)
+    across = np.linalg.svd(targets)[2][2]
+    rows = np.stack([*targets, across])
+    layer = BilinearLayer(rows, rows, np.diag([1.0, 1.0, 2.0]))
+    found = measure_known(layer, task, targets)
+    for k, one in enumerate(found):
+        assert (one.share, one.stronger) == (pytest.approx(1 / 5), 1)
+        assert one.cosine == pytest.approx(1)
+        assert one.never == pytest.approx((task.test_y != k).double().mean().item())
+        assert one.alone > 0.99 > one.accuracy
 
 
 def changed(evidence, **numbers):

@@ -64,4 +64,4 @@ def _known(networks: Path, seed: int, epochs: int) -> list[Known]:
     task, targets = known_task(seed)
     config = known_config(seed, epochs)
     folder = train_bilinear(config, task, networks / f"known-s{seed}", progress=False)
-    return measure_known(load_network(folder / NETWORK_FILE), task, targets)
+    return measure_known(load_network(folder / NETWORK_FILE).quadratic(), task, targets)

@@ -116,14 +116,18 @@ def known(evidence: Evidence) -> Finding:
         ]
     )
     cosine = evidence.known_mean(lambda one: one.cosine)
-    large = evidence.known_mean(lambda one: one.strongest)
+    large = evidence.known_mean(lambda one: one.share)
     whole = evidence.known_mean(lambda one: one.accuracy)
+    never = evidence.known_mean(lambda one: one.never)
+    stronger = evidence.known_mean(lambda one: one.stronger)
     return Finding(
         "V6: where the label is the cosine with a target, one eigenvector does it",
         share.value >= KNOWN_SHARE,
-        f"The strongest eigenvector alone has {share.text('.1f', 100)}% of the accuracy "
-        f"({whole.text('.1f', 100)}% with all); its cosine with the target is {cosine.text()}, "
-        f"and its eigenvalue has {large.text('.1f', 100)}% of the squares of all.",
+        f"The top eigenvector alone has {share.text('.1f', 100)}% of the accuracy "
+        f"({whole.text('.1f', 100)}% with all; {never.text('.1f', 100)}% if no input is taken to "
+        f"be of the class); its cosine with the target is {cosine.text()}. Its eigenvalue has "
+        f"{large.text('.1f', 100)}% of the squares of all, and {stronger.text('.1f')} eigenvectors "
+        "that lower the logit are stronger.",
     )
 
 
@@ -156,7 +160,7 @@ def masked(evidence: Evidence) -> Finding:
 
 def grouped(evidence: Evidence) -> Finding:
     networks = evidence.of(evidence.plan.accurate)
-    share = SeedMean.of([network.grouping.share for network in networks])
+    share = SeedMean.of([network.grouping.share for network in networks]).within(0, 1)
     groups = [" | ".join(map(_digits, network.grouping.groups)) for network in networks]
     return Finding(
         "V8: the strongest factor that all classes share separates groups of digits",

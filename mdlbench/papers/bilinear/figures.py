@@ -169,7 +169,9 @@ def masks(evidence: Evidence) -> Figure:
             (f"noise {plan.accurate[0].noise:g}", plan.accurate),
             ("no noise", plan.noiseless),
         )
-        for ax, (name, configs) in zip(upper.subplots(1, 2, sharey=True), panels, strict=True):
+        above = upper.subplots(1, 2, sharey=True)
+        above[0].set_ylabel("test accuracy")
+        for ax, (name, configs) in zip(above, panels, strict=True):
             levels = evidence.under_masks(configs)
             own = {level.strength: level.accuracy for level in levels}
             _line(ax, own, CATEGORIES[2], "mask")

@@ -50,6 +50,10 @@ class SeedMean:
         reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error if n > 1 else float("nan")
         return cls(value, value - reach, value + reach)
 
+    def within(self, least: float, most: float) -> SeedMean:
+        """The same, its interval cut off where the number cannot be."""
+        return SeedMean(self.value, max(least, self.low), min(most, self.high))
+
     @property
     def sign(self) -> int:
         """1 or −1 where the interval is on one side of 0; else 0."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from mdlbench.bilinear.network import BilinearNetwork
+from mdlbench.bilinear.layer import BilinearLayer
 from mdlbench.bilinear.spectrum import output_spectrum
 from mdlbench.training.bilinear.config import BilinearConfig
 from mdlbench.training.bilinear.task import Task
@@ -25,18 +25,22 @@ class Known:
     """What a network has found of one target.
 
     Attributes:
-        strongest: share of ‖λ‖₂² of the strongest eigenvalue of the target's logit less the
-            logit of neither.
-        cosine: |cosine| of its eigenvector with the target, the constant's entry apart.
+        share: of ‖λ‖₂² that the top eigenvector has: the strongest of those that raise the
+            target's logit less the logit of neither.
+        stronger: how many of those that lower it are stronger.
+        cosine: |cosine| of the top eigenvector with the target, the constant's entry apart.
         accuracy: share of the test inputs that the logits' difference tells rightly to be of the
             target's class or not, at the best threshold.
-        alone: the same of the strongest eigenvector alone.
+        alone: the same of the top eigenvector alone.
+        never: the same of the answer that no input is of the class.
     """
 
-    strongest: float
+    share: float
+    stronger: int
     cosine: float
     accuracy: float
     alone: float
+    never: float
 
 
 def known_config(seed: int, epochs: int) -> BilinearConfig:
@@ -74,27 +78,29 @@ def known_task(seed: int) -> tuple[Task, Float64[np.ndarray, "2 d_in"]]:
 
 
 def measure_known(
-    network: BilinearNetwork, task: Task, targets: Float64[np.ndarray, "2 d_in"]
+    layer: BilinearLayer, task: Task, targets: Float64[np.ndarray, "2 d_in"]
 ) -> list[Known]:
-    """What the network has found of each target."""
-    layer = network.quadratic()
+    """What a network has found of each target; the layer is all of the network."""
     train, test = (x.double().numpy() for x in (task.train_x, task.test_x))
     found = []
     for k, target in enumerate(targets):
         direction = np.zeros(3)
         direction[k], direction[NEITHER] = 1.0, -1.0
         form = output_spectrum(layer, direction)
-        top = form.strongest(1)
+        top = form.positive.strongest(1)
         is_train, is_test = ((y == k).numpy() for y in (task.train_y, task.test_y))
         vector = top.vectors[0, :D_IN]
+        whole, alone = (
+            _told(each.output(train), is_train, each.output(test), is_test) for each in (form, top)
+        )
         found.append(
             Known(
-                float(form.values[0] ** 2 / np.square(form.values).sum()),
-                float(abs(vector @ target) / np.linalg.norm(vector)),
-                *(
-                    _told(each.output(train), is_train, each.output(test), is_test)
-                    for each in (form, top)
-                ),
+                share=float(top.values[0] ** 2 / np.square(form.values).sum()),
+                stronger=int((-form.values > top.values[0]).sum()),
+                cosine=float(abs(vector @ target) / np.linalg.norm(vector)),
+                accuracy=whole,
+                alone=alone,
+                never=float(1 - is_test.mean()),
             )
         )
     return found

@@ -72,11 +72,20 @@ class PredictedEncoder:
         return torch.einsum("tfn,fn->tf", squares, self.weights) + self.offset
 
 
-def squared(a: Float[torch.Tensor, "token latent"]) -> Nonzeros:
-    """The square of each pre-activation, whose sign the layer does not read."""
-    z = a.square()
-    token, latent = torch.nonzero(z, as_tuple=True)
-    return Nonzeros(token, latent, z[token, latent])
+@dataclass(frozen=True, eq=False)
+class CentredSquares:
+    """Squares of pre-activations, whose signs the layer does not read, less their means.
+
+    Attributes:
+        mean: of each.
+    """
+
+    mean: Float[torch.Tensor, " latent"]
+
+    def __call__(self, a: Float[torch.Tensor, "token latent"]) -> Nonzeros:
+        z = a.square() - self.mean
+        token, latent = torch.nonzero(z, as_tuple=True)
+        return Nonzeros(token, latent, z[token, latent])
 
 
 class Forms(NamedTuple):
@@ -140,7 +149,7 @@ class Explainer:
         )
 
     def squares(self, n: int, scaled: bool) -> LinearCoder:
-        """The n strongest squares of the layer as latents, and what is left on average as bias.
+        """The n strongest squares of the layer, less their means, as latents; the mean as bias.
 
         Args:
             n: how many.
@@ -150,16 +159,17 @@ class Explainer:
         into, back = self._units if scaled else (np.eye(self._layer.d_in),) * 2
         found = strongest_squares(self._layer.reading(back), n)
         vectors, rows = _tensor((found.vectors @ into).T), _tensor(found.rows)
-        latents, outputs = np.zeros(len(found.rows)), np.zeros(self._layer.d_out)
+        sums = torch.zeros(len(rows), dtype=torch.float64)
+        outputs = torch.zeros(self._layer.d_out, dtype=torch.float64)
         for x, y in self._tokens():
-            latents += (x @ vectors).square().sum(dim=0, dtype=torch.float64).numpy()
-            outputs += y.sum(dim=0, dtype=torch.float64).numpy()
-        bias = _tensor((outputs - latents @ found.rows) / len(self._x))
+            sums += (x @ vectors).square().sum(dim=0, dtype=torch.float64)
+            outputs += y.sum(dim=0, dtype=torch.float64)
+        mean, bias = ((one / len(self._x)).float() for one in (sums, outputs))
         nothing = torch.zeros(self._layer.d_in)
         facts = {"squares": n, "scaled": scaled}
         return assemble(
-            self._identity(f"squares-{n}", facts, vectors, rows, bias),
-            Encoder(vectors, torch.zeros(len(rows)), nothing, squared),
+            self._identity(f"squares-{n}", facts, vectors, rows, mean, bias),
+            Encoder(vectors, torch.zeros(len(rows)), nothing, CentredSquares(mean)),
             Decoder(rows, bias),
             architecture="squares",
         )

@@ -16,6 +16,7 @@ from mdlbench.bilinear.layer import BilinearLayer, layer_of, require_bilinear
 from mdlbench.bilinear.masks import decoder_of, masks
 from mdlbench.bilinear.network import BilinearNetwork, load_network, save_network
 from mdlbench.bilinear.spectrum import Spectrum, effective_rank, output_spectrum, spectra
+from mdlbench.bilinear.squares import strongest_squares
 from mdlbench.errors import CheckpointError, UsageError
 
 
@@ -164,6 +165,32 @@ def test_hosvd_is_the_svd_of_the_flattened_tensor(drawn):
         len(strengths) > 1 and strengths[1] > 0.99 * strengths[0]
     )
     assert np.allclose([np.linalg.norm(f.matrix()) for f in shared.forms], 1, atol=1e-5)
+
+
+@given(layers, st.integers(1, 12))
+@settings(max_examples=25)
+def test_the_strongest_squares_are_those_of_all_shared_factors(drawn, n):
+    layer = random_layer(*drawn[:4])
+    x = np.random.default_rng(0).standard_normal((4, layer.d_in))
+    terms = sorted(
+        (-abs(strength * value), strength * value, tuple(vector), tuple(direction))
+        for strength, direction, form in zip(*vars(hosvd(layer)).values(), strict=True)
+        for value, vector in zip(form.values, form.vectors, strict=True)
+    )
+    scale = np.abs(layer.output(x)).max() + 1
+    every = strongest_squares(layer, 1000)
+    assert len(every.rows) == len(terms)
+    assert np.abs(every.output(x) - layer.output(x)).max() < 1e-6 * scale
+    few = strongest_squares(layer, n)
+    sizes = np.linalg.norm(few.rows, axis=1)
+    assert np.allclose(sizes, [-size for size, *_ in terms[:n]], atol=1e-9 * scale)
+    assert np.allclose(np.linalg.norm(few.vectors, axis=1), 1)
+    if len(np.unique(np.round([size for size, *_ in terms], 9))) == len(terms):
+        expected = sum(
+            value * np.square(x @ np.array(vector))[:, None] * np.array(direction)
+            for _, value, vector, direction in terms[:n]
+        )
+        assert np.abs(few.output(x) - expected).max() < 1e-6 * scale
 
 
 def test_interactions_of_features_make_up_the_output():

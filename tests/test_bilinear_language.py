@@ -7,6 +7,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from mdlbench.adapters.identity import CoderIdentity
+from mdlbench.adapters.parts import Decoder, Encoder, TopK, assemble
 from mdlbench.bilinear.interaction import interaction_matrix
 from mdlbench.bilinear.layer import BilinearLayer
 from mdlbench.bilinear.spectrum import output_spectrum
@@ -15,7 +17,9 @@ from mdlbench.errors import CheckpointError, UsageError
 from mdlbench.papers import bilinear_language as experiment
 from mdlbench.papers.bilinear_language import claims, explained, inputs, outputs, report, scores
 from mdlbench.papers.bilinear_language.convert import BILINEAR, GATE_KEPT, Match, convert
+from mdlbench.papers.bilinear_language.converted import Converted
 from mdlbench.papers.bilinear_language.dictionaries import Dictionary
+from mdlbench.papers.bilinear_language.eigencoders import Explainer
 from mdlbench.papers.bilinear_language.estimate import Estimate
 from mdlbench.papers.bilinear_language.evidence import MEAN, TUNED, ZERO, alone, together
 from mdlbench.papers.bilinear_language.explained import Feature
@@ -25,7 +29,10 @@ from mdlbench.papers.bilinear_language.host import Host
 from mdlbench.papers.bilinear_language.inputs import Harvest
 from mdlbench.papers.bilinear_language.plan import Plan
 from mdlbench.papers.bilinear_language.tuning import Together
+from mdlbench.records.record import ToleranceResult
 from mdlbench.sources.language import opener as opening
+from mdlbench.sources.language.source import Language
+from mdlbench.suite.site import Site
 from tests.tiny_language import causal_lm, contexts, decoder, language_suite, naive
 
 FIRST = 3
@@ -51,6 +58,14 @@ PLAN = Plan(
     features=6,
     least_active=20,
     interacting=2,
+    epsilons=(0.02, 0.3),
+    fvus=(0.3, 0.9),
+    test_contexts=9,
+    code_contexts=40,
+    eigenvectors=(1, 16),
+    squares=30,
+    directions=8,
+    fitted=700,
     replicates=200,
     scored_text="own",
 )
@@ -333,7 +348,121 @@ def test_shares_of_interactions_against_all_pairs_written_out():
     assert found[-1] > found[0]
 
 
+# eigenvectors as coders
+
+
+def bilinear_mlp(seed=0, hidden=9, d=6):
+    draw = np.random.default_rng(seed).standard_normal
+    w, v, p = (torch.from_numpy(draw(shape)).float() for shape in [(hidden, d)] * 2 + [(d, hidden)])
+    return Gated(w, v, p, scale=1.4, beta=0.0).requires_grad_(False)
+
+
+def output_sae(d=6, features=11, k=3, seed=2):
+    draw = np.random.default_rng(seed).standard_normal
+    encoder, bias, centre, rows, b = (
+        torch.from_numpy(draw(shape)).float()
+        for shape in [(d, features), features, d, (features, d), d]
+    )
+    identity = CoderIdentity(name="own", adapter="a", version="1", arguments={}, weights_sha256="0")
+    encode = Encoder(encoder, bias, centre, TopK(k))
+    return assemble(identity, encode, Decoder(rows, b), architecture="topk", promised_l0=k)
+
+
+def test_all_eigenvectors_predict_the_latents_of_the_sae():
+    layer, sae = bilinear_mlp(), output_sae()
+    x = half(400, 6) + 0.5
+    coder = Explainer(layer, x, most=6).predicted(sae, 6)
+    found, _ = coder.encode(x.float())
+    truth, side = sae.encode(layer(x.float()))
+    np.testing.assert_allclose(found.to_dense(), truth.to_dense(), atol=1e-3)
+    reconstruction = coder.decode(found, side)
+    np.testing.assert_allclose(reconstruction, sae.decode(truth, side), atol=1e-3)
+    assert (coder.spec.promised_l0, coder.spec.d_latents) == (3, 11)
+
+
+def test_few_eigenvectors_are_scaled_and_shifted_to_fit():
+    layer, sae = bilinear_mlp(), output_sae()
+    x = half(400, 6) + 0.5
+    coder = Explainer(layer, x, most=2).predicted(sae, 1)
+    inputs, encoder = x.double().numpy(), sae.encoder
+    weights, bias, centre = (
+        one.double().numpy() for one in (encoder.W_enc, encoder.b_enc, encoder.centre)
+    )
+    before = (layer.bilinear().output(inputs) - centre) @ weights + bias
+    expected = np.empty_like(before)
+    for f, u in enumerate(weights.T):
+        values, vectors = np.linalg.eigh(interaction_matrix(layer.bilinear(), u))
+        strongest = vectors[:, np.argmax(np.abs(values))]
+        p = np.square(inputs @ strongest)
+        expected[:, f] = np.polyval(np.polyfit(p, before[:, f], 1), p)
+    least = np.sort(expected, axis=1)[:, -3][:, None]
+    expected = np.where((expected >= least) & (expected > 0), expected, 0)
+    found, _ = coder.encode(x.float())
+    np.testing.assert_allclose(found.to_dense(), expected, atol=2e-3)
+    with pytest.raises(UsageError, match="eigenvectors-1: its latents are no activation of a lin"):
+        Explainer(layer, x, most=2).predicted(coder, 1)
+
+
+def test_squares_as_latents():
+    layer = bilinear_mlp()
+    x = half(500, 6) * torch.linspace(0.2, 2, 6).half()
+    whole = Explainer(layer, x, most=1).squares(100, scaled=False)
+    latents, side = whole.encode(x.float())
+    vectors = whole.encoder.W_enc.double().numpy()
+    expected = np.square(x.double().numpy() @ vectors)
+    expected -= expected.mean(axis=0)
+    np.testing.assert_allclose(latents.to_dense(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=0), 1, atol=1e-6)
+    y = layer(x.float())
+    np.testing.assert_allclose(whole.decode(latents, side), y, atol=1e-3)
+    errors = {}
+    for scaled in (False, True):
+        few = Explainer(layer, x, most=1).squares(8, scaled)
+        latents, side = few.encode(x.float())
+        found = few.decode(latents, side)
+        np.testing.assert_allclose(found.mean(dim=0), y.mean(dim=0), atol=1e-4)
+        errors[scaled] = float((found - y).square().mean())
+        if scaled:
+            np.testing.assert_allclose(few.encoder.activation.mean, 1, atol=1e-3)
+    assert errors[True] < errors[False]
+
+
+def test_a_converted_model_is_a_source(host, teacher):
+    change = Gated(teacher.w, teacher.v, teacher.p, beta=0.0).requires_grad_(False)
+    splits = {"calibration": contexts(4, seed=1), "test": contexts(5, seed=3)}
+    shared = {"context": 12, "prepend_bos": False, "first_position": FIRST}
+    out = Site(hook="blocks.1.hook_mlp_out", **shared)
+    source = Language(Converted(host, 1, change), splits, out)
+    (block,) = source.blocks("test")
+    inputs = host.inputs(slice(0, 5), [1])[1]
+    np.testing.assert_allclose(block.activations, change(inputs), atol=1e-5)
+
+    def sums(losses):
+        return np.bincount(block.document, weights=losses)
+
+    clean = host.loss_sums({1: change})
+    np.testing.assert_allclose(sums(source.clean_ce(block)), clean, rtol=1e-5)
+    assert not np.allclose(clean, host.loss_sums({}), rtol=1e-3)
+    zeros = host.loss_sums({1: torch.zeros_like})
+    np.testing.assert_allclose(sums(source.ablated_ce(block)), zeros, rtol=1e-5)
+    halved = source.splice(block, block.activations / 2)
+    expected = host.loss_sums({1: lambda x: change(x) / 2})
+    np.testing.assert_allclose(sums(halved.ce), expected, rtol=1e-5)
+    through = Site(hook="blocks.1.mlp.hook_in", hook_out=out.hook, **shared)
+    (other,) = Language(Converted(host, 1, change), splits, through).blocks("test")
+    np.testing.assert_allclose(other.given, inputs, atol=1e-5)
+    assert torch.equal(other.activations, block.activations)
+    before = Site(hook="blocks.1.hook_resid_mid", **shared)
+    with pytest.raises(UsageError, match="is cut behind that MLP only, not in layer 1"):
+        Language(Converted(host, 1, change), splits, before)
+
+
 # the whole
+
+
+def killed_before_pca(stage):
+    if stage == "explanation: PCA":
+        raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +480,12 @@ def world(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
         patch.setattr(opening, "load_model", load)
-        evidence = experiment.gather(folder, plan, text, lambda stage: None)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.gather(folder, plan, text, killed_before_pca)
+        stages = []
+        evidence = experiment.gather(folder, plan, text, stages.append)
+        explained = [stage for stage in stages if stage.startswith("explanation")]
+        assert explained == ["explanation: PCA", "explanation: 8 random directions"]
         before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
         for module, name in ((Host, "inputs"), (Host, "loss_sums"), (Gated, "forward")):
             patch.setattr(module, name, None)
@@ -359,7 +493,10 @@ def world(tmp_path_factory):
         again = experiment.gather(folder, plan, text, stages.append)
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")} == before
         assert again.features == evidence.features
-        assert not any("epoch" in stage or "loss" in stage for stage in stages)
+        assert again.board == evidence.board
+        assert not any(
+            word in stage for stage in stages for word in ("epoch", "loss", "explanation")
+        )
     return folder, evidence
 
 
@@ -384,15 +521,78 @@ def test_what_is_written(world, tmp_path):
     _, evidence = world
     written = {path.name for path in experiment.write_evidence(tmp_path, evidence)}
     figures = {"layers", "together", "eigenvectors", "longer", "interactions"}
+    figures |= {"board"}
     assert {f"{name}.png" for name in figures} | {"table.csv", "report.md"} <= written
     text = (tmp_path / "report.md").read_text()
     found = claims.claims(evidence)
     assert [one.claim.partition(":")[0] for one in found] == [
-        "L5a", "L5b", "L5c", "L5d", "L3", "L4"
+        "L5a", "L5b", "L5c", "L5d", "L3", "L4", "Beyond the paper"
     ]  # fmt: skip
     assert all(one.claim in text and one.evidence in text for one in found)
     assert all(claim in text and why in text for claim, why in claims.UNTESTED.items())
-    assert len(report.table(evidence)) == 8 + 2 + 1 + 3
+    assert len(report.table(evidence)) == 8 + 2 + 1 + 3 + 7
+
+
+def test_explanations_are_scored_on_one_board(world):
+    """With as many eigenvectors as inputs, latents are predicted without an error."""
+    _, evidence = world
+    assert list(evidence.board) == [
+        "sae", "eigen-1", "eigen-16", "squares", "squares-scaled", "pca", "random"
+    ]  # fmt: skip
+    sae, every = evidence.board["sae"], evidence.board["eigen-16"]
+    assert every.site.hook == "blocks.2.mlp.hook_in"
+    assert every.site.hook_out == sae.site.hook == "blocks.2.hook_mlp_out"
+    assert every.floor.fvu == pytest.approx(sae.floor.fvu, rel=1e-3)
+    for one, other in zip(every.points, sae.points, strict=True):
+        assert one.bits.total == pytest.approx(other.bits.total, rel=1e-2, abs=1e-6)
+    assert evidence.board["eigen-1"].floor.fvu != pytest.approx(sae.floor.fvu, rel=1e-2)
+    limits = {(one.metric, one.epsilon) for one in sae.tolerances}
+    assert limits == {("delta_ce", 0.02), ("delta_ce", 0.3), ("fvu", 0.3), ("fvu", 0.9)}
+    assert {record.n_tokens.test for record in evidence.board.values()} == {63}
+    pca = evidence.board["pca"].result("fvu", 0.3)
+    assert evidence.bits("pca", "fvu", 0.3) == Estimate(pca.bits, *pca.bits_ci)
+    squares = evidence.board["squares-scaled"].result("fvu", 0.3)
+    gap = np.array(squares.replicates) - np.array(pca.replicates)
+    swapped = replace(evidence, board=evidence.board | {"sae": evidence.board["pca"]})
+    found = swapped.beyond_sae("squares-scaled", "fvu", 0.3)
+    assert found.value == pytest.approx(squares.bits - pca.bits)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(gap, [0.025, 0.975])))
+
+
+def priced(evidence, key, bits):
+    """An explanation's record with these bits at each ε, or infeasible there."""
+    noise = np.linspace(-1, 1, 200)
+    results = []
+    for epsilon, one in zip(evidence.plan.epsilons, bits, strict=True):
+        known = {"metric": "delta_ce", "epsilon": epsilon, "feasible": one is not None}
+        if one is not None:
+            known |= {"bits": one, "bits_ci": (one - 1, one + 1), "replicates": list(one + noise)}
+        results.append(ToleranceResult(**known))
+    return evidence.board[key].model_copy(update={"tolerances": results})
+
+
+@pytest.mark.parametrize(
+    ("sae", "eigen", "verdict", "said"),
+    [
+        ((90, 50), (60, 40), True, "ΔCE at most 0.02: 60.0 [59.0, 61.0] with 16 eigenvectors"),
+        ((90, 50), (60, 51), False, "a difference of +1.0 [+1.0, +1.0]: not shorter"),
+        ((90, 50), (None, 40), False, "0.02: 90.0 [89.0, 91.0] with the SAE, infeasible for eig"),
+        ((None, 50), (60, 40), True, "a feature, infeasible for the SAE; ΔCE at most 0.3: 40.0"),
+        ((None, None), (None, None), None, "infeasible for the SAE and for eigenvectors"),
+        ((90, 50), (60, 50), None, "a difference of +0.0 [+0.0, +0.0]: a tie"),
+    ],
+)
+def test_the_bits_decide(sae, eigen, verdict, said, world):
+    _, evidence = world
+    bits = {"sae": sae, "eigen-16": eigen}
+    board = {key: priced(evidence, key, bits.get(key, (None, None))) for key in evidence.board}
+    finding = claims.shorter(replace(evidence, board=board))
+    assert finding.holds is verdict
+    assert said in finding.evidence
+    board["squares"] = priced(evidence, "squares", (20, 20))
+    finding = claims.shorter(replace(evidence, board=board))
+    assert finding.holds is True
+    assert "20.0 [19.0, 21.0] with 30 squares" in finding.evidence
 
 
 def test_costs_are_paired_over_documents(world):
@@ -457,7 +657,7 @@ def features(share, n=100):
 def test_the_features_decide(shares, verdicts, world):
     found = {budget: features(share) for budget, share in zip((1, 2, 4), shares, strict=True)}
     evidence = replace(world[1], features=found)
-    assert [finding.holds for finding in claims.claims(evidence)[4:]] == verdicts
+    assert [finding.holds for finding in claims.claims(evidence)[4:6]] == verdicts
     assert evidence.explained(4).value == pytest.approx(shares[-1])
 
 

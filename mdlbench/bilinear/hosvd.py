@@ -35,7 +35,19 @@ class SharedFactors:
 
 
 def hosvd(layer: BilinearLayer) -> SharedFactors:
-    """Decompose a layer into output directions and the forms that they read, strongest first.
+    """Decompose a layer into output directions and the forms that they read, strongest first."""
+    strengths, directions = output_factors(layer)
+    forms = tuple(
+        Spectrum(form.values / strength, form.vectors)
+        for form, strength in zip(spectra(layer, directions), strengths, strict=True)
+    )
+    return SharedFactors(strengths, directions, forms)
+
+
+def output_factors(
+    layer: BilinearLayer,
+) -> tuple[Float64[np.ndarray, " factor"], Float64[np.ndarray, "factor d_out"]]:
+    """Strengths and output directions of the shared factors, without their forms.
 
     The tensor itself, d_out × d², is not made: the products of its rows are P K Pᵀ.
     """
@@ -43,12 +55,7 @@ def hosvd(layer: BilinearLayer) -> SharedFactors:
     values, vectors = np.linalg.eigh(whole.p @ unit_products(whole) @ whole.p.T)
     strengths = np.sqrt(np.clip(values[::-1], 0.0, None))
     rank = int((strengths > strengths.max(initial=0.0) * LEAST_STRENGTH).sum())
-    strengths, directions = strengths[:rank], vectors.T[::-1][:rank]
-    forms = tuple(
-        Spectrum(form.values / strength, form.vectors)
-        for form, strength in zip(spectra(layer, directions), strengths, strict=True)
-    )
-    return SharedFactors(strengths, directions, forms)
+    return strengths[:rank], vectors.T[::-1][:rank]
 
 
 def unit_products(layer: BilinearLayer) -> Float64[np.ndarray, "hidden hidden"]:

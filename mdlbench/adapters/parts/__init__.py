@@ -18,7 +18,8 @@ Latents are an activation of one affine map, and the reconstruction is another a
 - `assemble` makes them a `LinearCoder`, which is a `SparseCoder`.
 - `join` makes several coders one, a `JointCoder`: what each `Part` reads and writes of a source
   with several hook points.
-- `block_tokens` says how many tokens an encoder of your own may take at once.
+- `block_tokens` says how many tokens an encoder of your own may take at once; `sparse_latents` is
+  what an activation makes of them.
 """
 
 from mdlbench.adapters.parts.activations import (
@@ -35,7 +36,7 @@ from mdlbench.adapters.parts.activations import (
 from mdlbench.adapters.parts.blocks import block_tokens
 from mdlbench.adapters.parts.coder import LinearCoder, assemble
 from mdlbench.adapters.parts.decoders import Decoder, TreeDecoder
-from mdlbench.adapters.parts.encoders import Encoder, SparseEncoder, TreeEncoder
+from mdlbench.adapters.parts.encoders import Encoder, SparseEncoder, TreeEncoder, sparse_latents
 from mdlbench.adapters.parts.joint import JointCoder, Part, join
 from mdlbench.adapters.parts.looked_up import LookUp
 from mdlbench.adapters.parts.normalisations import (
@@ -73,4 +74,5 @@ __all__ = [
     "assemble",
     "block_tokens",
     "join",
+    "sparse_latents",
 ]

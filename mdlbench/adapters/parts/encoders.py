@@ -46,14 +46,21 @@ class Encoder:
         a = torch.addmm(self.b_enc, x - self.centre, self.W_enc)
         if a.numel() and not torch.stack(torch.aminmax(a)).isfinite().all():
             raise CoderError("encode: pre-activations are NaN or infinite")
-        found = self.activation(a)
-        return SparseLatents(
-            found.token.int().cpu().numpy(),
-            found.latent.int().cpu().numpy(),
-            found.value.cpu().numpy(),
-            n_tokens=a.shape[0],
-            n_latents=a.shape[1],
-        )
+        return sparse_latents(self.activation, a)
+
+
+def sparse_latents(
+    activation: Activation, a: Float32[torch.Tensor, "token latent"]
+) -> SparseLatents:
+    """What an activation makes of a block's pre-activations."""
+    found = activation(a)
+    return SparseLatents(
+        found.token.int().cpu().numpy(),
+        found.latent.int().cpu().numpy(),
+        found.value.cpu().numpy(),
+        n_tokens=a.shape[0],
+        n_latents=a.shape[1],
+    )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 
 from mdlbench.console.stages import OnStage
 from mdlbench.papers.bilinear_language import figures, report
+from mdlbench.papers.bilinear_language.board import score_explanations
 from mdlbench.papers.bilinear_language.convert import BILINEAR, GATE_KEPT, convert
 from mdlbench.papers.bilinear_language.evidence import (
     MEAN,
@@ -37,8 +38,8 @@ def reproduce(folder: Path, on_stage: OnStage, text: str) -> list[Path]:
     """Train, measure and explain what is not there yet, and report into `folder`.
 
     Inputs and outputs of MLPs are kept in the cache; trained layers are in `folder/converted`,
-    SAEs in `folder/saes`, what is measured in `folder/scored` and `folder/explained`. An
-    interrupted run goes on where it was.
+    SAEs in `folder/saes`, what is measured in `folder/scored`, `folder/explained` and
+    `folder/board`. An interrupted run goes on where it was.
 
     Args:
         folder: where it writes.
@@ -59,20 +60,23 @@ def gather(folder: Path, plan: Plan, text: str, on_stage: OnStage) -> Evidence:
     files = convert_all(teachers, harvested, world, plan, folder / "converted", on_stage)
     asked = asked_alone(teachers, files, harvested, plan) | asked_together(files, plan)
     sums = score(world.scored, asked, folder / "scored", on_stage)
-    explained = study(
-        load_gated(files[alone(BILINEAR, plan.studied)]), harvested, world, plan, folder, on_stage
-    )
+    layer = load_gated(files[alone(BILINEAR, plan.studied)])
+    explained = study(layer, harvested, world, plan, folder, on_stage)
     tuned = {TUNED: tune_all(files, world, plan, folder / "converted" / TUNED, on_stage)}
+    sums |= score(world.scored, tuned, folder / "scored", on_stage)
+    x = harvested.trained_on(plan.studied)
+    board = score_explanations(layer, x, explained.sae, world, plan, folder / "board", on_stage)
     return Evidence(
         plan,
         world.scored.model.name,
         plan.scored_text,
         world.scored.n_tokens,
-        sums | score(world.scored, tuned, folder / "scored", on_stage),
+        sums,
         {name: read_rows(file.parent)[-1].held_out_loss for name, file in files.items()},
         explained.features,
         explained.fvu,
         explained.shares,
+        board,
     )
 
 

@@ -9,12 +9,15 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64
 
+from mdlbench.papers.bilinear_language.board import SAE, explaining
 from mdlbench.papers.bilinear_language.convert import BILINEAR, GATE_KEPT
 from mdlbench.papers.bilinear_language.estimate import Estimate
 from mdlbench.papers.bilinear_language.explained import Feature
 from mdlbench.papers.bilinear_language.plan import Plan
 from mdlbench.papers.bilinear_language.scores import CLEAN
-from mdlbench.statistics.bootstrap import Bootstrap
+from mdlbench.records.record import EvalRecord
+from mdlbench.statistics.bootstrap import Bootstrap, percentile_interval
+from mdlbench.suite.base import MetricName
 
 ZERO, MEAN = "zero", "mean"
 """Baselines: an MLP that puts out nothing, or always its mean output."""
@@ -48,6 +51,7 @@ class Evidence:
         features: of each output SAE, by the length of its training.
         sae_fvu: share of the variance that each loses on held-out tokens.
         shares: of interactions, for some features of the one trained for longest.
+        board: the record of each explanation of the studied layer's output, by its key.
     """
 
     plan: Plan
@@ -59,6 +63,7 @@ class Evidence:
     features: Mapping[int, list[Feature]]
     sae_fvu: Mapping[int, float]
     shares: list[list[float]]
+    board: Mapping[str, EvalRecord]
 
     @cached_property
     def _resampled(self) -> Bootstrap:
@@ -122,6 +127,30 @@ class Evidence:
             for budget in (self.longest, min(self.features))
         )
         return Estimate.of_difference(last, first, self.plan.replicates, self.plan.seed)
+
+    def bits(self, key: str, metric: MetricName, epsilon: float) -> Estimate | None:
+        """Bits per token of an explanation at a tolerance; None where it does not meet it."""
+        result = self.board[key].result(metric, epsilon)
+        if result.bits is None or result.bits_ci is None:
+            return None
+        return Estimate(result.bits, *result.bits_ci)
+
+    def beyond_sae(self, key: str, metric: MetricName, epsilon: float) -> Estimate | None:
+        """Its bits less those of the SAE, paired over documents; None where one fails.
+
+        Both sites have the same documents, and so the same resamples of them.
+        """
+        sae, other = (self.board[one].result(metric, epsilon) for one in (SAE, key))
+        if sae.bits is None or other.bits is None:
+            return None
+        drawn = np.array(other.replicates) - np.array(sae.replicates)
+        return Estimate(other.bits - sae.bits, *percentile_interval(drawn))
+
+    def shortest(self, metric: MetricName, epsilon: float) -> tuple[str, Estimate] | None:
+        """The shortest explanation by eigenvectors at a tolerance; None where all fail."""
+        found = [(key, self.bits(key, metric, epsilon)) for key in explaining(self.plan)]
+        met = [(key, bits) for key, bits in found if bits is not None]
+        return min(met, key=lambda one: one[1].value, default=None)
 
     def _over_features(self, values: Float64[np.ndarray, " feature"]) -> Estimate:
         ones = np.ones(len(values))

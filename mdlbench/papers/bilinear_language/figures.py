@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mdlbench.console.style import CATEGORIES, FAINT, INK, house_style
-from mdlbench.papers.bilinear_language.claims import PAPERS
+from mdlbench.console.labels import End, label_ends, label_limits, text_inches
+from mdlbench.console.style import CATEGORIES, FAINT, FAMILIES, INK, Margins, house_style
+from mdlbench.papers.bilinear_language.board import called
+from mdlbench.papers.bilinear_language.claims import METRIC, PAPERS
 from mdlbench.papers.bilinear_language.convert import BILINEAR, GATE_KEPT
 from mdlbench.papers.bilinear_language.estimate import Estimate
 from mdlbench.papers.bilinear_language.evidence import (
@@ -34,6 +36,10 @@ LABELS = {
     ZERO: "left out",
 }
 """What stands in an MLP's place, as figures and tables call it."""
+PANEL = 4.4, 3.6
+"""Inches of the panel whose lines are named beside it."""
+LOWEST, WIDEST = 4, 500
+"""Its losses begin at the smallest tolerance over the one, its bits at the most over the other."""
 COLOURS = dict(zip(LABELS, (CATEGORIES[0], CATEGORIES[1], CATEGORIES[3], INK), strict=True))
 
 
@@ -45,6 +51,7 @@ def drawings(evidence: Evidence) -> dict[str, Figure]:
         "eigenvectors": eigenvectors(evidence),
         "longer": longer(evidence),
         "interactions": interactions(evidence),
+        "board": board(evidence),
     }
 
 
@@ -151,6 +158,39 @@ def interactions(evidence: Evidence) -> Figure:
         ax.set_ylabel("share of squared interactions")
         ax.set_title(f"What {len(shares)} output features of layer {evidence.plan.studied} read")
         ax.legend(loc="upper left")
+    return figure
+
+
+def board(evidence: Evidence) -> Figure:
+    """ΔCE against bits per token: the lower hull of each explanation, its name where it ends."""
+    from matplotlib.figure import Figure
+
+    plan = evidence.plan
+    names = {key: called(key, plan) for key in evidence.board}
+    curves = {key: record.curve(METRIC) for key, record in evidence.board.items()}
+    foot = min(plan.epsilons) / LOWEST
+    with house_style():
+        margins = Margins(left=0.7, right=0.3 + text_inches(names.values()), below=0.5)
+        width, height = margins.left + PANEL[0] + margins.right, margins.below + PANEL[1] + 0.4
+        figure = Figure(figsize=(width, height))
+        box = margins.left / width, margins.below / height, PANEL[0] / width, PANEL[1] / height
+        ax = figure.add_axes(box)
+        ends = []
+        for key, colour in zip(curves, FAMILIES, strict=False):
+            rates, losses = curves[key].along_hull()
+            ax.plot(rates, losses, color=colour, linewidth=1.3)
+            shown = np.flatnonzero((losses >= foot) & (rates > 0))
+            if len(shown):
+                last = shown[np.argmax(rates[shown])]
+                ends.append(End(float(rates[last]), float(losses[last]), names[key], colour))
+        ax.set(xscale="log", yscale="log", xlabel="bits per token", ylabel="ΔCE, nats")
+        ax.set_ylim(bottom=foot)
+        ax.set_xlim(left=max(end.x for end in ends) / WIDEST if ends else None)
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.set_title(f"Explanations of the output of layer {plan.studied}")
+        label_ends(ax, ends)
+        label_limits(ax, plan.epsilons)
     return figure
 
 

@@ -38,12 +38,13 @@ class Host:
 
     Attributes:
         model: it.
+        first_position: see there.
         n_documents: contexts.
         sha256: digest of the model's weights, the tokens, and which of them are measured.
     """
 
     def __init__(self, model: LanguageModel, contexts: Contexts, first_position: int) -> None:
-        self.model, self._contexts = model, contexts
+        self.model, self.first_position, self._contexts = model, first_position, contexts
         self._mask = measured(contexts, model.tokenizer, first_position)
         self.n_documents = len(contexts.tokens)
         digest = hashlib.sha256(f"{model.sha256}{model.settings}".encode())
@@ -105,7 +106,7 @@ class Host:
         mask = self._where(part)
         with ExitStack() as stack:
             for layer, change in changes.items():
-                stack.enter_context(_replaced(self.mlp(layer), mask, change))
+                stack.enter_context(replaced(self.mlp(layer), mask, change))
             trunk = self.model.module.get_decoder()
             output: torch.Tensor = trunk(
                 input_ids=self._tokens(part), use_cache=False
@@ -144,7 +145,7 @@ class Host:
 
 
 @contextmanager
-def _replaced(mlp: nn.Module, mask: torch.Tensor, change: Change) -> Iterator[None]:
+def replaced(mlp: nn.Module, mask: torch.Tensor, change: Change) -> Iterator[None]:
     """While an MLP's outputs are another function of its inputs, where the mask says so."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,13 @@ class Plan:
         features: of an output SAE's features, so many are drawn and explained.
         least_active: tokens on which a feature must be active to be drawn.
         interacting: of those drawn, so many have their interactions with input features counted.
+        epsilons, fvus: at which explanations of the output are scored; ΔCE in nats, and FVU.
+        test_contexts, code_contexts: of the suite's text, so many are scored, and codebooks and PCA
+            are fitted on so many others.
+        eigenvectors: so many of each output feature explain the output.
+        squares: so many of the layer as a whole.
+        directions: of a random projection, for comparison.
+        fitted: tokens of the training text on which constants of explanations are fitted.
         replicates: of the bootstrap.
         seed: of every order and draw.
     """
@@ -57,6 +64,14 @@ class Plan:
     features: int = 200
     least_active: int = 50
     interacting: int = 60
+    epsilons: tuple[float, ...] = (0.03, 0.05, 0.075, 0.1)
+    fvus: tuple[float, ...] = (0.6,)
+    test_contexts: int = 24
+    code_contexts: int = 128
+    eigenvectors: tuple[int, ...] = (1, 2, 8, 32)
+    squares: int = 1024
+    directions: int = 288
+    fitted: int = 32_768
     replicates: int = 2000
     seed: int = 0
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mdlbench.papers.bilinear_language.claims import UNTESTED, claims
+from mdlbench.papers.bilinear_language.board import SAE, called
+from mdlbench.papers.bilinear_language.claims import METRIC, UNTESTED, claims
 from mdlbench.papers.bilinear_language.convert import BILINEAR, GATE_KEPT
 from mdlbench.papers.bilinear_language.evidence import (
     ALONE,
@@ -19,10 +20,11 @@ from mdlbench.papers.bilinear_language.figures import LABELS
 from mdlbench.papers.bilinear_language.scores import CLEAN
 from mdlbench.papers.wording import by_verdict
 from mdlbench.report.outputs import frame_as_markdown
+from mdlbench.report.tables import ABSENT
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """A row for each replacement that was scored and for each output SAE; unrounded."""
+    """A row for each replacement, for each output SAE, and for each explanation; unrounded."""
     rows: list[dict[str, object]] = []
     for name in evidence.sums:
         if name != CLEAN:
@@ -51,7 +53,24 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 "effective rank": evidence.mean(budget, "effective_rank").value,
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows + [_board_row(evidence, key) for key in evidence.board])
+
+
+def _board_row(evidence: Evidence, key: str) -> dict[str, object]:
+    """An explanation of the output: its losses before quantisation, and bits at tolerances."""
+    record = evidence.board[key]
+    row: dict[str, object] = {
+        "what": f"explanation, {key}",
+        "ΔCE": record.floor.delta_ce,
+        "FVU of the output": record.floor.fvu,
+        "latents": record.coder.d_latents,
+        "decoder bits": record.coder.decoder_bits,
+    }
+    for result in record.tolerances:
+        low, high = result.bits_ci or (None, None)
+        name = f"bits, {result.metric} {result.epsilon:g}"
+        row |= {name: result.bits, f"{name} low": low, f"{name} high": high}
+    return row
 
 
 def to_markdown(evidence: Evidence) -> str:
@@ -68,6 +87,9 @@ def to_markdown(evidence: Evidence) -> str:
         f"## Eigenvectors of the output's features, layer {evidence.plan.studied}",
         frame_as_markdown(_features_table(evidence)).rstrip(),
         _interactions(evidence),
+        f"## Explanations of the output on one board, layer {evidence.plan.studied}",
+        frame_as_markdown(_board_table(evidence)).rstrip(),
+        _board_notes(evidence),
         _definitions(evidence),
     ]
     return "\n\n".join(parts) + "\n"
@@ -135,6 +157,46 @@ def _interactions(evidence: Evidence) -> str:
         "features, the decoder's bias counted as one that is always 1. In the median of "
         f"{len(evidence.shares)} output features, of the squares of the weights (each input latent "
         f"in units of its root mean square) {parts} are held."
+    )
+
+
+def _board_table(evidence: Evidence) -> pd.DataFrame:
+    rows = []
+    for key, record in evidence.board.items():
+        row: dict[str, object] = {
+            "Explanation": called(key, evidence.plan),
+            "Latents": record.coder.d_latents,
+            "ΔCE": f"{record.floor.delta_ce:.3f}",
+            "FVU": f"{record.floor.fvu:.2f}",
+        }
+        for result in record.tolerances:
+            label = "ΔCE" if result.metric == METRIC else "FVU"
+            bits = evidence.bits(key, result.metric, result.epsilon)
+            row[f"bits, {label} ≤ {result.epsilon:g}"] = bits.text(".1f") if bits else ABSENT
+        size = record.coder.decoder_bits
+        row["Decoder, kbit"] = ABSENT if size is None else f"{size / 1000:,.0f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _board_notes(evidence: Evidence) -> str:
+    plan = evidence.plan
+    record = evidence.board[SAE]
+    differences = [
+        f"{called(key, plan)} at {epsilon:g} {found.text('+z.1f')}"
+        for key in evidence.board
+        for epsilon in plan.epsilons
+        if key != SAE and (found := evidence.beyond_sae(key, METRIC, epsilon))
+    ]
+    compared = "; ".join(differences) or "no other explanation meets a ΔCE that the SAE meets"
+    return (
+        "Here the model with its bilinear MLP is the language model: ΔCE is measured against it, "
+        f"on {record.n_tokens.test:,} tokens of {plan.test_contexts} of the test contexts, and "
+        f"codebooks and PCA are fitted on {record.n_tokens.calibration:,} other tokens of the same "
+        "text. ΔCE and FVU without a tolerance are those before quantisation; – is infeasible. "
+        "SAE and eigenvectors are fitted on the training text, PCA is at home. Among the "
+        "explanations by eigenvectors the verdict takes the shortest, in their favour. "
+        f"Bits beside the SAE's at equal ΔCE, paired over documents: {compared}."
     )
 
 

@@ -37,11 +37,13 @@ class Studied(NamedTuple):
         features: of each output SAE, by the length of its training.
         fvu: share of the outputs' variance that each loses on held-out tokens.
         shares: of interactions, for some features of the one trained for longest.
+        sae: that one's folder.
     """
 
     features: dict[int, list[Feature]]
     fvu: dict[int, float]
     shares: list[list[float]]
+    sae: Path
 
 
 def study(
@@ -69,7 +71,7 @@ def study(
     shares = _shares(layer, saes[longest], inputs, held_out, plan, origin, folder)
     spread = variance(held_out_y) / held_out_y.shape[1]
     fvu = {budget: _test_mse(sae) / spread for budget, sae in saes.items()}
-    return Studied(features, fvu, shares)
+    return Studied(features, fvu, shares, saes[longest])
 
 
 def _recorded(world: World, hook: Hook, x: Half, held_out: Half) -> Recorded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from mdlbench.console.stages import OnStage
@@ -10,7 +11,9 @@ from mdlbench.errors import UsageError
 from mdlbench.papers.bilinear_language.host import Host
 from mdlbench.papers.bilinear_language.plan import Plan
 from mdlbench.sources.kinds.language import LanguageConfig
+from mdlbench.sources.language.cut import LanguageModel
 from mdlbench.sources.language.opener import LanguageOpener
+from mdlbench.sources.language.text import Contexts
 from mdlbench.sources.protocol import Setting, Split
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.site import SILENT, UNSAID, Site
@@ -27,12 +30,16 @@ class World(NamedTuple):
         held_out: on contexts of that text that are never trained on.
         scored: on the suite's text, in float32.
         site: of the training text; its hook is the suite's.
+        scored_site: the same of the suite's text.
+        splits: the contexts of the suite's text.
     """
 
     training: Host
     held_out: Host
     scored: Host
     site: Site
+    scored_site: Site
+    splits: Mapping[Split, Contexts]
 
     @property
     def where(self) -> dict[str, str]:
@@ -59,15 +66,24 @@ def open_world(plan: Plan, text: str, on_stage: OnStage) -> World:
     training = Setting(text=text, dtype="bfloat16", calibration_tokens=_budget(plan, config))
     opened = LanguageOpener(config, suite, training, on_stage)
     scoring = LanguageOpener(config, suite, Setting(text=plan.scored_text), on_stage)
-    site = opened.site_of(SILENT, UNSAID, f"suite {suite.name!r}")
-    return World(_host(opened, "calibration"), _host(opened, "test"), _host(scoring, "test"), site)
+    site, trained, splits = _opened(opened)
+    scored_site, scored, scored_splits = _opened(scoring)
+    first = site.first_position or 1
+    return World(
+        Host(trained, splits["calibration"], first),
+        Host(trained, splits["test"], first),
+        Host(scored, scored_splits["test"], first),
+        site,
+        scored_site,
+        scored_splits,
+    )
 
 
-def _host(opener: LanguageOpener, split: Split) -> Host:
+def _opened(opener: LanguageOpener) -> tuple[Site, LanguageModel, dict[Split, Contexts]]:
+    """The suite's site on an opener's text, the model, and the contexts."""
     site = opener.site_of(SILENT, UNSAID, f"suite {opener.suite.name!r}")
     model = opener.model(site)
-    contexts = opener.contexts(site, model.tokenizer)[split]
-    return Host(model, contexts, site.first_position or 1)
+    return site, model, opener.contexts(site, model.tokenizer)
 
 
 def _budget(plan: Plan, config: LanguageConfig) -> int:

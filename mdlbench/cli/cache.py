@@ -68,5 +68,5 @@ def _seconds(age: str | None) -> float:
         return 0.0
     found = AGE.fullmatch(age)
     if found is None:
-        raise UsageError(f"--older-than {shown(age)} is no age such as 30m, 12h, 7d or 4w")
+        raise UsageError(f"--older-than {shown(age)} is not an age such as 30m, 12h, 7d or 4w")
     return float(found["number"]) * SECONDS[found["unit"]]

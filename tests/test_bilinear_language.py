@@ -122,7 +122,7 @@ def test_beta_in_between(teacher):
 def test_what_is_no_swiglu_is_refused():
     with pytest.raises(UsageError, match="no gate_proj, up_proj, down_proj without biases"):
         Gated.of(causal_lm("gpt2").transformer.h[0].mlp)
-    with pytest.raises(UsageError, match="is no Swish"):
+    with pytest.raises(UsageError, match="is not Swish"):
         Gated.of(causal_lm("llama", hidden_act="gelu").model.layers[0].mlp)
 
 
@@ -280,7 +280,7 @@ def test_together_the_untouched_predictions_are_matched(llama, host):
     assert all(weights.grad.abs().sum() > 0 for weights in job.weights.values())
     kept = Together({n: Gated.of(host.mlp(n)) for n in (0, 2)}, host, host, plan)
     assert next(kept.losses(0)).item() < 0.01 * expected
-    with pytest.raises(UsageError, match="40 contexts cannot be had"):
+    with pytest.raises(UsageError, match="40 contexts are too few"):
         Together(layers, host, host, replace(plan, tuning_contexts=40))
 
 

@@ -443,5 +443,5 @@ def test_clear_says_what_it_freed(filled):
 def test_an_age_that_is_none(filled, age):
     done = CliRunner().invoke(app, ["cache", "clear", f"--older-than={age}"])
     assert isinstance(done.exception, UsageError)
-    assert "is no age such as 30m, 12h, 7d or 4w" in str(done.exception)
+    assert "is not an age such as 30m, 12h, 7d or 4w" in str(done.exception)
     assert len(filled.held()) == 3

@@ -436,7 +436,7 @@ def test_saelens_two_words_are_answered_with_the_one(arguments, spelling):
         ),
         (
             ("reproduce", "hierarchy", "--workers", 2),
-            "hierarchy scores no SAEs that workers could share: run it without them",
+            "hierarchy scores no SAEs that workers could share: run it without --workers and --ray",
         ),
     ],
 )

@@ -455,7 +455,7 @@ def test_unknown_and_ambiguous_words_are_refused(folder, zoo, tmp_path):
     with pytest.raises(UsageError, match=r"Families: .*ls records .* lists") as unknown:
         choose(["batchtopk-32-k88"], folder)
     assert str(unknown.value).count("batchtopk-") == 2
-    with pytest.raises(UsageError, match="is nothing in"):
+    with pytest.raises(UsageError, match="is no SAE or family in"):
         choose([zoo[0].id[:5]], folder)
     with pytest.raises(RecordError, match="no records here"):
         choose(["a"], tmp_path)
@@ -509,7 +509,7 @@ def test_an_ambiguous_id_names_its_candidates(tmp_path):
         pytest.skip("no two ids start alike")
     for seed in (i, by_start[record_id[:6]]):
         RecordStore(tmp_path).save(make_record(f"sae-{seed}"))
-    with pytest.raises(UsageError, match=f"several records' ids start so: {record_id[:6]}"):
+    with pytest.raises(UsageError, match=f"have ids that start so: {record_id[:6]}"):
         choose([record_id[:6]], tmp_path)
 
 

@@ -138,7 +138,7 @@ def test_converted_weights_that_are_altered_are_made_again(tiny):
     content[-1] ^= 1
     (held.folder / "model.safetensors").write_bytes(content)
     reads.clear()
-    with pytest.warns(MdlbenchWarning, match=r"model\.safetensors has not the content"):
+    with pytest.warns(MdlbenchWarning, match=r"model\.safetensors has another content"):
         assert loaded(config).sha256 == before
     assert reads == [True, False]
 

@@ -221,7 +221,7 @@ def test_a_name_with_two_meanings_is_refused():
 def test_a_transcoder_of_folded_norms_is_refused(loaded, tmp_path):
     opener = Opener(language_suite(tmp_path), OWN)
     origin = Origin(hook="blocks.1.mlp.hook_in", hook_out=MLP, model_options={"fold_ln": True})
-    with pytest.raises(UsageError, match="with fold_ln: the normalisation's gain is then no part"):
+    with pytest.raises(UsageError, match="with this option, what the MLP is given is without"):
         opener.open(opener.site_of(origin))
 
 
@@ -342,7 +342,7 @@ def test_eval_keeps_activations_when_asked(loaded, tmp_path, monkeypatch):
     monkeypatch.setenv("MDLBENCH_CACHE_LIMIT", "plenty")
     done = CliRunner().invoke(app, [*asked, "--cache"])
     assert str(done.exception) == (
-        "MDLBENCH_CACHE_LIMIT is 'plenty', and no size such as 20GB or 500MB"
+        "MDLBENCH_CACHE_LIMIT is 'plenty', not a size such as 20GB or 500MB"
     )
 
 

@@ -211,7 +211,7 @@ def test_tables_give_a_text_a_row(tmp_path, ending):
 @pytest.mark.parametrize("value", ["null", "3", '["a"]'])
 def test_a_value_that_is_no_text_is_named(tmp_path, value):
     (tmp_path / "a.jsonl").write_text(f'{{"text": {value}}}\n')
-    with pytest.raises(UsageError, match=r"a\.jsonl: column 'text' holds .*, which is no text"):
+    with pytest.raises(UsageError, match=r"a\.jsonl: column 'text' holds .*, which is not text"):
         list(read(file_text("a.jsonl"), tmp_path))
 
 

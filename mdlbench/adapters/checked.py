@@ -103,8 +103,8 @@ def check_some_latents(name: str, d_latents: int) -> None:
     """Raise `CheckpointError` for an SAE of no latents; only a baseline may have none."""
     if not d_latents:
         raise CheckpointError(
-            f"{name}: it has no latents, so there is nothing to score; what no latents at all "
-            "reach is baseline:mean"
+            f"{name}: it has no latents, so there is nothing to score; baseline:mean is the score "
+            "without latents"
         )
 
 

@@ -187,7 +187,7 @@ def require_bilinear(
         raise CheckpointError(
             "the function is not this bilinear layer: at random inputs they differ by "
             f"{apart:.1%} of the largest output; a gate that passes an activation function, as in "
-            "SwiGLU or ReGLU, is no quadratic form of the input, and has no interaction matrix"
+            "SwiGLU or ReGLU, is not a quadratic form of the input: it has no interaction matrix"
         )
 
 
@@ -196,7 +196,7 @@ def _refuse_gated(state_dict: Mapping[str, Any]) -> None:
     if gated:
         raise CheckpointError(
             f"{gated[0]} belongs to a gated layer (SwiGLU, GEGLU, ReGLU): its gate passes an "
-            "activation function, so its outputs are no quadratic forms and have no interaction "
+            "activation function, so its outputs are not quadratic forms and have no interaction "
             "matrix; if yours has none, call its weights W, V and P"
         )
 

@@ -46,7 +46,7 @@ def leaderboard(
             "--html",
             help="Write index.html, a page in one file, into the folder; with -o, write it there "
             "with tables and figures. A folder of results folders gets a page for each and one "
-            "over all.",
+            "that lists them.",
         ),
     ] = False,
     every: Annotated[bool, typer.Option("--all", help="Show every tolerance.")] = False,
@@ -61,9 +61,9 @@ def leaderboard(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Rank the records of a folder at every tolerance; draw their curves again with -o.
+    """Rank the records of a folder. With -o, write tables and figures.
 
-    With --html, write them as one web page that needs no network.
+    With --html, write a web page: one file that needs no network.
     """
     from mdlbench.boards.leaderboard import build_all, to_json
     from mdlbench.records.store import read_archive, read_records, read_references, results_folder
@@ -128,8 +128,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="A B [C …]",
-            help="Each a record file, an id or its start, an SAE's name as on the board, a family "
-            '("all topk", "all topk [tree]"), or "all": every family not named.',
+            help="Each is a record file, an id or its start, an SAE's name as on the board, a "
+            'family ("all topk", "all topk [tree]"), or "all": every family not named.',
         ),
     ],
     folder: Annotated[
@@ -152,10 +152,10 @@ def compare(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare SAEs, or families of them, with the first: the anchor.
+    """Compare SAEs, or families of them, with the first, the anchor.
 
-    Averages over whole curves (BD-bits, BD-rate) where two are comparable, crossings, and who is
-    shortest at each tolerance, with paired 95% intervals.
+    Prints average differences of whole curves that are comparable (BD-bits, BD-rate), where they
+    cross, and which SAE is shortest at each tolerance, with paired 95% intervals.
     """
     from mdlbench.boards.compare.choice import choose
     from mdlbench.boards.compare.contest import compare as compare_all

@@ -34,16 +34,18 @@ class Kind(StrEnum):
 
 def cache(
     action: Annotated[CacheAction, typer.Argument(help="ls: list what is kept; clear: remove it.")],
-    kind: Annotated[Kind | None, typer.Option(help="Only what is of this kind.")] = None,
+    kind: Annotated[Kind | None, typer.Option(help="Only entries of this kind.")] = None,
     older_than: Annotated[
         str | None,
-        typer.Option(metavar="AGE", help="Only what was not used for so long: 30m, 12h, 7d, 4w."),
+        typer.Option(
+            metavar="AGE", help="Only entries that were not used for so long: 30m, 12h, 7d, 4w."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the cache of converted weights and activations, or clear it without asking.
 
-    All of it is made again when it is needed. Files that were downloaded are not among it.
+    Everything in it is made again when it is needed. Downloaded files are not in it.
     """
     from mdlbench.cli import rows
     from mdlbench.disk.cache import kept
@@ -66,5 +68,5 @@ def _seconds(age: str | None) -> float:
         return 0.0
     found = AGE.fullmatch(age)
     if found is None:
-        raise UsageError(f"--older-than {shown(age)} is no age such as 30m, 12h, 7d or 4w")
+        raise UsageError(f"--older-than {shown(age)} is not an age such as 30m, 12h, 7d or 4w")
     return float(found["number"]) * SECONDS[found["unit"]]

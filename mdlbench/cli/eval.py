@@ -52,8 +52,8 @@ def eval_suite(
         typer.Option(
             "--sae",
             metavar="[NAME=]SPEC",
-            help="Score only this SAE: a key of the suite, ADAPTER:ARGUMENT, or a folder. With "
-            "NAME= it is called so. Repeatable. Default: all of the suite's.",
+            help="Score only this SAE: a key of the suite, ADAPTER:ARGUMENT, or a folder. NAME= "
+            "gives it a name. Repeatable. Default: all of the suite's.",
         ),
     ] = None,
     output: Annotated[Path | None, output_option("Results folder [results/SUITE].")] = None,
@@ -71,7 +71,7 @@ def eval_suite(
         typer.Option(
             metavar="I/N",
             help="Score the I-th of N shares of the SAEs; N jobs may write into one folder at "
-            "once. Tables are made afterwards.",
+            "once. Make the tables afterwards, with `mdlbench leaderboard`.",
         ),
     ] = None,
     cache: CacheOption = False,
@@ -79,7 +79,7 @@ def eval_suite(
         bool,
         typer.Option(
             "--dry-run",
-            help="Only say what would be scored, fetched, and roughly how long it takes.",
+            help="Only say what would be scored and fetched, and roughly how long it would take.",
         ),
     ] = False,
     as_json: JsonOption = False,
@@ -89,8 +89,8 @@ def eval_suite(
 
     Finished SAEs are not computed again: interrupt the run and start it again as you like. An SAE
     that cannot be scored does not stop the others: it is reported at the end (exit code 1). Results
-    of several quantisers share one folder and one board, where those of a quantiser other than the
-    suite's are marked.
+    of several quantisers share one folder and one board, which marks those of a quantiser other
+    than the suite's.
     """
     from mdlbench.cli.progress import suite_progress
     from mdlbench.report.features import write_feature_grid

@@ -43,7 +43,7 @@ SuiteFileOption = Annotated[
     typer.Option(
         "--suite",
         metavar="PATH",
-        help="The suite of records whose suite is not a shipped one.",
+        help="The suite of the records, if it is not a shipped one.",
     ),
 ]
 RecordsArgument = Annotated[
@@ -87,7 +87,7 @@ RayOption = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Have the workers in a running Ray cluster: its address, or auto for the one that "
+        help="Start the workers in a running Ray cluster: its address, or auto for the one that "
         "this machine belongs to [one for this run, on this machine].",
     ),
 ]
@@ -96,7 +96,7 @@ GpusOption = Annotated[
     typer.Option(
         min=0,
         metavar="SHARE",
-        help="GPUs of each worker, with --device cuda; several share one with less than 1 [1].",
+        help="GPUs of each worker, with --device cuda; below 1, several workers share one [1].",
     ),
 ]
 CacheOption = Annotated[

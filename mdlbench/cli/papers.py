@@ -20,13 +20,13 @@ def reproduce(
     ray: RayOption = None,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="Only this part of it, such as a suite; repeat for several."),
+        typer.Option(help="Only this part of the experiment, such as a suite. Repeatable."),
     ] = None,
     text: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Text to train on, for an experiment that trains on one: a file or a folder.",
+            help="A file or a folder with the text to train on, for an experiment that needs one.",
         ),
     ] = None,
     quiet: QuietOption = False,

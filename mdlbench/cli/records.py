@@ -127,10 +127,10 @@ def verify(
 ) -> None:
     """Measure records again and compare, within what their suite allows.
 
-    A second measurement of a record is called a repetition. If it agrees, the record is
+    A second measurement of a record is called a repetition. If the two agree, the record is
     reproduced: the repetition is kept in `reproductions/` beside the records and counts until the
-    record changes. Of several repetitions the one furthest off is kept. Exit code 1 if a record is
-    not reproduced, or cannot be measured.
+    record changes. Of several repetitions, the one that is furthest off is kept. Exit code 1 if a
+    record is not reproduced, or cannot be measured.
     """
     from mdlbench.cli import rows
     from mdlbench.cli.progress import stages

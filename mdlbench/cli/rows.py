@@ -192,7 +192,7 @@ def plan_lines(plan: Plan, seconds: float | None) -> list[str]:
     known = "" if plan.seconds is None else f" at {plan.seconds:.1f} s each, as in {plan.seen_in}/"
     how_long = "not known before one is scored here," if seconds is None else about(seconds)
     return [
-        f"tokens of an SAE: at most {tokens}" if tokens else "tokens of an SAE: as the data have",
+        f"tokens of an SAE: {f'at most {tokens}' if tokens else 'as many as the data have'}",
         f"downloads: {', '.join(plan.downloads) or 'none'}",
         f"time: {how_long} for {plan.n_to_score} SAEs{known}",
     ]

@@ -35,7 +35,8 @@ class StudyAction(StrEnum):
 
 def study(
     action: Annotated[
-        StudyAction, typer.Argument(help="run: train and score it; report: say what it shows.")
+        StudyAction,
+        typer.Argument(help="run: train and score the grid; report: say what it shows."),
     ],
     place: Annotated[
         Path,
@@ -51,10 +52,10 @@ def study(
     ray: RayOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Train and score a grid of architectures, widths, sparsities and seeds; compare the former.
+    """Compare architectures: train and score a grid of widths, sparsities and training seeds.
 
-    A run that was interrupted goes on where it was. Epochs are chosen on calibration tokens that
-    train nothing. The report says at each tolerance which architecture is shortest, and how sure
+    An interrupted run continues where it was. Epochs are chosen on calibration tokens that are not
+    trained on. The report says at each tolerance which architecture is shortest, and how sure
     that is over documents and training seeds.
     """
     if action is StudyAction.report:

@@ -74,7 +74,7 @@ TokensOption = Annotated[
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", help="CPU threads; the weights depend on it [1 for a recipe]."
+        min=1, metavar="N", help="CPU threads; the weights depend on their number [1 for a recipe]."
     ),
 ]
 WidthOption = Annotated[
@@ -93,12 +93,12 @@ LayersOption = Annotated[
     int | None, typer.Option(min=1, help="Bilinear layers of a network of your own [1].")
 ]
 WeightDecayOption = Annotated[
-    float | None, typer.Option(min=0, help="AdamW's weight decay, of such a network [0.5].")
+    float | None, typer.Option(min=0, help="AdamW's weight decay, for a network of your own [0.5].")
 ]
 NoiseOption = Annotated[
     float | None,
     typer.Option(
-        min=0, help="Standard deviation of the noise on each pixel, for such a network [0.3]."
+        min=0, help="Standard deviation of noise on each pixel, for a network of your own [0.3]."
     ),
 ]
 KOption = Annotated[
@@ -111,7 +111,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="A further setting of that class, such as l1_coefficient=2. Repeatable.",
+        help="A further setting of the architecture, such as l1_coefficient=2. Repeatable.",
     ),
 ]
 EpochsOption = Annotated[
@@ -241,16 +241,16 @@ def train(
 ) -> None:
     """Train SAEs on a suite's calibration split and save them as SAELens does.
 
-    Without --width: the SAEs that the suite ships with, by its recipe (zoo.yaml), either all of
-    them or the KEYs named. Finished ones are skipped.
+    Without --width: the SAEs of the suite's recipe (zoo.yaml), all of them or the KEYs named.
+    Finished ones are skipped.
 
     With --width and -o: an SAE of your own. The settings from --k to --seed only apply to it.
 
-    With --bilinear: bilinear classifiers of an image suite instead, those of its recipe
-    (bilinear.yaml) into -o [the suite's bilinear/], or with --width one of your own; --layers,
-    --weight-decay and --noise only apply to that.
+    With --bilinear: bilinear classifiers of an image suite instead. Without --width, those of its
+    recipe (bilinear.yaml), into -o [the suite's bilinear/]; with --width, one of your own, to
+    which --layers, --weight-decay and --noise apply.
 
-    Run any of them again after an interruption: it continues from its last checkpoint.
+    Run the same command again after an interruption: it continues from its last checkpoint.
     """
     kept = None if keep is None else keep.value
     own = OwnSettings(k, architecture, epochs, batch_size, lr, patience, kept, seed, options)

@@ -235,7 +235,7 @@ def _layout(entry: Entry) -> list[Extent]:
     for array in layout:
         shape = tuple(array["shape"])
         if not _NUMBERS.fullmatch(array["dtype"]) or not all(type(n) is int for n in shape):
-            raise ValueError("no array of numbers")
+            raise ValueError("not an array of numbers")
         if min(shape, default=0) < 0:
             raise ValueError("a negative number in a shape")
         extents.append(Extent(start, np.dtype(array["dtype"]), shape))

@@ -269,7 +269,7 @@ def _limit() -> int:
         return USUAL_LIMIT
     found = _SIZE.fullmatch(asked)
     if found is None:
-        raise UsageError(f"{LIMIT} is {shown(asked)}, and no size such as 20GB or 500MB")
+        raise UsageError(f"{LIMIT} is {shown(asked)}, not a size such as 20GB or 500MB")
     return int(float(found["number"]) * _UNITS[found["unit"].upper()])
 
 
@@ -285,12 +285,12 @@ def _checked(folder: Path) -> Entry:
     names = {path.name for path in folder.iterdir()}
     entry = Entry(folder, _manifest(folder)["files"])
     if names != {MANIFEST, *entry.files}:
-        raise _DamagedError("it has not the files that it should")
+        raise _DamagedError("it does not have the files of its manifest")
     for name, facts in entry.files.items():
         if not _is_regular(folder / name) or (folder / name).lstat().st_size != facts["bytes"]:
-            raise _DamagedError(f"{name} has not the size that it should")
+            raise _DamagedError(f"{name} has another size than in its manifest")
         if _file_sha256(folder / name) != facts["sha256"]:
-            raise _DamagedError(f"{name} has not the content that it should")
+            raise _DamagedError(f"{name} has another content than in its manifest")
     return entry
 
 

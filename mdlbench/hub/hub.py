@@ -300,7 +300,7 @@ def _failed(error: Exception, repo: str, file: str | None) -> HubError:
     if isinstance(error, PermissionError):
         return HubError(
             f"{_named(repo, file)}: the cache cannot be written: {_said(error)}. "
-            "Set HF_HUB_CACHE to a folder that can"
+            "Set HF_HUB_CACHE to a folder that can be written"
         )
     return HubUnreachableError(repo, file, _said(error))
 

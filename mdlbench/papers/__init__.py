@@ -43,7 +43,9 @@ def refuse_workers(name: str) -> None:
     """Raise `UsageError` for an experiment whose work cannot be shared out."""
     _refuse_unknown(name)
     if name not in SCORING:
-        raise UsageError(f"{name} scores no SAEs that workers could share: run it without them")
+        raise UsageError(
+            f"{name} scores no SAEs that workers could share: run it without --workers and --ray"
+        )
 
 
 def refuse_parts(name: str) -> None:

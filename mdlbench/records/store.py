@@ -272,7 +272,7 @@ def read_references(folder: Path) -> References:
     if not (folder / REFERENCES).exists():
         raise RecordError(
             f"{folder}: has no {REFERENCES}, against which curves are drawn; run the `mdlbench "
-            "eval` that made its records again: it makes the file, and scores nothing twice"
+            "eval` that made its records again: it makes the file, and scores no SAE again"
         )
     found = _read_references_file(folder / REFERENCES)
     sites = {(site.site.label, site.data_sha256): site for site in found.sites}

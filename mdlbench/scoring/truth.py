@@ -104,5 +104,5 @@ def block_matches(
 def _knowing(worker: Worker, site: Site) -> KnowsFeatures:
     source = worker.source(site)
     if not isinstance(source, KnowsFeatures):
-        raise SourceError(f"{type(source).__name__}: does not tell its features, as its kind says")
+        raise SourceError(f"{type(source).__name__}: does not give its features, as its kind says")
     return source

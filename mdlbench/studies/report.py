@@ -27,7 +27,7 @@ REPORT = "report"
 SEED = 0
 """Seed by which the bootstrap draws training seeds."""
 METHOD = (
-    "Each architecture stands with its best configuration, the one of fewest bits in the mean over "
+    "Each architecture has its best configuration, the one of fewest bits in the mean over "
     "training seeds. Intervals are from a crossed bootstrap: test documents and training seeds are "
     "both drawn anew, and the best configuration is chosen again in every draw. Differences have "
     "simultaneous 95% intervals over all pairs of architectures at a tolerance (max-|t|), so that "

@@ -164,8 +164,8 @@ def equal_grid(done: Sequence[Done]) -> EqualGrid:
                 shown = [value + 1 for value in beyond] if noun == "sparsity" else beyond
                 listed = ", ".join(map(str, shown))
                 warnings.append(
-                    f"{name} alone or with some others has {noun} {listed}: left out of what is "
-                    "compared"
+                    f"{name} has {noun} {listed}, and not every architecture has: left out of the "
+                    "comparison"
                 )
     warnings += _holes(common)
     return EqualGrid(tuple(common), tuple(warnings))

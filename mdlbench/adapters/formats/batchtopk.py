@@ -174,8 +174,8 @@ def _activation(
     if threshold is None:
         raise CheckpointError(
             f"{where}: a BatchTopK SAE without a threshold: which latents are active depends on "
-            "the other tokens of a batch. Say ?threshold=θ, the mean over many batches of the "
-            f"smallest of the {config.top_k} latents a token that the batch keeps"
+            "the other tokens of a batch. Say ?threshold=θ, where θ is the smallest latent that a "
+            f"batch keeps ({config.top_k} per token), averaged over many batches"
         )
     return JumpReLU(zero + threshold)
 

@@ -56,8 +56,8 @@ class BilinearAdapter:
         layer = load_network(file).quadratic()
         if layer.has_biases:
             raise UsageError(
-                f"{file}: a network with biases reads the input with a 1 appended: its "
-                "eigenvectors are none of the input's space"
+                f"{file}: a network with biases reads the input with a 1 appended, so its "
+                "eigenvectors do not lie in the input's space"
             )
         vectors = chosen_factors(layer, arguments["basis"], arguments["factors"])
         rows = decoder_of(vectors)

@@ -128,12 +128,12 @@ def read_config(request: Request) -> LlamaScopeConfig:
 def _check(config: LlamaScopeConfig, file: Path) -> None:
     if config.norm_activation == "dataset-wise" and config.dataset_average_activation_norm is None:
         raise CheckpointError(
-            f"{file}: norm_activation is dataset-wise, but dataset_average_activation_norm is not "
-            "said"
+            f"{file}: norm_activation is dataset-wise, but dataset_average_activation_norm is "
+            "missing"
         )
     if config.apply_decoder_bias_to_pre_encoder and config.origin.hook_out:
         raise CheckpointError(
-            f"{file}: apply_decoder_bias_to_pre_encoder: the bias is of a transcoder's output"
+            f"{file}: apply_decoder_bias_to_pre_encoder: a transcoder's bias belongs to its output"
         )
     if config.act_fn == "topk":
         check_k(config.top_k, config.d_sae, str(file))

@@ -690,8 +690,8 @@ def _activation(state: StateDict, threshold: torch.Tensor | None, layout: Layout
         return JumpReLU(torch.zeros(layout.n))
     if threshold is None:
         raise CheckpointError(
-            f"{state.where}: it has no threshold, without which which latents of a JumpReLU or "
-            "BatchTopK SAE are active depends on the batch; say threshold=KEY or threshold=NUMBER"
+            f"{state.where}: it has no threshold, which tells the active latents of a JumpReLU or "
+            "BatchTopK SAE from the others; say threshold=KEY or threshold=NUMBER"
         )
     return JumpReLU(threshold)
 

@@ -146,7 +146,7 @@ def join(
     for spec in specs:
         if spec.model_bits is not None:
             raise CoderError(
-                f"{spec.name}: its decoder is no row for each latent, so it cannot be spliced in "
+                f"{spec.name}: its decoder has no row for each latent, so it cannot be spliced in "
                 "with others"
             )
     spec = CoderSpec(

@@ -97,7 +97,7 @@ class Shelf:
         found = {name: record for name, record in self.names.items() if record.id.startswith(word)}
         if len(found) > 1:
             ids = ", ".join(f"{record.id[:16]} ({name})" for name, record in found.items())
-            raise UsageError(f"{word}: several records' ids start so: {ids}")
+            raise UsageError(f"{word}: several records have ids that start so: {ids}")
         return next((self._named(name) for name in found), None)
 
     def _named(self, name: str) -> Contender:
@@ -105,7 +105,7 @@ class Shelf:
         record = self.names[name]
         if record.is_edited:
             path = self.folder / RECORDS / file_name(record.identity)
-            raise RecordError(f"{path}: {EDITED}; it is compared with nothing")
+            raise RecordError(f"{path}: {EDITED}; it cannot be compared")
         return Contender(name, (record,))
 
     def _by_label(self, word: str) -> Contender:
@@ -119,7 +119,8 @@ class Shelf:
         if found:
             raise UsageError(f"{word}: several records have this name: {', '.join(found)}")
         raise UsageError(
-            f"{word!r} is nothing in {self.folder}. {nearest(word, [*self.names, *self.families])}"
+            f"{word!r} is no SAE or family in {self.folder}. "
+            f"{nearest(word, [*self.names, *self.families])}"
             f"Families: {', '.join(self.families)}. "
             f"`mdlbench ls records {self.folder}` lists the SAEs."
         )

@@ -65,7 +65,7 @@ class Gated(nn.Module):
         z = torch.linspace(-4, 4, 9)
         if not torch.allclose(mlp.act_fn(z), z * torch.sigmoid(z), atol=1e-5):
             raise UsageError(
-                f"the gate of its {type(mlp).__name__} is no Swish: only a SwiGLU MLP is turned "
+                f"the gate of its {type(mlp).__name__} is not Swish: only a SwiGLU MLP is turned "
                 "bilinear"
             )
         return cls(*(one.weight for one in maps if one is not None))

@@ -149,14 +149,14 @@ def _features_table(evidence: Evidence) -> pd.DataFrame:
 def _interactions(evidence: Evidence) -> str:
     shares = np.median(np.array(evidence.shares), axis=0)
     told = [n for n in (10, 100, 1000, 10_000) if n in COUNTS[: len(shares)]]
-    parts = ", ".join(f"{shares[COUNTS.index(n)]:.0%} by the strongest {n:,}" for n in told)
+    parts = ", ".join(f"{shares[COUNTS.index(n)]:.0%} in the strongest {n:,}" for n in told)
     features = evidence.plan.width + 1
     pairs = features * (features + 1) // 2 - 1
     return (
         f"**Interactions.** An output feature is a weighted sum over {pairs:,} pairs of input "
         "features, the decoder's bias counted as one that is always 1. In the median of "
-        f"{len(evidence.shares)} output features, of the squares of the weights (each input latent "
-        f"in units of its root mean square) {parts} are held."
+        f"{len(evidence.shares)} output features, the strongest pairs have these shares of the "
+        f"squares of the weights (each input latent in units of its root mean square): {parts}."
     )
 
 
@@ -203,11 +203,11 @@ def _board_notes(evidence: Evidence) -> str:
 def _definitions(evidence: Evidence) -> str:
     plan = evidence.plan
     return (
-        f"Replaced are the outputs that the suite measures, not those of special tokens and first "
+        "The outputs that the suite measures are replaced, not those of special tokens and first "
         "positions. Inputs to train on are those of the model in bfloat16; losses are measured in "
         "float32. ΔCE is that of the next token. Intervals are 95%: of ΔCE, by resampling "
         f"{len(evidence.tokens)} test contexts, the same for all; of shares and means, by "
-        "resampling the features drawn. They say nothing of other texts or training seeds: each "
+        "resampling the features drawn. They say nothing about other texts or training seeds: each "
         "layer and SAE was trained once. FVU is the squared error over the variance of the "
         f"outputs, on {plan.held_out:,} held-out tokens of the training text. Training together "
         "lowers KL(untouched ‖ converted), so that nothing is gained by learning the text. SAEs "

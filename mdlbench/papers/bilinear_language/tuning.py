@@ -49,8 +49,8 @@ class Together:
         self.n_steps = plan.tuning_contexts // plan.tuning_epochs // plan.tuning_batch
         if not 0 < plan.tuning_contexts <= host.n_documents or self.n_steps == 0:
             raise UsageError(
-                f"{plan.tuning_contexts} contexts cannot be had in {plan.tuning_epochs} epochs of "
-                f"batches of {plan.tuning_batch} from a text of {host.n_documents}"
+                f"{plan.tuning_contexts} contexts are too few for {plan.tuning_epochs} epochs of "
+                f"batches of {plan.tuning_batch}, or more than the {host.n_documents} of the text"
             )
 
     def losses(self, epoch: int) -> Iterator[Float[torch.Tensor, ""]]:

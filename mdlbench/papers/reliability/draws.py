@@ -44,7 +44,7 @@ class LaterBlocks:
 
     def __init__(self, source: ActivationSource, window: Window) -> None:
         if not isinstance(source, KnowsFeatures):
-            raise SourceError("only the data of a world that knows its features are drawn anew")
+            raise SourceError("data can only be drawn anew where the features are known")
         self._source, self._knowing, self._window = source, source, window
         self.site = source.site
         self.hook = source.hook

@@ -43,7 +43,7 @@ def probe(
         SourceError: the source does not know its features, or none is on often enough.
     """
     if not isinstance(source, KnowsFeatures):
-        raise SourceError("features are probed for where they are known, and here they are not")
+        raise SourceError("features can only be probed for where they are known")
     ranks = np.unique(np.linspace(0, among - 1, min(n, among)).round().astype(np.int64))
     chosen = source.features.most_frequent(among)[ranks]
     train_z, train_on = _tokens(coder, source, source, "calibration", chosen)

@@ -78,17 +78,17 @@ def to_markdown(
 
 TRIED = (
     "Scores that the theory offers instead of bits at ε, computed from the same records. They were "
-    "written after the falsifiers. Of those, 4 to 6 are asked here; precision and training stand "
-    "in the tables below."
+    "written after the falsifiers, of which 4 to 6 are asked here. The tables below have precision "
+    "and training."
 )
 EDGES = (
     "Forests are learned from which latents are on at calibration tokens, as the tree code learns "
-    "them. An edge is right where the features that its two latents are most like are parent and "
-    "child. Of the hierarchy count the edges of which both ends are the feature of some latent."
+    "them. An edge is right if the features that its two latents are most like are parent and "
+    "child. An edge of the hierarchy counts only if both its ends are the feature of some latent."
 )
 METHOD = (
-    "The six falsifiers stand in `mdlbench/papers/reliability/falsifiers.py`, and stood there "
-    "before anything of this was run. Intervals are 95%. CV is s / mean over draws of the data, "
+    "The six falsifiers are in `mdlbench/papers/reliability/falsifiers.py`, and were written "
+    "before any of this was run. Intervals are 95%. CV is s / mean over draws of the data, "
     "the root mean square over SAEs; on worlds a draw is calibration and test tokens that no SAE "
     "was trained on, on suites of fixed data a random half of the test documents. The least "
     "difference is t·√2·s, the paired one t·s of differences over shared draws, as shares of the "
@@ -97,7 +97,7 @@ METHOD = (
     "averaged; their intervals draw configurations anew, with all their runs. SAEs that miss a "
     "tolerance are placed last, by their floor. 'Within L0' is the mean over groups of "
     "configurations of equal size by L0; 'given L0' the partial rank correlation. Every statistic "
-    "is oriented so that higher is said to be better: −bits, −L0, −FVU. Means of configurations "
+    "is oriented so that higher means better: −bits, −L0, −FVU. Means of configurations "
     "have intervals by Student's t over worlds and training seeds. Probes are logistic "
     "regressions on the k latents whose means differ most; their accuracy is balanced. `table.csv` "
     "has every SAE, and `side-by-side.tex` the tables for a paper."
@@ -147,7 +147,7 @@ def _summary(found: Found) -> str:
     if passed:
         return f"All six hold in: {'; '.join(passed)}."
     return (
-        f"No setting passes all six. Falsified least is {least.words}: {len(failed)} of six "
+        f"No setting passes all six. The fewest fail in {least.words}: {len(failed)} of six "
         f"({', '.join(failed) or 'none, but not all could be decided'})."
     )
 

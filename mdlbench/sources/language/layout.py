@@ -77,7 +77,7 @@ class Block:
                 norms = [getattr(layer, name) if name else None for name in names]
                 projection, mlp = part_of(attention, PROJECTION), part_of(layer, MLP)
                 return cls(layer, attention, projection, mlp, *norms)
-        raise UsageError(f"its {type(layer).__name__} has other normalisations than are known")
+        raise UsageError(f"its {type(layer).__name__} has normalisations of an unknown kind")
 
     def tap(self, kind: str) -> Tap:
         """Where the activation of a kind of hook point is."""

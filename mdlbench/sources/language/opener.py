@@ -192,8 +192,8 @@ def _refuse_folded(site: Site) -> None:
     reads_mlp = any(hook.kind == "mlp_in" for hook in parsed(site.hook))
     if FOLDED_NORMS in site.model_options and reads_mlp:
         raise UsageError(
-            f"{site.hook} with {FOLDED_NORMS}: the normalisation's gain is then no part of what "
-            f"the MLP is given; give the hook {READ['mlp_normalised']} without that option"
+            f"{site.hook} with {FOLDED_NORMS}: with this option, what the MLP is given is without "
+            f"the normalisation's gain; give the hook {READ['mlp_normalised']} without the option"
         )
 
 

@@ -232,5 +232,5 @@ def _loading_errors(dataset: str) -> Iterator[None]:
 def _text_of(row: Mapping[str, object], column: str, where: object) -> str:
     value = row[column]
     if not isinstance(value, str):
-        raise UsageError(f"{where}: column {column!r} holds {value!r:.40}, which is no text")
+        raise UsageError(f"{where}: column {column!r} holds {value!r:.40}, which is not text")
     return value

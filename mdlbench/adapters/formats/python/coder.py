@@ -42,7 +42,7 @@ class ForeignCoder:
         if z.shape[1] != self.spec.d_latents:
             raise CoderError(
                 f"{self.spec.name}: encode returned {z.shape[1]} latents, "
-                f"and {self.spec.d_latents} before"
+                f"but {self.spec.d_latents} before"
             )
         return SparseLatents.from_dense(z.cpu().numpy())
 

@@ -180,7 +180,7 @@ class Foreign:
     def _unreadable(self, method: str, x: torch.Tensor, returned: Any) -> CoderError:
         return CoderError(
             f"{self.name}: {method} of {list(x.shape)} returned {described(returned)}, expected "
-            f"an array [{len(x)}, …], or one thing in it that is told to be one; {WRAP}"
+            f"an array [{len(x)}, …], or something that holds only one that can be meant; {WRAP}"
         )
 
 

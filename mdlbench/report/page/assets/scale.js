@@ -55,5 +55,5 @@ function apart(ticks, axis, least) {
 }
 
 function tickText(value, axis) {
-  return axis.text ? axis.text(value) : String(Number(value.toPrecision(6))).replace('-', '−');
+  return axis.text ? axis.text(value) : String(Number(value.toPrecision(6))).replaceAll('-', '−');
 }

@@ -385,7 +385,7 @@ def test_two_fingers_zoom(open_page):
 def test_a_zoom_has_an_end_on_either_side(open_page, tmp_path):
     """However often somebody presses, ticks can be told apart and the page answers."""
     page = open_page("zoo")
-    for way, n in (("zoom-in", 80), ("zoom-out", 120)):
+    for way, n in (("zoom-in", 90), ("zoom-out", 40)):
         page.evaluate(
             """async ([way, n]) => {
               for (let i = 0; i < n; i += 1) {

@@ -170,8 +170,8 @@ def reason(error: Exception) -> str:
 def first_problem(error: ValidationError, root: str = "") -> str:
     """The first thing that does not fit a schema, as "key.of.it: message"; `root` has no key."""
     item = error.errors(include_input=False)[0]
-    where = ".".join(_plain(str(key), SHOWN) for key in item["loc"])
-    return f"{where or root}: {_plain(item['msg'], SAID)}"
+    where = ".".join(_plain(str(key), SHOWN) for key in item["loc"]) or root
+    return f"{where}: {_plain(item['msg'], SAID)}" if where else _plain(item["msg"], SAID)
 
 
 def _plain(text: str, most: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -195,9 +196,21 @@ def test_the_shipped_recipe_is_the_zoo():
 
 
 def test_what_is_no_recipe_is_refused(tmp_path):
-    (tmp_path / RECIPE_FILE).write_text("shared: {}\ngrid: {hiden: [3]}\n")
-    with pytest.raises(SuiteError, match="not a recipe of bilinear networks"):
-        load_bilinear_recipe(tmp_path / RECIPE_FILE)
+    file = tmp_path / RECIPE_FILE
+    file.write_text("shared: {hidden: 2}\ngrid: {hidden: [3]}\n")
+    with pytest.raises(SuiteError) as error:
+        load_bilinear_recipe(file)
+    assert str(error.value) == (
+        f"{file}: not a recipe of bilinear networks: hidden is shared, and in the grid"
+    )
+    for grid, message in (
+        ("{hiden: [3]}", "unknown setting 'hiden'. Did you mean 'hidden'?"),
+        ("{hidden: [3.5]}", "hidden: 3.5: Input should be a valid integer"),
+        ("{layers: [1]}", "it has no hidden"),
+    ):
+        file.write_text(f"shared: {{}}\ngrid: {grid}\n")
+        with pytest.raises(UsageError, match=f"^{re.escape(f'{file}: {message}')}"):
+            load_bilinear_recipe(file)
 
 
 def test_the_command_trains_one_and_a_recipe(tmp_path):

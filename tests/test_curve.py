@@ -181,6 +181,7 @@ def test_rates_at_distortions_lie_on_chords_and_are_nan_beyond():
     rates = curve.rates_at(np.array([8.0, 5.0, 2.0, 1.75, 1.5, 8.1, 1.4]))
     assert rates[:5] == pytest.approx([0, 1, 2, 3, 4])
     assert np.isnan(rates[5:]).all()
+    assert np.isnan(curve_of().rates_at(np.array([0.1, 0.2]))).all()
     alone = curve_of((1, 0.1)).rates_at(np.array([0.1, 0.2]))
     assert (alone[0], np.isnan(alone[1])) == (1, True)
 

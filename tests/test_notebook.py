@@ -19,11 +19,12 @@ from matplotlib.figure import Figure
 import mdlbench
 from mdlbench.boards.compare.contender import Contender
 from mdlbench.boards.compare.contest import compare as contest_of
+from mdlbench.boards.leaderboard import unique_labels
 from mdlbench.console.stages import shown_on_terminal
 from mdlbench.errors import RecordError, UsageError
 from mdlbench.records.measured import ACCEPTED
 from mdlbench.records.record import EvalRecord
-from mdlbench.records.store import RecordStore
+from mdlbench.records.store import RecordStore, read_records
 from tests.documentation import REPOSITORY
 from tests.notebooks import execute
 from tests.records import make_record, make_result, realistic_suite
@@ -267,12 +268,35 @@ def test_compare_takes_names_and_families_of_a_folder(zoo, tmp_path):
         mdlbench.compare([zoo[0], other])
 
 
-def test_nothing_of_a_compared_name_is_markup(zoo):
-    def renamed(record, name):
-        coder = record.identity.coder.model_copy(update={"name": name})
-        identity = record.identity.model_copy(update={"coder": coder})
-        return record.model_copy(update={"identity": identity, "id": identity.id})
+def renamed(record, name):
+    coder = record.identity.coder.model_copy(update={"name": name})
+    identity = record.identity.model_copy(update={"coder": coder})
+    return record.model_copy(update={"identity": identity, "id": identity.id})
 
+
+def test_saes_of_one_name_are_told_apart_wherever_they_are_from(zoo, tmp_path):
+    twin = renamed(zoo[1], zoo[0].name)
+    path = RecordStore(tmp_path).save(twin)
+    labels = unique_labels([zoo[0], twin])
+    assert len(set(labels.values())) == 2
+    for other in (twin, path, str(path)):
+        frame = mdlbench.compare([zoo[0], other]).frame
+        assert set(frame.sae) == set(labels.values())
+
+
+def test_an_edited_record_is_compared_with_nothing(zoo, tmp_path):
+    path = RecordStore(tmp_path).save(zoo[0])
+    path.write_text(path.read_text().replace('"threads": ', '"threads": 1'))
+    (edited,) = read_records(tmp_path)
+    with pytest.raises(RecordError) as error:
+        mdlbench.compare([zoo[1], edited])
+    assert str(error.value) == (
+        f"{zoo[0].name} (edited): changed after it was written (its checksum does not match); it "
+        "is compared with nothing"
+    )
+
+
+def test_nothing_of_a_compared_name_is_markup(zoo):
     html = mdlbench.compare([renamed(zoo[0], HOSTILE), zoo[1]])._repr_html_()
     assert "script" not in Tags(html).tags
     assert "\x1b" not in html

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mdlbench.adapters.load import NamedCoder, load_coder
 from mdlbench.errors import CheckpointError, UsageError
@@ -245,6 +245,18 @@ def test_circuit_tracer_against_float64(
     origin = coder.spec.origin
     assert (origin.hook, origin.hook_out) == ("blocks.3.mlp.hook_in", "blocks.3.hook_mlp_out")
     assert coder.spec.side_bits == (32 * D if skip else 0)
+
+
+@pytest.mark.parametrize(
+    ("k", "said"), [(float("nan"), "nan"), (float("inf"), "inf"), (2.5, "2.5")]
+)
+def test_a_stored_k_that_is_no_number_of_latents(tmp_path: Path, k: float, said: str) -> None:
+    write_tracer(tmp_path / "set", "topk", False, stored_k=True)
+    file = tmp_path / "set/layer_3.safetensors"
+    save_file(load_file(file) | {"k": torch.tensor(k)}, file)
+    with pytest.raises(CheckpointError) as error:
+        load_coder(str(file))
+    assert str(error.value) == f"{file}: k is {said}, expected a whole number"
 
 
 def write_second(folder: Path, skip: bool, **config: Any) -> dict[str, np.ndarray]:

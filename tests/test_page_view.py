@@ -146,8 +146,14 @@ def test_differences_side_by_side_are_those_of_compare(open_page, zoo, board):
     table = next(t for t in board.tables if (t.metric, t.epsilon) == ("mse", 0.03))
     rows = table.of("ranked")
     chosen = [rows[i].record for i in (3, 0, 5, 2)]
-    for record in chosen:
+    words = page.locator("#beside .caption")
+    pin(page, chosen[0].name)
+    assert words.inner_text() == (
+        "Pin others with the box before a name, up to 4 in all; differences are to the first."
+    )
+    for record in chosen[1:]:
         pin(page, record.name)
+    assert words.inner_text().startswith(f"Differences are to {chosen[0].name}, with the 95% ")
     assert page.locator("#beside .who").all_inner_texts() == [record.name for record in chosen]
     pin(page, rows[1].label)
     assert page.locator("#note").inner_text().startswith("4 SAEs are side by side already")
@@ -373,6 +379,31 @@ def test_two_fingers_zoom(open_page):
     assert reset.is_hidden()
     page.locator("#curves .zoom-in").press("Enter")
     assert reset.is_visible()
+
+
+def test_a_zoom_has_an_end_on_either_side(open_page, tmp_path):
+    """However often somebody presses, ticks can be told apart and the page answers."""
+    page = open_page("zoo")
+    for way, n in (("zoom-in", 90), ("zoom-out", 40)):
+        page.evaluate(
+            """async ([way, n]) => {
+              for (let i = 0; i < n; i += 1) {
+                document.querySelector(`#curves .${way}`).click();
+                await new Promise(requestAnimationFrame);
+              }
+            }""",
+            [way, n],
+        )
+        root = ElementTree.fromstring(saved(page, "#curves .svg", tmp_path).read_text())
+        across = [
+            float(text.text.replace("−", "-"))
+            for text in root.iter(f"{SVG}text")
+            if text.get("text-anchor") == "middle" and re.fullmatch(r"[−\d.]+", text.text)
+        ]
+        assert len(across) > 2
+        assert across == sorted(set(across))
+    page.locator("#curves .reset").click()
+    assert page.locator("#curves .reset").is_hidden()
 
 
 def test_bits_are_on_the_first_screen_of_a_phone(open_page):

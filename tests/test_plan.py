@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdlbench.cli.rows import plan_lines, plan_rows, plan_seconds
+from mdlbench.errors import UsageError
 from mdlbench.hub.items import Item
 from mdlbench.scoring.plan import Plan, planned
 from mdlbench.scoring.suite_run import WHOLE, Scored, Shard, run
@@ -41,6 +42,11 @@ def test_a_run_is_told_and_nothing_is_written(
         "time: not known before one is scored here, for 3 SAEs",
     ]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_quantiser_that_is_none_is_refused(suite: Suite, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^no quantiser 'tre'\. "):
+        planned(Opener(suite), [], tmp_path, WHOLE, "tre")
 
 
 def test_what_is_finished_is_kept_and_tells_how_long_the_rest_takes(

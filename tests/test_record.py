@@ -55,6 +55,22 @@ def test_floats_survive_unrounded(mse, bits, replicates):
     assert again.tolerances[0].replicates == replicates
 
 
+@pytest.mark.parametrize(("ranks", "bits"), [([], []), ([1, 2], [1.0])])
+def test_a_profile_has_a_value_a_rank(ranks, bits):
+    profile = {"step": 0.1, "ranks": ranks, "firing_rates": bits, "bits": bits}
+    text = damaged(lambda content: content.update(latents=profile | {"cumulative_bits": bits}))
+    with pytest.raises(RecordError, match=r"x: latents: .*as many rates and bits as ranks"):
+        parse_record(text, "x")
+
+
+@pytest.mark.parametrize("text", ["no base64", "AAAA"])
+def test_resamples_that_cannot_be_read_are_said_to_be(text):
+    point = realistic_suite(widths=(64,), sparsities=(8,), n_replicates=50)[0].points[0]
+    resamples = point.resamples.model_copy(update={"bits": text})
+    with pytest.raises(RecordError, match=f"of bits at step {point.step:g} cannot be read: "):
+        point.model_copy(update={"resamples": resamples}).resampled_bits()
+
+
 def test_canonical_json_is_sorted_ends_in_a_newline_and_leaves_out_what_is_absent():
     text = make_record("sae", None).to_json()
     content = json.loads(text)

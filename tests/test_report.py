@@ -37,6 +37,7 @@ from mdlbench.report.tables import (
     to_markdown,
     to_rich,
 )
+from mdlbench.report.view import view_of
 from mdlbench.report.widths import (
     best_per_width,
     infeasible_widths,
@@ -348,6 +349,14 @@ def many_families(n=12):
         )
         records.append(made)
     return records
+
+
+def test_a_record_without_points_leaves_the_board_as_it_is():
+    bare = make_record("bare", None, points=[], coder=GATED)
+    assert view_of([bare], "mse").rates.linear == (0.0, 1.1)
+    (ax,) = drawn([bare]).axes
+    assert "ε = 0.015" in texts_of(ax)
+    assert "gated" not in texts_of(ax)
 
 
 @pytest.mark.parametrize("metric", ["mse", "delta_ce"])

@@ -14,8 +14,16 @@ from sae_lens import SAE
 from typer.testing import CliRunner
 
 from mdlbench.cli.app import app
-from mdlbench.errors import MdlbenchError, SourceError, SuiteError, TrainingError, UsageError
-from mdlbench.records.store import read_records
+from mdlbench.errors import (
+    CheckpointError,
+    MdlbenchError,
+    RecordError,
+    SourceError,
+    SuiteError,
+    TrainingError,
+    UsageError,
+)
+from mdlbench.records.store import RecordStore, file_name, read_records
 from mdlbench.scoring.suite_run import Scored
 from mdlbench.scoring.worker import Worker
 from mdlbench.sources.open import Opener
@@ -23,21 +31,24 @@ from mdlbench.sources.protocol import Block
 from mdlbench.studies import run as study_run
 from mdlbench.studies.held_out import HeldOut
 from mdlbench.studies.inference import crossed_draws, simultaneous, standing, variance_shares
-from mdlbench.studies.plan import merged, parse_study
+from mdlbench.studies.plan import parse_study
 from mdlbench.studies.report import (
     Compared,
+    Findings,
     comparison_table,
+    drawings,
     findings,
     latex_table,
     text,
     verdict,
     write_report,
 )
-from mdlbench.studies.results import Configuration, Done, Family, Level, equal_grid
+from mdlbench.studies.results import Configuration, Done, Family, Level, equal_grid, level
 from mdlbench.studies.run import DIVERGED, RUNS, STUDY_FILE, Diverged, Trained, claim, run_study
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.site import Site
 from mdlbench.training.config import TrainingConfig
+from mdlbench.training.settings import merged
 
 SUITE = {
     "name": "small",
@@ -119,6 +130,11 @@ def test_settings_that_are_nearer_to_a_run_win():
     [
         ({"seeds": [1, 2, 1]}, r"study\.yaml, line \d+: .*repeated seed 1"),
         ({"widths": []}, "widths: .*at least 1"),
+        (
+            {"shared": {"options": None}},
+            r"line 3: shared: options are a mapping of names to values, not None$",
+        ),
+        ({"shared": {"width": 3}}, "shared: width is no setting of a study's runs: it has widths"),
         ({"seedz": [1]}, "seedz: .*not permitted"),
         ({"validation": 1.0}, "validation: .*less than 1"),
         ({"architectures": {"topk": {"sparsities": {}}}}, "sparsities: .*at least 1"),
@@ -138,13 +154,34 @@ def test_a_study_that_does_not_fit_is_one_sentence(changes, message):
     [
         ({"sparsities": {"k2": {"k": 2}}}, "batchtop-12-k2-seed4: unknown architecture 'batchtop'"),
         ({"architecture": "topk", "sparsities": {"k2": {"k": 99}}}, "k must lie between 0 and"),
-        ({"architecture": "topk", "sparsities": {"k2": {"kk": 2}}}, "unexpected .* 'kk'"),
+        (
+            {"architecture": "topk", "sparsities": {"k2": {"kk": 2}}},
+            "^batchtop-12-k2-seed4: unknown setting 'kk'. Did you mean 'k'",
+        ),
+        (
+            {"architecture": "topk", "sparsities": {"k2": {"k": 2, "epochs": "5"}}},
+            "^batchtop-12-k2-seed4: epochs: '5': Input should be a valid integer$",
+        ),
     ],
 )
 def test_impossible_settings_name_their_run(architecture, message):
     run = plan(architectures={"batchtop": architecture}).runs()[0]
     with pytest.raises(UsageError, match=message):
         run.config()
+
+
+def test_two_runs_of_one_name_are_refused():
+    study = plan(
+        architectures={
+            "topk": {"sparsities": {"12-x": {"k": 2}}},
+            "topk-12": {"architecture": "topk", "sparsities": {"x": {"k": 3}}},
+        }
+    )
+    with pytest.raises(UsageError) as error:
+        study.runs()
+    assert str(error.value) == (
+        "2 runs are called topk-12-12-x-seed4: rename an architecture or a sparsity"
+    )
 
 
 def test_a_width_that_is_not_there_is_refused():
@@ -310,6 +347,55 @@ def test_a_diverged_run_is_said_and_excluded(whole, home, monkeypatch, tmp_path)
     assert "7 of 8 runs on suite suite.yaml are scored" in said
     assert f"**{key} diverged and is excluded: the loss became nan in epoch 1.**" in said
     assert "Grids differ: batchtopk, 12 latents, k2: 1 of 2 seeds" in said
+
+
+def test_a_damaged_note_of_a_run_that_diverged_is_named(tmp_path):
+    file = tmp_path / RUNS / "a" / DIVERGED
+    file.parent.mkdir(parents=True)
+    for content, message in ((b"{", "not JSON"), (b"{}", "gives no reason; delete it, and the r")):
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"^{file}: {message}"):
+            study_run.diverged(tmp_path, "a")
+    (tmp_path / STUDY_FILE).write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="holds another study"):
+        claim(tmp_path, "name: other\n")
+
+
+def test_a_report_is_of_records_of_one_suite_as_they_were_written(whole, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(whole, folder)
+    path = next((folder / "records").glob("*.json"))
+    written = path.read_text()
+    path.write_text(written.replace('"threads": ', '"threads": 1'))
+    assert len(findings(folder).done) == 7
+    path.write_text(written)
+    record = read_records(folder)[-1]
+    identity = record.identity.model_copy(update={"suite_digest": "0" * 64})
+    (folder / "records" / file_name(record.identity)).unlink()
+    RecordStore(folder).save(record.model_copy(update={"identity": identity, "id": identity.id}))
+    with pytest.raises(RecordError, match="cannot be compared: their suite_digest differs"):
+        findings(folder)
+
+
+def test_architectures_without_a_grid_in_common_are_not_compared(whole):
+    study = plan(
+        architectures={
+            "a": {"architecture": "topk", "sparsities": {"k2": {"k": 2}}},
+            "b": {"architecture": "topk", "sparsities": {"k2": {"k": 2}}, "widths": [16]},
+        }
+    )
+    done = tuple(Done(run, read_records(whole)[0]) for run in study.runs())
+    grid = equal_grid(done)
+    nothing = level(grid.done, "fvu", 0.9)
+    compared = (Compared(nothing, standing(nothing, 0)),)
+    found = Findings(study, len(done), done, {}, grid, compared)
+    assert list(verdict(compared[0])) == [
+        "Nothing is compared: no width, sparsity and seed is common to all architectures."
+    ]
+    said = text(found, comparison_table(found))
+    assert "a alone or with some others has width 12: left out of what is compared" in said
+    assert "tabular" in latex_table("x", comparison_table(found))
+    assert set(drawings(found)) == {"bits-fvu", "hulls-fvu"}
 
 
 def test_a_report_before_any_record(tmp_path):

@@ -138,7 +138,7 @@ MODEL = {"kind": "package", "name": "m", "package": "p", "version": "1", "file":
         ({"model": MODEL | {"file": "a\\..\\x"}}, "package.file: .*pattern"),
         ({"tokens": {"calibration": 0, "test": 8}}, "source.tokens.calibration"),
         ({"place": {"context": 1}}, "source.place.context"),
-        ({"place": {"hok": "x"}}, "source.place.hok: unknown key"),
+        ({"place": {"hok": "x"}}, "source.place.hok: unknown key. Did you mean 'hook'"),
         ({"first_position": 0}, "source.first_position"),
     ],
 )

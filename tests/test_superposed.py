@@ -283,6 +283,21 @@ def test_the_read_out_against_an_independent_computation():
         ({"hierarchy": {"roots": 4, "branching": 1}}, "branching.*greater than or equal to 2"),
         ({"rates": {"most": 0.1, "least": 0.2}}, "least = 0.2 must be below most = 0.1"),
         ({"rates": {"most": 1.0, "least": 0.2}}, "rates.most.*less than 1"),
+        (
+            {"rates": {"most": 0.1, "least": 1e-300}},
+            "rates.least.*than or equal to 0.000000001",
+        ),
+        (
+            {"rates": {"most": 0.1, "least": 0.01, "exponent": 1e-300}},
+            "rates.exponent.*greater than or equal to 0.001",
+        ),
+        ({"magnitudes": {"first": 1e39}}, "magnitudes.first.*less than or equal to 1000000"),
+        ({"correlation": {"rank": 2, "scale": 1e308}}, "scale.*less than or equal to 1000000"),
+        ({"hierarchy": {"roots": 1, "branching": 10**9}}, "branching.*less than or equal to 1024"),
+        (
+            {"d": 1 << 16, "features": 1 << 20},
+            "1,048,576 directions of 65,536 numbers are more than the 268,435,456 numbers that",
+        ),
     ],
 )
 def test_an_impossible_world_is_one_sentence(changes, message):

@@ -350,3 +350,8 @@ def test_the_tree_code_of_the_truth_reaches_the_joint_entropy(toy):
     record = next(record for record in committed("tree") if record.name == "truth")
     point = next(point for point in record.points if point.step == 1 / 32)
     assert point.bits.support == pytest.approx(joint_bits(toy.source), rel=0.005)
+
+
+def test_probabilities_that_no_sample_shows_are_refused():
+    with pytest.raises(ValidationError, match=r"greater than or equal to 0\.000000001"):
+        pair(1e-200, 1e-200, 0.0)

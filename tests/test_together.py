@@ -13,7 +13,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mdlbench.adapters import checked
 from mdlbench.adapters.check import check_coder
@@ -225,6 +225,7 @@ def test_rates_and_errors_add_up_and_all_decoders_are_charged(suite):
     assert both.site.hook == MLPS
     assert (both.coder.d_latents, both.coder.d_out) == (48, 2 * D_MODEL)
     assert both.coder.architecture == "joint"
+    assert not both.is_baseline
     assert both.identity.coder.adapter == "joint"
     for joint in both.points[:1] + both.points[-1:]:
         parts = [
@@ -262,6 +263,8 @@ def test_baselines_are_fitted_to_all_hooks_or_to_each(suite):
     joint, each, first, second = records_of(suite, "pca", "two-pca", "first", "second")
     assert joint.site == each.site
     assert joint.coder.d_latents == each.coder.d_latents == 2 * D_MODEL
+    assert joint.is_baseline
+    assert each.is_baseline
     assert joint.points[0].mse == pytest.approx(each.points[0].mse, rel=0.1)
     parts = [record.points[0].bits.plugin for record in (first, second)]
     assert each.points[0].bits.plugin == pytest.approx(sum(parts), rel=1e-3)
@@ -300,6 +303,7 @@ def test_the_same_from_the_command_lines_words_and_with_a_decoder_of_few_bits(su
         ("mlp-0 + pca", "pca: has several hook points itself, so it cannot be spliced in with"),
         ("mlp-0 + silent", "silent: neither its config nor the suite says its hook"),
         ("mlp-0 + not/here", "not/here: no such file or folder"),
+        ("mlp-0 + ", "nothing stands beside a ' . ': write several SAEs as in 'A . B'"),
     ],
 )
 def test_what_cannot_be_spliced_in_at_once_is_told(suite, words, message):
@@ -356,18 +360,44 @@ def test_workers_find_the_same_and_are_told_which_saes_by_name(suite):
     assert one == three
 
 
+def test_a_name_before_a_spec_names_one_of_several(suite):
+    (target,) = targets(suite, ["mlp-0 + other=mlp-2"], None)
+    assert [part.label for part in target.sae.parts] == ["mlp-0", "other"]
+    (target,) = targets(suite, ["both=mlp-0 + mlp-2"], None)
+    assert (target.name, len(target.sae.parts)) == ("both", 2)
+
+
+def test_a_record_of_many_saes_may_have_a_long_name(suite):
+    (both,) = records_of(suite, "both")
+    coder = both.identity.coder.named(" + ".join(["a" * 150] * 5))
+    identity = both.identity.model_copy(update={"coder": coder})
+    long = both.model_copy(update={"identity": identity, "id": identity.id})
+    assert list(problems_of(long, suite)) == []
+    outside = identity.model_copy(update={"coder": coder.named("mlp-0 + /etc/passwd")})
+    found = problems_of(both.model_copy(update={"identity": outside, "id": outside.id}), suite)
+    assert list(found) == ["name '/etc/passwd' is a path"]
+
+
 def test_images_have_one_hook_point(tmp_path):
     suite = tiny_suite(tmp_path)
     with pytest.raises(UsageError, match="are both at pixels: only SAEs at different hook points"):
         target_site(Opener(suite), targets(suite, ["baseline:pca + baseline:mean"], None)[0])
 
 
-def test_an_entry_that_splices_all_names_several(tmp_path):
-    with pytest.raises(SuiteError, match="names one SAE; write several, as in A"):
-        language_suite(tmp_path, saes=[{"key": "a", "splice": "all", "spec": "baseline:pca"}])
-    suite = language_suite(tmp_path, saes=[{"key": "a", "splice": "all", "spec": "a + a"}])
-    with pytest.raises(UsageError, match="'a' is several SAEs itself"):
-        targets(suite, ["a"], None)
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("baseline:pca", "does not name several SAEs, as in A + B"),
+        ("b + ", "does not name several SAEs, as in A + B"),
+        ("b + a", "'a' is several SAEs itself"),
+        ("b + c", "'c' is no key of the suite. Known: a, b."),
+    ],
+)
+def test_an_entry_that_splices_all_names_several(tmp_path, spec, message):
+    saes = [{"key": "b", "spec": "baseline:pca"}, {"key": "a", "splice": "all", "spec": spec}]
+    with pytest.raises(SuiteError) as error:
+        language_suite(tmp_path, saes=saes)
+    assert str(error.value) == f"{tmp_path / 'suite.yaml'}, line 10: saes.1.spec: {message}"
 
 
 # --- transcoders and crosscoders of several layers ----------------------------------------------
@@ -509,6 +539,92 @@ def test_files_of_which_one_site_is_missing_are_refused(tmp_path):
     config.write_text(config.read_text().replace('"width": 12', '"width": 13'))
     with pytest.raises(CheckpointError, match="have 12 latents together, but its config says 13"):
         load_coder(str(tmp_path / "narrow"))
+
+
+def changed(file, **tensors):
+    """Write a file of weights again with other tensors; None takes one out."""
+    found = {**load_file(file), **tensors}
+    save_file({k: v.contiguous() for k, v in found.items() if v is not None}, file)
+
+
+@pytest.mark.parametrize(
+    ("file", "tensors", "message"),
+    [
+        ("W_enc", {"W_enc_1": torch.full((N, D_MODEL), torch.nan)}, "W_enc_1: 96 of 96 weights"),
+        (
+            "W_enc",
+            {"W_enc_1": drawn(D_MODEL, N)},
+            r"b_enc_1 has shape \(6,\), but its encoder says",
+        ),
+        ("W_enc", {"W_enc_1": torch.ones(N, D_MODEL, dtype=torch.int8)}, "W_enc_1 has dtype"),
+        ("W_enc", {"W_enc": drawn(N, D_MODEL)}, "unknown tensor 'W_enc'. Did you mean 'W_enc_1'"),
+        ("W_enc", {"b_dec_1": None}, "no tensor 'b_dec_1'; it has W_enc_1, b_enc_1"),
+        ("W_dec", {"b_dec_1": drawn(D_MODEL)}, "unknown tensor 'b_dec_1'"),
+        ("W_dec", {"W_dec_1": drawn(N, 2 * D_MODEL)}, r"W_dec_1 has shape \(6, 32\), but"),
+    ],
+)
+def test_a_faulty_file_of_a_layer_is_named(tmp_path, file, tensors, message):
+    write_tracer(tmp_path / "clt", threshold=False)
+    path = tmp_path / f"clt/{file}_1.safetensors"
+    changed(path, **tensors)
+    with pytest.raises(CheckpointError, match=f"^{path}: {message}"):
+        load_coder(str(tmp_path / "clt"))
+
+
+def test_layers_of_two_models_are_refused(tmp_path):
+    write_second(tmp_path / "cc", "crosscoder", skip=False)
+    wide = {"w_enc": drawn(9, N), "w_dec": drawn(N, 2, 9), "b_dec": drawn(9)}
+    changed(tmp_path / "cc/params_layer_1.safetensors", **wide)
+    with pytest.raises(CheckpointError) as error:
+        load_coder(str(tmp_path / "cc"))
+    assert str(error.value) == (
+        f"{tmp_path / 'cc'}: layer 1 is of width 9, layer 0 of width 16: they are not of one model"
+    )
+
+
+@pytest.mark.parametrize("name", ["W_enc_999999999999", "W_enc_00", "W_enc_٣"])
+def test_a_file_that_is_named_like_a_layer_is_none(tmp_path, name):
+    write_tracer(tmp_path / "clt", threshold=False)
+    (tmp_path / f"clt/{name}.safetensors").write_bytes(b"")
+    assert load_coder(str(tmp_path / "clt")).spec.d_latents == 3 * N
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("{1,1}", ".*: each layer stands once, those before it first"),
+        ("{2,0}", ".*: each layer stands once, those before it first"),
+        ("{" + "9" * 5000 + ",1}", ""),
+        ("2", ".* does not say which layers"),
+    ],
+)
+def test_layers_that_a_config_says_wrongly(tmp_path, layers, message):
+    write_second(tmp_path / "cc", "crosscoder", skip=False)
+    file = tmp_path / "cc/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {
+        "hf_hook_point_in": f"model.layers.{layers}.output"}))  # fmt: skip
+    with pytest.raises(CheckpointError, match=f"^{file}: {message}"):
+        NamedCoder(str(tmp_path / "cc")).origin()
+    file.write_text("[1]")
+    with pytest.raises(CheckpointError, match="expected an object, found a list"):
+        NamedCoder(str(tmp_path / "cc")).origin()
+
+
+def test_a_config_that_is_a_list_is_said_to_be(tmp_path):
+    write_tracer(tmp_path / "clt", threshold=False)
+    (tmp_path / "clt/config.yaml").write_text("- 1")
+    with pytest.raises(CheckpointError, match=r"config\.yaml: Input should be a valid dictionary"):
+        load_coder(str(tmp_path / "clt"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"blocks.{'9' * 5000}.hook_mlp_out", f"model.layers.{'9' * 5000}", "blocks.٣.hook_mlp_out"],
+)
+def test_what_is_nearly_a_hook_point_is_none(name):
+    with pytest.raises(UsageError, match="is not supported") as error:
+        parsed(name)
+    assert len(str(error.value)) < 400
 
 
 def test_a_cross_layer_transcoder_is_scored_at_all_its_hooks(suite, tmp_path, loaded):

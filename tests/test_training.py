@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,14 @@ from mdlbench.adapters.load import NamedCoder
 from mdlbench.adapters.protocol import Origin
 from mdlbench.cli.app import app
 from mdlbench.disk.files import write_atomically
-from mdlbench.errors import CheckpointError, OutputError, SuiteError, TrainingError, UsageError
+from mdlbench.errors import (
+    CheckpointError,
+    OutputError,
+    SuiteError,
+    TrainingError,
+    UsageError,
+    did_you_mean,
+)
 from mdlbench.sources.images import Classifier, load_images
 from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import Block, Split
@@ -37,6 +44,7 @@ from mdlbench.training.config import TrainingConfig, build_sae
 from mdlbench.training.folder import RunFolder, read_log
 from mdlbench.training.makers.classifier import accuracy
 from mdlbench.training.rows import Rows, training_rows
+from mdlbench.training.settings import made
 from mdlbench.training.trainer import _Run, initialise_from_data, train
 from mdlbench.training.zoo import load_recipe, parse_options, train_zoo
 from tests.crashes import every_crash
@@ -385,12 +393,36 @@ def test_latents_start_at_tokens():
         ({"lr": float("nan")}, "lr must be positive, not nan"),
         ({"k": 17}, "k must lie between 0 and the width 16, not 17"),
         ({"decay": 1.0}, "decay is a fraction of the steps, not 1.0"),
+        ({"lr": float("inf")}, "lr must be finite, not inf"),
+        ({"patience": 0}, "patience must be positive, not 0"),
+        ({"warm_up_steps": -1}, "warm_up_steps must not be negative, not -1"),
         ({"architecture": "batchtopp"}, "Did you mean 'batchtopk'"),
     ],
 )
 def test_impossible_settings_are_refused(change, message):
     with pytest.raises(UsageError, match=message):
         replace(CONFIG, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 2.5}, "epochs: 2.5: Input should be a valid integer"),
+        ({"epochs": None}, "epochs: None: Input should be a valid integer"),
+        ({"batch_size": True}, "batch_size: True: Input should be a valid integer"),
+        ({"lr": "1e-3"}, "lr: '1e-3': Input should be a valid number"),
+        ({"k": "5"}, "k: '5': Input should be a valid number"),
+        ({"products": "int8"}, "products: 'int8': Input should be 'float32' or 'bfloat16'"),
+        ({"options": [1]}, "options: [1]: Input should be a valid dictionary"),
+        ({"epoch": 3}, f"unknown setting 'epoch'. {did_you_mean('epoch', asdict(CONFIG))}"),
+        ({"lr": 0.0}, "lr must be positive, not 0.0"),
+    ],
+)
+def test_written_settings_are_of_their_kinds(change, message):
+    with pytest.raises(UsageError) as error:
+        made(TrainingConfig, {**asdict(CONFIG), **change}, "mine")
+    assert str(error.value) == f"mine: {message}"
+    assert made(TrainingConfig, asdict(CONFIG), "mine") == CONFIG
 
 
 @pytest.mark.parametrize(
@@ -411,6 +443,7 @@ def test_impossible_settings_are_refused(change, message):
             "'matching_pursuit' has no weights that expected_average_only_in can go into",
         ),
         ({"batch_size": 513}, "batch_size 513 exceeds the 512 tokens"),
+        ({"width": 10**15}, "an SAE of width 1000000000000000: .*memory"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(change, message, tmp_path):
@@ -443,8 +476,10 @@ def test_shipped_saes_follow_their_recipe():
     ("text", "error", "message"),
     [
         ("saes: {a: {width: 4}}", SuiteError, "not a training recipe: 'shared'"),
-        ("shared: {}\nsaes: {a: {wdth: 4}}", SuiteError, "argument"),
-        ("shared: {k: 9}\nsaes: {a: {width: 4}}", UsageError, "k must lie between 0 and"),
+        ("shared: {}\nsaes: {a: {wdth: 4}}", UsageError, "a: unknown setting 'wdth'. Did you mea"),
+        ("shared: {}\nsaes: {a: {}}", UsageError, "recipe.yaml: a: it has no width$"),
+        ("shared: {k: 9}\nsaes: {a: {width: 4}}", UsageError, "a: k must lie between 0 and"),
+        ("shared: {options: 3}\nsaes: {a: {width: 4}}", SuiteError, "options are a mapping of"),
         ("shared: {", SuiteError, "recipe.yaml, line 1: not valid YAML"),
         ("shared: []\nsaes: {a: {width: 4}}", SuiteError, "not a training recipe"),
         ("shared: {}\nsaes: []", SuiteError, "not a training recipe"),

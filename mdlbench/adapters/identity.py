@@ -17,6 +17,11 @@ Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 """Whatever JSON can hold; no NaN."""
 
 
+BASELINE = "baseline"
+"""The adapter of coders that are fitted rather than trained: PCA, k-means, dense, mean."""
+JOINT, SAES = "joint", "saes"
+"""What stands for an adapter where several SAEs are spliced in at once, and the argument that has
+their identities."""
 UNSEEN = "unseen"
 """The argument that says what of an SAE its digest does not cover; absent where it covers all."""
 
@@ -41,6 +46,14 @@ class CoderIdentity(BaseModel):
     def unseen(self) -> str:
         """What of it the digest does not cover, in words; empty where it covers all."""
         return str(self.arguments.get(UNSEEN, ""))
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing in it is trained: a baseline, or several of them at once."""
+        saes = self.arguments.get(SAES)
+        if self.adapter == JOINT and isinstance(saes, list) and saes:
+            return all(isinstance(sae, dict) and sae.get("adapter") == BASELINE for sae in saes)
+        return self.adapter == BASELINE
 
     def named(self, name: str | None) -> CoderIdentity:
         """The same under another name, if there is one."""

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 
-from mdlbench.adapters.identity import UNSEEN, CoderIdentity
+from mdlbench.adapters.identity import JOINT, SAES, UNSEEN, CoderIdentity
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.adapters.parts.joint import JointCoder, Part, join
 from mdlbench.adapters.protocol import Origin, SparseCoder
@@ -220,11 +220,11 @@ class JointAt:
         ]
         saes = [one.model_dump(exclude={"name"}) for one in found]
         unseen = [one.unseen for one in found if one.unseen]
-        arguments: dict[str, Any] = {"saes": saes}
+        arguments: dict[str, Any] = {SAES: saes}
         content = json.dumps(saes, sort_keys=True).encode()
         return CoderIdentity(
             name=AND.join(one.name for one in found),
-            adapter="joint",
+            adapter=JOINT,
             version=VERSION,
             arguments={**arguments, UNSEEN: unseen[0]} if unseen else arguments,
             weights_sha256=hashlib.sha256(content).hexdigest(),
@@ -248,10 +248,10 @@ class JointAt:
         return join(
             self.identity,
             [Part(*one) for one in zip(coders, reads, writes, strict=True)],
-            architecture="joint",
+            architecture=JOINT,
             origin=self._origin,
             device=self.device,
-            details={"saes": [coder.spec.name for coder in coders]},
+            details={SAES: [coder.spec.name for coder in coders]},
         )
 
     @cached_property

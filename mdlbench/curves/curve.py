@@ -100,6 +100,8 @@ class RateDistortionCurve:
     def rates_at(self, distortions: Float64[np.ndarray, " point"]) -> Float64[np.ndarray, " point"]:
         """Bits per token along the hull at some distortions; NaN where it does not reach."""
         hull = self.lower_hull()
+        if not hull.points:
+            return np.full(np.shape(distortions), np.nan)
         beyond = (distortions < hull.distortions[-1]) | (distortions > hull.distortions[0])
         rates = np.interp(-distortions, -hull.distortions, hull.rates)
         return np.where(beyond, np.nan, rates)

@@ -32,7 +32,7 @@ from pydantic_core import PydanticCustomError
 
 from mdlbench.adapters.identity import CoderIdentity, Facts
 from mdlbench.disk.json_text import no_constant, parse_json
-from mdlbench.errors import RecordError, UsageError, did_you_mean, first_problem
+from mdlbench.errors import RecordError, UsageError, did_you_mean, first_line, first_problem
 from mdlbench.quantisers.modes import MODES, mode_of
 from mdlbench.records import seal
 from mdlbench.statistics.metrics import METRICS, Metric, metric_of
@@ -50,8 +50,6 @@ PROTOCOL = 2
 """Version of the measurement itself: quantisers, codes and metrics. Numbers of different
 protocols are never compared."""
 
-BASELINE = "baseline"
-"""The adapter of coders that are fitted rather than trained: PCA, k-means, dense, mean."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63), WithJsonSchema({"type": "integer"})]
 """One of 64 bits, as all tables hold; JSON itself has no bound."""
@@ -383,8 +381,14 @@ class OperatingPoint(Distortion):
         text = getattr(self.resamples, key, None)
         if text is None:
             raise RecordError(f"the point at step {self.step:g} has no bootstrap resamples")
-        data = base64.b64decode(text, validate=True)
-        return np.frombuffer(data, dtype="<f2").astype(np.float64)
+        try:
+            data = base64.b64decode(text, validate=True)
+            return np.frombuffer(data, dtype="<f2").astype(np.float64)
+        except ValueError as error:
+            raise RecordError(
+                f"the bootstrap resamples of {key} at step {self.step:g} cannot be read: "
+                f"{first_line(error)}"
+            ) from error
 
 
 def interval_key(metric: str) -> str:
@@ -466,6 +470,13 @@ class LatentProfile(Part):
     cumulative_bits: list[Finite]
     """Bits per token of all latents up to that rank."""
     pictures: Pictures | None = None
+
+    @model_validator(mode="after")
+    def _has_a_value_a_rank(self) -> Self:
+        values = self.firing_rates, self.bits, self.cumulative_bits
+        if not self.ranks or any(len(of_each) != len(self.ranks) for of_each in values):
+            raise ValueError("expected a rank or more, and as many rates and bits as ranks")
+        return self
 
 
 MOST_RANKS = 64
@@ -586,7 +597,7 @@ class EvalRecord(Part):
     @property
     def is_baseline(self) -> bool:
         """Whether the coder was fitted rather than trained."""
-        return self.identity.coder.adapter == BASELINE
+        return self.identity.coder.is_baseline
 
     @property
     def measurement(self) -> Measurement:

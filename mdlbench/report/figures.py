@@ -257,7 +257,7 @@ def _view(records: Sequence[EvalRecord], families: Sequence[Family], metric: Met
     bits = [_finest(family.curve.rates_at(np.sort(epsilons))) for family in own]
     met = [value for value in bits if value is not None and value > 0]
     foot, top = around.losses.log
-    floors = [float(family.curve.distortions.min()) for family in families]
+    floors = [float(family.curve.distortions.min()) for family in families if family.curve.points]
     near = [floor for floor in floors if floor >= foot * NEAR_FLOOR]
     most = RIGHT * max(met) if met else around.rates.linear[1]
     return View(most, min(foot, 0.97 * min(near, default=foot)), top)

@@ -233,7 +233,7 @@ def _least_difference(table: Table) -> str | None:
     least = table.least_difference
     if least is None:
         return None
-    return f"Neighbours in this table differ beyond chance from about {least:.2g} bits on."
+    return f"Neighbours in this table must be about {least:.2g} bits apart to differ beyond chance."
 
 
 def _markdown_table(columns: list[Column], rows: Iterable[Row]) -> str:

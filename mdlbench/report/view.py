@@ -49,7 +49,7 @@ def view_of(records: Sequence[EvalRecord], metric: MetricName) -> View:
 def _rates(records: Sequence[EvalRecord]) -> Range:
     saes = [record for record in records if not record.is_baseline] or records
     rates = [r.bits for record in saes for r in record.tolerances if r.bits is not None]
-    rates = rates or [point.bits.total for record in saes for point in record.points]
+    rates = rates or [point.bits.total for record in saes for point in record.points] or [0.0]
     low, high = (float(rate) for rate in np.quantile(rates, [0.0, 0.97]))
     results = [result for record in records for result in record.tolerances]
     near = [r.bits for r in results if r.bits is not None and r.bits <= NEAR * high]

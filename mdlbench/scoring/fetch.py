@@ -25,7 +25,6 @@ from mdlbench.errors import HubError, MdlbenchError
 from mdlbench.hub.hub import HubUnreachableError
 from mdlbench.hub.items import Item, datasets_cache, hub_cache, snapshots
 from mdlbench.sources.open import Opener
-from mdlbench.suite.site import AND
 from mdlbench.suite.suite import Suite, SuiteEntry
 
 PREPARED = ".arrow"
@@ -192,7 +191,7 @@ def _specs(entry: SuiteEntry, suite: Suite) -> list[str]:
     """The specs of an entry; of SAEs that are spliced in at once, those that have no key."""
     if not entry.splice:
         return [entry.spec]
-    return [word for word in map(str.strip, entry.spec.split(AND)) if word not in suite.keys]
+    return [word for word in entry.words if word not in suite.keys]
 
 
 def _saes(key: str, spec: str, folder: Path) -> Iterator[Item]:

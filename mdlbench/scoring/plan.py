@@ -10,6 +10,7 @@ from pathlib import Path
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.errors import MdlbenchError, RecordError
 from mdlbench.hub.items import Item, snapshots
+from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord
 from mdlbench.records.store import HOMES, read_record, record_paths
 from mdlbench.scoring.naming import origin_of
@@ -67,7 +68,11 @@ def planned(
 
     SAEs on the hub may be asked for their configs. A language suite's text is the first one, unless
     the setting names another: whether it is available only a run finds out.
+
+    Raises:
+        UsageError: there is no such quantiser.
     """
+    mode_of(quantiser or opener.suite.quantiser)
     placed = shard.of([placed_at(opener, target) for target in wanted])
     suite, limit = opener.suite, opener.setting.limit
     mode = None if quantiser == suite.quantiser else quantiser
@@ -95,7 +100,7 @@ def planned(
 
 
 def _records(folder: Path, opener: Opener) -> list[EvalRecord]:
-    """Those of a folder that were measured on the suite, on as many documents."""
+    """Those of a folder that were measured on the suite, on as many documents, and not edited."""
     found = []
     for path in record_paths(folder):
         try:
@@ -103,6 +108,8 @@ def _records(folder: Path, opener: Opener) -> list[EvalRecord]:
         except RecordError:
             continue
         identity = record.identity
+        if record.is_edited:
+            continue
         if (identity.suite, identity.limit) == (opener.suite.name, opener.setting.limit):
             found.append(record)
     return found

@@ -15,7 +15,7 @@ from mdlbench.errors import UsageError
 from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.suite.site import AND, UNSAID, Place, Site
-from mdlbench.suite.suite import Suite
+from mdlbench.suite.suite import Suite, is_spec, several
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,25 @@ def key_target(suite: Suite, key: str) -> Target:
     """The SAE of a key of the suite; raises `UsageError` where there is none."""
     entry = suite.entry(key)
     if entry.splice:
-        sae = _joint(entry.spec, partial(_listed, suite), suite.folder)
+        sae = _joint(entry.words, partial(_listed, suite), suite.folder)
         return Target(sae, entry.key, entry.place)
     return Target(NamedCoder(entry.spec, suite.folder), entry.key, entry.place)
 
 
-def _joint(text: str, find: Callable[[str], list[Target]], folder: Path = Path()) -> NamedJoint:
-    """The SAEs that a text names with ` + ` between them, to be spliced in at once.
+def _joint(
+    words: Sequence[str], find: Callable[[str], list[Target]], folder: Path = Path()
+) -> NamedJoint:
+    """The SAEs of some words, to be spliced in at once.
 
     Raises:
         UsageError: one of them is unknown, or is several itself.
     """
-    return NamedJoint(tuple(_part(word.strip(), find) for word in text.split(AND)), folder)
+    return NamedJoint(tuple(_part(word, find) for word in words), folder)
 
 
 def _part(word: str, find: Callable[[str], list[Target]]) -> JointPart:
+    if not word:
+        raise UsageError("nothing stands beside a ' + ': write several SAEs as in 'A + B'")
     found = find(word)
     sae = found[0].sae
     if len(found) != 1 or isinstance(sae, NamedJoint):
@@ -86,10 +90,8 @@ def _part(word: str, find: Callable[[str], list[Target]]) -> JointPart:
 
 def _listed(suite: Suite, word: str) -> list[Target]:
     """What a suite means by a word that stands in one of its entries: a key or a spec."""
-    if set(word) & set(":/"):
+    if is_spec(word):
         return [Target(one) for one in NamedCoder(word, suite.folder).expand()]
-    if suite.entry(word).splice:
-        raise UsageError(f"suite {suite.name!r}: {word!r} is several SAEs itself")
     return [key_target(suite, word)]
 
 
@@ -99,18 +101,23 @@ def _targets(suite: Suite, sae: str, adapter: str | None) -> list[Target]:
     As NAME=SPEC it is called so, unless there is a path of the whole.
     """
     name, equals, spec = sae.partition("=")
-    if equals and name and not set(name) & set("/:?") and not Path(sae).exists():
+    if equals and name and _is_name(name) and not os.path.exists(sae):  # noqa: PTH110
         found = _targets(suite, spec, adapter)
         if len(found) > 1:
             raise UsageError(f"{sae!r}: one name for {len(found)} SAEs")
         return [replace(found[0], name=name)]
     if adapter is None and AND in sae and not os.path.exists(sae):  # noqa: PTH110
-        return [Target(_joint(sae, lambda word: _targets(suite, word, None)))]
+        return [Target(_joint(several(sae), lambda word: _targets(suite, word, None)))]
     if adapter is None and (key := _key(suite, sae)) is not None:
         return [key_target(suite, key)]
     places = {entry.spec: entry.place for entry in suite.saes}
     named = NamedCoder(sae, adapter=adapter)
     return [Target(found, place=places.get(found.spec, UNSAID)) for found in named.expand()]
+
+
+def _is_name(text: str) -> bool:
+    """Whether what stands before `=` is a name, and no part of a spec or of several."""
+    return not set(text) & set("/:?") and AND not in text
 
 
 def _key(suite: Suite, word: str) -> str | None:

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from mdlbench.errors import SuiteError, UsageError, first_problem
 from mdlbench.suite.base import Key, Strict, repeated
 from mdlbench.suite.yaml_file import parse_yaml
+from mdlbench.training.settings import Settings, made, merged
 
 if TYPE_CHECKING:
     from mdlbench.training.config import TrainingConfig
 
-Settings = dict[str, Any]
-"""Settings of a training run, as a recipe has them; `options` is a mapping within."""
+OF_THE_GRID = {"width": "widths", "seed": "seeds"}
+"""Settings that a study has lists of."""
+
+
+def _are_settings(settings: Settings) -> Settings:
+    for name, grid in OF_THE_GRID.items():
+        if name in settings:
+            message = f"{name} is no setting of a study's runs: it has {grid}"
+            raise PydanticCustomError("of_the_grid", "{message}", {"message": message})
+    try:
+        return merged(settings)
+    except UsageError as error:
+        raise PydanticCustomError("options", "{message}", {"message": str(error)}) from error
+
+
+RunSettings = Annotated[Settings, AfterValidator(_are_settings)]
 Width = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 
@@ -27,11 +44,11 @@ class Architecture(Strict):
 
     architecture: str | None = None
     """The name of its training class, where that is not its key."""
-    settings: Settings = Field(default={})
+    settings: RunSettings = Field(default={})
     """Settings of all its runs, over the shared ones."""
-    sparsities: Annotated[dict[Key, Settings], Field(min_length=1)]
+    sparsities: Annotated[dict[Key, RunSettings], Field(min_length=1)]
     """Settings of each sparsity, from sparse to dense, by what to call it in names."""
-    at_width: dict[str, Settings] = Field(default={})
+    at_width: dict[str, RunSettings] = Field(default={})
     """Further settings at a width, by the width in quotes."""
     widths: list[Width] | None = None
     """Where they are not the study's; the grid is then not balanced."""
@@ -45,7 +62,7 @@ class Study(Strict):
     name: Key
     suite: str
     """A shipped suite's name, or a path relative to the study's file."""
-    shared: Settings = Field(default={})
+    shared: RunSettings = Field(default={})
     """Settings of all runs."""
     widths: Annotated[list[Width], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
@@ -66,9 +83,10 @@ class Study(Strict):
         """All of them: seed by seed, so that what is there at any time is nearly balanced.
 
         Raises:
-            UsageError: a setting is impossible, or an architecture unknown.
+            UsageError: two runs have one name, or settings are for a width that is not there.
         """
         found = [run for key in self.architectures for run in self._runs_of(key)]
+        _refuse_one_name([run.key for run in found])
         seeds = list(dict.fromkeys([*self.seeds, *(run.seed for run in found)]))
         return sorted(found, key=lambda run: seeds.index(run.seed))
 
@@ -122,22 +140,8 @@ class Run:
         """
         from mdlbench.training.config import TrainingConfig
 
-        try:
-            return TrainingConfig(**{**self.settings, "width": self.width, "seed": self.seed})
-        except TypeError as error:
-            problem = str(error).partition("__init__() ")[2] or str(error)
-            raise UsageError(f"{self.key}: {problem}") from error
-        except UsageError as error:
-            raise UsageError(f"{self.key}: {error}") from error
-
-
-def merged(*parts: Mapping[str, Any]) -> Settings:
-    """Settings, those that come later over those before; so are their options, one by one."""
-    settings: Settings = {}
-    for part in parts:
-        options = {**settings.get("options", {}), **part.get("options", {})}
-        settings = {**settings, **part, **({"options": options} if options else {})}
-    return settings
+        settings = {**self.settings, "width": self.width, "seed": self.seed}
+        return made(TrainingConfig, settings, self.key)
 
 
 def parse_study(text: str, where: Path) -> Study:
@@ -160,6 +164,12 @@ def _refuse_repeats(values: list[int], *place: str) -> None:
     for i, value in enumerate(values):
         if value in values[:i]:
             raise repeated(f"{place[-1].removesuffix('s')} {value}", *place, i)
+
+
+def _refuse_one_name(keys: list[str]) -> None:
+    for key, n in Counter(keys).items():
+        if n > 1:
+            raise UsageError(f"{n} runs are called {key}: rename an architecture or a sparsity")
 
 
 def _refuse_other_widths(key: str, found: Mapping[str, Settings], widths: list[int]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
+from mdlbench.boards.pairing import refuse_unpaired
 from mdlbench.disk.files import write_atomically
 from mdlbench.errors import MdlbenchError
 from mdlbench.report.exports import latex_text
@@ -82,14 +83,17 @@ def findings(folder: Path) -> Findings:
 
     Raises:
         SuiteError: it holds no study.
+        RecordError: its records are not of one suite and data.
         MdlbenchError: no run has a record yet.
     """
     study, _ = read_study(folder / STUDY_FILE)
-    records = {record.name: record for record in records_of(folder)}
+    records = {record.name: record for record in records_of(folder) if not record.is_edited}
     runs = study.runs()
     done = tuple(Done(run, records[run.key]) for run in runs if run.key in records)
     if not done:
         raise MdlbenchError(f"{folder}: no run is scored yet: `mdlbench study run` does it")
+    for one in done:
+        refuse_unpaired(done[0].record, one.record)
     reasons = {run.key: diverged(folder, run.key) for run in runs}
     grid = equal_grid(done)
     limits = [(result.metric, result.epsilon) for result in done[0].record.tolerances]
@@ -220,8 +224,9 @@ def text(found: Findings, table: pd.DataFrame) -> str:
     parts = [f"# Study {found.study.name}", _extent(found), METHOD, *_warnings(found)]
     for one in found.compared:
         parts += [f"## {one.words}", " ".join(verdict(one))]
-        shown = table[table["tolerance"] == one.words].drop(columns="tolerance")
-        parts.append(frame_as_markdown(shown).strip())
+        if one.level.families:
+            shown = table[table["tolerance"] == one.words].drop(columns="tolerance")
+            parts.append(frame_as_markdown(shown).strip())
     parts += ["## Where the variance is", *_variance(found)]
     parts += [f"![{name}]({name}.png)" for name in drawings_of(found)]
     return "\n\n".join(parts) + "\n"
@@ -258,6 +263,9 @@ def verdict(one: Compared) -> Iterator[str]:
     """Which architecture is shortest at a tolerance, by how much, and who cannot be told apart."""
     found = one.standing
     missed = [family.name for family in one.level.families if not family.is_met]
+    if not one.level.families:
+        yield "Nothing is compared: no width, sparsity and seed is common to all architectures."
+        return
     if not found.order:
         yield f"No SAE meets {one.words} with every seed."
         return

@@ -15,10 +15,18 @@ from pathlib import Path
 
 import torch
 
+from mdlbench.adapters.checkpoint import load_json
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.console.stages import OnStage, silent
 from mdlbench.disk.files import read_regular, write_atomically
-from mdlbench.errors import OutputError, SuiteError, TrainingError, UsageError, reason
+from mdlbench.errors import (
+    CheckpointError,
+    OutputError,
+    SuiteError,
+    TrainingError,
+    UsageError,
+    reason,
+)
 from mdlbench.records.record import EvalRecord
 from mdlbench.records.store import RECORDS, read_records
 from mdlbench.scoring import suite_run
@@ -120,7 +128,7 @@ def claim(folder: Path, text: str) -> None:
         OutputError: it cannot be written.
     """
     kept = folder / STUDY_FILE
-    if kept.is_file() and kept.read_text(encoding="utf-8") != text:
+    if kept.is_file() and kept.read_bytes() != text.encode():
         raise UsageError(
             f"{folder}: holds another study, or this one with other settings: choose another "
             "folder, or make the files equal"
@@ -220,11 +228,14 @@ def records_of(folder: Path) -> list[EvalRecord]:
 
 
 def diverged(folder: Path, key: str) -> str | None:
-    """Why a run has no SAE, where it diverged."""
+    """Why a run has no SAE, where it diverged; raises `CheckpointError` for a damaged file."""
     file = folder / RUNS / key / DIVERGED
     if not file.is_file():
         return None
-    return str(json.loads(file.read_text(encoding="utf-8"))["reason"])
+    content = load_json(file)
+    if "reason" not in content:
+        raise CheckpointError(f"{file}: gives no reason; delete it, and the run is trained again")
+    return str(content["reason"])
 
 
 def _target(folder: Path, key: str) -> Target:

@@ -28,7 +28,7 @@ MetricName = Annotated[str, AfterValidator(_known_metric), Field(json_schema_ext
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-Probability = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=1e-9, lt=1)]
 
 Key = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from mdlbench.errors import SuiteError, UsageError, did_you_mean, reason
 from mdlbench.suite.base import AT
@@ -79,7 +79,26 @@ def _first_problems(error: ValidationError, document: Document, limit: int = 3) 
 
 
 def _known_keys(where: tuple[int | str, ...], content: dict[str, Any]) -> Iterable[str]:
-    """The keys that a suite may have, or its source; empty for what stands within them."""
-    if where == ("source",):
-        return config_class(content["source"]["kind"]).model_fields
-    return () if where else Suite.model_fields
+    """The keys that may stand at a place of a suite; empty where that is not known."""
+    model: type[BaseModel] | None = Suite
+    for step in where:
+        if isinstance(step, str) and model is not None:
+            is_source = model is Suite and step == "source"
+            model = config_class(content[step]["kind"]) if is_source else _model_at(model, step)
+    return () if model is None else model.model_fields
+
+
+def _model_at(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """What stands under a key of a part of a suite; None where that is no part, or one of many."""
+    field = model.model_fields.get(key)
+    found = [] if field is None else list(_models_in(field.annotation))
+    return found[0] if len(found) == 1 else None
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if get_origin(annotation) is None and isinstance(annotation, type):
+        if issubclass(annotation, BaseModel):
+            yield annotation
+        return
+    for part in get_args(annotation):
+        yield from _models_in(part)

@@ -83,6 +83,16 @@ class Costs(Strict):
     """What the model in float32, the widest SAE and what they compute take, in 10⁹ bytes."""
 
 
+def several(spec: str) -> list[str]:
+    """The SAEs that a text names with ` + ` between them."""
+    return [word.strip() for word in f" {spec} ".split(AND)]
+
+
+def is_spec(word: str) -> bool:
+    """Whether a word of a suite is a spec or a path: a key has no such characters."""
+    return bool(set(word) & set(":/"))
+
+
 class SuiteEntry(Strict):
     """One SAE of the suite."""
 
@@ -98,14 +108,19 @@ class SuiteEntry(Strict):
     @field_validator("spec")
     @classmethod
     def _names_no_code(cls, spec: str) -> str:
-        if any(one.strip().startswith("python:") for one in spec.split(AND)):
+        if any(one.startswith("python:") for one in several(spec)):
             raise ValueError("a suite is data only; name code of your own with --sae")
         return spec
 
+    @property
+    def words(self) -> list[str]:
+        """What is spliced in at once, by keys of the suite or specs; else the spec alone."""
+        return several(self.spec) if self.splice else [self.spec]
+
     @model_validator(mode="after")
     def _names_several(self) -> SuiteEntry:
-        if self.splice and AND not in self.spec:
-            problem = {"message": "names one SAE; write several, as in A + B", AT: ("spec",)}
+        if self.splice and (len(self.words) < 2 or "" in self.words):
+            problem = {"message": "does not name several SAEs, as in A + B", AT: ("spec",)}
             raise PydanticCustomError("splice", "{message}", problem)
         return self
 
@@ -149,11 +164,27 @@ class Suite(Strict):
         for i, key in enumerate(self.keys):
             if key in self.keys[:i]:
                 raise repeated(f"key {key!r}", "saes", i, "key")
+        for i, entry in enumerate(self.saes):
+            if entry.splice:
+                self._refuse_other_keys(entry, i)
         self._refuse_repeated_limits()
         if (self.headline.metric, self.headline.epsilon) not in list(self.limits()):
             problem = {"message": "not among the tolerances", AT: ("headline",)}
             raise PydanticCustomError("headline", "{message}", problem)
         return self
+
+    def _refuse_other_keys(self, entry: SuiteEntry, position: int) -> None:
+        """What is spliced in at once is one SAE each; what could be a key is one."""
+        splicing = {one.key for one in self.saes if one.splice}
+        for word in entry.words:
+            if word in splicing:
+                message = f"{word!r} is several SAEs itself"
+            elif not is_spec(word) and word not in self.keys:
+                message = f"{word!r} is no key of the suite. {did_you_mean(word, self.keys)}"
+            else:
+                continue
+            problem = {"message": message, AT: ("saes", position, "spec")}
+            raise PydanticCustomError("splice", "{message}", problem)
 
     def _refuse_repeated_limits(self) -> None:
         seen = set()

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
 from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 from sae_lens.saes.sae import SAEMetadata
 
 import mdlbench.training.architectures  # noqa: F401  (registers them)
-from mdlbench.errors import CoderError, UsageError, did_you_mean, first_problem
+from mdlbench.errors import CoderError, UsageError, did_you_mean, first_line
 from mdlbench.sources.protocol import Activations
 from mdlbench.suite.site import Site
 from mdlbench.training.architectures.shared.selection import ChosenPerBatch
 from mdlbench.training.claimed import Precision
+from mdlbench.training.settings import require_finite, require_type, require_types
 
 Keep = Literal["best", "last"]
 Products = Literal["float32", "bfloat16"]
-POSITIVE = ("width", "epochs", "epochs_per_pass", "batch_size", "lr", "dead_window", "tokens")
-CHOICES = {
-    "storage": get_args(Precision),
-    "held": get_args(Precision),
-    "keep": get_args(Keep),
-    "products": get_args(Products),
-}
+POSITIVE = (
+    "width", "epochs", "epochs_per_pass", "batch_size", "lr", "patience", "dead_window", "tokens",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class TrainingConfig:
     """
 
     width: int
-    k: int | float | None = None
+    k: float | None = None
     architecture: str = "batchtopk"
     epochs: int = 50
     epochs_per_pass: int = 1
@@ -78,6 +73,7 @@ class TrainingConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        require_types(type(self), vars(self))
         for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -86,9 +82,9 @@ class TrainingConfig:
             raise UsageError(f"k must lie between 0 and the width {self.width}, not {self.k}")
         if not 0 <= self.decay < 1:
             raise UsageError(f"decay is a fraction of the steps, not {self.decay}")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
+        if self.warm_up_steps < 0:
+            raise UsageError(f"warm_up_steps must not be negative, not {self.warm_up_steps}")
+        require_finite("lr", self.lr)
         if self.architecture not in SAE_TRAINING_CLASS_REGISTRY:
             raise UsageError(
                 f"unknown architecture {self.architecture!r}. "
@@ -101,7 +97,7 @@ def build_sae(config: TrainingConfig, source: Activations) -> TrainingSAE[Any]:
 
     Raises:
         UsageError: `k` or an option is none of the architecture's settings, or none it takes, or
-            `k` is wanting.
+            `k` is wanting; or so wide an SAE has no room in memory.
     """
     sae_class, config_class = get_sae_training_class(config.architecture)
     options = {**_k(config), **config.options}
@@ -114,7 +110,8 @@ def build_sae(config: TrainingConfig, source: Activations) -> TrainingSAE[Any]:
             + did_you_mean(unknown[0], known)
         )
     for name, value in options.items():
-        _require_type(name, value, get_type_hints(config_class)[name])
+        require_type(name, value, get_type_hints(config_class)[name])
+        require_finite(name, value)
     _refuse_normalisation(config.architecture, options.get("normalize_activations", "none"))
     try:
         sae_config = config_class(
@@ -129,16 +126,8 @@ def build_sae(config: TrainingConfig, source: Activations) -> TrainingSAE[Any]:
         return sae_class(sae_config)
     except (TypeError, ValueError, CoderError) as error:
         raise UsageError(f"architecture {config.architecture!r}: {error}") from error
-
-
-def _require_type(name: str, value: object, hint: Any) -> None:
-    """Raise `UsageError` where a setting is of another type, or not a finite number."""
-    try:
-        TypeAdapter(hint).validate_python(value, strict=True)
-    except ValidationError as error:
-        raise UsageError(f"{name}: {first_problem(error, root=repr(value))}") from error
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{name} must be finite, not {value}")
+    except RuntimeError as error:
+        raise UsageError(f"an SAE of width {config.width}: {first_line(error)}") from error
 
 
 def _refuse_normalisation(architecture: str, mode: object) -> None:

@@ -24,6 +24,7 @@ from mdlbench.suite.suite import Suite
 from mdlbench.suite.yaml_file import parse_yaml, read_yaml
 from mdlbench.training.config import TrainingConfig
 from mdlbench.training.recipe import chosen
+from mdlbench.training.settings import made, merged
 from mdlbench.training.trainer import train
 
 RECIPE_FILE = "zoo.yaml"
@@ -35,23 +36,14 @@ def load_recipe(path: Path) -> dict[str, TrainingConfig]:
 
     Raises:
         SuiteError: the file cannot be read, or holds something other than training settings.
-        UsageError: a setting has an impossible value.
+        UsageError: a setting is unknown, of another kind, or impossible.
     """
     content = read_yaml(path).content
     try:
-        shared = content["shared"]
-        return {key: TrainingConfig(**_merged(shared, own)) for key, own in content["saes"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        settings = {key: merged(content["shared"], own) for key, own in content["saes"].items()}
+    except (KeyError, TypeError, AttributeError, UsageError) as error:
         raise SuiteError(f"{path}: not a training recipe: {error}") from error
-
-
-def _merged(shared: Any, own: Any) -> dict[str, Any]:
-    """An SAE's settings over those shared by all; so are its options, one by one.
-
-    Raises `AttributeError` or `TypeError` where any of them is no mapping.
-    """
-    options = {**shared.get("options", {}), **own.get("options", {})}
-    return {**shared, **own, "options": options}
+    return {key: made(TrainingConfig, own, f"{path}: {key}") for key, own in settings.items()}
 
 
 def chosen_recipe(suite: Suite, keys: Sequence[str]) -> dict[str, TrainingConfig]:

@@ -126,7 +126,7 @@ def build(
 ) -> LinearCoder:
     """The coder of a config and a layer's tensors; `where` names them in errors."""
     tensors = dict(tensors)
-    stored_k = tensors.pop("k", None)
+    k = config.k or _stored_k(tensors.pop("k", None), where)
     n, d = matrix_shape(tensors, "W_enc", where)
     shapes: dict[str, tuple[int, ...]] = {
         "W_enc": (n, d),
@@ -138,7 +138,6 @@ def build(
     shapes |= {name: shape for name, shape in optional.items() if name in tensors}
     weights = as_float32(tensors, shapes, where, "W_enc")
     weights = {name: tensor.to(device) for name, tensor in weights.items()}
-    k = config.k or (int(stored_k) if stored_k is not None and stored_k.numel() == 1 else None)
     skip = "W_skip" in weights
     return assemble(
         identity,
@@ -156,6 +155,16 @@ def build(
         trained_l0=k if config.activation == "topk" else None,
         details=_details(config, weights, k),
     )
+
+
+def _stored_k(stored: torch.Tensor | None, where: str) -> int | None:
+    """What a file has as k; None where that is not one number."""
+    if stored is None or stored.numel() != 1:
+        return None
+    value = float(stored)
+    if not value.is_integer():
+        raise CheckpointError(f"{where}: k is {value:g}, expected a whole number")
+    return int(value)
 
 
 def _activation(

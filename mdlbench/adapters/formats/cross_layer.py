@@ -19,6 +19,8 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from mdlbench.adapters.checkpoint import (
+    Count,
+    Text,
     as_float32,
     blamed_on,
     digest_files,
@@ -49,23 +51,27 @@ from mdlbench.suite.yaml_file import read_yaml
 VERSION = "1"
 """Version of this reader: it changes when the same files come to mean other numbers."""
 TRACER_CONFIG, SECOND_CONFIG = "config.yaml", "config.json"
+NUMBER = r"(?:0|[1-9][0-9]{0,2})"
+"""A layer's."""
 ENCODER, DECODER, SECOND = (
-    re.compile(rf"{name}_(\d+)\.safetensors") for name in ("W_enc", "W_dec", "params_layer")
+    re.compile(rf"{name}_({NUMBER})\.safetensors") for name in ("W_enc", "W_dec", "params_layer")
 )
 CONTEXT = 1024
 """Tokens of a context that all of Gemma Scope 2 was trained on, the first of them BOS."""
-LAYERS = re.compile(r"\{(all|\d+(?:,\d+)*)\}")
+LAYERS = re.compile(rf"\{{(all|{NUMBER}(?:,{NUMBER})*)\}}")
 """Which layers, in the hook points of Gemma Scope 2: all, or these."""
 SKIP = "affine_skip_connection"
+NAMES = {"w_enc": "W_enc", "w_dec": "W_dec", SKIP: "W_skip"}
+"""What Gemma Scope 2 calls weights, and `Layer`."""
 
 
 class TracerConfig(BaseModel):
     """What circuit-tracer's `config.yaml` says."""
 
     model_kind: Literal["cross_layer_transcoder"]
-    model_name: str | None = None
-    feature_input_hook: str
-    feature_output_hook: str
+    model_name: Text | None = None
+    feature_input_hook: Text
+    feature_output_hook: Text
 
     def origin(self, n_layers: int) -> Origin:
         hooks = (self.feature_input_hook, self.feature_output_hook)
@@ -78,10 +84,10 @@ class SecondConfig(BaseModel):
 
     type: Literal["clt", "crosscoder"]
     architecture: Literal["jump_relu"] = "jump_relu"
-    model_name: str
-    hf_hook_point_in: str
-    hf_hook_point_out: str
-    width: int
+    model_name: Text
+    hf_hook_point_in: Text
+    hf_hook_point_out: Text
+    width: Count
 
     def origin(self, n_layers: int) -> Origin:
         model = self.model_name.rpartition("/")[2]
@@ -96,7 +102,10 @@ class SecondConfig(BaseModel):
         told = LAYERS.search(modules)
         if told is None:
             raise CheckpointError(f"{modules!r} does not say which layers")
-        layers = range(n_layers) if told[1] == "all" else [int(one) for one in told[1].split(",")]
+        is_all = told[1] == "all"
+        layers = list(range(n_layers)) if is_all else [int(one) for one in told[1].split(",")]
+        if layers != sorted(set(layers)):
+            raise CheckpointError(f"{modules!r}: each layer stands once, those before it first")
         if len(layers) != n_layers:
             raise CheckpointError(
                 f"its config says {len(layers)} layers, but it has the files of {n_layers}"
@@ -150,6 +159,7 @@ class CrossLayerAdapter:
             layers = _read_second(request, config, where)
         else:
             layers = _read_tracer(request)
+        _require_one_width(layers, where)
         with blamed_on(where):
             return build(layers, identity, origin, _architecture(config), request.device)
 
@@ -203,17 +213,17 @@ def _skip_of(
 
 def _read_tracer(request: Request) -> list[Layer]:
     layers, n_layers = [], _n_layers(request)
-    for number in range(n_layers):
-        files = place(request, f"W_enc_{number}.safetensors", f"W_dec_{number}.safetensors")
-        found = {**load_safetensors(files[0]), **load_safetensors(files[1])}
-        where = str(files[1])
-        tensors = {name.removesuffix(f"_{number}"): tensor for name, tensor in found.items()}
-        n, d = matrix_shape(tensors, "W_enc", str(files[0]))
-        _require_layers(tensors, n_layers - number, n_layers, where)
-        shapes = {"W_enc": (n, d), "b_enc": (n,), "W_dec": (n, n_layers - number, d), "b_dec": (d,)}
-        weights = _checked(tensors, shapes, {"threshold": (n,)}, where)
+    for i in range(n_layers):
+        files = place(request, f"W_enc_{i}.safetensors", f"W_dec_{i}.safetensors")
+        (encoder, one), (decoder, other) = ((load_safetensors(file), str(file)) for file in files)
+        n, d = matrix_shape(encoder, f"W_enc_{i}", one)
+        _require_layers(find_tensor(decoder, f"W_dec_{i}", other), n_layers - i, n_layers, other)
+        shapes = {f"W_enc_{i}": (n, d), f"b_enc_{i}": (n,), f"b_dec_{i}": (d,)}
+        found = _checked(encoder, shapes, {f"threshold_{i}": (n,)}, one)
+        found |= _checked(decoder, {f"W_dec_{i}": (n, n_layers - i, d)}, {}, other)
+        weights = {name.removesuffix(f"_{i}"): tensor for name, tensor in found.items()}
         weights["W_enc"] = weights["W_enc"].T
-        layers.append(Layer(weights, number))
+        layers.append(_layer(weights, i, one))
     return layers
 
 
@@ -223,11 +233,10 @@ def _read_second(request: Request, config: SecondConfig, where: str) -> list[Lay
         (file,) = place(request, f"params_layer_{number}.safetensors")
         tensors = load_safetensors(file)
         d, n = matrix_shape(tensors, "w_enc", str(file))
-        _require_layers({"W_dec": find_tensor(tensors, "w_dec", str(file))}, n_layers, n_layers,
-                        str(file))  # fmt: skip
+        _require_layers(find_tensor(tensors, "w_dec", str(file)), n_layers, n_layers, str(file))
         shapes = {"w_enc": (d, n), "b_enc": (n,), "w_dec": (n, n_layers, d), "b_dec": (d,)}
         weights = _checked(tensors, shapes, {"threshold": (n,), SKIP: (d, d)}, str(file))
-        layers.append(Layer(weights, 0))
+        layers.append(_layer({NAMES.get(k, k): w for k, w in weights.items()}, 0, str(file)))
     total = sum(len(layer.weights["b_enc"]) for layer in layers)
     if total != config.width:
         raise CheckpointError(
@@ -242,27 +251,37 @@ def _checked(
     optional: Mapping[str, tuple[int, ...]],
     where: str,
 ) -> dict[str, torch.Tensor]:
-    """A layer's weights by the names that `Layer` has, each latent's row in one piece."""
+    """A file's weights, those that need not be there among them."""
     wanted = {**shapes, **{name: shape for name, shape in optional.items() if name in tensors}}
-    found = as_float32(tensors, wanted, where, "its encoder")
-    names = {"w_enc": "W_enc", "w_dec": "W_dec", SKIP: "W_skip"}
-    weights = {names.get(name, name): tensor for name, tensor in found.items()}
+    return as_float32(tensors, wanted, where, "its encoder")
+
+
+def _layer(weights: dict[str, torch.Tensor], first: int, where: str) -> Layer:
+    """A layer of these weights, each latent's decoder row in one piece."""
     if "threshold" in weights and (weights["threshold"] < 0).any():
         raise CheckpointError(f"{where}: threshold must not be negative")
-    weights["W_dec"] = weights["W_dec"].flatten(1)
-    return weights
+    return Layer({**weights, "W_dec": weights["W_dec"].flatten(1)}, first)
 
 
-def _require_layers(
-    tensors: Mapping[str, torch.Tensor], written: int, n_layers: int, where: str
-) -> None:
+def _require_layers(W_dec: torch.Tensor, written: int, n_layers: int, where: str) -> None:
     """Raise `CheckpointError` unless a layer's decoder writes to so many layers."""
-    shape = tuple(find_tensor(tensors, "W_dec", where).shape)
+    shape = tuple(W_dec.shape)
     if len(shape) == 3 and shape[1] != written:
         raise CheckpointError(
             f"{where}: its latents write to {shape[1]} layers, but with the files of {n_layers} "
             f"layers there are {written}: files of some layers are missing"
         )
+
+
+def _require_one_width(layers: list[Layer], where: str) -> None:
+    """Raise `CheckpointError` where hook points are not all as wide as the first."""
+    widths = [len(layer.weights["b_dec"]) for layer in layers]
+    for number, width in enumerate(widths):
+        if width != widths[0]:
+            raise CheckpointError(
+                f"{where}: layer {number} is of width {width}, layer 0 of width {widths[0]}: they "
+                "are not of one model"
+            )
 
 
 def read_config(request: Request) -> TracerConfig | SecondConfig:

@@ -162,6 +162,7 @@ def join(
         side_bits=sum(spec.side_bits for spec in specs),
         row_widths=np.concatenate([_row_widths(spec) for spec in specs]),
         affine=all(spec.affine for spec in specs),
+        fitted=all(spec.fitted for spec in specs),
         origin=origin,
         parents=_parents(specs),
         details=details or {},

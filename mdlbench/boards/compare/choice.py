@@ -165,7 +165,7 @@ def choose(words: Sequence[str], folder: Path | None = None) -> Choice:
             continue
         shelf = shelf or Shelf(results_folder(folder) if folder else only_results_folder())
         found.append(shelf.find(word))
-    return Choice(_told_apart(_named_once(found)), None if shelf is None else shelf.folder)
+    return Choice(told_apart(_named_once(found)), None if shelf is None else shelf.folder)
 
 
 def _is_name(word: str, folder: Path | None) -> bool:
@@ -187,7 +187,7 @@ def _named_once(found: Sequence[Sequence[Contender]]) -> list[Contender]:
     return [one for group in found for one in group if len(group) == 1 or one.ids not in alone]
 
 
-def _told_apart(contenders: Sequence[Contender]) -> tuple[Contender, ...]:
+def told_apart(contenders: Sequence[Contender]) -> tuple[Contender, ...]:
     """Single SAEs of one label from several places, with the starts of their ids."""
     chosen = {c.members[0].id: c.members[0] for c in contenders if not c.is_family}
     labels = unique_labels(list(chosen.values()))

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from mdlbench.errors import UsageError, did_you_mean
 from mdlbench.papers.reliability.falsifiers import MATCHING_PURSUIT
-from mdlbench.studies.plan import Architecture, Run, Settings, Study
+from mdlbench.studies.plan import Architecture, Run, Study
 from mdlbench.suite.base import MetricName
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.source import TokenBudget
 from mdlbench.suite.suite import Headline, Suite, Tolerance
+from mdlbench.training.settings import Settings
 
 FLAT = "normalised"
 """The operating mode that is redrawn and followed along training."""

@@ -6,12 +6,13 @@ import base64
 import binascii
 import datetime
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PureWindowsPath
 from typing import Any
 
 from mdlbench.records.record import PROTOCOL, EvalRecord
 from mdlbench.statistics.metrics import METRICS
+from mdlbench.suite.site import AND
 from mdlbench.suite.suite import Suite
 
 LONGEST_NAME = 200
@@ -83,11 +84,18 @@ def _of_names(record: EvalRecord) -> Iterator[str]:
             yield f"{key} is not a SHA-256"
     names = {"name": coder.name, "adapter": coder.adapter}
     names |= {"architecture": record.coder.architecture, "hook": record.site.hook}
-    for key, name in names.items():
+    for key, name in _each_name(names):
         if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
             yield f"{key} is empty, longer than {LONGEST_NAME} characters, or not printable"
         elif _is_path(name):
             yield f"{key} {name[:80]!r} is a path"
+
+
+def _each_name(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Those of several SAEs or hook points, one by one."""
+    for key, name in names.items():
+        for one in name.split(AND):
+            yield key, one
 
 
 def _is_path(name: str) -> bool:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdlbench.boards.compare import contest
-from mdlbench.boards.compare.choice import Choice, choose
+from mdlbench.boards.compare.choice import Choice, choose, told_apart
 from mdlbench.boards.compare.contender import Contender
 from mdlbench.boards.compare.contest import Contest, Placing
-from mdlbench.boards.leaderboard import unique_labels
 from mdlbench.console.terminal import inert
+from mdlbench.errors import RecordError
 from mdlbench.records.record import EvalRecord
+from mdlbench.records.store import EDITED
 from mdlbench.report.compare.words import answer, curve_notes, title_of
 
 if TYPE_CHECKING:
@@ -48,20 +49,21 @@ def compare(
     Raises:
         UsageError: fewer than two SAEs, one given twice, a name of nothing, an unknown metric or
             tolerance.
-        RecordError: the records do not measure the same thing on the same data.
+        RecordError: a record was edited, or they do not measure the same thing on the same data.
     """
     where = None if folder is None else Path(folder)
-    records = [sae for sae in saes if isinstance(sae, EvalRecord)]
-    labels = unique_labels(records)
-    found: list[Contender] = []
-    for sae in saes:
-        if isinstance(sae, EvalRecord):
-            found.append(Contender(labels[sae.id], (sae,)))
-        else:
-            found.extend(choose([str(sae)], where).contenders)
-    only_records = len(records) == len(saes)
-    loss = metric or Choice(tuple(found), None if only_records else where).metric
+    found = told_apart([one for sae in saes for one in _contenders(sae, where)])
+    only_records = all(isinstance(sae, EvalRecord) for sae in saes)
+    loss = metric or Choice(found, None if only_records else where).metric
     return Comparison(contest.compare(found, loss, epsilon))
+
+
+def _contenders(sae: EvalRecord | str | Path, folder: Path | None) -> Sequence[Contender]:
+    if not isinstance(sae, EvalRecord):
+        return choose([str(sae)], folder).contenders
+    if sae.is_edited:
+        raise RecordError(f"{sae.label}: {EDITED}; it is compared with nothing")
+    return [Contender(sae.label, (sae,))]
 
 
 @dataclass(frozen=True, repr=False)

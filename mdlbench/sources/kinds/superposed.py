@@ -6,20 +6,25 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mdlbench.suite.base import Positive, Probability, Strict
+from mdlbench.suite.base import Probability, Strict
 from mdlbench.suite.site import Site
 from mdlbench.suite.source import SourceConfig, TokenBudget
 
 SUPERPOSED = "superposed"
 """The hook point of a suite with features in superposition."""
 
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MOST_NUMBERS = 1 << 28
+"""The most numbers that directions may have: two gigabytes."""
+LARGEST = 1e6
+"""No size is larger, so that activations are far from what 32 bits hold."""
+Size = Annotated[float, Field(gt=0, le=LARGEST)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 
 
 class ZipfRates(Strict):
     """Firing rates that fall from feature to feature as i^(−exponent), between two ends."""
 
-    exponent: Positive = 0.5
+    exponent: Annotated[float, Field(ge=1e-3, le=1e3)] = 0.5
     most: Probability
     """The rate of the first feature."""
     least: Probability
@@ -38,9 +43,9 @@ class ZipfRates(Strict):
 class Magnitudes(Strict):
     """A feature that fires has the magnitude max(0, mean + deviation · a standard normal draw)."""
 
-    first: Positive = 5.0
+    first: Size = 5.0
     """The mean of the first feature; those of the others lie on a line to the last one's."""
-    last: Positive = 4.0
+    last: Size = 4.0
     deviation: NotNegative = 0.5
     """Each feature's standard deviation is |deviation + deviation_spread · a normal draw|."""
     deviation_spread: NotNegative = 0.5
@@ -50,7 +55,7 @@ class Hierarchy(Strict):
     """Complete trees over the first features; a child is off where its parent is."""
 
     roots: Annotated[int, Field(ge=1)]
-    branching: Annotated[int, Field(ge=2)] = 4
+    branching: Annotated[int, Field(ge=2, le=1024)] = 4
     """Children of each feature that is not a leaf."""
     depth: Annotated[int, Field(ge=1, le=20)] = 3
     """Edges from a root to a leaf."""
@@ -97,7 +102,7 @@ class SuperposedConfig(SourceConfig):
     correlation: Correlation | None = None
     offset: NotNegative = 0.5
     """Norm of what is added to every activation."""
-    sharpness: Positive = 2.0
+    sharpness: Size = 2.0
     """How sharp the read-out is: its logits are the activation's projections times this."""
     read_out: Annotated[int, Field(ge=1)] = 256
     """The read-out tells so many features apart, the most frequent ones."""
@@ -118,6 +123,11 @@ class SuperposedConfig(SourceConfig):
             raise ValueError(
                 f"{self.features} features in d = {self.d} dimensions are not in superposition: "
                 "take more features, or kind: synthetic"
+            )
+        if self.features * self.d > MOST_NUMBERS:
+            raise ValueError(
+                f"{self.features:,} directions of {self.d:,} numbers are more than the "
+                f"{MOST_NUMBERS:,} numbers that are drawn at once"
             )
         if self.read_out > self.features:
             raise ValueError(

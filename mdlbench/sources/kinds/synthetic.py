@@ -96,7 +96,7 @@ class SyntheticConfig(SourceConfig):
 
     kind: Literal["synthetic"]
     seed: Annotated[int, Field(ge=0)] = 0
-    d: Annotated[int, Field(gt=0)]
+    d: Annotated[int, Field(gt=0, le=1 << 16)]
     """Width of an activation; directions of features are orthonormal, so it bounds their number."""
     tokens: TokenBudget
     """Every token is a document of its own."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mdlbench.errors import UsageError, did_you_mean
+from mdlbench.errors import UsageError, did_you_mean, shown
 from mdlbench.suite.site import AND
 
 Half = Literal["attention", "mlp"]
@@ -20,17 +20,16 @@ KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z")
 READ = {"mlp_in": "mlp.hook_in", "mlp_normalised": "ln2.hook_normalized"}
 """Kinds that a transcoder reads and nothing replaces, and their names in TransformerLens: what the
 MLP is given, and the same before the normalisation's gain and bias."""
-_HOOK = re.compile(r"^blocks\.(\d+)\.(?:attn\.)?hook_(" + "|".join(KINDS) + r")$")
-_READ = {
-    kind: re.compile(r"^blocks\.(\d+)\." + re.escape(name) + "$") for kind, name in READ.items()
-}
-_TWO_MEANINGS = re.compile(r"^blocks\.\d+\.hook_mlp_in$")
-_RUN = re.compile(r"^blocks\.(\d{1,4})-(\d{1,4})\.(.+)$")
+_LAYER = r"([0-9]{1,4})"
+_HOOK = re.compile(rf"blocks\.{_LAYER}\.(?:attn\.)?hook_({'|'.join(KINDS)})")
+_READ = {kind: re.compile(rf"blocks\.{_LAYER}\.{re.escape(name)}") for kind, name in READ.items()}
+_TWO_MEANINGS = re.compile(rf"blocks\.{_LAYER}\.hook_mlp_in")
+_RUN = re.compile(rf"blocks\.{_LAYER}-{_LAYER}\.(.+)")
 """The same hook point of consecutive layers."""
 _IN_A_LAYER = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_in", "mlp_normalised", "mlp_out")
 """Kinds in the order in which a layer comes to them; `resid_post` is the last."""
 _MODULE = re.compile(
-    r"(?:.+\.)?(?:layers|h|blocks)\.(\d+)(?:\.(?!(?:in|out)put$)(.+?))?(?:\.(input|output))?"
+    rf"(?:.+\.)?(?:layers|h|blocks)\.{_LAYER}(?:\.(?!(?:in|out)put$)(.+?))?(?:\.(input|output))?"
 )
 """A module of a Hugging Face model: its layer, the part of it, and the side that is taken."""
 _ATTENTION = r"(?:attn|attention|self_attn|self_attention|linear_attn)"
@@ -72,22 +71,22 @@ class Hook:
         Raises:
             UsageError: it is neither, or no model is cut there.
         """
-        if match := _HOOK.match(name):
+        if match := _HOOK.fullmatch(name):
             return cls(int(match[1]), match[2])
         for kind, pattern in _READ.items():
-            if match := pattern.match(name):
+            if match := pattern.fullmatch(name):
                 return cls(int(match[1]), kind)
         if found := module_hook(name, model):
             return found
-        if _TWO_MEANINGS.match(name):
+        if _TWO_MEANINGS.fullmatch(name):
             raise UsageError(
-                f"hook {name!r} has two meanings: write blocks.L.mlp.hook_in for what the MLP is "
-                "given (SAELens' configs of Gemma Scope 2), blocks.L.hook_resid_mid for what is "
+                f"hook {shown(name)} has two meanings: write blocks.L.mlp.hook_in for what the MLP "
+                "is given (SAELens' configs of Gemma Scope 2), blocks.L.hook_resid_mid for what is "
                 "normalised before (TransformerLens)"
             )
         known = [*(f"blocks.L.hook_{kind}" for kind in KINDS), *READ.values()]
         raise UsageError(
-            f"hook {name!r} is not supported: SAEs there can be checked without a suite, but "
+            f"hook {shown(name)} is not supported: SAEs there can be checked without a suite, but "
             f"not scored. {did_you_mean(name, known)}"
         )
 
@@ -134,7 +133,7 @@ def joined(hooks: Sequence[Hook]) -> str:
 
 
 def _each_layer(name: str) -> list[str]:
-    match = _RUN.match(name)
+    match = _RUN.fullmatch(name)
     if match is None:
         return [name]
     first, last = int(match[1]), int(match[2])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import get_args
 
 from mdlbench.errors import UsageError
 from mdlbench.training.claimed import Precision
+from mdlbench.training.settings import require_finite, require_types
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class BilinearConfig:
     storage: Precision = "float16"
 
     def __post_init__(self) -> None:
+        require_types(type(self), vars(self))
         for name in ("hidden", "layers", "epochs", "batch_size", "lr"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} must be positive, not {getattr(self, name)}")
@@ -46,10 +46,7 @@ class BilinearConfig:
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} must not be negative, not {getattr(self, name)}")
         for name in ("lr", "weight_decay", "noise"):
-            if not math.isfinite(getattr(self, name)):
-                raise UsageError(f"{name} must be finite, not {getattr(self, name)}")
-        if self.storage not in get_args(Precision):
-            raise UsageError(f"storage is {' or '.join(get_args(Precision))}, not {self.storage!r}")
+            require_finite(name, getattr(self, name))
 
     @property
     def key(self) -> str:

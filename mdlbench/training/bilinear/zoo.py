@@ -17,6 +17,7 @@ from mdlbench.training.bilinear.config import BilinearConfig
 from mdlbench.training.bilinear.task import Task
 from mdlbench.training.bilinear.trainer import train_bilinear
 from mdlbench.training.recipe import chosen
+from mdlbench.training.settings import made
 
 RECIPE_FILE = "bilinear.yaml"
 NETWORKS_FOLDER = "bilinear"
@@ -27,17 +28,19 @@ def load_bilinear_recipe(path: Path) -> dict[str, BilinearConfig]:
 
     Raises:
         SuiteError: the file cannot be read, or holds something other than training settings.
-        UsageError: a setting has an impossible value.
+        UsageError: a setting is unknown, of another kind, or impossible.
     """
     content = read_yaml(path).content
     try:
         shared, grid = content["shared"], content["grid"]
-        found = [
-            BilinearConfig(**shared, **dict(zip(grid, values, strict=True)))
-            for values in product(*grid.values())
+        if twice := sorted(set(shared) & set(grid)):
+            raise ValueError(f"{twice[0]} is shared, and in the grid")
+        settings = [
+            {**shared, **dict(zip(grid, values, strict=True))} for values in product(*grid.values())
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SuiteError(f"{path}: not a recipe of bilinear networks: {error}") from error
+    found = [made(BilinearConfig, own, str(path)) for own in settings]
     return {config.key: config for config in found}
 
 

@@ -54,11 +54,11 @@ function renderBeside() {
 }
 
 function besideWords(saes) {
-  if (saes.length < 2) return [`Pin others with the box before a name, up to  in all; differences are to the first.`];
+  if (saes.length < 2) return [`Pin others with the box before a name, up to ${MOST_PINS} in all; differences are to the first.`];
   return [
-    `Differences are to label, with the 95% interval of the difference, paired over resampled documents as `,
+    `Differences are to ${saes[0].label}, with the 95% interval of the difference, paired over resampled documents as `,
     element('code', {}, 'mdlbench compare'),
-    ' has it. In grey they could be chance.',
+    ' has it. Grey ones could be chance.',
   ];
 }
 

@@ -128,7 +128,7 @@ function inOrder(values) {
 }
 
 function fixed(value, digits) {
-  return value === null ? ABSENT : value.toFixed(digits).replace('-', '−');
+  return value === null ? ABSENT : value.toFixed(digits).replaceAll('-', '−');
 }
 
 function signed(value, digits) {
@@ -136,7 +136,7 @@ function signed(value, digits) {
 }
 
 function significant(value, digits = 4) {
-  return value === null ? ABSENT : String(Number(value.toPrecision(digits))).replace('-', '−');
+  return value === null ? ABSENT : String(Number(value.toPrecision(digits))).replaceAll('-', '−');
 }
 
 /** A value of a metric, without its unit. */

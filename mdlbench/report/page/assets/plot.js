@@ -4,6 +4,9 @@ const REACH = 22;
 const LEAST_DRAG = 8;
 const TOOLS = 34;
 const ZOOM_STEP = 0.6;
+// An axis is zoomed to no less and no more of its whole length.
+const NEAREST = 1e-4;
+const FARTHEST = 8;
 
 let plots = [];
 
@@ -137,10 +140,11 @@ class Plot {
     else this.pickAt(here);
   }
 
-  /** To what lies between two corners, in pixels of a sketch. */
+  /** To what lies between two corners, in pixels of a sketch; too near or too far changes nothing. */
   zoomTo(from, to, sketch = this.sketch) {
     const between = (axis, ...ends) => ends.map((end) => axis.inverse(end)).sort((a, b) => a - b);
-    this.zoom({ x: between(sketch.x, from[0], to[0]), y: between(sketch.y, from[1], to[1]) });
+    const wanted = { x: between(sketch.x, from[0], to[0]), y: between(sketch.y, from[1], to[1]) };
+    if (['x', 'y'].every((axis) => isWithinReach(wanted[axis], this.chart[axis]))) this.zoom(wanted);
   }
 
   /** About the middle; below 1, nearer. */
@@ -222,6 +226,12 @@ class Plot {
     for (const dot of this.chart.dots ?? []) offer(dot, 0, sketch.x(dot.x), sketch.y(dot.y));
     return best;
   }
+}
+
+/** Whether an axis can be zoomed so: beyond, its numbers tell no two places apart. */
+function isWithinReach(range, { range: whole, log }) {
+  const share = spanOf(range, log) / spanOf(whole, log);
+  return share >= NEAREST && share <= FARTHEST;
 }
 
 function tool(text, title, onclick, kind) {

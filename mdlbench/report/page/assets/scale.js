@@ -13,6 +13,11 @@ function scale([low, high], log, start, length, ticksOf = log ? logTicks : linea
   return pixels;
 }
 
+/** How long a range is: what equal lengths on the axis have in common. */
+function spanOf([low, high], log) {
+  return log ? Math.log(high / low) : high - low;
+}
+
 function linearTicks(low, high, n = 6) {
   const rough = (high - low) / n || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -50,5 +55,5 @@ function apart(ticks, axis, least) {
 }
 
 function tickText(value, axis) {
-  return axis.text ? axis.text(value) : String(Number(value.toPrecision(6))).replace('-', '−');
+  return axis.text ? axis.text(value) : String(Number(value.toPrecision(6))).replaceAll('-', '−');
 }

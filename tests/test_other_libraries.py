@@ -259,6 +259,23 @@ def test_a_stored_k_that_is_no_number_of_latents(tmp_path: Path, k: float, said:
     assert str(error.value) == f"{file}: k is {said}, expected a whole number"
 
 
+@pytest.mark.parametrize(
+    ("told", "stored", "has"), [("relu", None, "a"), ("jump_relu", "relu", "no")]
+)
+def test_a_threshold_that_the_config_contradicts(
+    tmp_path: Path, told: str, stored: str | None, has: str
+) -> None:
+    write_tracer(tmp_path / "set", stored, False)
+    config = tmp_path / "set/config.yaml"
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"activation": told}))
+    file = tmp_path / "set/layer_3.safetensors"
+    with pytest.raises(CheckpointError) as error:
+        load_coder(str(file))
+    assert str(error.value) == (
+        f"{file}: config.yaml says {told}, and the file has {has} activation_function.threshold"
+    )
+
+
 def write_second(folder: Path, skip: bool, **config: Any) -> dict[str, np.ndarray]:
     shapes = {name.lower(): shape for name, shape in PLAIN.items()} | {"threshold": (WIDTH,)}
     weights = random(shapes | ({"affine_skip_connection": (D, D)} if skip else {}))

@@ -762,6 +762,15 @@ def test_the_shortest_sae_of_each_architecture_sorted_by_bits():
     ]
 
 
+def test_an_sae_of_no_bits_leaves_the_others_their_place():
+    records = architecture_records() + [
+        make_record("silent", (0.0, 0.0), coder={"architecture": "relu"})
+    ]
+    (panel,) = architectures_figure(build(records, HEADLINE)).axes
+    assert panel.get_xlim()[0] == pytest.approx(0.93 * 40.5)
+    assert "← 0" in texts_of(panel)
+
+
 def test_panels_are_of_one_loss_the_tightest_first():
     limits = [("fvu", 0.3), ("fvu", 0.01), ("delta_ce", 0.05)]
     records = [

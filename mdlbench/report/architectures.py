@@ -129,7 +129,7 @@ def _modes(tables: Iterable[Table]) -> list[Mode]:
 def _panel(ax: Axes, table: Table, names: Sequence[str], modes: Sequence[Mode]) -> None:
     rows = _shown(table)
     saes = [row for row in rows if not row.record.is_baseline] or rows
-    least = min((row.result.bits or 0.0 for row in saes), default=1.0)
+    least = min((row.result.bits for row in saes if row.result.bits), default=1.0)
     ax.set_xlim(0.93 * least, NEAR * least)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_yticks(range(len(names)), labels=[""] * len(names))

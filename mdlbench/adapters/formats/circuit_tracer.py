@@ -174,9 +174,14 @@ def _activation(
     if config.activation == "topk":
         check_k(k or 0, n, where)
         return TopK(k or 0, rectified=False)
-    if config.activation == "relu" or THRESHOLD not in weights:
+    threshold = weights.get(THRESHOLD)
+    if config.activation is not None and (config.activation == "relu") != (threshold is None):
+        has = "no" if threshold is None else "a"
+        raise CheckpointError(
+            f"{where}: {CONFIG_FILE} says {config.activation}, and the file has {has} {THRESHOLD}"
+        )
+    if threshold is None:
         return JumpReLU(torch.zeros_like(weights["b_enc"]))
-    threshold = weights[THRESHOLD]
     if (threshold < 0).any() or threshold.numel() not in (1, n):
         raise CheckpointError(f"{where}: {THRESHOLD} must be {n} numbers that are not negative")
     return JumpReLU(threshold.reshape(-1).expand(n))

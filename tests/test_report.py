@@ -763,9 +763,8 @@ def test_the_shortest_sae_of_each_architecture_sorted_by_bits():
 
 
 def test_an_sae_of_no_bits_leaves_the_others_their_place():
-    records = architecture_records() + [
-        make_record("silent", (0.0, 0.0), coder={"architecture": "relu"})
-    ]
+    silent = make_record("silent", (0.0, 0.0), coder={"architecture": "relu"})
+    records = [*architecture_records(), silent]
     (panel,) = architectures_figure(build(records, HEADLINE)).axes
     assert panel.get_xlim()[0] == pytest.approx(0.93 * 40.5)
     assert "← 0" in texts_of(panel)

@@ -13,7 +13,7 @@ from mdlbench.papers.reliability.evidence import Evidence
 from mdlbench.papers.reliability.falsifiers import TITLES, Verdict
 from mdlbench.papers.reliability.panel import Ranked
 from mdlbench.papers.reliability.plan import FLAT, MODES
-from mdlbench.papers.reliability.statistics import TIGHT, TRUTHS, bits_of, statistics
+from mdlbench.papers.reliability.statistics import SETTINGS, TIGHT, TRUTHS, bits_of, statistics
 from mdlbench.papers.reliability.tables import WORDS, scores
 from mdlbench.papers.reliability.verdicts import Setting
 from mdlbench.statistics.metrics import metric_of
@@ -99,69 +99,96 @@ def correlations(parts: Sequence[Evidence]) -> Figure:
 
 
 def truth(part: Evidence) -> Figure:
-    """F1 and MCC of each trained SAE against its bits at the tight tolerance, by code."""
+    """F1 and MCC of each trained SAE against its bits at both tolerances, by code."""
     modes = [mode for mode in part.part.modes if part.has_mode(mode)]
-    figure = _figure(3.1 * len(modes) + 0.6, 5.6)
+    rows = [(which, of.name) for which in SETTINGS for of in TRUTHS]
+    figure = _figure(3.1 * len(modes) + 0.6, 2.5 * len(rows) + 0.6)
     with house_style():
-        axes = figure.subplots(len(TRUTHS), len(modes), squeeze=False, sharey="row", sharex="col")
+        axes = figure.subplots(len(rows), len(modes), squeeze=False, sharey="row")
         for column, mode in enumerate(modes):
-            found = part.ranked(bits_of(mode, TIGHT))
-            assert found is not None
-            for row, of in enumerate(TRUTHS):
-                _scatter(axes[row, column], found, of.name)
-            setting = Setting(mode, TIGHT)
-            epsilon = f"{metric_of(part.limits.metric).label} ≤ {part.limits.tight:g}"
-            axes[0, column].set_title(f"{setting.words}: {epsilon}")
-            axes[-1, column].set_xlabel("bits per token")
-        for row, of in enumerate(TRUTHS):
-            axes[row, 0].set_ylabel(of.name)
+            for ax, (which, name) in zip(axes[:, column], rows, strict=True):
+                found = part.ranked(bits_of(mode, which))
+                assert found is not None
+                _scatter(ax, found, name)
+                ax.set_title(f"{Setting(mode, which).words}: {_limit(part, which)}")
+                ax.set_xlabel("bits per token")
+        for ax, (_, name) in zip(axes[:, 0], rows, strict=True):
+            ax.set_ylabel(name)
         legend_below(figure)
     return figure
+
+
+def _limit(part: Evidence, which: str) -> str:
+    limits = part.limits
+    return f"{metric_of(limits.metric).label} ≤ {getattr(limits, which):g}"
 
 
 def _scatter(ax: Axes, found: Ranked, name: str) -> None:
     kinds = list(dict.fromkeys(found.architecture))
     for i, kind in enumerate(kinds):
         own = np.array([other == kind for other in found.architecture])
-        ax.plot(
-            found.bits[own],
-            found.truths[name][own],
-            color=CATEGORIES[i % len(CATEGORIES)],
-            marker=MARKERS[i % len(MARKERS)],
-            linestyle="none",
-            markersize=4,
-            label=kind,
-        )
+        own &= ~np.isnan(found.bits)
+        if own.any():
+            ax.plot(
+                found.bits[own],
+                found.truths[name][own],
+                color=CATEGORIES[i % len(CATEGORIES)],
+                marker=MARKERS[i % len(MARKERS)],
+                linestyle="none",
+                markersize=4,
+                label=kind,
+            )
+    if np.isnan(found.bits).all():
+        _say_nothing_is_within(ax)
     for i, oracle in enumerate(np.unique(found.oracle[~np.isnan(found.oracle)])):
         label = "the oracle, F1 = MCC = 1" if i == 0 else None
         ax.axvline(oracle, color=INK, linewidth=0.9, linestyle="--", label=label)
 
 
 def training(parts: Sequence[Evidence]) -> Figure:
-    """Bits at the tight tolerance along training, a line for each run."""
-    figure = _figure(4.2 * len(parts), 3.8)
+    """Bits at both tolerances along training, a line for each run."""
+    figure = _figure(4.2 * len(parts), 6.6)
     with house_style():
-        axes = figure.subplots(1, len(parts), squeeze=False)[0]
-        for ax, part in zip(axes, parts, strict=True):
-            snapshots = part.snapshots(TIGHT)
-            assert snapshots is not None
-            kinds = [key.rpartition("-seed")[0] for key in snapshots.runs]
-            names = list(dict.fromkeys(kinds))
-            for number, kind in enumerate(kinds):
-                i = names.index(kind)
-                ax.plot(
-                    snapshots.bits[number],
-                    color=CATEGORIES[i % len(CATEGORIES)],
-                    marker=MARKERS[i % len(MARKERS)],
-                    markersize=3,
-                    linewidth=0.9,
-                    label=kind if kinds.index(kind) == number else None,
-                )
-            ax.set_xticks(range(len(snapshots.steps)), snapshots.steps)
-            limit = f"{metric_of(part.limits.metric).label} ≤ {part.limits.tight:g}"
-            ax.set(xlabel="step", ylabel="bits per token", title=f"{part.part.key}, {limit}")
-            ax.legend(fontsize=6)
+        axes = figure.subplots(len(SETTINGS), len(parts), squeeze=False)
+        for column, part in enumerate(parts):
+            for ax, which in zip(axes[:, column], SETTINGS, strict=True):
+                _courses(ax, part, which)
     return figure
+
+
+def _courses(ax: Axes, part: Evidence, which: str) -> None:
+    snapshots = part.snapshots(which)
+    assert snapshots is not None
+    kinds = [key.rpartition("-seed")[0] for key in snapshots.runs]
+    names = list(dict.fromkeys(kinds))
+    labelled = set()
+    for kind, bits in zip(kinds, snapshots.bits, strict=True):
+        if np.isnan(bits).all():
+            continue
+        i = names.index(kind)
+        ax.plot(
+            bits,
+            color=CATEGORIES[i % len(CATEGORIES)],
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=3,
+            linewidth=0.9,
+            label=None if kind in labelled else kind,
+        )
+        labelled.add(kind)
+    ax.set_xticks(range(len(snapshots.steps)), snapshots.steps)
+    ax.set(xlabel="step", title=f"{part.part.key}, {_limit(part, which)}")
+    if labelled:
+        ax.set_ylabel("bits per token")
+        ax.legend(fontsize=6)
+    else:
+        _say_nothing_is_within(ax)
+
+
+def _say_nothing_is_within(ax: Axes) -> None:
+    ax.set_yticks([])
+    ax.annotate(
+        "no SAE is within ε", (0.5, 0.5), xycoords="axes fraction", ha="center", color=FAINT
+    )
 
 
 def _figure(width: float, height: float) -> Figure:

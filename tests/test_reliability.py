@@ -618,7 +618,7 @@ def test_other_draws_are_later_blocks(part):
     assert len({source.data_sha256, later.data_sha256, again.data_sha256}) == 3
     toy = Opener(load_suite("toy"))
     unknown = toy.open(training_site(toy))
-    with pytest.raises(SourceError, match="knows its features"):
+    with pytest.raises(SourceError, match="drawn anew where the features are known"):
         LaterBlocks(unknown, Window({}, {}))
 
 

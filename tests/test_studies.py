@@ -393,7 +393,7 @@ def test_architectures_without_a_grid_in_common_are_not_compared(whole):
         "Nothing is compared: no width, sparsity and seed is common to all architectures."
     ]
     said = text(found, comparison_table(found))
-    assert "a alone or with some others has width 12: left out of what is compared" in said
+    assert "a has width 12, and not every architecture has: left out of the comparison" in said
     assert "tabular" in latex_table("x", comparison_table(found))
     assert set(drawings(found)) == {"bits-fvu", "hulls-fvu"}
 

@@ -196,7 +196,7 @@ def test_the_read_out_is_calibrated_so_that_a_splice_costs_its_kl(source):
             r"probabilities 0\.1 and 0\.2 have a correlation from -0\.167 to 0\.667, not 0\.9",
         ),
         ({"features": [{"kind": "lone", "probability": 1.0}]}, "less than 1"),
-        ({"features": [{"kind": "lone", "probability": -0.1}]}, "greater than 0"),
+        ({"features": [{"kind": "lone", "probability": -0.1}]}, "equal to 0.000000001"),
         ({"features": [{"kind": "trio", "probability": 0.1}]}, "'lone', 'pair', 'hierarchy'"),
         ({"features": []}, "at least 1 item"),
         ({"spread": 1.5}, "less than 1"),

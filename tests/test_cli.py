@@ -349,7 +349,9 @@ def test_ls_lists_what_there_is(finished):
     assert suites["gemma-3-270m"]["download, GB"] == 6.8
     assert suites["gemma-3-270m"]["memory, GB"] == 5
     saes = {row["SAE"]: row for row in json.loads(mdlbench("ls", "gemma-3-270m", "--json").stdout)}
-    assert len(saes) == suites["gemma-3-270m"]["SAEs"]
+    fitted = [row for row in saes.values() if row["spec"].startswith("baseline:")]
+    assert (len(saes), len(fitted)) == (27, 4)
+    assert suites["gemma-3-270m"]["SAEs"] == 23
     assert saes["pca-mlp"]["hook"] == "blocks.12.hook_mlp_out"
     assert saes["res-16k-big"]["spec"].startswith("gemma_scope:hf://google/gemma-scope-2-270m-pt/")
     run = mdlbench("ls", "gemma-3-270mm")

@@ -23,7 +23,8 @@ Row = dict[str, Any]
 
 
 def suites() -> list[Row]:
-    """The shipped suites, and what each takes: GB to download, GB of memory, tokens of the test."""
+    """The shipped suites: SAEs without baselines, GB to download, GB of memory, test tokens."""
+    from mdlbench.adapters.identity import BASELINE
     from mdlbench.suite.folders import suite_names
     from mdlbench.suite.load import load_suite
 
@@ -32,7 +33,7 @@ def suites() -> list[Row]:
         {
             "suite": s.name,
             "title": s.title,
-            "SAEs": len(s.saes),
+            "SAEs": sum(not entry.spec.startswith(f"{BASELINE}:") for entry in s.saes),
             "download, GB": "" if s.costs.download_gb is None else s.costs.download_gb,
             "memory, GB": s.costs.memory_gb or "",
             "test tokens": (s.source.most_tokens | s.source.exact_tokens).get("test", ""),

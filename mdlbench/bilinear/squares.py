@@ -31,7 +31,7 @@ class Squares(NamedTuple):
 def strongest_squares(layer: BilinearLayer, n: int) -> Squares:
     """The n eigenvectors of largest |λ| of all shared factors' forms; all where there are fewer.
 
-    Of a factor of strength σ no |λ| exceeds σ, so weak factors need not be decomposed.
+    No |λ| of a factor's form exceeds the factor's strength, so weak factors need not be decomposed.
 
     Args:
         layer: without biases.

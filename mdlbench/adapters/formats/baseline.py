@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from mdlbench.adapters.identity import CoderIdentity
+from mdlbench.adapters.identity import BASELINE, CoderIdentity
 from mdlbench.adapters.parts import (
     Decoder,
     Encoder,
@@ -47,7 +47,6 @@ from mdlbench.codes.latents import SparseLatents, concatenate
 from mdlbench.errors import CoderError, UsageError, did_you_mean
 from mdlbench.sources.protocol import SPLITS, ActivationSource, Block, KnowsFeatures, Split
 
-NAME = "baseline"
 VERSION = "1"
 """Version of these fits: it changes when the same data come to give another coder."""
 
@@ -76,7 +75,7 @@ class BaselineAdapter:
         canonical = json.dumps(determined_by, sort_keys=True, separators=(",", ":"))
         return CoderIdentity(
             name="-".join([request.argument, *(f"{k}{v}" for k, v in arguments.items())]),
-            adapter=NAME,
+            adapter=BASELINE,
             version=VERSION,
             arguments={"baseline": request.argument, **arguments},
             weights_sha256=hashlib.sha256(canonical.encode()).hexdigest(),

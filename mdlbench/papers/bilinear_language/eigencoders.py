@@ -187,7 +187,7 @@ class Explainer:
         return (basis / root).T, basis * root
 
     def _forms_of(self, encoder: Encoder) -> Forms:
-        """Of the features of an encoder; those of the last one asked for are kept."""
+        """The strongest eigenvectors of an encoder's features; the last encoder's are kept."""
         directions = encoder.W_enc.T.double().numpy()
         key = hashlib.sha256(np.ascontiguousarray(directions).tobytes()).hexdigest()
         if self._forms is None or self._forms[0] != key:

@@ -42,12 +42,13 @@ def two_sites():
 
 
 def mixed():
-    """Two SAEs, one of them in two ways, and a baseline."""
+    """Two SAEs, one of them in two ways, and a baseline in two ways."""
     return [
         make_record("one"),
         make_record("one", quantiser="tree"),
         make_record("two"),
         make_record("pca", adapter="baseline"),
+        make_record("pca", adapter="baseline", quantiser="tree"),
     ]
 
 

@@ -345,7 +345,7 @@ def test_saes_are_counted_once_and_records_are_linked(open_page):
     page = open_page("mixed")
     assert page.locator("#count").inner_text() == "2 of 2 SAEs in 3 rows and 1 of 1 baselines"
     page.fill("#filter", "tree")
-    assert page.locator("#count").inner_text() == "1 of 2 SAEs and 0 of 1 baselines"
+    assert page.locator("#count").inner_text() == "1 of 2 SAEs and 1 of 1 baselines"
     page.locator("#rows .name").first.click()
     link = page.locator("#detail .lede a")
     id_ = page.locator("#detail").get_attribute("data-id")

@@ -60,11 +60,22 @@ def test_what_is_finished_is_kept_and_tells_how_long_the_rest_takes(
     seconds = outcome.record.environment.seconds
     assert (found.seconds, found.seen_in) == (seconds, tmp_path)
     assert plan_seconds(found, 4) == pytest.approx(seconds * 2 / 4)
-    limited = plan(suite, tmp_path, limit=20)
-    assert not any(sae.has_record for sae in limited.saes)
+    with pytest.raises(UsageError, match=r"not of .* limited to 20 documents"):
+        plan(suite, tmp_path, limit=20)
+    limited = plan(suite, tmp_path / "limited", limit=20)
     assert (limited.tokens, limited.seconds) == ({}, None)
     last = plan(suite, tmp_path, shard=Shard(3, 3))
     assert [sae.label for sae in last.saes] == ["mean"]
+
+
+def test_a_folder_with_other_results_is_refused_as_a_run_would(
+    suite: Suite, tmp_path: Path
+) -> None:
+    list(run(Opener(suite), targets(suite, ["mean"], None), tmp_path))
+    other = tiny_suite(tmp_path / "other", name="other", replicates=100)
+    message = rf"^{tmp_path} holds results of suite tiny .* choose another folder with -o$"
+    with pytest.raises(UsageError, match=message):
+        plan(other, tmp_path)
 
 
 def test_what_the_caches_lack_would_be_downloaded(

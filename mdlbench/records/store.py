@@ -135,6 +135,11 @@ class RecordStore:
             _move(path, target)
         return Moved(len(away), len(back))
 
+    def refuse_other_suites(self, measurement: Measurement) -> None:
+        """Raise `UsageError` where the folder holds another suite's results, or limited ones."""
+        if (known := self._references()) is not None:
+            self._refuse_other(known, measurement)
+
     def has_site(self, measurement: Measurement, site: str, data_sha256: str) -> bool:
         """Whether the folder has what the curves at a site are drawn against.
 

@@ -107,12 +107,7 @@ class Bench:
         )
 
     def measurement(self) -> Measurement:
-        return Measurement(
-            suite=self.suite.name,
-            suite_digest=self.suite.digest,
-            protocol=PROTOCOL,
-            limit=self.limit,
-        )
+        return measurement_on(self.suite, self.limit)
 
     def references(self) -> SiteReferences:
         return SiteReferences(
@@ -143,3 +138,8 @@ class Bench:
             if metric.name not in facts
         }
         return facts | others
+
+
+def measurement_on(suite: Suite, limit: int | None) -> Measurement:
+    """What results on a suite have in common, of so many documents or of all."""
+    return Measurement(suite=suite.name, suite_digest=suite.digest, protocol=PROTOCOL, limit=limit)

@@ -12,7 +12,8 @@ from mdlbench.errors import MdlbenchError, RecordError
 from mdlbench.hub.items import Item, snapshots
 from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord
-from mdlbench.records.store import HOMES, read_record, record_paths
+from mdlbench.records.store import HOMES, RecordStore, read_record, record_paths
+from mdlbench.scoring.bench import measurement_on
 from mdlbench.scoring.naming import origin_of
 from mdlbench.scoring.suite_run import Failed, Shard, Sited, placed_at
 from mdlbench.scoring.targets import Target
@@ -70,11 +71,12 @@ def planned(
     the setting names another: whether it is available only a run finds out.
 
     Raises:
-        UsageError: there is no such quantiser.
+        UsageError: there is no such quantiser, or the folder holds another suite's results.
     """
-    mode_of(quantiser or opener.suite.quantiser)
-    placed = shard.of([placed_at(opener, target) for target in wanted])
     suite, limit = opener.suite, opener.setting.limit
+    mode_of(quantiser or suite.quantiser)
+    RecordStore(folder).refuse_other_suites(measurement_on(suite, limit))
+    placed = shard.of([placed_at(opener, target) for target in wanted])
     mode = None if quantiser == suite.quantiser else quantiser
     here = [
         record

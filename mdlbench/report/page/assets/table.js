@@ -115,16 +115,17 @@ function renderTable() {
   byId('notes').textContent = notes(rows).join(' ');
 }
 
-/** How many SAEs are shown; one that was measured in several ways has several rows. */
+/** How many SAEs and baselines are shown; one that was measured in several ways has several rows. */
 function counted(rows) {
-  const saes = (some) => new Set(some.filter((sae) => !sae.baseline).map((sae) => sae.coder)).size;
-  const baselines = (some) => some.filter((sae) => sae.baseline).length;
+  const coders = (some) => new Set(some.map((sae) => sae.coder)).size;
+  const trained = (some) => some.filter((sae) => !sae.baseline);
+  const baselines = (some) => some.filter((sae) => sae.baseline);
   const [shown, all] = [rows.map((row) => row.sae), currentSite().saes];
-  const trained = shown.length - baselines(shown);
+  const n = coders(trained(shown));
   const parts = [
-    `${saes(shown)} of ${saes(all)} SAEs`,
-    trained > saes(shown) ? `in ${trained} rows` : null,
-    baselines(all) ? `and ${baselines(shown)} of ${baselines(all)} baselines` : null,
+    `${n} of ${coders(trained(all))} SAEs`,
+    trained(shown).length > n ? `in ${trained(shown).length} rows` : null,
+    baselines(all).length ? `and ${coders(baselines(shown))} of ${coders(baselines(all))} baselines` : null,
   ];
   return parts.filter(Boolean).join(' ');
 }

@@ -212,7 +212,7 @@ def test_an_estimate_is_of_tokens():
 def test_coverage_is_judged_by_the_binomial_range(found, verdict):
     sentence = coverage("codes", [True] * found + [False] * (100 - found))
     assert f"{found} of 100 intervals contain the closed form, {verdict}" in sentence
-    assert "90 to 99 do" in sentence
+    assert "90 to 99 would" in sentence
 
 
 def test_markdown_cells():

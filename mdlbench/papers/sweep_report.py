@@ -109,17 +109,18 @@ def to_markdown(study: Study, sheets: Mapping[Regime, Sheet]) -> str:
 _ANSWERS = {True: "Yes.", False: "No.", None: "Cannot be said."}
 _DEFINITIONS = (
     "DL is the held-out codebook's bits per token where the SAE's rate-distortion curve has the "
-    "MSE ε. What else is said of an SAE at ε is of its accepted step: the coarsest measured one "
-    "whose MSE after quantisation keeps ε with 95% confidence. Plug-in is the entropy that the "
-    "paper reports. Intervals are 95%, by paired bootstrap over test images; each draw has a "
-    "curve of its own. They say nothing of other training seeds. A latent is dead if it is on "
+    "MSE ε. All other facts about an SAE at ε are those of its accepted step: the coarsest "
+    "measured one whose MSE after quantisation keeps ε with 95% confidence. Plug-in is the entropy "
+    "that the paper reports. Intervals are 95%, by paired bootstrap over test images, where each "
+    "draw has its own curve. They do not cover other training seeds. A latent is dead if it is on "
     "for none of the images, before quantisation. B is the fixed-length bits of a nonzero's "
-    "magnitude, ⌈log₂ of the levels in use⌉; bits/nonzero the entropy of that magnitude. First "
-    "> 1% dead: the smallest width whose best SAE within ε has more dead latents; sparsest: "
-    "that of the smallest L0 instead of the best. Crossings are of the curves' lower hulls; "
-    "beyond chance means paired intervals of either sign at two tolerances. BD-bits are "
-    "over the curves within the largest ε that both modes meet, and have no interval. C and D "
-    "are chosen among all SAEs narrower than B, A among those of the largest width."
+    "magnitude, ⌈log₂ of the levels in use⌉. Bits/nonzero is the entropy of that magnitude. First "
+    "> 1% dead is the smallest width whose best SAE within ε has more dead latents. Sparsest > 1% "
+    "dead takes the SAE of the smallest L0 instead of the best. Curves cross where their lower "
+    "hulls do. They do so beyond chance where paired intervals have either sign at two "
+    "tolerances. BD-bits are over the curves within the largest ε that both modes meet, and have "
+    "no interval. C and D are chosen among all SAEs narrower than B, A among those of the largest "
+    "width."
 )
 
 
@@ -162,7 +163,7 @@ def linear_in_l0(at: Level) -> Finding:
         claim,
         fit.slope > 0 and fit.r_squared >= LINEAR,
         f"Over the {fit.n} SAEs up to width {at.best.width}: DL = {fit.intercept:.1f} + "
-        f"{fit.slope:.2f}·L0, R² = {fit.r_squared:.2f} (called linear from {LINEAR:g}).",
+        f"{fit.slope:.2f}·L0, R² = {fit.r_squared:.2f} (linear means at least {LINEAR:g}).",
     )
 
 
@@ -236,7 +237,7 @@ def curves_cross(pairs: Sequence[PairOfCurves]) -> Finding:
         bool(confirmed) if pairs else None,
         f"Of {len(pairs)} pairs with a common range of MSE, {len(crossed)} cross between measured "
         f"points and {len(confirmed)} change order beyond chance."
-        + ("" if example is None else f" Most of all: {_swap(example)}."),
+        + ("" if example is None else f" The largest: {_swap(example)}."),
     )
 
 
@@ -257,7 +258,7 @@ def dead_at_minimum(levels: Sequence[Level]) -> Finding:
     return Finding(
         claim,
         all(abs(octaves) <= NEAR_OCTAVES for *_, octaves in apart) if apart else None,
-        f"Among the best of each width, {'; '.join(shown)}. Called the same place within "
+        f"Among the best of each width, {'; '.join(shown)}. The same place means within "
         f"{NEAR_OCTAVES:g} octave.",
     )
 

@@ -42,8 +42,8 @@ def coverage(name: str, hits: Sequence[bool]) -> str:
     found = sum(hits)
     verdict = "too few" if found < low else "too many" if found > high else "as many as should"
     return (
-        f"{name}: {found} of {len(hits)} intervals contain the closed form, {verdict} (of so "
-        f"many exact 95% intervals of independent draws, {low} to {high} do, 95% of the time)."
+        f"{name}: {found} of {len(hits)} intervals contain the closed form, {verdict}. With exact "
+        f"95% intervals of independent draws, {low} to {high} would, 95% of the time."
     )
 
 
@@ -58,9 +58,9 @@ def learning_cost(codes: Sequence[Priced]) -> str:
     share = float(np.median(gap / half))
     verdict = "too little to matter here" if share < NEGLIGIBLE else "enough to lower the coverage"
     return (
-        "What learning its codebook costs `heldout` and fitting the scored data saves `plugin` "
-        f"is together at most {gap.max():.1g} bits, in the median {share:.1%} of half an interval: "
-        f"{verdict}."
+        "`heldout` pays for learning its codebook, and `plugin` saves by fitting the scored data. "
+        f"Together this makes at most {gap.max():.1g} bits, and {share:.1%} of half an interval in "
+        f"the median: {verdict}."
     )
 
 

@@ -69,18 +69,19 @@ _WHAT_IS_SENT = (
     "**What either sends.** A description of the weights tells what the classifier does with any "
     "image; whoever receives it has the images. An SAE's latents tell what an image is; whoever "
     "receives them has the classifier. Both lose the same ΔCE, and neither can stand in for the "
-    "other. On one message, eigenvectors and SAEs meet on the board of suite `mnist-bilinear`: "
+    "other. The board of suite `mnist-bilinear` compares eigenvectors and SAEs on one message: "
     "there both send the image."
 )
 
 _DEFINITIONS = (
-    "Every matrix is rounded to multiples of a step, a share of its own root mean square, and sent "
-    "by the adaptive code (docs/maths.md §3, §11), whose parameters are charged. At each ε it is "
-    "the shortest of all sizes and steps measured whose ΔCE on the test images is at most ε: what "
-    "is sent once cannot be had in part, so nothing is interpolated. `size` is eigenvectors a "
-    "class, or a rank. An SAE's bits are those of its record; its decoder and codebook are as the "
-    "record has them at the suite's headline. Intervals are 95%, Student's t over training seeds; "
-    "those of ratios are of their logarithms. They say nothing of other test images."
+    "Every matrix is rounded to multiples of a step, which is a share of its own root mean square, "
+    "and is sent by the adaptive code (docs/maths.md §3, §11), whose parameters are charged. Each "
+    "ε has the shortest description, over all sizes and steps measured, whose ΔCE on the test "
+    "images is at most ε. Nothing is interpolated, because half a description is of no use. `size` "
+    "is eigenvectors a class, or a rank. An SAE's bits are those of its record. Its decoder and "
+    "codebook are those that the record has at the suite's headline. Intervals are 95%, Student's "
+    "t over training seeds, on logarithms where ratios are given. They do not cover other test "
+    "images."
 )
 
 

@@ -30,7 +30,7 @@ from mdlbench.report.figures import curves_figure
 from mdlbench.report.page.write import suite_page
 from mdlbench.scoring import suite_run
 from mdlbench.scoring.single import encode_target, evaluate
-from mdlbench.scoring.targets import targets
+from mdlbench.scoring.targets import in_modes, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
 from tests.tiny import tiny_suite, write_sae, write_tiny_suite
@@ -62,9 +62,15 @@ def scored(tmp_path_factory):
     sae = write_sae(tmp_path_factory.mktemp("saes") / "sae")
     opener = Opener(suite, Setting("cpu", None, None))
     wanted = targets(suite, [str(sae), "pca"], None)
-    for quantiser in (None, MADE_UP.name):
-        outcomes = list(suite_run.run(opener, wanted, folder, quantiser=quantiser))
-        assert all(isinstance(outcome, suite_run.Scored) for outcome in outcomes)
+    modes = (suite.quantiser, MADE_UP.name)
+    outcomes = list(suite_run.run(opener, in_modes(suite, wanted, modes), folder))
+    assert [outcome.target.label for outcome in outcomes] == [
+        str(sae),
+        f"{sae} [made-up]",
+        "pca",
+        "pca [made-up]",
+    ]
+    assert all(isinstance(outcome, suite_run.Scored) for outcome in outcomes)
     records = {record.label: record for record in read_records(folder)}
     return SimpleNamespace(
         folder=folder, suite=suite, opener=opener, wanted=wanted, records=records, sae=sae
@@ -167,7 +173,7 @@ class TestUnknownNames:
         with pytest.raises(UsageError, match=self.MESSAGE):
             evaluate(str(scored.sae), scored.suite, quantiser="made-yp")
         with pytest.raises(UsageError, match=self.MESSAGE):
-            list(suite_run.run(scored.opener, scored.wanted, scored.folder, quantiser="made-yp"))
+            in_modes(scored.suite, scored.wanted, ["made-yp"])
 
     def test_in_a_record(self, scored):
         content = json.loads(scored.records["sae [made-up]"].to_json())

@@ -25,7 +25,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
 
 def plan(suite: Suite, folder: Path, limit: int | None = None, shard: Shard = WHOLE) -> Plan:
     opener = Opener(suite, Setting(limit=limit))
-    return planned(opener, targets(suite, [], None), folder, shard, None)
+    return planned(opener, targets(suite, [], None), folder, shard)
 
 
 def test_a_run_is_told_and_nothing_is_written(
@@ -42,11 +42,6 @@ def test_a_run_is_told_and_nothing_is_written(
         "time: not known before one is scored here, for 3 SAEs",
     ]
     assert not list(tmp_path.iterdir())
-
-
-def test_a_quantiser_that_is_none_is_refused(suite: Suite, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^no quantiser 'tre'\. "):
-        planned(Opener(suite), [], tmp_path, WHOLE, "tre")
 
 
 def test_what_is_finished_is_kept_and_tells_how_long_the_rest_takes(
@@ -86,7 +81,7 @@ def test_what_the_caches_lack_would_be_downloaded(
     suite = load_suite("gpt2-l8")
     (first, *_) = suite.source.text_names
     opener = Opener(suite, Setting(text=first))
-    found = planned(opener, [], tmp_path, WHOLE, None)
+    found = planned(opener, [], tmp_path, WHOLE)
     assert "model gpt2" in found.downloads
     assert any(item.startswith(f"text {first}") for item in found.downloads)
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from mdlbench.adapters.load import NamedCoder
+from mdlbench.codes.rates import TreeCode
 from mdlbench.errors import CheckpointError, CoderError, UsageError, WorkerError
 from mdlbench.records.store import read_records
 from mdlbench.scoring import cluster
@@ -29,7 +30,8 @@ from mdlbench.scoring.executor import InProcess
 from mdlbench.scoring.repeat import Unverified, Verified, read_claim, verify
 from mdlbench.scoring.rounds import Rounds
 from mdlbench.scoring.suite_run import Failed, Scored, Shard, run
-from mdlbench.scoring.targets import Target, targets
+from mdlbench.scoring.targets import Target, in_modes, targets
+from mdlbench.scoring.tasks import Distort
 from mdlbench.scoring.worker import Worker
 from mdlbench.sources import images
 from mdlbench.sources.kinds.images import PIXELS
@@ -174,6 +176,66 @@ def test_saes_measured_apart_are_what_they_are_one_by_one(suite, several, blocks
     again = list(run(Opener(suite), several, tmp_path / "shared", engine=engine))
     assert [outcome.reused for outcome in again if isinstance(outcome, Scored)] == [True] * 4
     assert engine.n_measured_apart == 2
+
+
+@pytest.fixture
+def n_rounded(monkeypatch):
+    """Into it goes by how many quantisers each block range of an SAE was rounded."""
+    counted, measure = [], Distort._measured
+
+    def counting(task, worker, quantisers):
+        counted.append(len(quantisers))
+        return measure(task, worker, quantisers)
+
+    monkeypatch.setattr(Distort, "_measured", counting)
+    return counted
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_modes_that_round_alike_share_their_losses(suite, sae, tmp_path, n_rounded, n_workers):
+    wanted = targets(suite, [str(sae), "mean"], None)
+    list(run(Opener(suite), wanted, tmp_path / "apart"))
+    n_alone = sum(n_rounded)
+    assert n_alone > 6
+    list(run(Opener(suite), in_modes(suite, wanted, ["tree"]), tmp_path / "apart"))
+    assert sum(n_rounded) == 2 * n_alone
+    n_rounded.clear()
+    engine = Forgetful(Opener(suite), n_workers, seed=0, deaths=0.0)
+    both = in_modes(suite, wanted, ["normalised", "tree", "tree"])
+    outcomes = list(run(Opener(suite), both, tmp_path / "shared", engine=engine))
+    labels = [str(sae), f"{sae} [tree]", "mean", "mean [tree]"]
+    assert [outcome.target.label for outcome in outcomes] == labels
+    assert sum(n_rounded) == n_alone
+    assert kept_in(tmp_path / "shared") == kept_in(tmp_path / "apart")
+
+
+def test_modes_of_one_sae_are_measured_apart_by_one_worker(suite, several, blocks, tmp_path):
+    wanted = in_modes(suite, several, ["tree", "normalised", "rdo"])
+    one = list(run(Opener(suite), wanted, tmp_path / "one"))
+    engine = Forgetful(Opener(suite), n_workers=2, seed=3, deaths=0.1)
+    shared = list(run(Opener(suite), wanted, tmp_path / "shared", engine=engine))
+    fates = [(type(outcome), outcome.target.label) for outcome in shared]
+    assert fates == [(type(outcome), outcome.target.label) for outcome in one]
+    assert [fate for fate, _ in fates].count(Failed) == 3
+    assert engine.n_measured_apart == 2
+    assert kept_in(tmp_path / "shared") == kept_in(tmp_path / "one")
+    names = {outcome.record.label for outcome in one if isinstance(outcome, Scored)}
+    assert len(names) == 9
+
+
+def test_a_mode_that_fails_apart_leaves_the_others_their_records(
+    suite, several, monkeypatch, tmp_path
+):
+    def refuse(*_):
+        raise CoderError("no tree today")
+
+    monkeypatch.setattr(TreeCode, "fit", refuse)
+    engine = Forgetful(Opener(suite), n_workers=2, seed=0, deaths=0.0)
+    wanted = in_modes(suite, several[:2], ["normalised", "tree"])
+    outcomes = list(run(Opener(suite), wanted, tmp_path, engine=engine))
+    assert engine.n_measured_apart == 2
+    assert [type(outcome) for outcome in outcomes] == [Scored, Failed] * 2
+    assert {str(outcome.error) for outcome in outcomes[1::2]} == {"no tree today"}
 
 
 def test_records_are_verified_apart_and_together(suite, several, tmp_path):

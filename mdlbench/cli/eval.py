@@ -19,7 +19,7 @@ from mdlbench.cli.options import (
     GpusOption,
     JsonOption,
     LimitOption,
-    QuantiserOption,
+    QuantisersOption,
     QuietOption,
     RayOption,
     SuiteOption,
@@ -59,7 +59,7 @@ def eval_suite(
     output: Annotated[Path | None, output_option("Results folder [results/SUITE].")] = None,
     adapter: AdapterOption = None,
     limit: LimitOption = None,
-    quantiser: QuantiserOption = None,
+    quantiser: QuantisersOption = None,
     text: TextOption = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = Dtype.float32,
@@ -95,19 +95,19 @@ def eval_suite(
     from mdlbench.cli.progress import suite_progress
     from mdlbench.report.features import write_feature_grid
     from mdlbench.scoring.suite_run import WHOLE, Shard, run
-    from mdlbench.scoring.targets import targets
+    from mdlbench.scoring.targets import in_modes, targets
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
 
     with prints_on_stderr():
         chosen = load_suite(suite)
-        wanted = targets(chosen, sae or [], adapter)
+        wanted = in_modes(chosen, targets(chosen, sae or [], adapter), quantiser or [])
     share = Shard.parse(shard) if shard else WHOLE
     n_wanted = len(wanted[share.part(len(wanted))])
     folder = output or Path("results") / (chosen.name + (f"-limit-{limit}" if limit else ""))
     if dry_run:
         said = setting(device, limit, text or next(iter(chosen.source.text_names), None), dtype)
-        _show_plan(Opener(chosen, said), wanted, folder, share, quantiser, workers or 1, as_json)
+        _show_plan(Opener(chosen, said), wanted, folder, share, workers or 1, as_json)
         return
     outcomes: list[Scored | Failed] = []
     with prints_on_stderr(), suite_progress(n_wanted, quiet) as progress:
@@ -116,9 +116,7 @@ def eval_suite(
         try:
             with engine(workers, ray, gpus_per_worker, device) as had:
                 draw = write_feature_grid
-                for outcome in run(
-                    opener, wanted, folder, progress.stage, quantiser, draw, had, share
-                ):
+                for outcome in run(opener, wanted, folder, progress.stage, draw, had, share):
                     outcomes.append(outcome)
                     progress.finish(outcome)
         except (OutputError, WorkerError):
@@ -153,14 +151,13 @@ def _show_plan(
     wanted: Sequence[Target],
     folder: Path,
     share: Shard,
-    quantiser: str | None,
     n_workers: int,
     as_json: bool,
 ) -> None:
     from mdlbench.cli import rows
     from mdlbench.scoring.plan import planned
 
-    plan = planned(opener, wanted, folder, share, quantiser)
+    plan = planned(opener, wanted, folder, share)
     listed, seconds = rows.plan_rows(plan), rows.plan_seconds(plan, n_workers)
     if as_json:
         facts = {"tokens": plan.tokens, "downloads": plan.downloads, "seconds": seconds}

@@ -26,11 +26,17 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+_QUANTISERS = "; ".join(f"{mode.name}: {mode.help}" for mode in MODES.values())
 QuantiserOption = Annotated[
-    str | None,
+    str | None, typer.Option(metavar="NAME", help=f"{_QUANTISERS} [the suite's].")
+]
+QuantisersOption = Annotated[
+    list[str] | None,
     typer.Option(
+        "--quantiser",
         metavar="NAME",
-        help="; ".join(f"{mode.name}: {mode.help}" for mode in MODES.values()) + " [the suite's].",
+        help=f"{_QUANTISERS} [the suite's]. Repeat it for several: `tree` has its losses in common "
+        "with `normalised`.",
     ),
 ]
 

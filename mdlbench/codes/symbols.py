@@ -68,7 +68,10 @@ class Reconstruction(Protocol):
 
 
 class FittedQuantiser(Reconstruction, Protocol):
-    """A quantiser at one step, fitted on calibration tokens."""
+    """A quantiser at one step, fitted on calibration tokens.
+
+    It can be hashed, and equal ones round alike.
+    """
 
     def symbols(self, latents: SparseLatents) -> Symbols:
         """Nonzero symbols of scaled latents; raises `CoderError` as `quantise` does."""

@@ -16,7 +16,7 @@ from mdlbench.report.features import write_feature_grid
 from mdlbench.report.outputs import write_outputs
 from mdlbench.scoring import suite_run
 from mdlbench.scoring.engine import THIS_PROCESS, Engine
-from mdlbench.scoring.targets import open_target, targets
+from mdlbench.scoring.targets import in_modes, open_target, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.suite import Suite
@@ -66,8 +66,8 @@ def score(
     """
     keys = [key for key in suite.keys if key.startswith(SWEEP)]
     opener = Opener(suite, Setting(), on_stage)
-    wanted = targets(suite, keys, None)
-    run = suite_run.run(opener, wanted, folder, on_stage, mode, write_feature_grid, engine)
+    wanted = in_modes(suite, targets(suite, keys, None), [mode])
+    run = suite_run.run(opener, wanted, folder, on_stage, write_feature_grid, engine)
     outcomes = list(run)
     failed = [outcome.message for outcome in outcomes if isinstance(outcome, suite_run.Failed)]
     if failed:

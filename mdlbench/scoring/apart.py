@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, groupby
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, TypeVar
@@ -18,6 +20,7 @@ from jaxtyping import Float32, Float64
 
 from mdlbench.adapters.identity import CoderIdentity
 from mdlbench.console.stages import OnStage, labelled
+from mdlbench.errors import MdlbenchError
 from mdlbench.records.record import Identity
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.evaluation import Evaluation, evaluate_coder
@@ -69,31 +72,44 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class MeasureApart:
-    """The whole measurement of an SAE at a site, whose reference is known."""
+    """The whole measurement of an SAE at a site, whose reference is known, in some modes.
+
+    Attributes:
+        jobs: of one SAE, each in a mode.
+    """
 
     site: Site
-    quantiser: str
     known: Reference
-    job: Job
+    jobs: Sequence[Job]
 
-    def __call__(self, worker: Worker) -> Measured:
-        bench = worker.holding((self.site, self.quantiser), lambda: self._bench(worker))
-        sae, on_stage = self.job.sae, labelled(worker.on_stage, self.job.label)
-        on_stage("load")
-        evaluation = evaluate_coder(bench, sae, self.job.identity, on_stage, self.job.steps)
-        return Measured(evaluation, self._picture(bench, evaluation))
+    def __call__(self, worker: Worker) -> list[Measured | Raised]:
+        bench = worker.holding(self.site, lambda: self._bench(worker))
+        return [self._attempted(bench, job, worker.on_stage) for job in self.jobs]
 
     def _bench(self, worker: Worker) -> Bench:
-        alone = InProcess(worker.opener, worker=worker)
-        return Bench.open(alone, self.site, self.quantiser, self.known)
+        return Bench.open(InProcess(worker.opener, worker=worker), self.site, known=self.known)
 
-    def _picture(self, bench: Bench, evaluation: Evaluation) -> bytes | None:
-        if self.job.draw is None:
-            return None
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "features.png"
-            draw_features(self.job.draw, bench, self.job.sae, evaluation, path)
-            return path.read_bytes() if path.exists() else None
+    def _attempted(self, bench: Bench, job: Job, on_stage: OnStage) -> Measured | Raised:
+        try:
+            return _measured(bench.in_mode(job.identity.quantiser), job, on_stage)
+        except (MdlbenchError, OSError) as error:
+            return Raised(error)
+
+
+def _measured(bench: Bench, job: Job, on_stage: OnStage) -> Measured:
+    stage = labelled(on_stage, job.label)
+    stage("load")
+    evaluation = evaluate_coder(bench, job.sae, job.identity, stage, job.steps)
+    return Measured(evaluation, _picture(bench, job, evaluation))
+
+
+def _picture(bench: Bench, job: Job, evaluation: Evaluation) -> bytes | None:
+    if job.draw is None:
+        return None
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "features.png"
+        draw_features(job.draw, bench, job.sae, evaluation, path)
+        return path.read_bytes() if path.exists() else None
 
 
 def draw_features(draw: Draw, bench: Bench, sae: Sae, evaluation: Evaluation, path: Path) -> None:
@@ -109,6 +125,12 @@ def n_apart(executor: Executor, n_saes: int) -> int:
     return 0 if executor.is_one else n_saes - n_saes % executor.n_workers
 
 
+def apart(executor: Executor, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs of the first SAEs, as many as are measured apart."""
+    groups = by_sae(jobs)
+    return list(chain.from_iterable(groups[: n_apart(executor, len(groups))]))
+
+
 def identified(bench: Bench, saes: Sequence[Sae]) -> list[CoderIdentity | Raised]:
     """Which SAEs they are, by all workers at once."""
     tasks = [Identify(Subject(bench.source.site, sae)) for sae in saes]
@@ -116,13 +138,21 @@ def identified(bench: Bench, saes: Sequence[Sae]) -> list[CoderIdentity | Raised
     return [found[i] for i in range(len(tasks))]
 
 
+def by_sae(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that follow each other and are of one SAE."""
+    return [list(group) for _, group in groupby(jobs, key=attrgetter("sae"))]
+
+
 def measured_apart(
     bench: Bench, jobs: Sequence[Job], on_stage: OnStage
 ) -> Iterator[tuple[int, Measured | Raised]]:
-    """What workers find of SAEs, each with its number, in the order in which they are done."""
-    site, mode = bench.source.site, bench.mode.name
-    tasks = [MeasureApart(site, mode, bench.reference, job) for job in jobs]
-    yield from bench.rounds.executor.as_done(tasks, on_stage)
+    """What workers find in each job, with its number, in the order in which SAEs are done."""
+    groups = by_sae(jobs)
+    first = [0, *accumulate(map(len, groups))]
+    tasks = [MeasureApart(bench.source.site, bench.reference, group) for group in groups]
+    for i, found in bench.rounds.executor.as_done(tasks, on_stage):
+        outcomes = [found] * len(groups[i]) if isinstance(found, Raised) else found
+        yield from enumerate(outcomes, first[i])
 
 
 def in_order(found: Iterable[tuple[int, Found]]) -> Iterator[Found]:

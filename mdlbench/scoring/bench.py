@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -57,6 +57,10 @@ class Bench:
         mode = mode_of(quantiser or suite.quantiser)
         return cls(suite, Rounds.at(executor, site), executor.setting.limit, mode, known)
 
+    def in_mode(self, quantiser: str | None) -> Bench:
+        """The same data in another mode, or in the suite's own; they share the reference."""
+        return replace(self, mode=mode_of(quantiser or self.suite.quantiser))
+
     @property
     def source(self) -> SourceFacts:
         """What the activations are."""
@@ -65,7 +69,7 @@ class Bench:
     @cached_property
     def reference(self) -> Reference:
         """What every SAE is compared with; raises `UsageError` where the tokens do not vary."""
-        reference = self.known or self.rounds.reference()
+        reference = self.known or self.rounds.reference
         if not reference.variation > 0:
             raise UsageError(
                 f"suite {self.suite.name!r}: the {self.source.n_tokens['test']} test tokens do "

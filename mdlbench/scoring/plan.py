@@ -10,7 +10,6 @@ from pathlib import Path
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.errors import MdlbenchError, RecordError
 from mdlbench.hub.items import Item, snapshots
-from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord
 from mdlbench.records.store import HOMES, RecordStore, read_record, record_paths
 from mdlbench.scoring.bench import measurement_on
@@ -62,26 +61,22 @@ class Plan:
         return sum(not (sae.has_record or sae.problem) for sae in self.saes)
 
 
-def planned(
-    opener: Opener, wanted: Sequence[Target], folder: Path, shard: Shard, quantiser: str | None
-) -> Plan:
+def planned(opener: Opener, wanted: Sequence[Target], folder: Path, shard: Shard) -> Plan:
     """What `run` would do in a folder; nothing is written.
 
     SAEs on the hub may be asked for their configs. A language suite's text is the first one, unless
     the setting names another: whether it is available only a run finds out.
 
     Raises:
-        UsageError: there is no such quantiser, or the folder holds another suite's results.
+        UsageError: the folder holds another suite's results.
     """
     suite, limit = opener.suite, opener.setting.limit
-    mode_of(quantiser or suite.quantiser)
     RecordStore(folder).refuse_other_suites(measurement_on(suite, limit))
     placed = shard.of([placed_at(opener, target) for target in wanted])
-    mode = None if quantiser == suite.quantiser else quantiser
     here = [
         record
         for record in _records(folder, opener)
-        if (record.identity.suite_digest, record.identity.quantiser) == (suite.digest, mode)
+        if record.identity.suite_digest == suite.digest
     ]
     seen_in = next(
         (
@@ -124,6 +119,7 @@ def _planned(one: Sited | Failed, records: Sequence[EvalRecord]) -> PlannedSae:
     origin = origin_of(target.sae)
     has_record = any(
         record.site.model_copy(update={"text": one.site.text}) == one.site
+        and record.identity.quantiser == target.quantiser
         and (record.name == target.name if target.name else record.provenance.sae == origin)
         for record in records
     )
@@ -139,9 +135,10 @@ def _needed(opener: Opener) -> Iterator[str]:
 
 def _on_the_hub(targets: Sequence[Target]) -> Iterator[str]:
     """SAEs of which the hub's cache has nothing."""
-    for target in targets:
-        if not all(_is_here(sae) for sae in target.sae.singles):
-            yield target.label
+    saes = {target.name or target.sae.spec: target.sae for target in targets}
+    for name, sae in saes.items():
+        if not all(map(_is_here, sae.singles)):
+            yield name
 
 
 def _is_here(sae: NamedCoder) -> bool:

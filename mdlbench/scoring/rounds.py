@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import chain, pairwise
 from operator import add
 from typing import Any, TypeVar
@@ -95,6 +95,7 @@ class Rounds:
         ends = [n_blocks * i // self.executor.n_workers for i in range(self.executor.n_workers + 1)]
         return [Range(split, start, stop) for start, stop in pairwise(ends) if start < stop]
 
+    @cached_property
     def reference(self) -> Reference:
         """Clean and ablated losses, variation and covariance of the test split; two passes."""
         site, d_out = self.source.site, self.source.d_out

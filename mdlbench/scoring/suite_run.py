@@ -27,13 +27,13 @@ from mdlbench.errors import (
     WorkerError,
 )
 from mdlbench.hub.hub import WHAT_TO_DO, HubUnreachableError
-from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import EvalRecord, Identity
 from mdlbench.records.store import ARCHIVE, Moved, RecordStore
 from mdlbench.scoring.apart import (
     Draw,
     Job,
     Measured,
+    apart,
     draw_features,
     identified,
     in_order,
@@ -260,26 +260,23 @@ def run(
     wanted: Sequence[Target],
     folder: Path,
     on_stage: OnStage = silent,
-    quantiser: str | None = None,
     draw: Draw | None = None,
     engine: Engine = THIS_PROCESS,
     shard: Shard = WHOLE,
 ) -> Iterator[Scored | Failed]:
     """Score the targets, site by site, and keep their records under `folder`.
 
-    Without a quantiser, the suite's own mode is used. Where activations are images, `draw` is
-    called for each SAE that is scored. The engine's workers do what can be shared out. Of a run
-    that several jobs share, this one scores its shard.
+    Where activations are images, `draw` is called for each SAE that is scored. The engine's workers
+    do what can be shared out. Of a run that several jobs share, this one scores its shard. Modes
+    of one SAE that follow each other, and round alike, share the model's passes.
 
     Sites that load a model with the same options follow each other, so that it is loaded once.
 
     Raises:
-        UsageError: the folder holds results of another measurement, or there is no such text or
-            quantiser.
+        UsageError: the folder holds results of another measurement, or there is no such text.
         WorkerError: the engine's workers cannot be had.
         OutputError: results cannot be written; those finished before are kept.
     """
-    mode_of(quantiser or opener.suite.quantiser)
     unnamed = [target.sae for target in wanted if target.name is None]
     given = frozenset(target.name for target in wanted if target.name is not None)
     results = _Results(RecordStore(folder), draw, least_depths(unnamed), given)
@@ -291,7 +288,7 @@ def run(
     with engine.workers(opener) as executor:
         for site, group in groupby(sited, key=attrgetter("site")):
             found = [one.target for one in group]
-            yield from _run_site(opener, executor, site, found, results, on_stage, quantiser)
+            yield from _run_site(opener, executor, site, found, results, on_stage)
 
 
 def placed_at(opener: Opener, target: Target) -> Sited | Failed:
@@ -311,20 +308,21 @@ def _run_site(
     group: Sequence[Target],
     results: _Results,
     on_stage: OnStage,
-    quantiser: str | None,
 ) -> Iterator[Scored | Failed]:
     try:
-        bench = _opened(opener, executor, site, results, quantiser)
+        bench = _opened(opener, executor, site, results)
     except (HubError, SourceError, SpoolError) as error:
         yield from (Failed(target, error) for target in group)
         return
-    apart = _apart(bench, group, results)
-    done = in_order(_scored_apart(bench, group, apart, results, on_stage))
+    modes = {target.quantiser: bench.in_mode(target.quantiser) for target in group}
+    jobs = _apart(modes, group, results)
+    done = in_order(_scored_apart(modes, group, jobs, results, on_stage))
     for i, target in enumerate(group):
-        if i in apart:
+        if i in jobs:
             yield next(done)
         else:
-            yield _attempted(target, partial(_score, bench, target, results, on_stage))
+            score = partial(_score, modes[target.quantiser], target, results, on_stage)
+            yield _attempted(target, score)
 
 
 def _attempted(target: Target, attempt: Callable[[], Scored]) -> Scored | Failed:
@@ -339,38 +337,45 @@ def _attempted(target: Target, attempt: Callable[[], Scored]) -> Scored | Failed
         return Failed(target, CheckpointError(f"cannot be read: {error}"))
 
 
-def _apart(bench: Bench, group: Sequence[Target], results: _Results) -> dict[int, Identity]:
-    """The SAEs that are measured apart, by their number, with their identities.
+def _apart(
+    modes: Mapping[str | None, Bench], group: Sequence[Target], results: _Results
+) -> dict[int, Job]:
+    """What is measured apart, by the targets' numbers.
 
-    None that has a record is among them, nor any of which nobody can tell which it is.
+    Nothing that has a record is among it, nor any SAE of which nobody can tell which it is.
     """
+    bench = next(iter(modes.values()))
     executor = bench.rounds.executor
     if not (n_apart(executor, len(group)) and bench.has_reference):
         return {}
-    wanted: dict[str, tuple[int, Identity]] = {}
+    wanted: dict[str, tuple[int, Job]] = {}
     for i, coder in enumerate(identified(bench, [target.sae for target in group])):
         if not isinstance(coder, Raised):
-            identity = results.identity(bench, group[i], coder)
+            target = group[i]
+            identity = results.identity(modes[target.quantiser], target, coder)
             if not results.store.path(identity).exists():
-                wanted.setdefault(identity.id, (i, identity))
-    return dict(list(wanted.values())[: n_apart(executor, len(wanted))])
+                job = Job(target.sae, identity, target.label, draw=results.draw)
+                wanted.setdefault(identity.id, (i, job))
+    numbers, jobs = zip(*wanted.values(), strict=True) if wanted else ((), ())
+    chosen = apart(executor, jobs)
+    return dict(zip(numbers[: len(chosen)], chosen, strict=True))
 
 
 def _scored_apart(
-    bench: Bench,
+    modes: Mapping[str | None, Bench],
     group: Sequence[Target],
-    apart: Mapping[int, Identity],
+    jobs: Mapping[int, Job],
     results: _Results,
     on_stage: OnStage,
 ) -> Iterator[tuple[int, Scored | Failed]]:
     """How those fared that are measured apart, each as soon as it is kept."""
-    if not apart:
+    if not jobs:
         return
-    draw, numbers = results.draw, list(apart)
-    jobs = [Job(group[i].sae, apart[i], group[i].label, draw=draw) for i in numbers]
-    for n, outcome in measured_apart(bench, jobs, on_stage):
+    numbers, bench = list(jobs), next(iter(modes.values()))
+    for n, outcome in measured_apart(bench, list(jobs.values()), on_stage):
         i = numbers[n]
-        fate = _attempted(group[i], partial(_finish, bench, group[i], results, apart[i], outcome))
+        bench, identity = modes[group[i].quantiser], jobs[i].identity
+        fate = _attempted(group[i], partial(_finish, bench, group[i], results, identity, outcome))
         if isinstance(fate, Scored):
             labelled(on_stage, group[i].label)(DONE)
         yield n, fate
@@ -391,9 +396,7 @@ def _finish(
     return Scored(target, record, reused=False, again=again)
 
 
-def _opened(
-    opener: Opener, executor: Executor, site: Site, results: _Results, quantiser: str | None
-) -> Bench:
+def _opened(opener: Opener, executor: Executor, site: Site, results: _Results) -> Bench:
     """A bench at a site, and its part of the folder.
 
     Raises:
@@ -401,7 +404,7 @@ def _opened(
         UsageError: the suite's data cannot be read, or the folder holds another measurement's.
     """
     try:
-        bench = Bench.open(executor, site, quantiser)
+        bench = Bench.open(executor, site)
     except SuiteError:
         raise
     except UsageError as error:

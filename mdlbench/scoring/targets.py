@@ -12,6 +12,8 @@ from mdlbench.adapters.joint import JointPart, NamedJoint
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.errors import UsageError
+from mdlbench.quantisers.modes import mode_of
+from mdlbench.records.record import with_quantiser
 from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import ActivationSource
 from mdlbench.suite.site import AND, UNSAID, Place, Site
@@ -26,11 +28,13 @@ class Target:
         sae: the SAE by its spec, or several.
         name: what to call it; None for the adapter's own name.
         place: where it is scored, as far as the suite says.
+        quantiser: the operating mode; None for the suite's own.
     """
 
     sae: NamedCoder | NamedJoint
     name: str | None = None
     place: Place = UNSAID
+    quantiser: str | None = None
 
     @property
     def is_listed(self) -> bool:
@@ -39,7 +43,7 @@ class Target:
 
     @property
     def label(self) -> str:
-        return self.name or self.sae.spec
+        return with_quantiser(self.name or self.sae.spec, self.quantiser)
 
 
 def targets(suite: Suite, saes: Sequence[str], adapter: str | None) -> list[Target]:
@@ -56,6 +60,17 @@ def targets(suite: Suite, saes: Sequence[str], adapter: str | None) -> list[Targ
     if not saes:
         return [key_target(suite, entry.key) for entry in suite.saes]
     return [target for sae in saes for target in _targets(suite, sae, adapter)]
+
+
+def in_modes(suite: Suite, wanted: Sequence[Target], quantisers: Sequence[str]) -> list[Target]:
+    """Each SAE in each mode, one mode after the other; without any, in the suite's own.
+
+    Raises:
+        UsageError: there is no such mode.
+    """
+    modes = [mode_of(name).name for name in quantisers] or [suite.quantiser]
+    chosen = [None if name == suite.quantiser else name for name in dict.fromkeys(modes)]
+    return [replace(target, quantiser=mode) for target in wanted for mode in chosen]
 
 
 def key_target(suite: Suite, key: str) -> Target:

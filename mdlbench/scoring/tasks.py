@@ -374,6 +374,8 @@ class MeasureLatents(Generic[Found]):
 class Distort:
     """Losses of the test split by each quantiser, from one pass over its activations.
 
+    A worker remembers them: modes that round alike (equal quantisers) have them in common.
+
     Attributes:
         spliced: whether the losses are those of a splice; without, they are `ErrorSums`.
         weight_bits: bits a weight to which the decoder is rounded; None leaves it as it is.
@@ -386,16 +388,26 @@ class Distort:
     weight_bits: int | None = None
 
     def __call__(self, worker: Worker) -> list[Any]:
+        encoding = self.encoding
+        known = worker.remembered(encoding.subject)
+        of = (encoding.normalised, encoding.finest, self.range, self.spliced, self.weight_bits)
+        wanted = [one for one in dict.fromkeys(self.quantisers) if (*of, one) not in known]
+        if wanted:
+            found = self._measured(worker, wanted)
+            known |= {(*of, one): sums for one, sums in zip(wanted, found, strict=True)}
+        return [known[*of, one] for one in self.quantisers]
+
+    def _measured(self, worker: Worker, quantisers: Sequence[FittedQuantiser]) -> list[Any]:
         source = worker.source(self.encoding.subject.site)
         coder = self._coder(worker)
         norms = coder.spec.decoder_norms
         inverse = reciprocal(quantiser_scale(norms, self.encoding.normalised))
         measure = block_distortion if self.spliced else block_errors
         zero = (DistortionSums if self.spliced else ErrorSums).zeros(source.n_documents["test"])
-        sums = [zero for _ in self.quantisers]
+        sums = [zero for _ in quantisers]
         kept = worker.latents(self.encoding, "test", self.range.start, self.range.stop)
         for block, run in zip(self.range.blocks(source), kept, strict=True):
-            for i, quantiser in enumerate(self.quantisers):
+            for i, quantiser in enumerate(quantisers):
                 quantised = quantiser.values(quantiser.symbols(run.latents)).scaled(inverse)
                 reconstruction = checked.decode(coder, quantised, run.side, source.device)
                 sums[i] = sums[i] + measure(source, block, reconstruction)

@@ -113,6 +113,7 @@ class Worker:
         self._subject: Subject | None = None
         self._found: FoundCoder | None = None
         self._trial: Trial | None = None
+        self._remembered: dict[Hashable, Any] = {}
         self._encoding: Encoding | None = None
         self._latents: dict[Split, LatentSpool] = {}
 
@@ -139,6 +140,14 @@ class Worker:
             self._found = subject.sae.at(source, str(source.device))
             self._subject = subject
         return self._found
+
+    def remembered(self, subject: Subject) -> dict[Hashable, Any]:
+        """What tasks have found of the SAE, by what they asked; another SAE's is forgotten.
+
+        It is for what several modes have in common, and is as small as a sum per document.
+        """
+        self.found(subject)
+        return self._remembered
 
     def coder(self, subject: Subject) -> SparseCoder:
         """The SAE, loaded; raises `CheckpointError` or `CoderError` as its adapter does."""
@@ -189,6 +198,7 @@ class Worker:
     def _forget_coder(self) -> None:
         self.forget_latents()
         self._subject = self._found = self._trial = None
+        self._remembered = {}
 
     def forget_latents(self) -> None:
         """Give back the room of the latents that are kept."""

@@ -25,7 +25,7 @@ from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.engine import THIS_PROCESS, Engine
 from mdlbench.scoring.executor import InProcess
 from mdlbench.scoring.suite_run import Failed
-from mdlbench.scoring.targets import Target, key_target, target_site
+from mdlbench.scoring.targets import Target, in_modes, key_target, target_site
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.sources.protocol import KnowsFeatures, Split
 from mdlbench.sources.superposed import BLOCK_TOKENS
@@ -157,10 +157,8 @@ def _score(
     mode: str = FLAT,
     engine: Engine = THIS_PROCESS,
 ) -> None:
-    quantiser = None if mode == opener.suite.quantiser else mode
-    _refuse_failures(
-        suite_run.run(opener, wanted, folder, on_stage, quantiser=quantiser, engine=engine)
-    )
+    wanted = in_modes(opener.suite, wanted, [mode])
+    _refuse_failures(suite_run.run(opener, wanted, folder, on_stage, engine=engine))
 
 
 def _refuse_failures(outcomes: Iterator[object]) -> None:

@@ -11,7 +11,7 @@ from mdlbench.errors import UsageError
 from mdlbench.hub.items import Item
 from mdlbench.scoring.plan import Plan, planned
 from mdlbench.scoring.suite_run import WHOLE, Scored, Shard, run
-from mdlbench.scoring.targets import targets
+from mdlbench.scoring.targets import in_modes, targets
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
 from mdlbench.suite.suite import Suite
@@ -42,6 +42,20 @@ def test_a_run_is_told_and_nothing_is_written(
         "time: not known before one is scored here, for 3 SAEs",
     ]
     assert not list(tmp_path.iterdir())
+
+
+def test_an_sae_in_two_modes_is_two_records(suite: Suite, tmp_path: Path) -> None:
+    wanted = in_modes(suite, targets(suite, ["mean"], None), ["normalised", "tree"])
+    (first, _) = run(Opener(suite), wanted, tmp_path)
+    assert isinstance(first, Scored)
+    found = planned(
+        Opener(suite), [*wanted, *in_modes(suite, wanted[:1], ["rdo"])], tmp_path, WHOLE
+    )
+    assert [sae.label for sae in found.saes] == ["mean", "mean [tree]", "mean [rdo]"]
+    assert [sae.has_record for sae in found.saes] == [True, True, False]
+    assert plan_lines(found, None)[-1].startswith(
+        "time: not known before one is scored here, for 1 record at "
+    )
 
 
 def test_what_is_finished_is_kept_and_tells_how_long_the_rest_takes(

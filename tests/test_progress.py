@@ -88,7 +88,7 @@ def test_saes_that_failed_alike_are_one_sentence() -> None:
 
 
 def finished(outcomes: list[Failed], quiet: bool = False) -> None:
-    with suite_progress(len(outcomes), quiet) as progress:
+    with suite_progress(len(outcomes), quiet, "SAE") as progress:
         for outcome in outcomes:
             progress.finish(outcome)
     _name_failures(outcomes, progress)
@@ -195,7 +195,7 @@ def test_a_time_is_said_as_precisely_as_it_is_foretold(seconds: float, words: st
 
 def test_each_line_says_how_far_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
-    with suite_progress(2, quiet=False) as progress:
+    with suite_progress(2, False, "SAE") as progress:
         progress.finish(scored("a", seconds=300.0))
         progress.finish(scored("b", seconds=200.0))
     assert stream.getvalue().splitlines() == [
@@ -205,7 +205,7 @@ def test_each_line_says_how_far_the_run_is(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_on_a_terminal_all_workers_are_in_one_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    with terminal(monkeypatch) as shown, suite_progress(3, quiet=False) as progress:
+    with terminal(monkeypatch) as shown, suite_progress(3, False, "SAE") as progress:
         for stage in ("a: encode", "b: rate", "c: load"):
             progress.stage(stage)
         progress.finish(scored("a", seconds=300.0))

@@ -1,11 +1,13 @@
 """The dossier: falsifiers on made-up panels, other draws of a world, a tiny world to its report."""
 
 import itertools
+import json
 import shutil
 from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -44,6 +46,7 @@ from mdlbench.studies.run import RUNS
 from mdlbench.suite.load import load_suite
 from mdlbench.training.trainer import train
 from mdlbench.training.zoo import training_site
+from tests.tiny import write_tiny_suite
 
 RNG = np.random.default_rng(3)
 
@@ -510,6 +513,28 @@ def test_what_the_report_has(part, done):
     assert not any(
         all(scored.oracle[FLAT].result("fvu", e).feasible for scored in found.places) for e in below
     )
+
+
+def test_a_part_whose_data_are_fixed_is_scored_on_halves(tmp_path):
+    tolerances = [{"metric": "mse", "epsilons": [0.004, 0.07]}]
+    headline = {"metric": "mse", "epsilon": 0.07}
+    suite = write_tiny_suite(
+        tmp_path / "suite", replicates=100, tolerances=tolerances, headline=headline
+    )
+    saes = ("pca", "kmeans")
+    part = Part(str(suite), "mse", Redrawn(saes), modes=(FLAT, "tree"))
+    run(part, tmp_path / "out")
+    (compared,) = (tmp_path / "out").glob("side-by-side-*.csv")
+    moved = pd.read_csv(compared).set_index("statistic")["CV"]
+    halves = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("halves/*.json")]
+    scores = [one for file in halves for one in file if one["limit"] == ["mse", 0.07]]
+    assert {one["sae"] for one in scores} == set(saes)
+    drawn = np.array([one["halves"] for one in scores])
+    cv = np.sqrt((drawn.var(axis=1, ddof=1) / drawn.mean(axis=1) ** 2).mean())
+    assert moved["bits, flat, coarse"].startswith(f"{cv:.2%} [")
+    assert moved["bits, tree, coarse"] == moved["bound, tight"] == "–"
+    words = (tmp_path / "out" / "report.md").read_text()
+    assert "cannot say" in words
 
 
 def test_arrays_are_those_of_the_records(part, done):

@@ -95,7 +95,7 @@ def eval_suite(
     from mdlbench.cli.progress import suite_progress
     from mdlbench.report.features import write_feature_grid
     from mdlbench.scoring.suite_run import WHOLE, Shard, run
-    from mdlbench.scoring.targets import in_modes, targets
+    from mdlbench.scoring.targets import counted_as, in_modes, targets
     from mdlbench.sources.open import Opener
     from mdlbench.suite.load import load_suite
 
@@ -103,15 +103,15 @@ def eval_suite(
         chosen = load_suite(suite)
         wanted = in_modes(chosen, targets(chosen, sae or [], adapter), quantiser or [])
     share = Shard.parse(shard) if shard else WHOLE
-    n_wanted = len(wanted[share.part(len(wanted))])
+    n_wanted, counted = len(wanted[share.part(len(wanted))]), counted_as(wanted)
     folder = output or Path("results") / (chosen.name + (f"-limit-{limit}" if limit else ""))
     if dry_run:
         said = setting(device, limit, text or next(iter(chosen.source.text_names), None), dtype)
         _show_plan(Opener(chosen, said), wanted, folder, share, workers or 1, as_json)
         return
     outcomes: list[Scored | Failed] = []
-    with prints_on_stderr(), suite_progress(n_wanted, quiet) as progress:
-        interrupt.keeps(lambda: _kept(folder, progress.n_kept, n_wanted))
+    with prints_on_stderr(), suite_progress(n_wanted, quiet, counted) as progress:
+        interrupt.keeps(lambda: _kept(folder, progress.n_kept, n_wanted, counted))
         opener = Opener(chosen, setting(device, limit, text, dtype, cache), progress.stage, notice)
         try:
             with engine(workers, ray, gpus_per_worker, device) as had:
@@ -142,8 +142,9 @@ def _tell_shard(folder: Path, shard: str) -> None:
     notice(f"shard {shard} is done; when all are, `{tables}` makes the tables")
 
 
-def _kept(folder: Path, n_kept: int, n_wanted: int) -> str:
-    return f"{folder}/ keeps the records of {n_kept} of {n_wanted} SAEs; run it again to go on"
+def _kept(folder: Path, n_kept: int, n_wanted: int, counted: str) -> str:
+    whose = "the records of " if counted == "SAE" else ""
+    return f"{folder}/ keeps {whose}{n_kept} of {n_wanted} {counted}s; run it again to go on"
 
 
 def _show_plan(

@@ -59,12 +59,15 @@ class Course:
     Every SAE of a suite is measured on the same tokens, so what one took tells of the others.
 
     Args:
-        total: how many SAEs there are.
+        total: how many there are of what is counted.
         now: the time in seconds.
+        counted: what that is, in the singular.
     """
 
-    def __init__(self, total: int, now: Callable[[], float] = time.perf_counter) -> None:
-        self.total, self._now = total, now
+    def __init__(
+        self, total: int, now: Callable[[], float] = time.perf_counter, counted: str = "SAE"
+    ) -> None:
+        self.total, self._now, self._counted = total, now, counted
         self.n_finished = self._n_scored = 0
         self._early: set[str] = set()
         self._at: dict[str, str] = {}
@@ -109,7 +112,7 @@ class Course:
         """The SAE that it is at, and the stages of all that workers are at."""
         stages = [f"{label}: {stage}" if label else stage for label, stage in self._at.items()]
         more = ["…"] if len(stages) > SHOWN_AT_ONCE else []
-        which = f"SAE {min(self.n_done + 1, self.total)} of {self.total}"
+        which = f"{self._counted} {min(self.n_done + 1, self.total)} of {self.total}"
         return " · ".join([which, *stages[:SHOWN_AT_ONCE], *more])
 
     @property
@@ -240,9 +243,9 @@ class _Lines(_Silence):
 
 
 @contextmanager
-def suite_progress(total: int, quiet: bool) -> Iterator[SuiteProgress]:
-    """How a run over so many SAEs is shown; not at all if `quiet`."""
-    course = Course(total)
+def suite_progress(total: int, quiet: bool, counted: str) -> Iterator[SuiteProgress]:
+    """How a run over so many SAEs, or records, is shown; not at all if `quiet`."""
+    course = Course(total, counted=counted)
     if _is_silent(quiet):
         yield _Silence(course)
     elif sys.stderr.isatty():

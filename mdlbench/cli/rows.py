@@ -195,7 +195,8 @@ def plan_lines(plan: Plan, seconds: float | None) -> list[str]:
     return [
         f"tokens of an SAE: {f'at most {tokens}' if tokens else 'as many as the data have'}",
         f"downloads: {', '.join(plan.downloads) or 'none'}",
-        f"time: {how_long} for {plan.n_to_score} SAE{'' if plan.n_to_score == 1 else 's'}{known}",
+        f"time: {how_long} for {plan.n_to_score} {plan.counted}"
+        f"{'' if plan.n_to_score == 1 else 's'}{known}",
     ]
 
 

@@ -15,7 +15,7 @@ from mdlbench.records.store import HOMES, RecordStore, read_record, record_paths
 from mdlbench.scoring.bench import measurement_on
 from mdlbench.scoring.naming import origin_of
 from mdlbench.scoring.suite_run import Failed, Shard, Sited, placed_at
-from mdlbench.scoring.targets import Target
+from mdlbench.scoring.targets import Target, counted_as
 from mdlbench.sources.open import Opener
 
 
@@ -47,6 +47,7 @@ class Plan:
         downloads: what is not on this machine.
         seconds: what an SAE took, the median where records of the suite were found; None without.
         seen_in: the folder of those records.
+        counted: what is counted, in the singular.
     """
 
     saes: list[PlannedSae]
@@ -54,6 +55,7 @@ class Plan:
     downloads: list[str]
     seconds: float | None
     seen_in: Path
+    counted: str
 
     @property
     def n_to_score(self) -> int:
@@ -93,6 +95,7 @@ def planned(opener: Opener, wanted: Sequence[Target], folder: Path, shard: Shard
         downloads=[*_needed(opener), *_on_the_hub([one.target for one in placed])],
         seconds=statistics.median(took) if took else None,
         seen_in=seen_in,
+        counted=counted_as(wanted),
     )
 
 

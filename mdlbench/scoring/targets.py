@@ -73,6 +73,11 @@ def in_modes(suite: Suite, wanted: Sequence[Target], quantisers: Sequence[str]) 
     return [replace(target, quantiser=mode) for target in wanted for mode in chosen]
 
 
+def counted_as(wanted: Sequence[Target]) -> str:
+    """What a run over targets counts: SAEs, or records where SAEs are there in several modes."""
+    return "SAE" if len({target.quantiser for target in wanted}) <= 1 else "record"
+
+
 def key_target(suite: Suite, key: str) -> Target:
     """The SAE of a key of the suite; raises `UsageError` where there is none."""
     entry = suite.entry(key)

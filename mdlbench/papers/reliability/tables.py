@@ -39,6 +39,8 @@ from mdlbench.studies.inference import Interval
 
 WORDS = {True: "falsified", False: "holds", None: "cannot say"}
 NONE = "–"
+HALVED = {bits_of(FLAT, which).name: which for which in SETTINGS}
+"""The statistics that are scored on halves where data are fixed, with their tolerances."""
 
 
 def saes(parts: Sequence[Evidence]) -> pd.DataFrame:
@@ -205,8 +207,8 @@ def _movement(part: Evidence, statistic: Statistic) -> dict[str, str]:
     """How far it moves on other data, whether it separates, and its way along training."""
     drawn = part.redrawn_values(statistic)
     cv, paired, reseed = NOTHING, NOTHING, float("nan")
-    if drawn is None and statistic.name.startswith("bits, flat"):
-        halves = part.redraws(statistic.name.rpartition(" ")[2])
+    if drawn is None and (which := HALVED.get(statistic.name)):
+        halves = part.redraws(which)
         drawn = None if halves is None else halves.bits
     if drawn is not None:
         kept = precision.met_always(Redraws(part.part.redrawn.saes[: len(drawn)], *[drawn] * 3))

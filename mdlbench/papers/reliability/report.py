@@ -66,9 +66,9 @@ def to_markdown(
         *_bullets(_verdict(one) for one in found[setting]),
         "### In the other settings, what falsifies",
         *_bullets(_reasons(found, setting)),
-        "## Trained SAEs above the oracle of their width",
-        _table(tables.above_oracle(read, list(found))),
     ]
+    if not (above := tables.above_oracle(read, list(found))).empty:
+        parts += ["## Trained SAEs above the oracle of their width", _table(above)]
     if not (rules := tables.tried(read)).empty:
         parts += ["## Other rules", TRIED, _table(rules)]
     for one in read:
@@ -142,14 +142,33 @@ def _extent(part: Evidence) -> str:
 
 def _summary(found: Found) -> str:
     passed = [s.words for s, own in found.items() if all(one.falsified is False for one in own)]
-    least = min(found, key=lambda setting: sum(bool(one.falsified) for one in found[setting]))
-    failed = [str(one.number) for one in found[least] if one.falsified]
     if passed:
         return f"All six hold in: {'; '.join(passed)}."
-    return (
-        f"No setting passes all six. The fewest fail in {least.words}: {len(failed)} of six "
-        f"({', '.join(failed) or 'none, but not all could be decided'})."
+    whole = {s: own for s, own in found.items() if all(one.falsified is not None for one in own)}
+    best = _least_falsified(found)
+    words = ["No setting passes all six.", f"Fewest are falsified in {_fate(best, found)}"]
+    if whole and best not in whole:
+        words.append(f"Where all six could be decided: in {_fate(_least_falsified(whole), whole)}")
+    return " ".join(words)
+
+
+def _least_falsified(found: Found) -> Setting:
+    """The setting of which fewest are falsified; of several, the one where most are decided."""
+    return min(found, key=lambda setting: (_n(found, setting, True), _n(found, setting, None)))
+
+
+def _n(found: Found, setting: Setting, falsified: bool | None) -> int:
+    return sum(one.falsified is falsified for one in found[setting])
+
+
+def _fate(setting: Setting, found: Found) -> str:
+    """Which are falsified in a setting, and which nobody can tell."""
+    failed, open_ = (
+        ", ".join(str(one.number) for one in found[setting] if one.falsified is falsified)
+        for falsified in (True, None)
     )
+    untold = f"; {open_} could not be decided" if open_ else ""
+    return f"{setting.words}: {failed or 'none'}{untold}."
 
 
 def _verdict(verdict: Verdict) -> str:

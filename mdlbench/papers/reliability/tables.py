@@ -73,7 +73,10 @@ def verdict_table(found: dict[Setting, list[Verdict]]) -> pd.DataFrame:
 
 
 def configurations(part: Evidence) -> pd.DataFrame:
-    """A row for each configuration: means over worlds and training seeds, 95% by Student's t."""
+    """A row for each configuration: means over worlds and training seeds, 95% by Student's t.
+
+    Statistics that none of them has are left out.
+    """
     names = part.configurations
     rows = []
     for name in dict.fromkeys(names):
@@ -82,7 +85,8 @@ def configurations(part: Evidence) -> pd.DataFrame:
         for statistic in statistics(part.part.modes):
             row[statistic.name] = _seed_mean(part.values(statistic)[own])
         rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.loc[:, (table != NONE).any()]
 
 
 def _seed_mean(values: Values) -> str:
@@ -189,7 +193,7 @@ def tried(parts: Sequence[Evidence]) -> pd.DataFrame:
 
 
 def side_by_side(part: Evidence) -> pd.DataFrame:
-    """A row for each statistic, on the same SAEs and seeds."""
+    """A row for each statistic of which something is known, on the same SAEs and seeds."""
     rows = []
     base = part.ranked(bits_of(FLAT, TIGHT))
     for statistic in (*statistics(part.part.modes), *rules(part.part.modes)):
@@ -199,7 +203,8 @@ def side_by_side(part: Evidence) -> pd.DataFrame:
         row: dict[str, object] = {"statistic": statistic.name, **_movement(part, statistic)}
         if base is not None:
             row |= _agreement(part, base, statistic)
-        rows.append(row)
+        if set(row.values()) != {statistic.name, NONE}:
+            rows.append(row)
     return pd.DataFrame(rows)
 
 

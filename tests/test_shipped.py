@@ -101,4 +101,5 @@ def test_tight_tolerances_are_those_near_the_smallest_floor(folder):
     }
     assert suite.tight == near
     headline = (suite.headline.metric, suite.headline.epsilon)
-    assert headline in suite.tight or not suite.tight
+    meet_one = [r for r in trained if any(r.result(*limit).feasible for limit in suite.tight)]
+    assert headline in suite.tight or 2 * len(meet_one) < len(trained)

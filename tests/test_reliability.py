@@ -480,7 +480,7 @@ def test_what_is_missing_is_made_again_to_the_same_report(part, done, tmp_path, 
     patterns = (f"records/{lost}*", f"tree/records/{lost}*", f"probes/{lost}*")
     missing = [path for pattern in patterns for path in place.glob(pattern)]
     missing += list(place.glob("snapshots/records/*seed4-step-2*"))
-    assert len(missing) == 3 + 2
+    assert len(missing) == 3 + 4
     for path in missing:
         path.unlink()
     kept = {path: path.stat().st_mtime_ns for path in place.rglob("*.safetensors")}
@@ -526,17 +526,20 @@ def test_a_part_whose_data_are_fixed_is_scored_on_halves(tmp_path):
     run(part, tmp_path / "out")
     (compared,) = (tmp_path / "out").glob("side-by-side-*.csv")
     moved = pd.read_csv(compared).set_index("statistic")["CV"]
-    halves = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("halves/*.json")]
-    scores = [one for file in halves for one in file if one["limit"] == ["mse", 0.07]]
-    assert {one["sae"] for one in scores} == set(saes)
-    drawn = np.array([one["halves"] for one in scores])
-    cv = np.sqrt((drawn.var(axis=1, ddof=1) / drawn.mean(axis=1) ** 2).mean())
-    assert moved["bits, flat, coarse"].startswith(f"{cv:.2%} [")
-    assert not {"bits, tree, coarse", "bound, tight"} & set(moved.index)
+    for place, code in (("halves", "flat"), ("halves/tree", "tree")):
+        halves = [
+            json.loads(path.read_text()) for path in (tmp_path / "out").rglob(f"{place}/*.json")
+        ]
+        scores = [one for file in halves for one in file if one["limit"] == ["mse", 0.07]]
+        assert {one["sae"] for one in scores} == set(saes)
+        drawn = np.array([one["halves"] for one in scores])
+        cv = np.sqrt((drawn.var(axis=1, ddof=1) / drawn.mean(axis=1) ** 2).mean())
+        assert moved[f"bits, {code}, coarse"].startswith(f"{cv:.2%} [")
+    assert "bound, tight" not in moved
     words = (tmp_path / "out" / "report.md").read_text()
     assert (
-        "No setting passes all six. Fewest are falsified in tree, tight: none; 1, 2, 3, 4, 5, 6 "
-        "could not be decided.\n"
+        "No setting passes all six. Fewest are falsified in flat, tight: 1; 2, 3, 4, 5, 6 could "
+        "not be decided.\n"
     ) in words
     assert "## Trained SAEs" not in words
 
@@ -551,17 +554,28 @@ def test_arrays_are_those_of_the_records(part, done):
     assert flat.bits[row] == record.result("fvu", 0.9).bits
     assert (flat.world[row], flat.truths["F1"][row]) == (1, record.truth.f1)
     assert flat.cheap["L0"][row] == -record.coder.l0
-    drawn = found.redraws("coarse")
+    moved = found.moved[FLAT]
+    drawn = moved.redraws("coarse")
     assert drawn.bits.shape == (2, 2)
     assert len(np.unique(drawn.bits[0])) == 2
-    other = found.redraws("coarse", "calibration")
+    other = moved.redraws("coarse", "calibration")
     assert other.bits[0, 0] == drawn.bits[0, 0]
     assert other.bits[0, 1] != drawn.bits[0, 1]
-    training = found.snapshots("coarse")
+    training = moved.snapshots("coarse")
     assert training.steps == ("2", "end")
     assert training.bits.shape == (4, 2)
     assert training.draws.shape == (4, 2, 100)
-    assert found.small_bits("coarse").shape == (2, 2)
+    assert moved.small_bits("coarse").shape == (2, 2)
+    given_parents = found.moved["tree"]
+    assert given_parents.redraws("coarse").bits.shape == (2, 2)
+    assert (given_parents.redraws("coarse").bits < drawn.bits + 1).all()
+    assert (given_parents.redraws("coarse").bits != drawn.bits).any()
+    assert given_parents.snapshots("coarse").bits.shape == (4, 2)
+    assert given_parents.small_bits("coarse").shape == (2, 2)
+    name = part.redrawn.saes[0]
+    record = given_parents.drawn["both"][1][name]
+    assert record.identity.quantiser == "tree"
+    assert given_parents.redraws("coarse").bits[0, 1] == record.result("fvu", 0.9).bits
     assert [one.number for one in verdicts([found], Setting(FLAT, "tight"))] == [1, 2, 3, 4, 5, 6]
 
 
@@ -765,6 +779,7 @@ def test_the_plan_asks_for_what_there_is():
             assert suite.source.tokens.test >= 10_000
         else:
             assert set(part.redrawn.saes) <= set(suite.keys)
+        assert set(part.moved_modes) <= set(part.modes)
         if part.training:
             assert len(part.training.study.seeds) >= 3
             for run in part.training.study.runs():

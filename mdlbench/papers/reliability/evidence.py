@@ -8,22 +8,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64
 
 from mdlbench.papers.reliability.edges import Edges
 from mdlbench.papers.reliability.measure import (
-    BOTH,
-    CALIBRATION,
     EDGES,
-    HALVES,
     PROBES,
-    SNAPSHOTS,
-    draw_folder,
-    draws_of,
     mode_folder,
-    snapshot_key,
 )
-from mdlbench.papers.reliability.panel import Ranked, Redraws, Snapshots, Values, numbered
+from mdlbench.papers.reliability.movement import Movement, Records, by_name
+from mdlbench.papers.reliability.panel import Ranked, Values, numbered
 from mdlbench.papers.reliability.plan import FLAT, Part, Place
 from mdlbench.papers.reliability.statistics import (
     NAN,
@@ -32,15 +25,12 @@ from mdlbench.papers.reliability.statistics import (
     Limits,
     Statistic,
     Told,
-    bits,
 )
-from mdlbench.records.record import EvalRecord, ToleranceResult
 from mdlbench.studies.plan import Run
-from mdlbench.studies.run import diverged, records_of
+from mdlbench.studies.run import diverged
 
 TIGHTNESS = 1.5
 """A tolerance is tight up to this many times the smallest floor of a trained SAE (maths §6)."""
-Records = dict[str, EvalRecord]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +78,7 @@ class Scored:
         lost = {key: reason for key, reason in reasons.items() if reason is not None}
         wanted = {run.key for run in ranked} - lost.keys()
         wanted |= set(place.part.redrawn.saes) if place.world is None else {place.part.oracle}
-        modes = {mode: _by_name(mode_folder(folder, mode)) for mode in place.modes}
+        modes = {mode: by_name(mode_folder(folder, mode), mode) for mode in place.modes}
         whole = {mode: found for mode, found in modes.items() if wanted <= found.keys()}
         if FLAT not in whole:
             return None
@@ -101,10 +91,6 @@ class Scored:
             for path in sorted((folder / EDGES).glob("*.json"))
         }
         return cls(place, whole, probed, edges, lost)
-
-
-def _by_name(folder: Path) -> Records:
-    return {record.name: record for record in records_of(folder)}
 
 
 class Evidence:
@@ -151,6 +137,13 @@ class Evidence:
     def is_tight(self) -> bool:
         """Whether the tight tolerance is one by the rule of suites."""
         return self.limits.tight <= TIGHTNESS * self.smallest_floor
+
+    @cached_property
+    def moved(self) -> dict[str, Movement]:
+        """How scores move on other data and along training, by operating mode."""
+        return {
+            mode: Movement(self.part, self.folder, self.limits, mode) for mode in self.part.modes
+        }
 
     # --- trained SAEs ---
 
@@ -222,139 +215,3 @@ class Evidence:
             },
             l0=np.array([one.coder.l0 for one in flat]),
         )
-
-    # --- redraws ---
-
-    @cached_property
-    def drawn(self) -> dict[str, list[Records]]:
-        """Records of each draw, by what was drawn; a draw is there once it is whole."""
-        place = self.part.places[0]
-        wanted = set(self.part.redrawn.saes)
-        found: dict[str, list[Records]] = {BOTH: [], CALIBRATION: []}
-        if place.world is None:
-            return found
-        for kind, number in draws_of(place):
-            records = _by_name(draw_folder(self.folder / place.name, kind, number))
-            if wanted <= records.keys():
-                found[kind].append(records)
-        found[CALIBRATION] = found[BOTH][:1] + found[CALIBRATION]
-        return found
-
-    def redraws(self, which: str, kind: str = BOTH) -> Redraws | None:
-        """The score of the redrawn SAEs in each draw, or on each half; None before two draws."""
-        if not self.part.worlds:
-            return self._halved(getattr(self.limits, which))
-        if len(self.drawn[kind]) < 2:
-            return None
-        results = [
-            [
-                records[name].result(self.part.metric, getattr(self.limits, which))
-                for records in self.drawn[kind]
-            ]
-            for name in self.part.redrawn.saes
-        ]
-        arrays = (
-            np.array([[_end(result, i) for result in row] for row in results]) for i in range(3)
-        )
-        return Redraws(self.part.redrawn.saes, *arrays)
-
-    def _halved(self, epsilon: float) -> Redraws | None:
-        """The interval of a half is taken to lie about its score as the whole's about its own."""
-        paths = sorted((self.folder / self.part.key / HALVES).glob("*.json"))
-        scores = {
-            one["sae"]: one
-            for path in paths
-            for one in json.loads(path.read_text())
-            if one["limit"] == [self.part.metric, epsilon]
-        }
-        if not scores:
-            return None
-        drawn = np.array([one["halves"] for one in scores.values()])
-        whole, low, high = (
-            np.array([[one[key]] for one in scores.values()]) for key in ("bits", "low", "high")
-        )
-        return Redraws(tuple(scores), drawn, drawn - (whole - low), drawn + (high - whole))
-
-    def redrawn_values(self, statistic: Statistic) -> Float64[np.ndarray, "sae draw"] | None:
-        """A number of each redrawn SAE in each draw of all data."""
-        if statistic.mode != FLAT or len(self.drawn[BOTH]) < 2:
-            return None
-        oracle = self.part.oracle
-        return np.array(
-            [
-                [
-                    statistic.of(Told({FLAT: records[name]}, {}, records.get(oracle)), self.limits)
-                    for records in self.drawn[BOTH]
-                ]
-                for name in self.part.redrawn.saes
-            ]
-        )
-
-    # --- along training ---
-
-    @cached_property
-    def followed(self) -> dict[str, list[EvalRecord]]:
-        """Records of each followed run by its key: its snapshots, then its last SAE."""
-        training, place = self.part.training, self.part.places[0]
-        if training is None:
-            return {}
-        folder = self.folder / place.name
-        last, early = _by_name(folder), _by_name(folder / SNAPSHOTS)
-        names = {
-            run.key: [snapshot_key(run, step) for step in training.snapshots]
-            for run in training.followed
-        }
-        return {
-            key: [*(early[name] for name in own), last[key]]
-            for key, own in names.items()
-            if key in last and all(name in early for name in own)
-        }
-
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """When runs are scored, in words."""
-        training = self.part.training
-        return () if training is None else (*map(str, training.snapshots), "end")
-
-    def snapshots(self, which: str) -> Snapshots | None:
-        """The score along training; None before any run was followed to its end."""
-        if not self.followed:
-            return None
-        epsilon = getattr(self.limits, which)
-        results = [
-            [record.result(self.part.metric, epsilon) for record in records]
-            for records in self.followed.values()
-        ]
-        n = max((len(r.replicates) for row in results for r in row), default=0)
-        nothing = [NAN] * n
-        return Snapshots(
-            runs=tuple(self.followed),
-            steps=self.steps,
-            bits=np.array([[_end(result, 0) for result in row] for row in results]),
-            draws=np.array(
-                [[r.replicates if r.feasible else nothing for r in row] for row in results]
-            ),
-        )
-
-    @cached_property
-    def small(self) -> list[list[EvalRecord]]:
-        """Records of the variants that differ little, a row each; of those that are whole."""
-        training = self.part.training
-        if training is None:
-            return []
-        records = _by_name(self.folder / self.part.places[0].name)
-        keys = [[run.key for run in training.of((variant,))] for variant in training.small]
-        return [[records[key] for key in row] for row in keys if all(k in records for k in row)]
-
-    def small_bits(self, which: str) -> Float64[np.ndarray, "configuration seed"]:
-        """Their bits."""
-        epsilon = getattr(self.limits, which)
-        rows = [[bits(one, self.part.metric, epsilon) for one in row] for row in self.small]
-        return np.array(rows).reshape(len(rows), -1 if rows else 0)
-
-
-def _end(result: ToleranceResult, which: int) -> float:
-    """Bits of a result, or the lower or the upper end of their interval; NaN where infeasible."""
-    if result.bits is None or result.bits_ci is None:
-        return NAN
-    return (result.bits, *result.bits_ci)[which]

@@ -35,7 +35,7 @@ def drawings(
     if known:
         drawn["correlations"] = correlations(known)
         drawn |= {f"truth-{part.part.key}": truth(part) for part in known}
-    followed = [part for part in parts if part.followed]
+    followed = [part for part in parts if part.moved[FLAT].followed]
     if followed:
         drawn["training"] = training(followed)
     return drawn
@@ -157,7 +157,7 @@ def training(parts: Sequence[Evidence]) -> Figure:
 
 
 def _courses(ax: Axes, part: Evidence, which: str) -> None:
-    snapshots = part.snapshots(which)
+    snapshots = part.moved[FLAT].snapshots(which)
     assert snapshots is not None
     kinds = [key.rpartition("-seed")[0] for key in snapshots.runs]
     names = list(dict.fromkeys(kinds))

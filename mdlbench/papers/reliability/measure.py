@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from mdlbench.adapters.load import NamedCoder
@@ -60,7 +61,9 @@ def measure_place(place: Place, folder: Path, on_stage: OnStage, engine: Engine)
     wanted = [*_runs(place, folder), *_references(place, folder)]
     for mode in place.modes:
         on_stage(f"mode {mode}")
-        _score(opener, wanted, mode_folder(folder, mode), on_stage, mode, engine)
+        moved = place.is_first and mode in place.part.moved_modes
+        saes = [*wanted, *_beside(place, folder)] if moved else wanted
+        _score(opener, saes, mode_folder(folder, mode), on_stage, (mode,), engine)
     if place.world is not None:
         _probe(place, opener, folder, on_stage)
         _find_edges(place, opener, folder, on_stage)
@@ -120,6 +123,15 @@ def _runs(place: Place, folder: Path) -> list[Target]:
     return [_of_run(folder, run.key) for run in runs if diverged(folder, run.key) is None]
 
 
+def _beside(place: Place, folder: Path) -> list[Target]:
+    """The trained SAEs that are compared among themselves alone."""
+    training = place.part.training
+    if training is None:
+        return []
+    beside = [run for run in training.followed if run.architecture in training.beside]
+    return [_of_run(folder, run.key) for run in beside if diverged(folder, run.key) is None]
+
+
 def _of_run(folder: Path, key: str, *inside: str) -> Target:
     path = folder.absolute().joinpath(RUNS, key, *inside)
     name = "-".join((key, *inside))
@@ -154,10 +166,10 @@ def _score(
     wanted: Sequence[Target],
     folder: Path,
     on_stage: OnStage,
-    mode: str = FLAT,
+    modes: Sequence[str],
     engine: Engine = THIS_PROCESS,
 ) -> None:
-    wanted = in_modes(opener.suite, wanted, [mode])
+    wanted = in_modes(opener.suite, wanted, modes)
     _refuse_failures(suite_run.run(opener, wanted, folder, on_stage, engine=engine))
 
 
@@ -209,7 +221,7 @@ def _follow(place: Place, opener: Opener, folder: Path, on_stage: OnStage, engin
         _of_run(folder, run.key, snapshot_name(step)) for run in runs for step in training.snapshots
     ]
     on_stage("snapshots")
-    _score(opener, wanted, folder / SNAPSHOTS, on_stage, engine=engine)
+    _score(opener, wanted, folder / SNAPSHOTS, on_stage, place.part.moved_modes, engine)
 
 
 def _redraw(place: Place, opener: Opener, folder: Path, on_stage: OnStage) -> None:
@@ -225,7 +237,8 @@ def _redraw(place: Place, opener: Opener, folder: Path, on_stage: OnStage) -> No
     for kind, number in draws_of(place):
         on_stage(f"draw {kind} {number}")
         window = _window(place, number, 0 if kind == CALIBRATION else number)
-        _score(WindowOpener(suite, window), wanted, draw_folder(folder, kind, number), on_stage)
+        draw, modes = draw_folder(folder, kind, number), place.part.moved_modes
+        _score(WindowOpener(suite, window), wanted, draw, on_stage, modes)
 
 
 def draws_of(place: Place) -> list[tuple[str, int]]:
@@ -250,14 +263,14 @@ def _window(place: Place, calibration: int, test: int) -> Window:
 
 
 def _halve(place: Place, opener: Opener, folder: Path, on_stage: OnStage) -> None:
-    """Scores on halves of the test documents, a file for each SAE."""
+    """Scores on halves of the test documents, a file for each SAE in each mode."""
     executor = InProcess(opener)
-    for key in place.part.redrawn.saes:
-        path = folder / HALVES / f"{key}.json"
+    for key, mode in product(place.part.redrawn.saes, place.part.moved_modes):
+        path = mode_folder(folder / HALVES, mode) / f"{key}.json"
         if not path.exists():
-            on_stage(f"halves {key}")
+            on_stage(f"halves {key}, {mode}")
             target = key_target(place.suite, key)
-            bench = Bench.open(executor, target_site(opener, target))
+            bench = Bench.open(executor, target_site(opener, target), mode)
             found = [
                 {**score._asdict(), "halves": score.halves.tolist()}
                 for score in halves.measure(bench, target, seeds=0)

@@ -16,7 +16,7 @@ from mdlbench.suite.suite import Headline, Suite, Tolerance
 from mdlbench.training.settings import Settings
 
 FLAT = "normalised"
-"""The operating mode that is redrawn and followed along training."""
+"""The operating mode of the usual code."""
 MODES = (FLAT, "tree", "rdo-tree")
 Variant = tuple[str, str]
 """An architecture of a study and a sparsity of it, by their keys."""
@@ -91,6 +91,7 @@ class Part:
         training: the SAEs that are trained; None where only some of the suite's are scored.
         modes: operating modes that SAEs are scored in.
         first_only: those of them that take so long that one world must do.
+        moved_modes: those of them in which SAEs are redrawn and followed along training.
         width: latents of the trained SAEs, and features of the oracle that they are held against.
         probed: how many features are probed for.
         replicates: of the bootstrap over test documents, in worlds.
@@ -106,6 +107,7 @@ class Part:
     training: Training | None = None
     modes: tuple[str, ...] = MODES
     first_only: tuple[str, ...] = ()
+    moved_modes: tuple[str, ...] = (FLAT, "tree")
     width: int = 256
     probed: int = 64
     replicates: int = 200

@@ -13,6 +13,7 @@ from mdlbench.papers.reliability import precision, ranks
 from mdlbench.papers.reliability.edges import Edges
 from mdlbench.papers.reliability.evidence import Evidence
 from mdlbench.papers.reliability.falsifiers import Verdict
+from mdlbench.papers.reliability.movement import Movement
 from mdlbench.papers.reliability.panel import (
     Ranked,
     Redraws,
@@ -20,7 +21,7 @@ from mdlbench.papers.reliability.panel import (
     infeasible_last,
     numbered,
 )
-from mdlbench.papers.reliability.plan import FLAT
+from mdlbench.papers.reliability.plan import FLAT, MODES
 from mdlbench.papers.reliability.ranks import NOTHING
 from mdlbench.papers.reliability.rules import rules
 from mdlbench.papers.reliability.statistics import (
@@ -39,7 +40,7 @@ from mdlbench.studies.inference import Interval
 
 WORDS = {True: "falsified", False: "holds", None: "cannot say"}
 NONE = "–"
-HALVED = {bits_of(FLAT, which).name: which for which in SETTINGS}
+HALVED = {bits_of(mode, which).name: which for mode in MODES for which in SETTINGS}
 """The statistics that are scored on halves where data are fixed, with their tolerances."""
 
 
@@ -210,41 +211,53 @@ def side_by_side(part: Evidence) -> pd.DataFrame:
 
 def _movement(part: Evidence, statistic: Statistic) -> dict[str, str]:
     """How far it moves on other data, whether it separates, and its way along training."""
-    drawn = part.redrawn_values(statistic)
     cv, paired, reseed = NOTHING, NOTHING, float("nan")
+    moved = part.moved.get(statistic.mode)
+    if moved is None:
+        return _movement_row(cv, paired, NOTHING, NOTHING)
+    drawn = moved.values(statistic)
     if drawn is None and (which := HALVED.get(statistic.name)):
-        halves = part.redraws(which)
+        halves = moved.redraws(which)
         drawn = None if halves is None else halves.bits
     if drawn is not None:
         kept = precision.met_always(Redraws(part.part.redrawn.saes[: len(drawn)], *[drawn] * 3))
         reseed = precision.reseed_deviation(kept)
         if len(kept.bits) and (np.abs(kept.bits.mean(axis=1)) > 0).all():
             cv, paired = precision.cv(kept), precision.least_paired_difference(kept)
-    panel = _panel(part, statistic, part.small)
+    panel = _panel(part, statistic, moved.small)
     snr = None if np.isnan(reseed) else precision.signal_to_noise(panel, reseed)
+    return _movement_row(cv, paired, snr or NOTHING, _along_training(part, moved, statistic))
+
+
+def _movement_row(
+    cv: Interval, paired: Interval, snr: Interval, along_training: Interval
+) -> dict[str, str]:
     return {
         "CV": interval_text(cv, ".2%"),
         "paired least difference": interval_text(paired, ".2%"),
-        "SNR": interval_text(snr or NOTHING, ".1f"),
-        "ρ with step": interval_text(_along_training(part, statistic), "+.2f"),
+        "SNR": interval_text(snr, ".1f"),
+        "ρ with step": interval_text(along_training, "+.2f"),
     }
 
 
 def _panel(
     part: Evidence, statistic: Statistic, records: Sequence[Sequence[EvalRecord]]
 ) -> Float64[np.ndarray, "row column"]:
-    """A number of records, row by row; nothing where it needs more than the flat code's."""
-    if statistic.mode != FLAT or not records:
+    """A number of records, row by row."""
+    if not records:
         return np.zeros((0, 0))
     anchor = part.places[0].oracle.get(FLAT)
     return np.array(
-        [[part.value(statistic, Told({FLAT: one}, {}, anchor)) for one in row] for row in records]
+        [
+            [part.value(statistic, Told({statistic.mode: one}, {}, anchor)) for one in row]
+            for row in records
+        ]
     )
 
 
-def _along_training(part: Evidence, statistic: Statistic) -> Interval:
+def _along_training(part: Evidence, moved: Movement, statistic: Statistic) -> Interval:
     """ρ of the oriented number with the step, the mean over runs, which are drawn anew."""
-    panel = _panel(part, statistic, list(part.followed.values()))
+    panel = _panel(part, statistic, list(moved.followed.values()))
     found = np.array(
         [
             ranks.spearman(statistic.sign * row[known], np.flatnonzero(known).astype(np.float64))
@@ -253,7 +266,7 @@ def _along_training(part: Evidence, statistic: Statistic) -> Interval:
         ]
     )
     defined = found[~np.isnan(found)]
-    keys = numbered([key.rpartition("-seed")[0] for key in part.followed])
+    keys = numbered([key.rpartition("-seed")[0] for key in moved.followed])
     return ranks.mean(defined, keys[~np.isnan(found)]) if len(defined) else NOTHING
 
 
@@ -293,7 +306,7 @@ def _agreement(part: Evidence, base: Ranked, statistic: Statistic) -> dict[str, 
 def movement_notes(part: Evidence) -> Iterator[str]:
     """What other calibration data alone do to the score."""
     for which in SETTINGS:
-        found = part.redraws(which, "calibration") if part.part.worlds else None
+        found = part.moved[FLAT].redraws(which, "calibration") if part.part.worlds else None
         if found is not None:
             kept = precision.met_always(found)
             if kept.saes:

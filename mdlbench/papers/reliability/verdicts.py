@@ -8,10 +8,9 @@ from typing import NamedTuple
 from mdlbench.papers.reliability import falsifiers, precision
 from mdlbench.papers.reliability.evidence import Evidence
 from mdlbench.papers.reliability.falsifiers import Verdict, together, unknown
+from mdlbench.papers.reliability.movement import Movement
 from mdlbench.papers.reliability.plan import FLAT, MODES
 from mdlbench.papers.reliability.statistics import SETTINGS, Statistic, bits_of
-
-NOT_REDRAWN = "SAEs are redrawn and followed in the flat code alone"
 
 
 class Setting(NamedTuple):
@@ -43,13 +42,11 @@ def settings(parts: Sequence[Evidence]) -> list[Setting]:
 
 def verdicts(parts: Sequence[Evidence], setting: Setting) -> list[Verdict]:
     """All six, in order."""
-    if setting.mode == FLAT:
-        alone = [
-            together(number, {part.part.key: one(part, setting.which) for part in parts})
-            for number, one in ((1, _precise), (2, _improves), (3, _separates))
-        ]
-    else:
-        alone = [unknown(number, NOT_REDRAWN) for number in (1, 2, 3)]
+    moved = {one.part.key: one.moved[setting.mode] for one in parts if setting.mode in one.moved}
+    alone = [
+        together(number, {key: ask(one, setting.which) for key, one in moved.items()})
+        for number, ask in ((1, _precise), (2, _improves), (3, _separates))
+    ]
     return [*alone, *against_truth(parts, setting.score)]
 
 
@@ -64,22 +61,22 @@ def against_truth(parts: Sequence[Evidence], score: Statistic) -> list[Verdict]:
     ]
 
 
-def _precise(part: Evidence, which: str) -> Verdict:
-    redraws = part.redraws(which)
+def _precise(moved: Movement, which: str) -> Verdict:
+    redraws = moved.redraws(which)
     return unknown(1, "nothing was redrawn") if redraws is None else falsifiers.not_precise(redraws)
 
 
-def _improves(part: Evidence, which: str) -> Verdict:
-    snapshots = part.snapshots(which)
+def _improves(moved: Movement, which: str) -> Verdict:
+    snapshots = moved.snapshots(which)
     if snapshots is None:
         return unknown(2, "nothing was followed along training")
     return falsifiers.worsens_in_training(snapshots)
 
 
-def _separates(part: Evidence, which: str) -> Verdict:
-    redraws = part.redraws(which)
-    if redraws is None or not part.small:
+def _separates(moved: Movement, which: str) -> Verdict:
+    redraws = moved.redraws(which)
+    if redraws is None or not moved.small:
         return unknown(3, "no small differences were measured")
     return falsifiers.cannot_separate(
-        part.small_bits(which), precision.reseed_deviation(precision.met_always(redraws))
+        moved.small_bits(which), precision.reseed_deviation(precision.met_always(redraws))
     )

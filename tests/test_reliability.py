@@ -169,6 +169,17 @@ def test_falsifier_1_heeds_only_saes_that_are_always_feasible():
     assert falsifiers.not_precise(found).falsified is None
 
 
+def test_falsifier_1_does_not_hold_by_one_sae():
+    """It has no difference to another one, whose size is asked for; but it may falsify alone."""
+    verdict = falsifiers.not_precise(redraws(means=(50.0,)))
+    assert verdict.falsified is None
+    assert verdict.why == (
+        "only one SAE meets the tolerance in every draw, so that no two can be compared",
+    )
+    assert verdict.numbers["CV"].value == pytest.approx(0.003)
+    assert falsifiers.not_precise(redraws(cv=0.02, means=(50.0,))).falsified is True
+
+
 # --- falsifier 2 --------------------------------------------------------------------------------
 
 
@@ -348,6 +359,35 @@ def test_falsifier_6_bits_add_something_or_not():
     assert falsifiers.adds_nothing({}).falsified is None
 
 
+AGAINST_TRUTH = (
+    falsifiers.strays_from_truth,
+    falsifiers.prefers_to_oracle,
+    falsifiers.adds_nothing,
+)
+
+
+@pytest.mark.parametrize("ask", AGAINST_TRUTH)
+def test_nothing_is_decided_at_a_tolerance_that_no_sae_meets(ask):
+    """Floors alone would order them: 4 would hold or not by those, and 5 hold."""
+    none = replace(world(), bits=np.full(72, np.nan))
+    for worlds in ({"hier": none}, {"flat": world(), "hier": none}):
+        verdict = ask(worlds)
+        assert verdict.falsified is None
+        assert verdict.why == ("no trained SAE meets the tolerance in hier",)
+    bad = world(quality=-1.0, oracle=1000.0)
+    assert ask({"flat": bad, "hier": none}).falsified is True
+    assert ask({}).why == ("no world knows its features",)
+
+
+def test_one_number_that_is_not_known_leaves_the_others_their_say():
+    constant = replace(world(), truths={"F1": np.ones(72), "MCC": np.ones(72)})
+    for ask in (falsifiers.strays_from_truth, falsifiers.adds_nothing):
+        assert ask({"flat": world(), "hier": constant}).falsified is None
+        verdict = ask({"flat": world(quality=-1.0), "hier": constant})
+        assert verdict.falsified is True
+        assert all("flat" in why for why in verdict.why)
+
+
 def test_one_part_that_is_falsified_is_enough():
     good, bad = falsifiers.not_precise(redraws()), falsifiers.not_precise(redraws(cv=0.05))
     silent = falsifiers.unknown(1, "nothing was redrawn")
@@ -355,7 +395,12 @@ def test_one_part_that_is_falsified_is_enough():
     assert both.falsified is True
     assert all(why.startswith("flat: ") for why in both.why)
     assert "CV, mnist" in both.numbers
-    assert falsifiers.together(1, {"mnist": good, "hier": silent}).falsified is False
+    assert both.untold == ("hier: nothing was redrawn",)
+    some = falsifiers.together(1, {"mnist": good, "hier": silent})
+    assert some.falsified is False
+    assert report._verdict(some).startswith(
+        f"**1. Holds**: {falsifiers.TITLES[1]}. Cannot say: hier: nothing was redrawn. CV, mnist "
+    )
     assert falsifiers.together(1, {"hier": silent}) == silent
 
 

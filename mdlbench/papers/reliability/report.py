@@ -177,6 +177,8 @@ def _verdict(verdict: Verdict) -> str:
     if verdict.why:
         label = "Why" if verdict.falsified is None else "Decided by"
         text += f" {label}: {'; '.join(verdict.why)}."
+    if verdict.untold:
+        text += f" Cannot say: {'; '.join(verdict.untold)}."
     shown = [f"{name} {_shown(name, value)}" for name, value in verdict.numbers.items()]
     return f"{text} {'; '.join(shown)}." if shown else text
 

@@ -21,6 +21,7 @@ from mdlbench.papers.reliability.measure import (
     draw_folder,
     draws_of,
     mode_folder,
+    redrawn,
     snapshot_key,
 )
 from mdlbench.papers.reliability.panel import Ranked, Redraws, Snapshots, Values, numbered
@@ -87,7 +88,7 @@ class Scored:
         reasons = {run.key: diverged(folder, run.key) for run in ranked}
         lost = {key: reason for key, reason in reasons.items() if reason is not None}
         wanted = {run.key for run in ranked} - lost.keys()
-        wanted |= set(place.part.redrawn.saes) if place.world is None else {place.part.oracle}
+        wanted |= set(redrawn(place, folder)) if place.world is None else {place.part.oracle}
         modes = {mode: _by_name(mode_folder(folder, mode)) for mode in place.modes}
         whole = {mode: found for mode, found in modes.items() if wanted <= found.keys()}
         if FLAT not in whole:
@@ -104,7 +105,8 @@ class Scored:
 
 
 def _by_name(folder: Path) -> Records:
-    return {record.name: record for record in records_of(folder)}
+    """As they were written: one that was edited counts for nothing."""
+    return {record.name: record for record in records_of(folder) if not record.is_edited}
 
 
 class Evidence:
@@ -226,10 +228,16 @@ class Evidence:
     # --- redraws ---
 
     @cached_property
+    def redrawn(self) -> tuple[str, ...]:
+        """The SAEs that are scored on other draws, or on halves."""
+        place = self.part.places[0]
+        return redrawn(place, self.folder / place.name)
+
+    @cached_property
     def drawn(self) -> dict[str, list[Records]]:
         """Records of each draw, by what was drawn; a draw is there once it is whole."""
         place = self.part.places[0]
-        wanted = set(self.part.redrawn.saes)
+        wanted = set(self.redrawn)
         found: dict[str, list[Records]] = {BOTH: [], CALIBRATION: []}
         if place.world is None:
             return found
@@ -251,12 +259,12 @@ class Evidence:
                 records[name].result(self.part.metric, getattr(self.limits, which))
                 for records in self.drawn[kind]
             ]
-            for name in self.part.redrawn.saes
+            for name in self.redrawn
         ]
         arrays = (
             np.array([[_end(result, i) for result in row] for row in results]) for i in range(3)
         )
-        return Redraws(self.part.redrawn.saes, *arrays)
+        return Redraws(self.redrawn, *arrays)
 
     def _halved(self, epsilon: float) -> Redraws | None:
         """The interval of a half is taken to lie about its score as the whole's about its own."""
@@ -286,7 +294,7 @@ class Evidence:
                     statistic.of(Told({FLAT: records[name]}, {}, records.get(oracle)), self.limits)
                     for records in self.drawn[BOTH]
                 ]
-                for name in self.part.redrawn.saes
+                for name in self.redrawn
             ]
         )
 

@@ -106,19 +106,21 @@ def worsens_in_training(snapshots: Snapshots) -> Verdict:
     """2: over 10% of consecutive snapshots worsen beyond chance, or an early one is preferred.
 
     Pairs count from the first feasible snapshot on. One worsens where its paired 95% interval is
-    above 0, or where the later one is infeasible. Whether any early snapshot is preferred to the
+    above 0, or where an infeasible one follows a feasible one. Intervals draw configurations anew.
+    Whether any early snapshot is preferred to the
     last is asked of all of them at once, by Bonferroni.
     """
     pairs = [list(_changes(snapshots, run)) for run in range(len(snapshots.runs))]
-    owner = np.array([run for run, own in enumerate(pairs) for _ in own])
+    configuration = snapshots.configuration
+    owner = np.array([configuration[run] for run, own in enumerate(pairs) for _ in own])
     worse = np.array([change for own in pairs for change in own], dtype=np.float64)
     if not len(worse):
         return unknown(2, "no two snapshots of a run are feasible")
     share = mean(worse, owner)
     preferred = sorted(_preferred(snapshots))
     slopes = np.array([_slope(snapshots.bits[run]) for run in range(len(snapshots.runs))])
-    known = slopes[~np.isnan(slopes)]
-    rho = mean(known, np.arange(len(known))) if len(known) else NOTHING
+    known = ~np.isnan(slopes)
+    rho = mean(slopes[known], configuration[known]) if known.any() else NOTHING
     why = {
         f"{share.value:.0%} of the pairs worsen > {MOST_WORSENED:.0%}": (
             share.value > MOST_WORSENED
@@ -164,6 +166,8 @@ def cannot_separate(panel: Float64[np.ndarray, "configuration seed"], reseed: fl
         panel: bits of variants of one architecture with several training seeds.
         reseed: standard deviation of bits when the data are drawn anew.
     """
+    if np.isnan(reseed):
+        return unknown(3, "no SAE meets the tolerance in every draw")
     snr = precision.signal_to_noise(panel, reseed)
     if snr is None:
         return unknown(3, "no two variants are feasible with every seed")

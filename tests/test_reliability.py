@@ -19,9 +19,9 @@ from mdlbench.adapters.load import NamedCoder
 from mdlbench.cli.app import app
 from mdlbench.codes.forest import Forest
 from mdlbench.codes.latents import SparseLatents
-from mdlbench.errors import MdlbenchError, SourceError, UsageError
+from mdlbench.errors import MdlbenchError, MdlbenchWarning, SourceError, UsageError
 from mdlbench.papers import reliability, run_experiment
-from mdlbench.papers.reliability import falsifiers, measure, precision, ranks, report
+from mdlbench.papers.reliability import falsifiers, measure, precision, ranks, report, tables
 from mdlbench.papers.reliability.draws import LaterBlocks, Window, WindowOpener
 from mdlbench.papers.reliability.edges import Edges, compared, edges_of
 from mdlbench.papers.reliability.evidence import Evidence
@@ -42,7 +42,7 @@ from mdlbench.sources.protocol import TrueFeatures
 from mdlbench.studies.held_out import HeldOut
 from mdlbench.studies.inference import Interval
 from mdlbench.studies.plan import Architecture, Study
-from mdlbench.studies.run import RUNS
+from mdlbench.studies.run import DIVERGED, RUNS
 from mdlbench.suite.load import load_suite
 from mdlbench.training.trainer import train
 from mdlbench.training.zoo import training_site
@@ -85,6 +85,14 @@ def test_an_interval_draws_whole_clusters():
     exact = np.sqrt(np.var(np.arange(4)) / 4)
     assert clustered.high - clustered.low == pytest.approx(3.92 * exact, rel=0.1)
     assert alone.high - alone.low < 0.2 * (clustered.high - clustered.low)
+
+
+def test_one_cluster_has_no_interval_and_a_table_no_nan():
+    found = ranks.mean(np.array([0.0, 1.0]), np.zeros(2, dtype=np.int64))
+    assert found.value == 0.5
+    assert np.isnan(found[1:]).all()
+    assert tables.interval_text(found, ".0%") == tables.NONE
+    assert tables.interval_text(Interval(0.5, 0.4, 0.6), ".0%") == "50% [40%, 60%]"
 
 
 def test_partial_correlation_against_residuals_of_ranks():
@@ -169,6 +177,17 @@ def test_falsifier_1_heeds_only_saes_that_are_always_feasible():
     assert falsifiers.not_precise(found).falsified is None
 
 
+def test_falsifier_1_does_not_hold_by_one_sae():
+    """It has no difference to another one, whose size is asked for; but it may falsify alone."""
+    verdict = falsifiers.not_precise(redraws(means=(50.0,)))
+    assert verdict.falsified is None
+    assert verdict.why == (
+        "only one SAE meets the tolerance in every draw, so that no two can be compared",
+    )
+    assert verdict.numbers["CV"].value == pytest.approx(0.003)
+    assert falsifiers.not_precise(redraws(cv=0.02, means=(50.0,))).falsified is True
+
+
 # --- falsifier 2 --------------------------------------------------------------------------------
 
 
@@ -213,6 +232,17 @@ def test_falsifier_2_names_the_early_snapshot_and_says_where_the_score_goes():
     assert falsifiers.worsens_in_training(snapshots([np.nan] * 4)).falsified is None
 
 
+def test_falsifier_2_draws_configurations_with_all_their_seeds():
+    found = snapshots([90, 60, 70, 50, 40], FALLING, [90, 60, 70, 50, 40], FALLING)
+    names = ("a-256-k2-seed1", "b-256-k2-seed1", "a-256-k2-seed22", "b-256-k2-seed22")
+    found = replace(found, runs=names)
+    assert found.configuration.tolist() == [0, 1, 0, 1]
+    worsened = falsifiers.worsens_in_training(found).numbers["worsened"]
+    assert worsened == pytest.approx((2 / 14, 0.0, 2 / 8))
+    alone = replace(found, runs=("a-seed1", "a-seed2", "a-seed3", "a-seed4"))
+    assert np.isnan(falsifiers.worsens_in_training(alone).numbers["worsened"][1:]).all()
+
+
 # --- falsifier 3 --------------------------------------------------------------------------------
 
 
@@ -233,7 +263,8 @@ def test_falsifier_3_small_differences(spread, train, reseed, falsified):
 def test_falsifier_3_needs_two_variants_and_a_noise():
     assert falsifiers.cannot_separate(np.array([[1.0, 2.0], [np.nan, 3.0]]), 0.1).falsified is None
     assert falsifiers.cannot_separate(np.ones((3, 3)), 0.0).falsified is None
-    assert falsifiers.cannot_separate(np.ones((3, 3)), float("nan")).falsified is None
+    silent = falsifiers.cannot_separate(np.ones((3, 3)), float("nan"))
+    assert (silent.falsified, silent.why) == (None, ("no SAE meets the tolerance in every draw",))
 
 
 # --- falsifiers 4 to 6 --------------------------------------------------------------------------
@@ -348,6 +379,35 @@ def test_falsifier_6_bits_add_something_or_not():
     assert falsifiers.adds_nothing({}).falsified is None
 
 
+AGAINST_TRUTH = (
+    falsifiers.strays_from_truth,
+    falsifiers.prefers_to_oracle,
+    falsifiers.adds_nothing,
+)
+
+
+@pytest.mark.parametrize("ask", AGAINST_TRUTH)
+def test_nothing_is_decided_at_a_tolerance_that_no_sae_meets(ask):
+    """Floors alone would order them: 4 would hold or not by those, and 5 hold."""
+    none = replace(world(), bits=np.full(72, np.nan))
+    for worlds in ({"hier": none}, {"flat": world(), "hier": none}):
+        verdict = ask(worlds)
+        assert verdict.falsified is None
+        assert verdict.why == ("no trained SAE meets the tolerance in hier",)
+    bad = world(quality=-1.0, oracle=1000.0)
+    assert ask({"flat": bad, "hier": none}).falsified is True
+    assert ask({}).why == ("no world knows its features",)
+
+
+def test_one_number_that_is_not_known_leaves_the_others_their_say():
+    constant = replace(world(), truths={"F1": np.ones(72), "MCC": np.ones(72)})
+    for ask in (falsifiers.strays_from_truth, falsifiers.adds_nothing):
+        assert ask({"flat": world(), "hier": constant}).falsified is None
+        verdict = ask({"flat": world(quality=-1.0), "hier": constant})
+        assert verdict.falsified is True
+        assert all("flat" in why for why in verdict.why)
+
+
 def test_one_part_that_is_falsified_is_enough():
     good, bad = falsifiers.not_precise(redraws()), falsifiers.not_precise(redraws(cv=0.05))
     silent = falsifiers.unknown(1, "nothing was redrawn")
@@ -355,7 +415,12 @@ def test_one_part_that_is_falsified_is_enough():
     assert both.falsified is True
     assert all(why.startswith("flat: ") for why in both.why)
     assert "CV, mnist" in both.numbers
-    assert falsifiers.together(1, {"mnist": good, "hier": silent}).falsified is False
+    assert both.untold == ("hier: nothing was redrawn",)
+    some = falsifiers.together(1, {"mnist": good, "hier": silent})
+    assert some.falsified is False
+    assert report._verdict(some).startswith(
+        f"**1. Holds**: {falsifiers.TITLES[1]}. Cannot say: hier: nothing was redrawn. CV, mnist "
+    )
     assert falsifiers.together(1, {"hier": silent}) == silent
 
 
@@ -489,6 +554,37 @@ def test_what_is_missing_is_made_again_to_the_same_report(part, done, tmp_path, 
     assert len(paths) == 5
     for path in paths:
         assert (done[0] / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_an_sae_that_diverged_is_not_redrawn_and_an_edited_record_counts_for_nothing(
+    part, done, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(report.figures, "drawings", lambda parts, found: {})
+    shutil.copytree(done[0] / part.key, tmp_path / part.key)
+    place, lost = tmp_path / part.key / f"{part.key}-world0", part.redrawn.saes[0]
+    for path in (place / RUNS / lost, place / "redraws"):
+        shutil.rmtree(path)
+    for path in place.rglob(f"records/{lost}*"):
+        path.unlink()
+    (place / RUNS / lost).mkdir()
+    (place / RUNS / lost / DIVERGED).write_text('{"reason": "the loss became nan in epoch 1"}')
+    run(part, tmp_path)
+    said = (tmp_path / "report.md").read_text()
+    assert f"{lost} diverged in {part.key}-world0 and is excluded: the loss became nan in" in said
+    found = Evidence(part, tmp_path / part.key)
+    assert found.moved[FLAT].redraws("coarse").saes == found.moved[FLAT].redrawn == ("oracle-12",)
+    assert found.moved[FLAT].values(bits_of(FLAT, "coarse")).shape == (1, 2)
+    (path,) = place.glob("records/batchtopk-12-k2-seed2*")
+    path.write_text(path.read_text().replace('"threads": ', '"threads": 1'))
+    with pytest.warns(MdlbenchWarning, match="changed after it was written"):
+        left = Evidence(part, tmp_path / part.key)
+    assert [scored.place.world for scored in left.places] == [7]
+
+
+def test_a_part_without_numbers_has_no_empty_table(part, done):
+    found = Evidence(part, done[0] / part.key)
+    said = list(report._part(found, pd.DataFrame([])))
+    assert said[:2] == [f"## {part.key}: statistics side by side", "Nothing is measured yet."]
 
 
 def test_what_the_report_has(part, done):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from mdlbench.errors import (
     UsageError,
 )
 from mdlbench.records.store import RecordStore, file_name, read_records
+from mdlbench.report.tables import ABSENT
 from mdlbench.scoring.suite_run import Scored
 from mdlbench.scoring.worker import Worker
 from mdlbench.sources.open import Opener
@@ -139,6 +141,10 @@ def test_settings_that_are_nearer_to_a_run_win():
         ({"validation": 1.0}, "validation: .*less than 1"),
         ({"architectures": {"topk": {"sparsities": {}}}}, "sparsities: .*at least 1"),
         (
+            {"architectures": {"topk": {"sparsities": {"k2": {"k": 2}}, "seeds": []}}},
+            "seeds: .*at least 1",
+        ),
+        (
             {"architectures": {"topk": {"sparsities": {"k2": {"k": 2}}, "seeds": [3, 3]}}},
             "repeated seed 3",
         ),
@@ -232,6 +238,8 @@ def test_held_out_blocks_are_the_last_ones_and_the_test_split_is_not_touched(n_b
 def test_what_a_held_out_split_has_not():
     with pytest.raises(UsageError, match="there is 1 here: take a suite with more training data"):
         HeldOut(Untested([7]), 0.1)
+    with pytest.raises(UsageError, match="calibration tokens, and there is none here: take a"):
+        HeldOut(Untested([]), 0.1)
     held = HeldOut(Untested([3, 3]), 0.5)
     with pytest.raises(SourceError, match="no model to splice into"):
         held.splice(next(held.blocks("test")), None)
@@ -455,6 +463,30 @@ def test_grids_that_differ_are_cut_to_what_all_have(whole):
     assert equal_grid(list(grid.done)).warnings == ()
 
 
+def test_what_one_architecture_has_not_run_is_compared_nowhere(whole):
+    """As where a run diverged with every seed, or is not there yet."""
+    sparsities = {"k2": {"k": 2}, "k3": {"k": 3}}
+    runs = plan(
+        widths=[8, 12],
+        architectures={
+            name: {"architecture": "topk", "sparsities": sparsities} for name in ("a", "b", "c")
+        },
+    ).runs()
+    record = read_records(whole)[0]
+    gone = {("a", 12, 1), ("b", 12, 1)}
+    done = [Done(run, record) for run in runs]
+    done = [d for d in done if (d.run.architecture, d.run.width, d.run.level) not in gone]
+    grid = equal_grid(done)
+    assert grid.warnings == (
+        "a, b has no run of width 12 and sparsity 2, and others have: left out of the comparison",
+    )
+    cells = {
+        name: {(d.run.width, d.run.level) for d in grid.done if d.run.architecture == name}
+        for name in "abc"
+    }
+    assert cells == {name: {(8, 0), (8, 1), (12, 0)} for name in "abc"}
+
+
 def family(name, bits, resampled):
     configurations = tuple(Configuration(8, i, f"k{i}") for i in range(len(bits)))
     return Family(name, configurations, np.array(bits), np.array(resampled), ())
@@ -550,6 +582,37 @@ def test_shares_of_variance_against_nested_means(seed):
     assert np.cumsum(found[:4]) == pytest.approx(expected)
     assert found.n_runs == 24
     assert variance_shares([]) is None
+    alone = [replace(one, bits=one.bits[:, :1], resampled=one.resampled[:, :1]) for one in families]
+    single = variance_shares(alone)
+    assert np.isnan(single.seed)
+    assert sum(single[:3]) == pytest.approx(1.0)
+    assert min(single[:3]) >= 0
+
+
+def test_a_report_says_what_one_seed_cannot_and_which_epoch_was_kept(whole):
+    two = findings(whole)
+    assert (
+        "2 architectures, width 12, training seeds 4, 2. The epoch of each was chosen on the last "
+        "30% of the calibration blocks, which it was not trained on; the test split"
+    ) in text(two, comparison_table(two))
+    keep = {"keep": "last", "patience": None}
+    kinds = PLAN["architectures"]
+    some = plan(architectures=kinds | {"batchtopk": kinds["batchtopk"] | {"settings": keep}})
+    said = text(replace(two, study=some), comparison_table(two))
+    assert "was not trained on, but the last one of batchtopk was kept; the test" in said
+    assert "their share is not known" not in said
+    one = plan(seeds=[4], architectures={"plain-topk": kinds["plain-topk"]}, shared=keep)
+    done = tuple(d for d in two.done if d.run.key in {run.key for run in one.runs()})
+    grid = equal_grid(done)
+    coarse = level(grid.done, "fvu", 0.9)
+    found = Findings(one, 2, done, {}, grid, (Compared(coarse, standing(coarse, 0)),))
+    said = text(found, comparison_table(found))
+    assert (
+        "1 architecture, width 12, training seed 4. The last epoch of each was kept; the test"
+    ) in said
+    assert "Where no configuration has two training seeds, their share is not known." in said
+    assert f"| FVU ≤ 0.9 | 0 | 0 | 1 | {ABSENT} | 2 |" in said
+    assert set(drawings(found)) == {"bits-fvu", "hulls-fvu", "variance"}
 
 
 def test_latex_escapes_names(whole):

@@ -298,6 +298,15 @@ def test_the_read_out_against_an_independent_computation():
             {"d": 1 << 16, "features": 1 << 20},
             "1,048,576 directions of 65,536 numbers are more than the 268,435,456 numbers that",
         ),
+        (
+            {"features": 1 << 20, "correlation": {"rank": 1024, "scale": 0.1}},
+            "1,024 factors of 1,048,576 features are more than the 268,435,456 numbers that are "
+            "drawn at once: take a smaller rank",
+        ),
+        (
+            {"features": 1 << 20, "read_out": 1 << 20},
+            "read_out.*less than or equal to 65536",
+        ),
     ],
 )
 def test_an_impossible_world_is_one_sentence(changes, message):

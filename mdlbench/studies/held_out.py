@@ -27,8 +27,8 @@ class HeldOut:
         n_blocks = source.n_blocks("calibration")
         if n_blocks < 2:
             raise UsageError(
-                f"a study holds out some blocks of calibration tokens, and there is {n_blocks} "
-                "here: take a suite with more training data"
+                "a study holds out some blocks of calibration tokens, and there is "
+                f"{'1' if n_blocks else 'none'} here: take a suite with more training data"
             )
         self._source = source
         self._first = n_blocks - min(max(1, round(share * n_blocks)), n_blocks - 1)

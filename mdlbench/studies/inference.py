@@ -137,7 +137,7 @@ class Shares(NamedTuple):
         architecture: between architectures' means.
         width: between widths within an architecture.
         sparsity: between sparsities within a width.
-        seed: between training seeds within a configuration.
+        seed: between training seeds within a configuration; NaN where none has two.
         n_runs: how many runs there are.
     """
 
@@ -165,10 +165,10 @@ def variance_shares(families: Sequence[Family]) -> Shares | None:
     if total == 0:
         return None
     explained = [_between(values, [row[1 : 1 + depth] for row in rows]) for depth in (1, 2, 3)]
-    architecture, width, sparsity = np.diff([0.0, *explained]) / total
-    return Shares(
-        float(architecture), float(width), float(sparsity), 1 - explained[-1] / total, len(rows)
-    )
+    shares = np.maximum(np.diff([0.0, *explained, total]), 0.0) / total
+    architecture, width, sparsity, seed = map(float, shares)
+    has_seeds = len({row[1:] for row in rows}) < len(rows)
+    return Shares(architecture, width, sparsity, seed if has_seeds else float("nan"), len(rows))
 
 
 def _between(values: Float64[np.ndarray, " run"], groups: list[tuple[int, ...]]) -> float:

@@ -50,9 +50,9 @@ class Architecture(Strict):
     """Settings of each sparsity, from sparse to dense, by what to call it in names."""
     at_width: dict[str, RunSettings] = Field(default={})
     """Further settings at a width, by the width in quotes."""
-    widths: list[Width] | None = None
+    widths: Annotated[list[Width], Field(min_length=1)] | None = None
     """Where they are not the study's; the grid is then not balanced."""
-    seeds: list[Seed] | None = None
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
     """Where they are not the study's; the grid is then not balanced."""
 
 

@@ -240,16 +240,29 @@ def drawings_of(found: Findings) -> list[str]:
 
 def _extent(found: Findings) -> str:
     study = found.study
+    n = len(study.architectures)
     words = (
         f"{len(found.done)} of {found.n_runs} runs on suite {study.suite} are scored: "
-        f"{len(study.architectures)} architectures, widths {_listed(study.widths)}, training seeds "
-        f"{_listed(study.seeds)}. The epoch of each was chosen on the last "
-        f"{study.validation:.0%} of the calibration blocks, which it was not trained on; the test "
-        "split was not looked at before an SAE was scored."
+        f"{n} architecture{'s' * (n != 1)}, {_listed('width', study.widths)}, "
+        f"{_listed('training seed', study.seeds)}. {_epochs(study)}; the test split was not looked "
+        "at before an SAE was scored."
     )
     if len({one.run.seed for one in found.grid.done}) == 1:
         words += " There is one seed only: intervals are over documents alone."
     return words
+
+
+def _epochs(study: Study) -> str:
+    """Which epoch of each run was kept."""
+    last = {run.architecture: run.settings.get("keep") == "last" for run in study.runs()}
+    chosen = (
+        f"The epoch of each was chosen on the last {study.validation:.0%} of the calibration "
+        "blocks, which it was not trained on"
+    )
+    if all(last.values()):
+        return "The last epoch of each was kept"
+    names = [name for name, is_so in last.items() if is_so]
+    return f"{chosen}, but the last one of {', '.join(names)} was kept" if names else chosen
 
 
 def _warnings(found: Findings) -> Iterator[str]:
@@ -293,6 +306,8 @@ def _variance(found: Findings) -> Iterator[str]:
         "architectures, widths within them, sparsities within those, training seeds within a "
         "configuration."
     )
+    if any(one.seed != one.seed for one in found.shares.values()):
+        yield "Where no configuration has two training seeds, their share is not known."
     yield frame_as_markdown(pd.DataFrame(rows)).strip()
 
 
@@ -300,5 +315,5 @@ def _interval(of: Interval) -> str:
     return f"{of.value:.2f} [{of.low:.2f}, {of.high:.2f}]"
 
 
-def _listed(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values))
+def _listed(noun: str, values: Sequence[int]) -> str:
+    return f"{noun}{'s' * (len(values) != 1)} {', '.join(map(str, values))}"

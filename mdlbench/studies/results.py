@@ -150,7 +150,10 @@ class EqualGrid:
 
 
 def equal_grid(done: Sequence[Done]) -> EqualGrid:
-    """The widths, sparsity levels and seeds that all architectures have; the rest is left out."""
+    """The widths, sparsity levels and seeds that all architectures have; the rest is left out.
+
+    So are a width and a level of which, together, not every architecture has a run.
+    """
     names = list(dict.fromkeys(one.run.architecture for one in done))
     common, warnings = list(done), []
     for noun, of in FACTORS.items():
@@ -167,8 +170,28 @@ def equal_grid(done: Sequence[Done]) -> EqualGrid:
                     f"{name} has {noun} {listed}, and not every architecture has: left out of the "
                     "comparison"
                 )
-    warnings += _holes(common)
-    return EqualGrid(tuple(common), tuple(warnings))
+    common, missing = _without_missing(common, names)
+    return EqualGrid(tuple(common), (*warnings, *missing, *_holes(common)))
+
+
+def _without_missing(done: Sequence[Done], names: Sequence[str]) -> tuple[list[Done], list[str]]:
+    """The runs where every architecture has the width and level, and what is lacking elsewhere."""
+    cells = {
+        name: {_cell(one.run) for one in done if one.run.architecture == name} for name in names
+    }
+    shared = set.intersection(*cells.values()) if cells else set()
+    lines = []
+    for width, level_ in sorted(set().union(*cells.values()) - shared):
+        lacking = ", ".join(name for name in names if (width, level_) not in cells[name])
+        lines.append(
+            f"{lacking} has no run of width {width} and sparsity {level_ + 1}, and others have: "
+            "left out of the comparison"
+        )
+    return [one for one in done if _cell(one.run) in shared], lines
+
+
+def _cell(run: Run) -> tuple[int, int]:
+    return run.width, run.level
 
 
 def _holes(done: Sequence[Done]) -> list[str]:

@@ -14,6 +14,7 @@ from mdlbench.papers.reliability.measure import (
     EDGES,
     PROBES,
     mode_folder,
+    redrawn,
 )
 from mdlbench.papers.reliability.movement import Movement, Records, by_name
 from mdlbench.papers.reliability.panel import Ranked, Values, numbered
@@ -77,7 +78,7 @@ class Scored:
         reasons = {run.key: diverged(folder, run.key) for run in ranked}
         lost = {key: reason for key, reason in reasons.items() if reason is not None}
         wanted = {run.key for run in ranked} - lost.keys()
-        wanted |= set(place.part.redrawn.saes) if place.world is None else {place.part.oracle}
+        wanted |= set(redrawn(place, folder)) if place.world is None else {place.part.oracle}
         modes = {mode: by_name(mode_folder(folder, mode), mode) for mode in place.modes}
         whole = {mode: found for mode, found in modes.items() if wanted <= found.keys()}
         if FLAT not in whole:

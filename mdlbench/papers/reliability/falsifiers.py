@@ -52,12 +52,14 @@ class Verdict(NamedTuple):
         falsified: whether it happened; None where the numbers cannot say.
         numbers: those that decided it, by name, with their intervals where they have one.
         why: which of them did, in words; empty where it did not happen.
+        untold: which of several parts cannot say, where others can, and why.
     """
 
     number: int
     falsified: bool | None
     numbers: dict[str, Interval]
     why: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -71,13 +73,16 @@ def unknown(number: int, why: str) -> Verdict:
 
 
 def not_precise(redraws: Redraws) -> Verdict:
-    """1: CV > 1%, or paired least difference > 2% of bits, or intervals that cover < 85%."""
+    """1: CV > 1%, or paired least difference > 2% of bits, or intervals that cover < 85%.
+
+    One SAE has no paired difference: it can falsify, and nothing holds by it.
+    """
     kept = precision.met_always(redraws)
     if redraws.bits.shape[1] < 3 or not kept.saes:
         return unknown(1, "no SAE meets the tolerance in every one of three or more draws")
     cv, paired = precision.cv(kept), precision.least_paired_difference(kept)
     covered = precision.coverage(kept)
-    why = {
+    why: dict[str, bool | None] = {
         f"CV {cv.value:.2%} > {LARGEST_CV:.0%}": cv.value > LARGEST_CV,
         f"paired least difference {paired.value:.2%} > {LARGEST_PAIRED_DIFFERENCE:.0%}": (
             paired.value > LARGEST_PAIRED_DIFFERENCE
@@ -86,6 +91,8 @@ def not_precise(redraws: Redraws) -> Verdict:
             covered.value < LEAST_COVERAGE
         ),
     }
+    if len(kept.saes) < 2:
+        why["only one SAE meets the tolerance in every draw, so that no two can be compared"] = None
     numbers = {
         "CV": cv,
         "least difference": precision.least_difference(kept),
@@ -99,19 +106,21 @@ def worsens_in_training(snapshots: Snapshots) -> Verdict:
     """2: over 10% of consecutive snapshots worsen beyond chance, or an early one is preferred.
 
     Pairs count from the first feasible snapshot on. One worsens where its paired 95% interval is
-    above 0, or where the later one is infeasible. Whether any early snapshot is preferred to the
+    above 0, or where an infeasible one follows a feasible one. Intervals draw configurations anew.
+    Whether any early snapshot is preferred to the
     last is asked of all of them at once, by Bonferroni.
     """
     pairs = [list(_changes(snapshots, run)) for run in range(len(snapshots.runs))]
-    owner = np.array([run for run, own in enumerate(pairs) for _ in own])
+    configuration = snapshots.configuration
+    owner = np.array([configuration[run] for run, own in enumerate(pairs) for _ in own])
     worse = np.array([change for own in pairs for change in own], dtype=np.float64)
     if not len(worse):
         return unknown(2, "no two snapshots of a run are feasible")
     share = mean(worse, owner)
     preferred = sorted(_preferred(snapshots))
     slopes = np.array([_slope(snapshots.bits[run]) for run in range(len(snapshots.runs))])
-    known = slopes[~np.isnan(slopes)]
-    rho = mean(known, np.arange(len(known))) if len(known) else NOTHING
+    known = ~np.isnan(slopes)
+    rho = mean(slopes[known], configuration[known]) if known.any() else NOTHING
     why = {
         f"{share.value:.0%} of the pairs worsen > {MOST_WORSENED:.0%}": (
             share.value > MOST_WORSENED
@@ -157,6 +166,8 @@ def cannot_separate(panel: Float64[np.ndarray, "configuration seed"], reseed: fl
         panel: bits of variants of one architecture with several training seeds.
         reseed: standard deviation of bits when the data are drawn anew.
     """
+    if np.isnan(reseed):
+        return unknown(3, "no SAE meets the tolerance in every draw")
     snr = precision.signal_to_noise(panel, reseed)
     if snr is None:
         return unknown(3, "no two variants are feasible with every seed")
@@ -169,19 +180,21 @@ def strays_from_truth(worlds: Mapping[str, Ranked]) -> Verdict:
 
     Signs that differ between worlds are a case of that. Infeasible SAEs are placed last.
     """
+    met, why = _met(worlds)
     numbers: dict[str, Interval] = {}
-    why: dict[str, bool] = {}
-    for name, world in worlds.items():
+    for name, world in met.items():
         for truth, values in world.truths.items():
-            where = f"ρ with {truth}, {name}"
+            where, inside = (
+                f"ρ with {truth}, {name}",
+                f"ρ with {truth}, {name}, within strata of L0",
+            )
             clusters, inner = world.configuration, world.world
             rho = correlation(world.score, values, clusters, inner)
-            inside = correlation(world.score, values, clusters, inner, world.strata())
-            numbers |= {where: rho, f"{where}, within strata of L0": inside}
-            why[f"{where}: {_shown(rho)} is not above 0"] = rho.sign <= 0
-            why[f"{where}, within strata of L0: {inside.value:+.2f} < 0"] = inside.value < 0
-    if not _all_known(numbers):
-        return unknown(4, "too few SAEs differ")
+            rho_inside = correlation(world.score, values, clusters, inner, world.strata())
+            numbers |= {where: rho, inside: rho_inside}
+            why |= _unless_unknown(where, rho, f"{_shown(rho)} is not above 0", rho.sign <= 0)
+            below = f"{rho_inside.value:+.2f} < 0"
+            why |= _unless_unknown(inside, rho_inside, below, rho_inside.value < 0)
     return _decided(4, numbers, why)
 
 
@@ -191,16 +204,16 @@ def prefers_to_oracle(worlds: Mapping[str, Ranked]) -> Verdict:
     It is misplaced where its configuration has the fewest bits of all, and an F1 below the median
     of the configurations.
     """
+    met, why = _met(worlds)
     numbers: dict[str, Interval] = {}
-    why: dict[str, bool] = {}
-    for name, world in worlds.items():
+    for name, world in met.items():
         share = mean(world.above_oracle, world.configuration)
         numbers[f"above the oracle, {name}"] = share
         why[f"{share.value:.0%} above the oracle in {name} > {MOST_ABOVE_ORACLE:.0%}"] = (
             share.value > MOST_ABOVE_ORACLE
         )
         why[f"Matching Pursuit is first in {name}, its F1 below the median"] = _misplaced(world)
-    return _decided(5, numbers, why) if numbers else unknown(5, "no world knows its features")
+    return _decided(5, numbers, why)
 
 
 def _misplaced(world: Ranked) -> bool:
@@ -212,42 +225,66 @@ def _misplaced(world: Ranked) -> bool:
 
 def adds_nothing(worlds: Mapping[str, Ranked]) -> Verdict:
     """6: L0 or FVU alone does as well: the difference of ρ is not above 0 beyond chance."""
+    met, why = _met(worlds)
     numbers: dict[str, Interval] = {}
-    why: dict[str, bool] = {}
-    for name, world in worlds.items():
+    for name, world in met.items():
         for truth, values in world.truths.items():
             for cheap, other in world.cheap.items():
                 more = difference(world.score, other, values, world.configuration, world.world)
                 where = f"ρ with {truth} above that of {cheap}, {name}"
                 numbers[where] = more
-                why[f"{where}: {_shown(more)} is not above 0"] = more.sign <= 0
-    if not _all_known(numbers):
-        return unknown(6, "too few SAEs differ")
+                why |= _unless_unknown(
+                    where, more, f"{_shown(more)} is not above 0", more.sign <= 0
+                )
     return _decided(6, numbers, why)
 
 
 def together(number: int, parts: Mapping[str, Verdict]) -> Verdict:
     """One verdict from those of several parts: falsified where any of them is.
 
-    What no part can say, nobody can.
+    What no part can say, nobody can. Where some can, the verdict is theirs, and names the others.
     """
     known = {name: one for name, one in parts.items() if one.falsified is not None}
     if not known:
         reasons = dict.fromkeys(why for one in parts.values() for why in one.why)
         return unknown(number, "; ".join(reasons) or "nothing was measured")
-    numbers = {f"{k}, {name}": v for name, one in known.items() for k, v in one.numbers.items()}
+    numbers = {f"{k}, {name}": v for name, one in parts.items() for k, v in one.numbers.items()}
     why = tuple(f"{name}: {reason}" for name, one in known.items() for reason in one.why)
-    return Verdict(number, any(one.falsified for one in known.values()), numbers, why)
+    untold = tuple(
+        f"{name}: {reason}"
+        for name, one in parts.items()
+        if name not in known
+        for reason in one.why
+    )
+    return Verdict(number, any(one.falsified for one in known.values()), numbers, why, untold)
 
 
-def _all_known(numbers: Mapping[str, Interval]) -> bool:
-    return bool(numbers) and not np.isnan(list(numbers.values())).any()
+def _met(worlds: Mapping[str, Ranked]) -> tuple[dict[str, Ranked], dict[str, bool | None]]:
+    """The worlds in which some trained SAE has the score; and of the others, that they lack one."""
+    met = {name: world for name, world in worlds.items() if len(world.feasible)}
+    missed: dict[str, bool | None] = {
+        f"no trained SAE meets the tolerance in {name}": None for name in worlds if name not in met
+    }
+    return met, missed or ({} if met else {"no world knows its features": None})
+
+
+def _unless_unknown(
+    what: str, found: Interval, happened: str, is_so: bool
+) -> dict[str, bool | None]:
+    """Whether something happened, by a number; None where that has no value or no interval."""
+    if np.isnan(found).any():
+        return {f"{what}: too few SAEs differ": None}
+    return {f"{what}: {happened}": is_so}
 
 
 def _shown(found: Interval) -> str:
     return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
-def _decided(number: int, numbers: dict[str, Interval], why: Mapping[str, bool]) -> Verdict:
+def _decided(number: int, numbers: dict[str, Interval], why: Mapping[str, bool | None]) -> Verdict:
+    """Falsified where anything happened; else unknown where nobody can tell of something."""
     happened = tuple(reason for reason, is_so in why.items() if is_so)
+    untold = tuple(reason for reason, is_so in why.items() if is_so is None)
+    if untold and not happened:
+        return Verdict(number, None, numbers, untold)
     return Verdict(number, bool(happened), numbers, happened)

@@ -11,7 +11,7 @@ from mdlbench.console.style import ALERT, CATEGORIES, FAINT, INK, MARKERS, house
 from mdlbench.papers.reliability import ranks
 from mdlbench.papers.reliability.evidence import Evidence
 from mdlbench.papers.reliability.falsifiers import TITLES, Verdict
-from mdlbench.papers.reliability.panel import Ranked
+from mdlbench.papers.reliability.panel import Ranked, but_for_seed
 from mdlbench.papers.reliability.plan import FLAT, MODES
 from mdlbench.papers.reliability.statistics import SETTINGS, TIGHT, TRUTHS, bits_of, statistics
 from mdlbench.papers.reliability.tables import WORDS, scores
@@ -159,7 +159,7 @@ def training(parts: Sequence[Evidence]) -> Figure:
 def _courses(ax: Axes, part: Evidence, which: str) -> None:
     snapshots = part.moved[FLAT].snapshots(which)
     assert snapshots is not None
-    kinds = [key.rpartition("-seed")[0] for key in snapshots.runs]
+    kinds = [but_for_seed(key) for key in snapshots.runs]
     names = list(dict.fromkeys(kinds))
     labelled = set()
     for kind, bits in zip(kinds, snapshots.bits, strict=True):

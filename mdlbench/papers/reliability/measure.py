@@ -176,7 +176,8 @@ def _score(
 def _refuse_failures(outcomes: Iterator[object]) -> None:
     failed = [outcome.message for outcome in outcomes if isinstance(outcome, Failed)]
     if failed:
-        raise MdlbenchError(f"{len(failed)} SAEs could not be scored: {'; '.join(failed)}")
+        saes = "1 SAE" if len(failed) == 1 else f"{len(failed)} SAEs"
+        raise MdlbenchError(f"{saes} could not be scored: {'; '.join(failed)}")
 
 
 def _probe(place: Place, opener: Opener, folder: Path, on_stage: OnStage) -> None:
@@ -228,12 +229,11 @@ def _redraw(place: Place, opener: Opener, folder: Path, on_stage: OnStage) -> No
     if place.world is None:
         _halve(place, opener, folder, on_stage)
         return
-    redrawn = place.part.redrawn
     wanted = [
         _oracle(place) if name == place.part.oracle else _of_run(folder, name)
-        for name in redrawn.saes
+        for name in redrawn(place, folder)
     ]
-    suite = place.long_suite(redrawn.draws)
+    suite = place.long_suite(place.part.redrawn.draws)
     for kind, number in draws_of(place):
         on_stage(f"draw {kind} {number}")
         window = _window(place, number, 0 if kind == CALIBRATION else number)
@@ -241,11 +241,16 @@ def _redraw(place: Place, opener: Opener, folder: Path, on_stage: OnStage) -> No
         _score(WindowOpener(suite, window), wanted, draw, on_stage, modes)
 
 
+def redrawn(place: Place, folder: Path) -> tuple[str, ...]:
+    """What is scored on other draws, without runs that diverged."""
+    return tuple(name for name in place.part.redrawn.saes if diverged(folder, name) is None)
+
+
 def draws_of(place: Place) -> list[tuple[str, int]]:
     """What is drawn anew, and by which number."""
-    redrawn = place.part.redrawn
-    both = [(BOTH, number) for number in range(redrawn.draws)]
-    return both + [(CALIBRATION, number) for number in range(1, redrawn.of_calibration + 1)]
+    asked = place.part.redrawn
+    both = [(BOTH, number) for number in range(asked.draws)]
+    return both + [(CALIBRATION, number) for number in range(1, asked.of_calibration + 1)]
 
 
 def _window(place: Place, calibration: int, test: int) -> Window:

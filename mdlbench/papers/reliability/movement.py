@@ -17,6 +17,7 @@ from mdlbench.papers.reliability.measure import (
     draw_folder,
     draws_of,
     mode_folder,
+    redrawn,
     snapshot_key,
 )
 from mdlbench.papers.reliability.panel import Redraws, Snapshots
@@ -29,11 +30,14 @@ Records = dict[str, EvalRecord]
 
 
 def by_name(folder: Path, mode: str) -> Records:
-    """The records of a folder that are of an operating mode, by the SAE's name."""
+    """The records of a folder that are of an operating mode, by the SAE's name.
+
+    One that was edited counts for nothing.
+    """
     return {
         record.name: record
         for record in records_of(folder)
-        if (record.identity.quantiser or FLAT) == mode
+        if (record.identity.quantiser or FLAT) == mode and not record.is_edited
     }
 
 
@@ -54,10 +58,15 @@ class Movement:
     # --- other data ---
 
     @cached_property
+    def redrawn(self) -> tuple[str, ...]:
+        """The SAEs that are scored on other draws, or on halves."""
+        return redrawn(self.part.places[0], self.folder)
+
+    @cached_property
     def drawn(self) -> dict[str, list[Records]]:
         """Records of each draw, by what was drawn; a draw is there once it is whole."""
         place = self.part.places[0]
-        wanted = set(self.part.redrawn.saes)
+        wanted = set(self.redrawn)
         found: dict[str, list[Records]] = {BOTH: [], CALIBRATION: []}
         if place.world is None:
             return found
@@ -77,12 +86,12 @@ class Movement:
             return None
         results = [
             [records[name].result(self.part.metric, epsilon) for records in self.drawn[kind]]
-            for name in self.part.redrawn.saes
+            for name in self.redrawn
         ]
         arrays = (
             np.array([[_end(result, i) for result in row] for row in results]) for i in range(3)
         )
-        return Redraws(self.part.redrawn.saes, *arrays)
+        return Redraws(self.redrawn, *arrays)
 
     def _halved(self, epsilon: float) -> Redraws | None:
         """The interval of a half is taken to lie about its score as the whole's about its own."""
@@ -114,7 +123,7 @@ class Movement:
                     )
                     for records in self.drawn[BOTH]
                 ]
-                for name in self.part.redrawn.saes
+                for name in self.redrawn
             ]
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,11 @@ class Snapshots:
     steps: tuple[str, ...]
     bits: Float64[np.ndarray, "run step"]
     draws: Float64[np.ndarray, "run step replicate"]
+
+    @property
+    def configuration(self) -> Int64[np.ndarray, " run"]:
+        """Which runs have the same settings but for seeds, by number."""
+        return numbered([but_for_seed(run) for run in self.runs])
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +123,11 @@ def infeasible_last(bits: Values, floor: Values) -> Values:
     """−bits; below all of them, where there are none, −floor."""
     worst = np.nanmax(bits) if not np.isnan(bits).all() else 0.0
     return np.asarray(np.where(np.isnan(bits), -(worst + 1.0 + floor), -bits))
+
+
+def but_for_seed(run: str) -> str:
+    """What a run's name has in common with those of other training seeds."""
+    return re.sub(r"-seed\d+$", "", run)
 
 
 def numbered(names: Sequence[str]) -> Int64[np.ndarray, " name"]:

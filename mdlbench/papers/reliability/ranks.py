@@ -27,7 +27,8 @@ Statistic = Callable[[Weights], Drawn]
 def clustered(statistic: Statistic, clusters: Numbers) -> Interval:
     """A statistic of runs, with a percentile interval where whole clusters are drawn anew.
 
-    No interval where more than half of the draws have no value.
+    No interval where more than half of the draws have no value, nor of one cluster, whose draws
+    are all alike.
 
     Args:
         statistic: of the runs.
@@ -35,6 +36,8 @@ def clustered(statistic: Statistic, clusters: Numbers) -> Interval:
     """
     value = float(statistic(np.ones((1, len(clusters))))[0])
     kinds, place = np.unique(clusters, return_inverse=True)
+    if len(kinds) < 2:
+        return Interval(value, float("nan"), float("nan"))
     generator = np.random.Generator(np.random.PCG64(SEED))
     drawn = generator.integers(len(kinds), size=(REPLICATES, len(kinds)))
     counts = np.stack([np.bincount(row, minlength=len(kinds)) for row in drawn])

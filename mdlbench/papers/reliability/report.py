@@ -41,8 +41,9 @@ def write_report(parts: Sequence[Part], folder: Path) -> list[Path]:
     compared = {one.part.key: tables.side_by_side(one) for one in read}
     words = to_markdown(read, found, compared)
     paths = write_outputs(folder, figures.drawings(read, found), tables.saes(read), words)
-    extra = {"side-by-side.tex": tables.latex(compared)}
-    for key, table in compared.items():
+    begun = {key: table for key, table in compared.items() if not table.empty}
+    extra = {"side-by-side.tex": tables.latex(begun)}
+    for key, table in begun.items():
         extra[f"side-by-side-{key}.csv"] = table.to_csv(index=False, lineterminator="\n")
     for name, content in extra.items():
         write_atomically(folder / name, content.encode())
@@ -135,8 +136,11 @@ def _extent(part: Evidence) -> str:
             f"{times:.2f} times that, {'within' if part.is_tight else 'beyond'} the "
             f"{TIGHTNESS:g} of the rule."
         )
-    lost = {key: why for one in part.places for key, why in one.diverged.items()}
-    words += [f"{key} diverged and is excluded: {why}." for key, why in lost.items()]
+    words += [
+        f"{key} diverged in {one.place.name} and is excluded: {why}."
+        for one in part.places
+        for key, why in one.diverged.items()
+    ]
     return " ".join(words)
 
 
@@ -177,6 +181,8 @@ def _verdict(verdict: Verdict) -> str:
     if verdict.why:
         label = "Why" if verdict.falsified is None else "Decided by"
         text += f" {label}: {'; '.join(verdict.why)}."
+    if verdict.untold:
+        text += f" Cannot say: {'; '.join(verdict.untold)}."
     shown = [f"{name} {_shown(name, value)}" for name, value in verdict.numbers.items()]
     return f"{text} {'; '.join(shown)}." if shown else text
 
@@ -198,7 +204,7 @@ def _reasons(found: Found, headline: Setting) -> Iterator[str]:
 
 def _part(part: Evidence, compared: pd.DataFrame) -> Iterator[str]:
     yield f"## {part.part.key}: statistics side by side"
-    yield _table(compared)
+    yield "Nothing is measured yet." if compared.empty else _table(compared)
     if notes := list(tables.movement_notes(part)):
         yield f"Other calibration data alone, the CV of flat bits: {'; '.join(notes)}."
     if part.runs:

@@ -18,6 +18,7 @@ from mdlbench.papers.reliability.panel import (
     Ranked,
     Redraws,
     Values,
+    but_for_seed,
     infeasible_last,
     numbered,
 )
@@ -220,7 +221,7 @@ def _movement(part: Evidence, statistic: Statistic) -> dict[str, str]:
         halves = moved.redraws(which)
         drawn = None if halves is None else halves.bits
     if drawn is not None:
-        kept = precision.met_always(Redraws(part.part.redrawn.saes[: len(drawn)], *[drawn] * 3))
+        kept = precision.met_always(Redraws(tuple(map(str, range(len(drawn)))), *[drawn] * 3))
         reseed = precision.reseed_deviation(kept)
         if len(kept.bits) and (np.abs(kept.bits.mean(axis=1)) > 0).all():
             cv, paired = precision.cv(kept), precision.least_paired_difference(kept)
@@ -256,7 +257,7 @@ def _panel(
 
 
 def _along_training(part: Evidence, moved: Movement, statistic: Statistic) -> Interval:
-    """ρ of the oriented number with the step, the mean over runs, which are drawn anew."""
+    """ρ of the oriented number with the step, the mean over runs, clustered by configuration."""
     panel = _panel(part, statistic, list(moved.followed.values()))
     found = np.array(
         [
@@ -266,7 +267,7 @@ def _along_training(part: Evidence, moved: Movement, statistic: Statistic) -> In
         ]
     )
     defined = found[~np.isnan(found)]
-    keys = numbered([key.rpartition("-seed")[0] for key in moved.followed])
+    keys = numbered([but_for_seed(key) for key in moved.followed])
     return ranks.mean(defined, keys[~np.isnan(found)]) if len(defined) else NOTHING
 
 
@@ -314,8 +315,8 @@ def movement_notes(part: Evidence) -> Iterator[str]:
 
 
 def interval_text(found: Interval, form: str) -> str:
-    """A number and its interval as a table has them; a dash where there is none."""
-    if np.isnan(found.value):
+    """A number and its interval as a table has them; a dash where either is missing."""
+    if np.isnan(found).any():
         return NONE
     value, low, high = (format(end, form) for end in found)
     return f"{value} [{low}, {high}]"

@@ -15,6 +15,8 @@ SUPERPOSED = "superposed"
 
 MOST_NUMBERS = 1 << 28
 """The most numbers that directions may have: two gigabytes."""
+MOST_READ = 1 << 16
+"""The most features that a read-out tells apart: half a gigabyte for a block's logits."""
 LARGEST = 1e6
 """No size is larger, so that activations are far from what 32 bits hold."""
 Size = Annotated[float, Field(gt=0, le=LARGEST)]
@@ -104,7 +106,7 @@ class SuperposedConfig(SourceConfig):
     """Norm of what is added to every activation."""
     sharpness: Size = 2.0
     """How sharp the read-out is: its logits are the activation's projections times this."""
-    read_out: Annotated[int, Field(ge=1)] = 256
+    read_out: Annotated[int, Field(ge=1, le=MOST_READ)] = 256
     """The read-out tells so many features apart, the most frequent ones."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """The data's digest, where a machine that draws other data is to be refused."""
@@ -128,6 +130,11 @@ class SuperposedConfig(SourceConfig):
             raise ValueError(
                 f"{self.features:,} directions of {self.d:,} numbers are more than the "
                 f"{MOST_NUMBERS:,} numbers that are drawn at once"
+            )
+        if self.correlation and self.features * self.correlation.rank > MOST_NUMBERS:
+            raise ValueError(
+                f"{self.correlation.rank:,} factors of {self.features:,} features are more than "
+                f"the {MOST_NUMBERS:,} numbers that are drawn at once: take a smaller rank"
             )
         if self.read_out > self.features:
             raise ValueError(

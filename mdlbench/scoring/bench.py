@@ -58,8 +58,15 @@ class Bench:
         return cls(suite, Rounds.at(executor, site), executor.setting.limit, mode, known)
 
     def in_mode(self, quantiser: str | None) -> Bench:
-        """The same data in another mode, or in the suite's own; they share the reference."""
-        return replace(self, mode=mode_of(quantiser or self.suite.quantiser))
+        """The same data in another mode, or in the suite's own; of each mode there is one bench."""
+        mode = mode_of(quantiser or self.suite.quantiser)
+        if mode.name not in self._modes:
+            self._modes[mode.name] = replace(self, mode=mode)
+        return self._modes[mode.name]
+
+    @cached_property
+    def _modes(self) -> dict[str, Bench]:
+        return {self.mode.name: self}
 
     @property
     def source(self) -> SourceFacts:

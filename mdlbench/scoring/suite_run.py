@@ -314,14 +314,13 @@ def _run_site(
     except (HubError, SourceError, SpoolError) as error:
         yield from (Failed(target, error) for target in group)
         return
-    modes = {target.quantiser: bench.in_mode(target.quantiser) for target in group}
-    jobs = _apart(modes, group, results)
-    done = in_order(_scored_apart(modes, group, jobs, results, on_stage))
+    jobs = _apart(bench, group, results)
+    done = in_order(_scored_apart(bench, group, jobs, results, on_stage))
     for i, target in enumerate(group):
         if i in jobs:
             yield next(done)
         else:
-            score = partial(_score, modes[target.quantiser], target, results, on_stage)
+            score = partial(_score, bench.in_mode(target.quantiser), target, results, on_stage)
             yield _attempted(target, score)
 
 
@@ -337,22 +336,22 @@ def _attempted(target: Target, attempt: Callable[[], Scored]) -> Scored | Failed
         return Failed(target, CheckpointError(f"cannot be read: {error}"))
 
 
-def _apart(
-    modes: Mapping[str | None, Bench], group: Sequence[Target], results: _Results
-) -> dict[int, Job]:
+def _apart(bench: Bench, group: Sequence[Target], results: _Results) -> dict[int, Job]:
     """What is measured apart, by the targets' numbers.
 
     Nothing that has a record is among it, nor any SAE of which nobody can tell which it is.
     """
-    bench = next(iter(modes.values()))
     executor = bench.rounds.executor
     if not (n_apart(executor, len(group)) and bench.has_reference):
         return {}
+    by_sae = [list(own) for _, own in groupby(enumerate(group), key=lambda one: one[1].sae)]
+    coders = identified(bench, [own[0][1].sae for own in by_sae])
     wanted: dict[str, tuple[int, Job]] = {}
-    for i, coder in enumerate(identified(bench, [target.sae for target in group])):
-        if not isinstance(coder, Raised):
-            target = group[i]
-            identity = results.identity(modes[target.quantiser], target, coder)
+    for own, coder in zip(by_sae, coders, strict=True):
+        if isinstance(coder, Raised):
+            continue
+        for i, target in own:
+            identity = results.identity(bench.in_mode(target.quantiser), target, coder)
             if not results.store.path(identity).exists():
                 job = Job(target.sae, identity, target.label, draw=results.draw)
                 wanted.setdefault(identity.id, (i, job))
@@ -362,7 +361,7 @@ def _apart(
 
 
 def _scored_apart(
-    modes: Mapping[str | None, Bench],
+    bench: Bench,
     group: Sequence[Target],
     jobs: Mapping[int, Job],
     results: _Results,
@@ -371,11 +370,11 @@ def _scored_apart(
     """How those fared that are measured apart, each as soon as it is kept."""
     if not jobs:
         return
-    numbers, bench = list(jobs), next(iter(modes.values()))
+    numbers = list(jobs)
     for n, outcome in measured_apart(bench, list(jobs.values()), on_stage):
         i = numbers[n]
-        bench, identity = modes[group[i].quantiser], jobs[i].identity
-        fate = _attempted(group[i], partial(_finish, bench, group[i], results, identity, outcome))
+        own, identity = bench.in_mode(group[i].quantiser), jobs[i].identity
+        fate = _attempted(group[i], partial(_finish, own, group[i], results, identity, outcome))
         if isinstance(fate, Scored):
             labelled(on_stage, group[i].label)(DONE)
         yield n, fate

@@ -374,7 +374,8 @@ class MeasureLatents(Generic[Found]):
 class Distort:
     """Losses of the test split by each quantiser, from one pass over its activations.
 
-    A worker remembers them: modes that round alike (equal quantisers) have them in common.
+    A worker remembers those of quantisers that their step alone determines, as several modes may
+    round so.
 
     Attributes:
         spliced: whether the losses are those of a splice; without, they are `ErrorSums`.
@@ -392,10 +393,10 @@ class Distort:
         known = worker.remembered(encoding.subject)
         of = (encoding.normalised, encoding.finest, self.range, self.spliced, self.weight_bits)
         wanted = [one for one in dict.fromkeys(self.quantisers) if (*of, one) not in known]
-        if wanted:
-            found = self._measured(worker, wanted)
-            known |= {(*of, one): sums for one, sums in zip(wanted, found, strict=True)}
-        return [known[*of, one] for one in self.quantisers]
+        measured = self._measured(worker, wanted) if wanted else []
+        found = dict(zip(wanted, measured, strict=True))
+        known |= {(*of, one): sums for one, sums in found.items() if not one.columns}
+        return [found[one] if one in found else known[*of, one] for one in self.quantisers]
 
     def _measured(self, worker: Worker, quantisers: Sequence[FittedQuantiser]) -> list[Any]:
         source = worker.source(self.encoding.subject.site)

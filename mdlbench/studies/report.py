@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -306,7 +307,7 @@ def _variance(found: Findings) -> Iterator[str]:
         "architectures, widths within them, sparsities within those, training seeds within a "
         "configuration."
     )
-    if any(one.seed != one.seed for one in found.shares.values()):
+    if any(math.isnan(one.seed) for one in found.shares.values()):
         yield "Where no configuration has two training seeds, their share is not known."
     yield frame_as_markdown(pd.DataFrame(rows)).strip()
 

@@ -107,8 +107,8 @@ def worsens_in_training(snapshots: Snapshots) -> Verdict:
 
     Pairs count from the first feasible snapshot on. One worsens where its paired 95% interval is
     above 0, or where an infeasible one follows a feasible one. Intervals draw configurations anew.
-    Whether any early snapshot is preferred to the
-    last is asked of all of them at once, by Bonferroni.
+    Whether any early snapshot is preferred to the last is asked of all of them at once, by
+    Bonferroni.
     """
     pairs = [list(_changes(snapshots, run)) for run in range(len(snapshots.runs))]
     configuration = snapshots.configuration

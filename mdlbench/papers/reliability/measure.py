@@ -119,8 +119,7 @@ def _train(place: Place, opener: Opener, folder: Path, on_stage: OnStage, engine
 def _runs(place: Place, folder: Path) -> list[Target]:
     """The trained SAEs that are ranked, without those that diverged."""
     training = place.part.training
-    runs = [] if training is None else training.ranked
-    return [_of_run(folder, run.key) for run in runs if diverged(folder, run.key) is None]
+    return _trained(folder, [] if training is None else training.ranked)
 
 
 def _beside(place: Place, folder: Path) -> list[Target]:
@@ -129,7 +128,12 @@ def _beside(place: Place, folder: Path) -> list[Target]:
     if training is None:
         return []
     beside = [run for run in training.followed if run.architecture in training.beside]
-    return [_of_run(folder, run.key) for run in beside if diverged(folder, run.key) is None]
+    return _trained(folder, beside)
+
+
+def _trained(folder: Path, runs: Sequence[Run]) -> list[Target]:
+    """The last SAEs of runs, without those that diverged."""
+    return [_of_run(folder, run.key) for run in runs if diverged(folder, run.key) is None]
 
 
 def _of_run(folder: Path, key: str, *inside: str) -> Target:

@@ -439,7 +439,7 @@ def test_an_sae_that_cannot_be_scored_stops_the_study(tiny, tmp_path):
     broken = tiny.model_copy(
         update={"saes": [tiny.saes[0].model_copy(update={"spec": "saelens:nowhere"})]}
     )
-    with pytest.raises(MdlbenchError, match="1 SAEs could not be scored: batchtopk-24-k2"):
+    with pytest.raises(MdlbenchError, match="1 SAE could not be scored: batchtopk-24-k2"):
         score(broken, "normalised", tmp_path, lambda stage: None)
 
 

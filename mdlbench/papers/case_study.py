@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdlbench.console.stages import OnStage
-from mdlbench.errors import MdlbenchError
 from mdlbench.papers import sweep_figures, sweep_report
 from mdlbench.papers.feature_sheet import Sheet, sheet
 from mdlbench.papers.sweep import Level, Regime, Study
@@ -68,11 +67,7 @@ def score(
     opener = Opener(suite, Setting(), on_stage)
     wanted = in_modes(suite, targets(suite, keys, None), [mode])
     run = suite_run.run(opener, wanted, folder, on_stage, write_feature_grid, engine)
-    outcomes = list(run)
-    failed = [outcome.message for outcome in outcomes if isinstance(outcome, suite_run.Failed)]
-    if failed:
-        raise MdlbenchError(f"{len(failed)} SAEs could not be scored: {'; '.join(failed)}")
-    return [outcome.record for outcome in outcomes if isinstance(outcome, suite_run.Scored)]
+    return suite_run.all_scored(run)
 
 
 def feature_sheets(opener: Opener, at: Level) -> dict[Regime, Sheet]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -99,6 +99,24 @@ def failure_lines(failures: Sequence[Failed]) -> list[str]:
         group[0].message if len(group) == 1 else f"{_counted(group)}: {reason}"
         for reason, group in alike.items()
     ]
+
+
+def all_scored(outcomes: Iterable[Scored | Failed]) -> list[EvalRecord]:
+    """The records of a run that is worth nothing with an SAE missing; the whole run is waited for.
+
+    Raises:
+        MdlbenchError: an SAE could not be scored; the message names all of those.
+    """
+    records, failures = [], []
+    for outcome in outcomes:
+        if isinstance(outcome, Failed):
+            failures.append(outcome.message)
+        else:
+            records.append(outcome.record)
+    if failures:
+        saes = "1 SAE" if len(failures) == 1 else f"{len(failures)} SAEs"
+        raise MdlbenchError(f"{saes} could not be scored: {'; '.join(failures)}")
+    return records
 
 
 def _counted(group: Sequence[Failed]) -> str:

@@ -9,7 +9,6 @@ import yaml
 from mdlbench.bilinear.network import NETWORK_FILE
 from mdlbench.console.stages import OnStage
 from mdlbench.disk.files import write_atomically
-from mdlbench.errors import MdlbenchError
 from mdlbench.papers.mechanism.plan import Plan
 from mdlbench.records.record import EvalRecord
 from mdlbench.scoring import suite_run
@@ -48,8 +47,4 @@ def score(
     base = load_suite(plan.suite)
     opener = Opener(suite_of(network, folder, base), on_stage=on_stage)
     wanted = [key_target(base, key) for key in plan.saes]
-    outcomes = list(suite_run.run(opener, wanted, folder, on_stage, engine=engine))
-    failed = [outcome.message for outcome in outcomes if isinstance(outcome, suite_run.Failed)]
-    if failed:
-        raise MdlbenchError(f"{len(failed)} SAEs could not be scored: {'; '.join(failed)}")
-    return [outcome.record for outcome in outcomes if isinstance(outcome, suite_run.Scored)]
+    return suite_run.all_scored(suite_run.run(opener, wanted, folder, on_stage, engine=engine))

@@ -8,14 +8,13 @@ folder of records for each other operating mode, `controls/`, `probes/`, `edges/
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 from mdlbench.adapters.load import NamedCoder
 from mdlbench.console.stages import OnStage, labelled
 from mdlbench.disk.files import write_atomically
-from mdlbench.errors import MdlbenchError
 from mdlbench.papers.reliability import halves
 from mdlbench.papers.reliability.draws import Window, WindowOpener
 from mdlbench.papers.reliability.edges import edges_of
@@ -25,7 +24,7 @@ from mdlbench.scoring import suite_run
 from mdlbench.scoring.bench import Bench
 from mdlbench.scoring.engine import THIS_PROCESS, Engine
 from mdlbench.scoring.executor import InProcess
-from mdlbench.scoring.suite_run import Failed
+from mdlbench.scoring.suite_run import Failed, Scored, all_scored
 from mdlbench.scoring.targets import Target, in_modes, key_target, target_site
 from mdlbench.sources.open import Opener, Setting
 from mdlbench.sources.protocol import KnowsFeatures, Split
@@ -113,7 +112,7 @@ def _train(place: Place, opener: Opener, folder: Path, on_stage: OnStage, engine
         training=trained_on,
         snapshots=training.snapshots,
     )
-    _refuse_failures(outcomes)
+    all_scored(outcome for outcome in outcomes if isinstance(outcome, Scored | Failed))
 
 
 def _runs(place: Place, folder: Path) -> list[Target]:
@@ -174,14 +173,7 @@ def _score(
     engine: Engine = THIS_PROCESS,
 ) -> None:
     wanted = in_modes(opener.suite, wanted, modes)
-    _refuse_failures(suite_run.run(opener, wanted, folder, on_stage, engine=engine))
-
-
-def _refuse_failures(outcomes: Iterator[object]) -> None:
-    failed = [outcome.message for outcome in outcomes if isinstance(outcome, Failed)]
-    if failed:
-        saes = "1 SAE" if len(failed) == 1 else f"{len(failed)} SAEs"
-        raise MdlbenchError(f"{saes} could not be scored: {'; '.join(failed)}")
+    all_scored(suite_run.run(opener, wanted, folder, on_stage, engine=engine))
 
 
 def _probe(place: Place, opener: Opener, folder: Path, on_stage: OnStage) -> None:

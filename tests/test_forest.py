@@ -124,13 +124,15 @@ def greatest_spanning_gain(gains: dict[tuple[int, int], float], n_latents: int) 
     return total
 
 
+@pytest.mark.parametrize("dense", [0, 2], ids=["by a product", "pair by pair"])
 @pytest.mark.parametrize("cells", [1, 20, 2**20])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_learned_forest_spans_the_pairs_that_pay(
-    cells: int, seed: int, monkeypatch: pytest.MonkeyPatch
+    dense: int, cells: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has the greatest mutual information, whatever part of the pairs is counted at once."""
+    """It has the greatest mutual information, however many pairs are counted at once, and how."""
     monkeypatch.setattr(forest_module, "TABLE_CELLS", cells)
+    monkeypatch.setattr(forest_module, "DENSE", dense)
     on = random_supports(seed, 400, 12)
     active = on.sum(axis=0)
     gains = {}

@@ -32,6 +32,10 @@ PLACES_PER_NONZERO = 64
 TABLE_CELLS = 2**22
 """Pairs of latents counted at once while a forest is learned; bounds its memory."""
 
+DENSE = 1 / 16
+"""From this share of nonzeros on, pairs are counted by a product of matrices, which is faster then:
+1.4 times with 58 of 1,024 latents on, 24 times with 245. With 47 of 2,048 it is 3 times slower."""
+
 
 @dataclass(frozen=True, eq=False)
 class Forest:
@@ -261,24 +265,48 @@ def _co_occurrences(
 ) -> Int32[np.ndarray, "row latent"]:
     """Tokens on which latents `start:stop` are on together with each later latent.
 
-    Latents, and columns, are numbered from `start`; what is not above the diagonal is 0.
+    Latents, and columns, are numbered from `start`; only what is above the diagonal is a count.
     """
-    width = n_latents - start
-    table = np.zeros((stop - start) * width, dtype=np.int32)
+    table = np.zeros((stop - start, n_latents - start), dtype=np.int32)
     for symbols in part:
         _check_width(symbols.n_latents, n_latents)
         kept = symbols.latent >= start
         token, latent = symbols.token[kept], symbols.latent[kept] - np.int32(start)
-        row = latent.astype(np.int64) * width
-        one = np.flatnonzero(latent < stop - start)
-        # a token's nonzeros lie together, their latents increasing: pairs that are so far apart
-        for distance in range(1, len(token)):
-            one = one[: np.searchsorted(one, len(token) - distance)]
-            one = one[token[one] == token[one + distance]]
-            if len(one) == 0:
-                break
-            np.add.at(table, row[one] + latent[one + distance], np.int32(1))
-    return table.reshape(stop - start, width)
+        if len(token) < DENSE * symbols.n_tokens * table.shape[1]:
+            _add_pair_by_pair(table, token, latent)
+        else:
+            _add_product(table, token, latent, symbols.n_tokens)
+    return table
+
+
+def _add_pair_by_pair(
+    table: Int32[np.ndarray, "row latent"],
+    token: Int32[np.ndarray, " nnz"],
+    latent: Int32[np.ndarray, " nnz"],
+) -> None:
+    n_rows, width = table.shape
+    row = latent.astype(np.int64) * width
+    one = np.flatnonzero(latent < n_rows)
+    # a token's nonzeros lie together, their latents increasing: pairs that are so far apart
+    for distance in range(1, len(token)):
+        one = one[: np.searchsorted(one, len(token) - distance)]
+        one = one[token[one] == token[one + distance]]
+        if len(one) == 0:
+            break
+        np.add.at(table.reshape(-1), row[one] + latent[one + distance], np.int32(1))
+
+
+def _add_product(
+    table: Int32[np.ndarray, "row latent"],
+    token: Int32[np.ndarray, " nnz"],
+    latent: Int32[np.ndarray, " nnz"],
+    n_tokens: int,
+) -> None:
+    """Sums of products of 0 and 1, which float32 holds exactly below 2²⁴ tokens."""
+    n_rows, width = table.shape
+    on = np.zeros((n_tokens, width), dtype=np.float32)
+    on[token, latent] = 1
+    table += (on[:, :n_rows].T @ on).astype(np.int32)
 
 
 def _paying_edges(

@@ -1,7 +1,7 @@
 """Where an evaluation's time goes, how often it runs the model, and how fast another checkout is.
 
     python benchmarks/speed.py shares --suite mnist --sae batchtopk-128-k13
-    python benchmarks/speed.py shares --suite smollm2-l15 --sae batchtopk-1024-k48 --limit 16 --ten
+    python benchmarks/speed.py shares --suite smollm2-l15 --sae batchtopk-1024-k96 --limit 8
     python benchmarks/speed.py against ../other --suite mnist --sae batchtopk-128-k13 --sae pca
 
 `shares` scores SAEs in this process, `baseline:mean` before them, so that what all SAEs share is
@@ -10,8 +10,7 @@ each dyadic step, each position that the search on a spliced metric tries, each 
 the other metrics (a record has the model's losses there, too), and each decoder precision tried on
 a spliced metric. By the definition (maths §3, §6) no fewer will do than one for the floor and for
 each different step that is dyadic, accepted, or the neighbour at which a spliced metric fails, and
-two for the decoder (`needed`). With --ten the suite is given ten tolerances: four on ΔCE, three on
-KL, three on FVU. Seconds are the CPU's, in which other processes do not count.
+two for the decoder (`needed`). Seconds are the CPU's, in which other processes do not count.
 
 `against` runs one command in turns in this checkout and in another, and compares medians: CPU and
 wall seconds of the command, and wall seconds that the records say their SAEs took.
@@ -44,11 +43,9 @@ from mdlbench.statistics.bootstrap import Bootstrap
 from mdlbench.statistics.metrics import metric_of
 from mdlbench.statistics.tolerance import dyadic_positions, position_of
 from mdlbench.suite.load import load_suite
-from mdlbench.suite.suite import Suite, Tolerance
+from mdlbench.suite.suite import Suite
 
 HERE = Path(__file__).resolve().parent.parent
-TEN = (("delta_ce", [1.0, 1.25, 1.5, 2.0]), ("kl", [1.0, 1.5, 2.0]), ("fvu", [0.4, 0.5, 0.6]))
-"""Tolerances that most SAEs of `smollm2-l15` meet."""
 SPLICES = "suffix passes and their losses"
 
 
@@ -75,11 +72,6 @@ class Shares:
     def clear(self) -> None:
         self.seconds.clear()
         self.calls.clear()
-
-
-def with_ten_tolerances(suite: Suite) -> Suite:
-    tolerances = [Tolerance(metric=metric, epsilons=epsilons) for metric, epsilons in TEN]
-    return suite.model_copy(update={"tolerances": tolerances})
 
 
 def needed(record: EvalRecord, suite: Suite) -> int:
@@ -134,9 +126,8 @@ def print_sae(record: EvalRecord, suite: Suite, passes: Passes, seconds: float) 
         print(f"    {name:<32} {spent:8.2f}  {spent / seconds:6.1%}")
 
 
-def print_shares(suite_name: str, saes: Sequence[str], limit: int | None, ten: bool) -> None:
+def print_shares(suite_name: str, saes: Sequence[str], limit: int | None) -> None:
     suite = load_suite(suite_name)
-    suite = with_ten_tolerances(suite) if ten else suite
     opener = Opener(suite, Setting(limit=limit))
     wanted = targets(suite, ["baseline:mean", *saes], None)
     source, found = opener.open(target_site(opener, wanted[-1])), Shares()
@@ -211,7 +202,6 @@ def main() -> None:
     kinds = parser.add_subparsers(dest="kind", required=True)
     own = kinds.add_parser("shares")
     own.add_argument("--limit", type=int)
-    own.add_argument("--ten", action="store_true", help="ten tolerances instead of the suite's own")
     other = kinds.add_parser("against")
     other.add_argument("checkout", type=Path)
     other.add_argument("--turns", type=int, default=3)
@@ -220,7 +210,7 @@ def main() -> None:
         kind.add_argument("--sae", action="append", required=True)
     asked = parser.parse_args()
     if asked.kind == "shares":
-        print_shares(asked.suite, asked.sae, asked.limit, asked.ten)
+        print_shares(asked.suite, asked.sae, asked.limit)
     else:
         print_against(asked.checkout, asked.suite, asked.sae, asked.turns)
 

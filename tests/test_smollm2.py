@@ -16,7 +16,7 @@ from mdlbench.sources.open import Opener, Setting
 from mdlbench.suite.load import load_suite
 
 SUITE = "smollm2-l15"
-SAE = "batchtopk-1024-k48"
+SAE = "batchtopk-1024-k96"
 
 
 @pytest.fixture(scope="module")

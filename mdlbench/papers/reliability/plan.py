@@ -340,7 +340,7 @@ def mnist_part() -> Part:
 
 def language_part() -> Part:
     """A layer of a language model, from activations that are kept: halves alone."""
-    saes = ("batchtopk-1024-k48", "topk-1024-k48", "relu-1024", "matryoshka-1024-k48")
+    saes = ("batchtopk-2048-k48", "batchtopk-2048-k96", "jumprelu-1024", "gated-1024")
     return Part("smollm2-l15", "delta_ce", Redrawn(saes), modes=(FLAT, "tree"), cache=True)
 
 

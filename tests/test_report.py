@@ -754,6 +754,7 @@ def test_the_shortest_sae_of_each_architecture_sorted_by_bits():
     assert marks == {(0, "o"): 40.5, (1, "o"): 50.5, (1, "s"): 45.5}
     written = set(texts_of(panel))
     assert {"← 10", "205 →", "40.5", "50.5"} == written
+    assert panel.get_xlim() == pytest.approx((40.025 - 0.05 * 10.95, 50.975 + 0.25 * 10.95))
     (key,) = architectures_figure(board).legends
     assert [text.get_text() for text in key.texts] == [
         "the suite's own mode, with its bits",
@@ -766,7 +767,7 @@ def test_an_sae_of_no_bits_leaves_the_others_their_place():
     silent = make_record("silent", (0.0, 0.0), coder={"architecture": "relu"})
     records = [*architecture_records(), silent]
     (panel,) = architectures_figure(build(records, HEADLINE)).axes
-    assert panel.get_xlim()[0] == pytest.approx(0.93 * 40.5)
+    assert panel.get_xlim()[0] == pytest.approx(40.025 - 0.05 * 10.95)
     assert "← 0" in texts_of(panel)
 
 

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ABREAST = 3
-NEAR = 1.8
+NEAR = 3.0
 """Panels reach as far as this factor of the shortest SAE's bits; what is beyond is written."""
+MARGINS = (0.05, 0.25)
+"""Of a panel, left and right of its intervals, as shares of what they span: bits stand right."""
 WIDTH = 1.5
 """Inches of a panel."""
 NAME_LENGTH = 26
@@ -96,7 +98,7 @@ def architectures_figure(board: Leaderboard, metric: MetricName | None = None) -
         figure, axes = panels(
             WIDTH,
             [max(1, len(names)) * line + 0.1] * n_lines,
-            Margins(0.15 + text_inches(words), 0.2, 0.72, above=0.25, between=(0.2, 0.7)),
+            Margins(0.15 + text_inches(words), 0.2, 0.72, above=0.25, between=(0.25, 0.7)),
             f"{printable(board.title, TITLE_LENGTH)}: the shortest SAE of each architecture with "
             f"its 95% interval, sorted by bits at {_short(sorted_at(board, metric))}",
             abreast=min(ABREAST, len(tables)),
@@ -128,9 +130,14 @@ def _modes(tables: Iterable[Table]) -> list[Mode]:
 
 def _panel(ax: Axes, table: Table, names: Sequence[str], modes: Sequence[Mode]) -> None:
     rows = _shown(table)
-    saes = [row for row in rows if not row.record.is_baseline] or rows
-    least = min((row.result.bits for row in saes if row.result.bits), default=1.0)
-    ax.set_xlim(0.93 * least, NEAR * least)
+    lines = {
+        name: [
+            _shortest((row for row in rows if row.record.coder.architecture == name), mode)
+            for mode in modes
+        ]
+        for name in names
+    }
+    ax.set_xlim(_reach([row for line in lines.values() for row in line if row is not None]))
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_yticks(range(len(names)), labels=[""] * len(names))
     ax.tick_params(axis="y", length=0)
@@ -138,8 +145,22 @@ def _panel(ax: Axes, table: Table, names: Sequence[str], modes: Sequence[Mode]) 
     ax.set_xlabel("bits per token")
     ax.grid(axis="x", visible=False)
     for line, name in enumerate(names):
-        of_name = [row for row in rows if row.record.coder.architecture == name]
-        _line(ax, line, [_shortest(of_name, mode) for mode in modes], modes)
+        _line(ax, line, lines[name], modes)
+
+
+def _reach(rows: Sequence[Row]) -> tuple[float, float]:
+    """Where a panel begins and ends: it holds the intervals of what is near the shortest SAE.
+
+    Baselines that are longer than all SAEs do not widen it.
+    """
+    saes = [row for row in rows if not row.record.is_baseline] or rows
+    least = min((row.result.bits for row in saes if row.result.bits), default=1.0)
+    marked = [(row in saes, _marked(row)) for row in rows]
+    low = min((one.low for _, one in marked if one.bits >= least / NEAR), default=least)
+    ends = [one.high for is_sae, one in marked if is_sae and one.bits <= NEAR * least]
+    high = max(ends, default=2 * least)
+    left, right = (share * (high - low) for share in MARGINS)
+    return low - left, high + right
 
 
 def _shortest(rows: Iterable[Row], mode: Mode) -> Row | None:
@@ -191,15 +212,20 @@ class Marked(NamedTuple):
     high: float
 
 
-def _mark(ax: Axes, line: int, row: Row, mode: Mode, modes: Sequence[Mode]) -> Marked:
-    """Draw the bits with their interval."""
+def _marked(row: Row) -> Marked:
     bits = row.result.bits or 0.0
     low, high = row.result.bits_ci or (bits, bits)
+    return Marked(low, bits, high)
+
+
+def _mark(ax: Axes, line: int, row: Row, mode: Mode, modes: Sequence[Mode]) -> Marked:
+    """Draw the bits with their interval."""
+    marked = _marked(row)
     at = line + 0.5 * (modes.index(mode) / max(1, len(modes) - 1) - 0.5) if modes[1:] else line
     colour = ALERT if row.ranking.rank == 1 else CATEGORIES[0]
-    ax.plot([low, high], [at, at], color=colour, linewidth=1.3)
-    ax.plot(bits, at, color=colour, **_look(mode))
-    return Marked(low, bits, high)
+    ax.plot([marked.low, marked.high], [at, at], color=colour, linewidth=1.3)
+    ax.plot(marked.bits, at, color=colour, **_look(mode))
+    return marked
 
 
 def _look(mode: Mode) -> dict[str, Any]:

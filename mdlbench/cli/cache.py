@@ -37,9 +37,7 @@ def cache(
     kind: Annotated[Kind | None, typer.Option(help="Only entries of this kind.")] = None,
     older_than: Annotated[
         str | None,
-        typer.Option(
-            metavar="AGE", help="Only entries that were not used for so long: 30m, 12h, 7d, 4w."
-        ),
+        typer.Option(metavar="AGE", help="Only entries not used for this long: 30m, 12h, 7d, 4w."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

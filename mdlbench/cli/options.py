@@ -35,8 +35,8 @@ QuantisersOption = Annotated[
     typer.Option(
         "--quantiser",
         metavar="NAME",
-        help=f"{_QUANTISERS} [the suite's]. Repeat it for several: `tree` has its losses in common "
-        "with `normalised`.",
+        help=f"{_QUANTISERS} [the suite's]. Repeat it for several: `tree` and `normalised` share "
+        "their losses.",
     ),
 ]
 

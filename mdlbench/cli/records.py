@@ -79,8 +79,8 @@ def validate(
 ) -> None:
     """Check records without running anything: schema, seal, identity, suite, derived numbers.
 
-    Exit code 1 if one is not valid. Only `mdlbench verify` shows that an SAE really costs what its
-    record says.
+    The exit code is 1 if a record is not valid. Only `mdlbench verify` shows that an SAE really
+    costs what its record says.
     """
     from mdlbench.records.checks import problems_of_files
     from mdlbench.records.store import all_record_paths
@@ -129,8 +129,8 @@ def verify(
 
     A second measurement of a record is called a repetition. If the two agree, the record is
     reproduced: the repetition is kept in `reproductions/` beside the records and counts until the
-    record changes. Of several repetitions, the one that is furthest off is kept. Exit code 1 if a
-    record is not reproduced, or cannot be measured.
+    record changes. If there are several, the one that is furthest off is kept. The exit code is 1
+    if a record is not reproduced, or cannot be measured.
     """
     from mdlbench.cli import rows
     from mdlbench.cli.progress import stages

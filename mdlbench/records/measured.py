@@ -41,11 +41,11 @@ class MeasuredCurve(RateDistortionCurve):
         return cls(tuple(sorted(points)), record.label, metric, record)
 
     def band(self) -> tuple[Float64[np.ndarray, "end loss"], Float64[np.ndarray, " loss"]] | None:
-        """The 95% interval of bits per token along the hull, and the losses that it is of.
+        """The 95% interval of bits per token along the hull, and the losses at which it holds.
 
-        At each loss, percentiles over the bootstrap draws whose hull reaches it (maths §7). None
-        where the record keeps no draws of this metric, or no positive loss is between the ends of
-        the hull.
+        Its ends at a loss are percentiles over the bootstrap draws whose hull reaches that loss
+        (maths §7). It is None if the record keeps no draws of this metric, or if no positive loss
+        is between the ends of the hull.
         """
         drawn = resampled_curves(self.record.points, self.name, self.metric)
         losses = self.lower_hull().distortions

@@ -97,7 +97,7 @@ class MetricKey(NamedTuple):
 
 
 def _metric_key(kind: Any, metric: Metric, description: str) -> MetricKey:
-    where = "" if metric.always else " Where the suite sets a tolerance on it."
+    where = "" if metric.always else " It is absent unless the suite sets a tolerance on it."
     return MetricKey(kind, description + where, metric.always)
 
 
@@ -509,8 +509,8 @@ class Provenance(Part):
     dirty: bool | None = None
     date: str
     sae: str | None = None
-    """Where the SAE was, as it was asked for; absent where its suite lists it. Of an absolute path
-    there is only the end."""
+    """Where the SAE was, as it was asked for; absent where its suite lists it. Only the end
+    of an absolute path is kept."""
 
 
 class TruthScores(Part):
@@ -605,7 +605,7 @@ class EvalRecord(Part):
 
     @property
     def metrics(self) -> list[str]:
-        """Those that its suite sets tolerances on, in order."""
+        """The metrics that its suite sets tolerances on, in order."""
         return list(dict.fromkeys(result.metric for result in self.tolerances))
 
     def curve(self, metric: str = "mse") -> MeasuredCurve:
@@ -620,9 +620,9 @@ class EvalRecord(Part):
         return MeasuredCurve.of_record(self, metric)
 
     def at(self, metric: str, epsilon: float) -> ToleranceResult:
-        """The result at one tolerance, for its reader: where it is infeasible, it says so.
+        """The result at one tolerance.
 
-        Asked for its bits, an infeasible result answers None, with a warning that gives the floor.
+        If it is infeasible, its `bits` are None, and reading them gives a warning with the floor.
 
         Raises:
             UsageError: no such metric.
@@ -666,7 +666,7 @@ class EvalRecord(Part):
 
     @property
     def checksum(self) -> str:
-        """The text of the record's file."""
+        """SHA-256 of the canonical JSON of all other keys."""
         return seal.checksum_of(self.model_dump(mode="json", exclude_none=True))
 
 

@@ -299,8 +299,8 @@ def _read_references_file(path: Path) -> References:
 def read_records(folder: Path) -> list[EvalRecord]:
     """All records of a results folder (or of its `records`), by name.
 
-    A file that is no record, or is there twice, is left out with a warning; so are not those that
-    were edited, of which a warning tells.
+    A file that is no record, or is there twice, is left out with a warning. A record that was
+    edited is returned, with a warning.
 
     Raises:
         RecordError: there is no such folder, it holds none, or none of them can be read.

@@ -45,8 +45,9 @@ def evaluate(
 ) -> EvalRecord:
     """Score one SAE on a suite; on a terminal and in a notebook it shows the stage.
 
-    An object says where it belongs by its own config, as a folder does. What neither that nor the
-    suite says (hook, context, BOS) can be said here; whoever speaks must agree on hooks and model.
+    The config of an object or a folder says where the SAE belongs. What neither the config nor the
+    suite says (hook point, context, BOS) can be said here. Where two of them say it, they must
+    agree on hook points and model.
 
     Args:
         sae: `ADAPTER:ARGUMENT`, the path of a folder, a key of the suite, or any object with

@@ -36,8 +36,8 @@ def compare(
     """Compare SAEs with the first of them: over whole curves, and at each tolerance.
 
     Args:
-        saes: at least two: records; or what `mdlbench compare` takes, which are record files, names
-            on a board, ids, and families such as "all topk".
+        saes: at least two. Each is a record, or what `mdlbench compare` takes: a record file, a
+            name on a board, an id, or a family such as "all topk".
         metric: the loss; the headline's by default, or that of the first tolerance where only
             records are given.
         epsilon: one tolerance of the suite; all of them by default.
@@ -47,8 +47,8 @@ def compare(
         The comparison. `frame` and `curves` are its tables, `figure()` draws it.
 
     Raises:
-        UsageError: fewer than two SAEs, one given twice, a name of nothing, an unknown metric or
-            tolerance.
+        UsageError: fewer than two SAEs, one given twice, a name that no SAE has, an unknown
+            metric or tolerance.
         RecordError: a record was edited, or they do not measure the same thing on the same data.
     """
     where = None if folder is None else Path(folder)
@@ -96,7 +96,7 @@ class Comparison:
 
         Columns are `sae`, the share of quality that both curves have (`overlap`), `bd_bits` with
         its interval (`bd_bits_low`, `bd_bits_high`), `bd_rate_percent`, and `reason`, which says
-        why there are none.
+        why numbers are missing.
         """
         import pandas as pd
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_a_run_is_told_and_nothing_is_written(
     assert plan_lines(found, plan_seconds(found, 1)) == [
         "tokens of an SAE: at most 200 test",
         "downloads: none",
-        "time: not known before one is scored here, for 3 SAEs",
+        "time: not known until one is scored here, for 3 SAEs",
     ]
     assert not list(tmp_path.iterdir())
 
@@ -53,9 +54,10 @@ def test_an_sae_in_two_modes_is_two_records(suite: Suite, tmp_path: Path) -> Non
     )
     assert [sae.label for sae in found.saes] == ["mean", "mean [tree]", "mean [rdo]"]
     assert [sae.has_record for sae in found.saes] == [True, True, False]
-    assert plan_lines(found, None)[-1].startswith(
-        "time: not known before one is scored here, for 1 record at "
-    )
+    said = plan_lines(found, plan_seconds(found, 1))[-1]
+    assert re.fullmatch(rf"time: about 0 s for 1 record at 0\.\d s each, as in {tmp_path}/", said)
+    finished = planned(Opener(suite), wanted, tmp_path, WHOLE)
+    assert plan_lines(finished, plan_seconds(finished, 1))[-1] == "time: nothing is to be scored"
 
 
 def test_what_is_finished_is_kept_and_tells_how_long_the_rest_takes(

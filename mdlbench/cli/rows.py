@@ -187,17 +187,24 @@ def plan_seconds(plan: Plan, n_workers: int) -> float | None:
 
 def plan_lines(plan: Plan, seconds: float | None) -> list[str]:
     """What else a run would need: tokens, downloads and time."""
-    from mdlbench.console.terminal import about
-
     tokens = " and ".join(f"{n:,} {split}" for split, n in plan.tokens.items())
-    known = "" if plan.seconds is None else f" at {plan.seconds:.1f} s each, as in {plan.seen_in}/"
-    how_long = "not known before one is scored here," if seconds is None else about(seconds)
     return [
         f"tokens of an SAE: {f'at most {tokens}' if tokens else 'as many as the data have'}",
         f"downloads: {', '.join(plan.downloads) or 'none'}",
-        f"time: {how_long} for {plan.n_to_score} {plan.counted}"
-        f"{'' if plan.n_to_score == 1 else 's'}{known}",
+        f"time: {_how_long(plan, seconds)}",
     ]
+
+
+def _how_long(plan: Plan, seconds: float | None) -> str:
+    from mdlbench.console.terminal import about
+
+    if plan.n_to_score == 0:
+        return "nothing is to be scored"
+    wanted = f"{plan.n_to_score} {plan.counted}{'' if plan.n_to_score == 1 else 's'}"
+    if seconds is None:
+        return f"not known until one is scored here, for {wanted}"
+    known = "" if plan.seconds is None else f" at {plan.seconds:.1f} s each, as in {plan.seen_in}/"
+    return f"{about(seconds)} for {wanted}{known}"
 
 
 def check_rows(checks: Sequence[Check]) -> list[Row]:

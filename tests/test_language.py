@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from mdlbench.disk import cache
 from mdlbench.disk.cache import kept
@@ -590,6 +592,33 @@ def test_a_model_without_layers_is_refused():
         decoder(model)
 
 
+def test_a_model_that_lacks_something_else_is_refused():
+    from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM
+
+    bloom = BloomConfig(vocab_size=VOCABULARY, hidden_size=D_MODEL, n_layer=1, n_head=2)
+    with pytest.raises(UsageError) as error:
+        decoder(BloomForCausalLM(bloom))
+    assert str(error.value) == (
+        "model tiny cannot be cut at hook points: 'BloomConfig' object has no attribute "
+        "'max_position_embeddings'"
+    )
+    opt = OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=D_MODEL,
+        word_embed_proj_dim=D_MODEL,
+        ffn_dim=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        do_layer_norm_before=False,
+    )
+    with pytest.raises(UsageError, match="its OPTDecoder has no norm or ln_f or final_layer_norm"):
+        decoder(OPTForCausalLM(opt))
+
+
+def test_a_model_that_reads_few_tokens_is_tried_on_so_many():
+    assert decoder(causal_lm("gpt2", max_position_embeddings=5)).n_positions == 5
+
+
 def test_a_hook_where_the_pieces_are_not_the_whole_is_refused_and_the_others_are_not(monkeypatch):
     """A block that writes twice what its MLP puts out: the residual stream can be cut."""
     model = causal_lm("llama")
@@ -639,6 +668,76 @@ def test_weights_that_are_cut_off_are_damaged(tmp_path, n_bytes):
         loaded(str(folder))
 
 
+def rewritten(folder, changes):
+    """The weights of a saved model, by new names and with other content; None takes one away."""
+    file = folder / "model.safetensors"
+    found = {**load_file(file)}
+    for name, change in changes.items():
+        found[name] = change(found[name]) if change else None
+    kept = {name: tensor.contiguous() for name, tensor in found.items() if tensor is not None}
+    save_file(kept, file, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "lacking"),
+    [
+        ({"lm_head.weight": None}, {}, "1 .*(lm_head.weight)"),
+        (
+            {"model.layers.1.mlp.up_proj.weight": lambda w: w[:3]},
+            {},
+            "1 .*(model.layers.1.mlp.up_proj.weight)",
+        ),
+        ({}, {"vocab_size": VOCABULARY + 1}, "2 .*(lm_head.weight, model.embed_tokens.weight)"),
+        ({}, {"num_hidden_layers": N_LAYERS + 1}, "13 .*(model.layers.3.input_layernorm.weight, "),
+    ],
+)
+def test_weights_that_files_lack_are_not_drawn(tmp_path, changes, config, lacking):
+    """The library would draw them, and the model would be another at each run."""
+    folder = rewritten(saved_llama(tmp_path / "tiny"), changes)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    number, names = lacking.split(" .*")
+    with pytest.raises(HubError) as error:
+        loaded(str(folder))
+    said = f"model {folder}: its files lack {number} of its weights, or have them in other shapes "
+    assert str(error.value).startswith(f"{said}than its config says {names}")
+    assert str(error.value).endswith("; name a repository that has all")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "[]", "argument after .* must be a mapping, not list"),
+        ("config.json", {"hidden_act": "nope"}, "'nope'"),
+        ("config.json", {"num_attention_heads": 0}, "integer modulo by zero"),
+        ("config.json", {"hidden_size": "wide"}, "Validation error for field 'hidden_size'"),
+        (
+            "config.json",
+            {"model_type": "own", "auto_map": {"AutoConfig": "c.C", "AutoModelForCausalLM": "c.M"}},
+            "The repository .* contains custom code which must be executed",
+        ),
+        ("tokenizer.json", "{}", "'added_tokens'"),
+        ("tokenizer.json", "{", "Expecting property name"),
+        ("model.safetensors.index.json", "[]", "list indices must be integers"),
+    ],
+)
+def test_files_that_are_no_model_are_told(tmp_path, monkeypatch, file, content, message):
+    folder = saved_llama(tmp_path / "tiny")
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((folder / file).read_text()) | content)
+    if file.endswith("index.json"):
+        (folder / "model.safetensors").unlink()
+    (folder / file).write_text(content)
+    monkeypatch.setattr("builtins.input", lambda *words: pytest.fail("nobody is asked"))
+    with pytest.raises(UsageError, match=rf"^model {folder} cannot be loaded: .*{message}") as told:
+        loaded(str(folder))
+    assert str(told.value).endswith(
+        "; if files of it are missing or damaged, `mdlbench fetch` gets them, and its own code is "
+        "never run"
+    )
+
+
 def test_a_gated_model_says_how_to_be_let_in(monkeypatch):
     import transformers
     from huggingface_hub.errors import GatedRepoError
@@ -668,8 +767,13 @@ class ProxyError(Exception):
         (ProxyError("403 Forbidden"), HubError, r"cannot be reached \(ProxyError: 403 Forbidden\)"),
         (SafetensorError("header too small"), HubError, r"is damaged \(header too small\)"),
         (OSError("no such repository\nmore"), HubError, r"not available \(no such repository\)"),
-        (ValueError("no such type\nmore"), UsageError, "no such type$"),
-        (KeyError("a mistake of the library"), KeyError, "a mistake of the library"),
+        (ValueError("no such type\nmore"), UsageError, "cannot be loaded: no such type; if files"),
+        (
+            KeyError("a mistake of the library"),
+            UsageError,
+            "KeyError: 'a mistake of the library'; if",
+        ),
+        (MemoryError(), MemoryError, ""),
     ],
 )
 def test_why_a_model_of_the_hub_cannot_be_loaded(monkeypatch, name, error, raised, message):

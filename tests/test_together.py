@@ -329,6 +329,28 @@ def test_saes_of_other_contexts_or_widths_are_told(suite, tmp_path, monkeypatch)
         target.sae.load(source)
 
 
+def test_what_is_said_of_all_is_said_of_each(loaded, tmp_path):
+    """SAEs that say nothing of contexts, and an entry, or a caller, that says it for all."""
+    for layer in (0, 2):
+        hook = Hook(layer, "mlp_out").name
+        write_saelens(tmp_path / f"sae{layer}", seed=layer, n_latents=24, hook_name=hook)
+    spec = " + ".join(f"saelens:{tmp_path / name}" for name in ("sae0", "sae2"))
+    said = {"context": 9, "prepend_bos": True}
+    saes = [
+        {"key": "both", "splice": "all", "spec": spec, "place": said},
+        {"key": "none", "splice": "all", "spec": spec},
+    ]
+    free = language_suite(tmp_path / "free", {"place": {}}, saes=saes)
+    opener = Opener(free, OWN)
+    both, none = (targets(free, [key], None)[0] for key in ("both", "none"))
+    site = target_site(opener, both)
+    assert (site.hook, site.context, site.prepend_bos) == (MLPS, 9, True)
+    with pytest.raises(UsageError, match="neither its config nor the suite says its context"):
+        target_site(opener, none)
+    record = evaluate(spec, free, text="own", limit=2, **said)
+    assert record.site == site
+
+
 def test_a_hook_point_that_the_model_lacks_or_that_the_coder_lacks_is_told(suite, tmp_path):
     far = MLPS.replace("blocks.2", "blocks.9")
     with pytest.raises(UsageError, match=r"no hook 'blocks.9.hook_mlp_out': its layers are 0 to 2"):
@@ -534,6 +556,14 @@ def test_files_of_which_one_site_is_missing_are_refused(tmp_path):
     (tmp_path / "cc/params_layer_1.safetensors").unlink()
     with pytest.raises(CheckpointError, match="says 2 layers, but it has the files of 1"):
         load_coder(str(tmp_path / "cc"))
+    write_second(tmp_path / "first", "crosscoder", skip=False)
+    (tmp_path / "first/params_layer_0.safetensors").unlink()
+    with pytest.raises(CheckpointError) as error:
+        load_coder(f"cross_layer:{tmp_path / 'first'}")
+    assert str(error.value) == (
+        f"{tmp_path / 'first'}: params_layer_0.safetensors is missing: the files of all 2 layers "
+        "are needed"
+    )
     write_second(tmp_path / "narrow", "clt", skip=False)
     config = tmp_path / "narrow/config.json"
     config.write_text(config.read_text().replace('"width": 12', '"width": 13'))

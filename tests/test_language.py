@@ -8,12 +8,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mdlbench.disk import cache
 from mdlbench.disk.cache import kept
 from mdlbench.errors import HubError, MdlbenchWarning, SourceError, UsageError
+from mdlbench.hub.hub import WHAT_TO_DO, HubUnreachableError
 from mdlbench.sources.kinds.language import HubModel
 from mdlbench.sources.language import losses
 from mdlbench.sources.language import source as language
@@ -668,6 +677,14 @@ def test_weights_that_are_cut_off_are_damaged(tmp_path, n_bytes):
         loaded(str(folder))
 
 
+@pytest.mark.parametrize("family", ["gpt2", "neox", "qwen3", "qwen3-moe", "qwen3.5", "gpt-oss"])
+def test_files_that_have_all_weights_are_loaded_as_they_are(tmp_path, family):
+    """Tied ones, which no file has, and experts, which files have one by one."""
+    model = causal_lm(family)
+    model.save_pretrained(saved_llama(tmp_path / "tiny"))
+    assert loaded(str(tmp_path / "tiny")).sha256 == decoder(model).sha256
+
+
 def rewritten(folder, changes):
     """The weights of a saved model, by new names and with other content; None takes one away."""
     file = folder / "model.safetensors"
@@ -738,20 +755,47 @@ def test_files_that_are_no_model_are_told(tmp_path, monkeypatch, file, content, 
     )
 
 
-def test_a_gated_model_says_how_to_be_let_in(monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            GatedRepoError,
+            r"access is restricted\. Ask for it on the .* `hf auth login`, or set HF_TO",
+        ),
+        (
+            RepositoryNotFoundError,
+            "no such repository on the hub; if it is private, log in: `hf auth",
+        ),
+        (RevisionNotFoundError, "no such revision$"),
+        (HfHubHTTPError, r"the hub refuses access \(403\)\. Log in with a token that may read it:"),
+    ],
+)
+def test_a_gated_model_or_one_that_is_not_there_says_what_to_do(monkeypatch, kind, message):
     import transformers
-    from huggingface_hub.errors import GatedRepoError
 
     def from_pretrained(*args, **kwargs):
         """As transformers does it."""
         answer = SimpleNamespace(headers={}, request=None, status_code=403)
-        raise OSError("You are trying to access a gated repo.") from GatedRepoError(
-            "403", response=answer
-        )
+        cause = kind("403", response=answer)
+        if kind is HfHubHTTPError:
+            local = LocalEntryNotFoundError("not in the cache")
+            local.__cause__, cause = cause, local
+        raise OSError("We couldn't connect.") from cause
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
-    with pytest.raises(HubError, match=r"^google/gemma-2-2b: access is restricted\..*HF_TOKEN"):
+    with pytest.raises(HubError, match=rf"^google/gemma-2-2b: {message}"):
         loaded("google/gemma-2-2b")
+
+
+def test_a_model_that_the_cache_lacks_says_what_to_do_offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(HubUnreachableError) as error:
+        loaded("google/gemma-2-2b")
+    assert str(error.value) == (
+        f"google/gemma-2-2b is not in the cache {tmp_path / 'hub'} and the hub cannot be reached "
+        f"(HF_HUB_OFFLINE is set). {WHAT_TO_DO}."
+    )
 
 
 class ProxyError(Exception):

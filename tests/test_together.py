@@ -329,6 +329,20 @@ def test_saes_of_other_contexts_or_widths_are_told(suite, tmp_path, monkeypatch)
         target.sae.load(source)
 
 
+def test_an_entry_of_which_an_sae_cannot_be_read_stops_no_other(loaded, tmp_path):
+    saes = [
+        {"key": "here", "spec": "baseline:mean", "place": {"hook": "blocks.0.hook_mlp_out"}},
+        {"key": "gone", "splice": "all", "spec": "here + ./gone"},
+        {"key": "strange", "splice": "all", "spec": "here + sealens:gone"},
+    ]
+    suite = language_suite(tmp_path / "suite", saes=saes)
+    outcomes = list(run(Opener(suite, OWN), targets(suite, [], None), tmp_path / "out"))
+    assert [o.record.name for o in outcomes if isinstance(o, Scored)] == ["here"]
+    gone, strange = (outcome.message for outcome in outcomes if isinstance(outcome, Failed))
+    assert gone.startswith("gone: './gone' is neither a folder nor ADAPTER:ARGUMENT. Known: basel")
+    assert strange.startswith("strange: 'sealens:gone': unknown adapter 'sealens'. Did you mean 's")
+
+
 def test_what_is_said_of_all_is_said_of_each(loaded, tmp_path):
     """SAEs that say nothing of contexts, and an entry, or a caller, that says it for all."""
     for layer in (0, 2):
@@ -420,6 +434,22 @@ def test_an_entry_that_splices_all_names_several(tmp_path, spec, message):
     with pytest.raises(SuiteError) as error:
         language_suite(tmp_path, saes=saes)
     assert str(error.value) == f"{tmp_path / 'suite.yaml'}, line 10: saes.1.spec: {message}"
+
+
+@pytest.mark.parametrize("spec", ["b + c", "c + baseline:pca", "saelens:b + saelens:c"])
+def test_several_saes_without_splice_are_refused(tmp_path, spec):
+    saes = [{"key": key, "spec": "baseline:pca"} for key in "bc"] + [{"key": "a", "spec": spec}]
+    with pytest.raises(SuiteError) as error:
+        language_suite(tmp_path, saes=saes)
+    assert str(error.value) == (
+        f"{tmp_path / 'suite.yaml'}, line 12: saes.2.spec: names several SAEs: write `splice: all` "
+        "beside it"
+    )
+
+
+def test_a_path_may_have_a_plus_in_it(tmp_path):
+    suite = language_suite(tmp_path, saes=[{"key": "a", "spec": "saelens:runs/k 3 + l1"}])
+    assert suite.entry("a").words == ["saelens:runs/k 3 + l1"]
 
 
 # --- transcoders and crosscoders of several layers ----------------------------------------------

@@ -109,9 +109,12 @@ def _part(word: str, find: Callable[[str], list[Target]]) -> JointPart:
 
 
 def _listed(suite: Suite, word: str) -> list[Target]:
-    """What a suite means by a word that stands in one of its entries: a key or a spec."""
+    """What a suite means by a word that stands in one of its entries: a key or a spec.
+
+    A spec is not read yet, so that one that cannot be read stops no other entry.
+    """
     if is_spec(word):
-        return [Target(one) for one in NamedCoder(word, suite.folder).expand()]
+        return [Target(NamedCoder(word, suite.folder))]
     return [key_target(suite, word)]
 
 

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.errors import (
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError
 
 from mdlbench.disk.cache import Recipe, kept
@@ -27,6 +31,9 @@ from mdlbench.suite.site import Scalar
 
 CONVERTERS = ("transformers", "gguf", "tokenizers", "torch")
 """Libraries that decide what a GGUF file becomes."""
+
+UNAVAILABLE = (LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError)
+"""What the hub's client raises, and `transformers` says less precisely; gated repositories too."""
 
 
 @contextmanager
@@ -127,7 +134,7 @@ def _loading_errors(name: str) -> Iterator[None]:
     except HubError:
         raise
     except Exception as error:
-        if isinstance(error.__cause__, GatedRepoError):
+        if isinstance(error.__cause__, UNAVAILABLE):
             raise explained(error.__cause__, name) from error
         if is_hub_error(error):
             raise explained(error, name) from error

@@ -102,7 +102,7 @@ def _walked(
 
 def _source_models(content: dict[str, Any]) -> list[type[BaseModel]]:
     """The config of a suite's kind of source, where it says one that there is."""
-    source = content["source"]
+    source = content.get("source")
     kind = source.get("kind") if isinstance(source, dict) else None
     try:
         return [config_class(kind)] if isinstance(kind, str) else []

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from mdlbench.disk import cache
 from mdlbench.disk.cache import kept
 from mdlbench.errors import HubError, MdlbenchWarning, SourceError, UsageError
+from mdlbench.hub.hub import WHAT_TO_DO, HubUnreachableError
 from mdlbench.sources.kinds.language import HubModel
 from mdlbench.sources.language import losses
 from mdlbench.sources.language import source as language
@@ -590,6 +601,33 @@ def test_a_model_without_layers_is_refused():
         decoder(model)
 
 
+def test_a_model_that_lacks_something_else_is_refused():
+    from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM
+
+    bloom = BloomConfig(vocab_size=VOCABULARY, hidden_size=D_MODEL, n_layer=1, n_head=2)
+    with pytest.raises(UsageError) as error:
+        decoder(BloomForCausalLM(bloom))
+    assert str(error.value) == (
+        "model tiny cannot be cut at hook points: 'BloomConfig' object has no attribute "
+        "'max_position_embeddings'"
+    )
+    opt = OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=D_MODEL,
+        word_embed_proj_dim=D_MODEL,
+        ffn_dim=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        do_layer_norm_before=False,
+    )
+    with pytest.raises(UsageError, match="its OPTDecoder has no norm or ln_f or final_layer_norm"):
+        decoder(OPTForCausalLM(opt))
+
+
+def test_a_model_that_reads_few_tokens_is_tried_on_so_many():
+    assert decoder(causal_lm("gpt2", max_position_embeddings=5)).n_positions == 5
+
+
 def test_a_hook_where_the_pieces_are_not_the_whole_is_refused_and_the_others_are_not(monkeypatch):
     """A block that writes twice what its MLP puts out: the residual stream can be cut."""
     model = causal_lm("llama")
@@ -639,20 +677,125 @@ def test_weights_that_are_cut_off_are_damaged(tmp_path, n_bytes):
         loaded(str(folder))
 
 
-def test_a_gated_model_says_how_to_be_let_in(monkeypatch):
+@pytest.mark.parametrize("family", ["gpt2", "neox", "qwen3", "qwen3-moe", "qwen3.5", "gpt-oss"])
+def test_files_that_have_all_weights_are_loaded_as_they_are(tmp_path, family):
+    """Tied ones, which no file has, and experts, which files have one by one."""
+    model = causal_lm(family)
+    model.save_pretrained(saved_llama(tmp_path / "tiny"))
+    assert loaded(str(tmp_path / "tiny")).sha256 == decoder(model).sha256
+
+
+def rewritten(folder, changes):
+    """The weights of a saved model, by new names and with other content; None takes one away."""
+    file = folder / "model.safetensors"
+    found = {**load_file(file)}
+    for name, change in changes.items():
+        found[name] = change(found[name]) if change else None
+    kept = {name: tensor.contiguous() for name, tensor in found.items() if tensor is not None}
+    save_file(kept, file, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "lacking"),
+    [
+        ({"lm_head.weight": None}, {}, "1 .*(lm_head.weight)"),
+        (
+            {"model.layers.1.mlp.up_proj.weight": lambda w: w[:3]},
+            {},
+            "1 .*(model.layers.1.mlp.up_proj.weight)",
+        ),
+        ({}, {"vocab_size": VOCABULARY + 1}, "2 .*(lm_head.weight, model.embed_tokens.weight)"),
+        ({}, {"num_hidden_layers": N_LAYERS + 1}, "13 .*(model.layers.3.input_layernorm.weight, "),
+    ],
+)
+def test_weights_that_files_lack_are_not_drawn(tmp_path, changes, config, lacking):
+    """The library would draw them, and the model would be another at each run."""
+    folder = rewritten(saved_llama(tmp_path / "tiny"), changes)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    number, names = lacking.split(" .*")
+    with pytest.raises(HubError) as error:
+        loaded(str(folder))
+    said = f"model {folder}: its files lack {number} of its weights, or have them in other shapes "
+    assert str(error.value).startswith(f"{said}than its config says {names}")
+    assert str(error.value).endswith("; name a repository that has all")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "[]", "argument after .* must be a mapping, not list"),
+        ("config.json", {"hidden_act": "nope"}, "'nope'"),
+        ("config.json", {"num_attention_heads": 0}, "integer modulo by zero"),
+        ("config.json", {"hidden_size": "wide"}, "Validation error for field 'hidden_size'"),
+        (
+            "config.json",
+            {"model_type": "own", "auto_map": {"AutoConfig": "c.C", "AutoModelForCausalLM": "c.M"}},
+            "The repository .* contains custom code which must be executed",
+        ),
+        ("tokenizer.json", "{}", "'added_tokens'"),
+        ("tokenizer.json", "{", "Expecting property name"),
+        ("model.safetensors.index.json", "[]", "list indices must be integers"),
+    ],
+)
+def test_files_that_are_no_model_are_told(tmp_path, monkeypatch, file, content, message):
+    folder = saved_llama(tmp_path / "tiny")
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((folder / file).read_text()) | content)
+    if file.endswith("index.json"):
+        (folder / "model.safetensors").unlink()
+    (folder / file).write_text(content)
+    monkeypatch.setattr("builtins.input", lambda *words: pytest.fail("nobody is asked"))
+    with pytest.raises(UsageError, match=rf"^model {folder} cannot be loaded: .*{message}") as told:
+        loaded(str(folder))
+    assert str(told.value).endswith(
+        "; if files of it are missing or damaged, `mdlbench fetch` gets them, and its own code is "
+        "never run"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            GatedRepoError,
+            r"access is restricted\. Ask for it on the .* `hf auth login`, or set HF_TO",
+        ),
+        (
+            RepositoryNotFoundError,
+            "no such repository on the hub; if it is private, log in: `hf auth",
+        ),
+        (RevisionNotFoundError, "no such revision$"),
+        (HfHubHTTPError, r"the hub refuses access \(403\)\. Log in with a token that may read it:"),
+    ],
+)
+def test_a_gated_model_or_one_that_is_not_there_says_what_to_do(monkeypatch, kind, message):
     import transformers
-    from huggingface_hub.errors import GatedRepoError
 
     def from_pretrained(*args, **kwargs):
         """As transformers does it."""
         answer = SimpleNamespace(headers={}, request=None, status_code=403)
-        raise OSError("You are trying to access a gated repo.") from GatedRepoError(
-            "403", response=answer
-        )
+        cause = kind("403", response=answer)
+        if kind is HfHubHTTPError:
+            local = LocalEntryNotFoundError("not in the cache")
+            local.__cause__, cause = cause, local
+        raise OSError("We couldn't connect.") from cause
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
-    with pytest.raises(HubError, match=r"^google/gemma-2-2b: access is restricted\..*HF_TOKEN"):
+    with pytest.raises(HubError, match=rf"^google/gemma-2-2b: {message}"):
         loaded("google/gemma-2-2b")
+
+
+def test_a_model_that_the_cache_lacks_says_what_to_do_offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(HubUnreachableError) as error:
+        loaded("google/gemma-2-2b")
+    assert str(error.value) == (
+        f"google/gemma-2-2b is not in the cache {tmp_path / 'hub'} and the hub cannot be reached "
+        f"(HF_HUB_OFFLINE is set). {WHAT_TO_DO}."
+    )
 
 
 class ProxyError(Exception):
@@ -668,8 +811,13 @@ class ProxyError(Exception):
         (ProxyError("403 Forbidden"), HubError, r"cannot be reached \(ProxyError: 403 Forbidden\)"),
         (SafetensorError("header too small"), HubError, r"is damaged \(header too small\)"),
         (OSError("no such repository\nmore"), HubError, r"not available \(no such repository\)"),
-        (ValueError("no such type\nmore"), UsageError, "no such type$"),
-        (KeyError("a mistake of the library"), KeyError, "a mistake of the library"),
+        (ValueError("no such type\nmore"), UsageError, "cannot be loaded: no such type; if files"),
+        (
+            KeyError("a mistake of the library"),
+            UsageError,
+            "KeyError: 'a mistake of the library'; if",
+        ),
+        (MemoryError(), MemoryError, ""),
     ],
 )
 def test_why_a_model_of_the_hub_cannot_be_loaded(monkeypatch, name, error, raised, message):

@@ -506,7 +506,10 @@ def test_a_context_longer_than_the_models_is_refused(loaded, tmp_path):
     long = {"key": "long", "spec": "baseline:pca", "place": {"hook": PRE, "context": 13}}
     suite = language_suite(tmp_path / "suite", {"place": {"prepend_bos": True}}, saes=[long])
     (failed,) = scored(suite, tmp_path / "out")
-    assert failed.message == "long: contexts of 13 tokens are longer than the 12 that tiny reads"
+    assert failed.message == (
+        "long: contexts of 13 tokens are longer than the 12 that tiny reads; write "
+        "`place: {context: 12}` into the suite"
+    )
 
 
 def test_a_text_that_is_not_there_is_said_once(loaded, tmp_path):

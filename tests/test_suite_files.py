@@ -84,6 +84,12 @@ def test_what_is_not_plain_data_is_refused_with_its_line(added, line, message, t
     [
         ("seed: 0\nreplicates", "seed: -1\nreplicates", 46, "seed: Input should be greater than"),
         ("title:", "titel:", 1, "title: Field required; titel: unknown key. Did you mean 'title'?"),
+        (
+            "source:",
+            "sauce:",
+            1,
+            "source: Field required; sauce: unknown key. Did you mean 'source'?",
+        ),
         ("fvu, epsilon: 0.001", "fvu, epsilon: 0.5", 45, "headline: not among the tolerances"),
         (
             "fvu, epsilon: 0.001",

@@ -106,7 +106,7 @@ def test_no_text_at_all_is_refused():
 
 
 def test_a_tokenizer_without_bos_is_refused_where_one_is_wanted():
-    with pytest.raises(UsageError, match="wants a BOS token, but the tokenizer has none"):
+    with pytest.raises(UsageError, match="begin with a BOS token, but the model's tokenizer has"):
         pack(["abcdef"], WithoutBos(), 1, 4, True)
     assert len(pack(["abcdef"], WithoutBos(), 1, 4, False).tokens) == 1
 
@@ -289,12 +289,27 @@ def test_a_proxy_that_refuses_is_a_hub_that_cannot_be_reached(monkeypatch, tmp_p
     assert chosen_text(language_suite(tmp_path)) == "own"
 
 
-def test_errors_that_are_not_about_the_hub_stay_what_they_are(monkeypatch):
-    refusing(monkeypatch, KeyError("a mistake of the library"))
-    with pytest.raises(KeyError, match="a mistake of the library"):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("BuilderConfig 'x' not found.\nAvailable: 'y'"), "BuilderConfig 'x' not found"),
+        (
+            RuntimeError("Dataset scripts are no longer supported, but found openwebtext.py"),
+            "Dataset scripts are no longer supported, but found openwebtext.py",
+        ),
+        (KeyError("text"), "'text'"),
+    ],
+)
+def test_errors_that_are_not_about_the_hub_are_the_datasets(monkeypatch, error, reason):
+    refusing(monkeypatch, error)
+    with pytest.raises(SuiteError) as told:
         read(HUB_TEXT, Path())
-    refusing(monkeypatch, ValueError("BuilderConfig 'x' not found.\nAvailable: 'y'"))
-    with pytest.raises(SuiteError, match=r"dataset Salesforce/wikitext: BuilderConfig 'x' not"):
+    assert str(told.value) == (
+        f"dataset Salesforce/wikitext cannot be loaded: {reason}; name another in the suite, or "
+        "give a text of yours with --text"
+    )
+    refusing(monkeypatch, MemoryError())
+    with pytest.raises(MemoryError):
         read(HUB_TEXT, Path())
 
 

@@ -329,6 +329,42 @@ def test_saes_of_other_contexts_or_widths_are_told(suite, tmp_path, monkeypatch)
         target.sae.load(source)
 
 
+def test_an_entry_of_which_an_sae_cannot_be_read_stops_no_other(loaded, tmp_path):
+    saes = [
+        {"key": "here", "spec": "baseline:mean", "place": {"hook": "blocks.0.hook_mlp_out"}},
+        {"key": "gone", "splice": "all", "spec": "here + ./gone"},
+        {"key": "strange", "splice": "all", "spec": "here + sealens:gone"},
+    ]
+    suite = language_suite(tmp_path / "suite", saes=saes)
+    outcomes = list(run(Opener(suite, OWN), targets(suite, [], None), tmp_path / "out"))
+    assert [o.record.name for o in outcomes if isinstance(o, Scored)] == ["here"]
+    gone, strange = (outcome.message for outcome in outcomes if isinstance(outcome, Failed))
+    assert gone.startswith("gone: './gone' is neither a folder nor ADAPTER:ARGUMENT. Known: basel")
+    assert strange.startswith("strange: 'sealens:gone': unknown adapter 'sealens'. Did you mean 's")
+
+
+def test_what_is_said_of_all_is_said_of_each(loaded, tmp_path):
+    """SAEs that say nothing of contexts, and an entry, or a caller, that says it for all."""
+    for layer in (0, 2):
+        hook = Hook(layer, "mlp_out").name
+        write_saelens(tmp_path / f"sae{layer}", seed=layer, n_latents=24, hook_name=hook)
+    spec = " + ".join(f"saelens:{tmp_path / name}" for name in ("sae0", "sae2"))
+    said = {"context": 9, "prepend_bos": True}
+    saes = [
+        {"key": "both", "splice": "all", "spec": spec, "place": said},
+        {"key": "none", "splice": "all", "spec": spec},
+    ]
+    free = language_suite(tmp_path / "free", {"place": {}}, saes=saes)
+    opener = Opener(free, OWN)
+    both, none = (targets(free, [key], None)[0] for key in ("both", "none"))
+    site = target_site(opener, both)
+    assert (site.hook, site.context, site.prepend_bos) == (MLPS, 9, True)
+    with pytest.raises(UsageError, match="neither its config nor the suite says its context"):
+        target_site(opener, none)
+    record = evaluate(spec, free, text="own", limit=2, **said)
+    assert record.site == site
+
+
 def test_a_hook_point_that_the_model_lacks_or_that_the_coder_lacks_is_told(suite, tmp_path):
     far = MLPS.replace("blocks.2", "blocks.9")
     with pytest.raises(UsageError, match=r"no hook 'blocks.9.hook_mlp_out': its layers are 0 to 2"):
@@ -398,6 +434,22 @@ def test_an_entry_that_splices_all_names_several(tmp_path, spec, message):
     with pytest.raises(SuiteError) as error:
         language_suite(tmp_path, saes=saes)
     assert str(error.value) == f"{tmp_path / 'suite.yaml'}, line 10: saes.1.spec: {message}"
+
+
+@pytest.mark.parametrize("spec", ["b + c", "c + baseline:pca", "saelens:b + saelens:c"])
+def test_several_saes_without_splice_are_refused(tmp_path, spec):
+    saes = [{"key": key, "spec": "baseline:pca"} for key in "bc"] + [{"key": "a", "spec": spec}]
+    with pytest.raises(SuiteError) as error:
+        language_suite(tmp_path, saes=saes)
+    assert str(error.value) == (
+        f"{tmp_path / 'suite.yaml'}, line 12: saes.2.spec: names several SAEs: write `splice: all` "
+        "beside it"
+    )
+
+
+def test_a_path_may_have_a_plus_in_it(tmp_path):
+    suite = language_suite(tmp_path, saes=[{"key": "a", "spec": "saelens:runs/k 3 + l1"}])
+    assert suite.entry("a").words == ["saelens:runs/k 3 + l1"]
 
 
 # --- transcoders and crosscoders of several layers ----------------------------------------------
@@ -534,6 +586,14 @@ def test_files_of_which_one_site_is_missing_are_refused(tmp_path):
     (tmp_path / "cc/params_layer_1.safetensors").unlink()
     with pytest.raises(CheckpointError, match="says 2 layers, but it has the files of 1"):
         load_coder(str(tmp_path / "cc"))
+    write_second(tmp_path / "first", "crosscoder", skip=False)
+    (tmp_path / "first/params_layer_0.safetensors").unlink()
+    with pytest.raises(CheckpointError) as error:
+        load_coder(f"cross_layer:{tmp_path / 'first'}")
+    assert str(error.value) == (
+        f"{tmp_path / 'first'}: params_layer_0.safetensors is missing: the files of all 2 layers "
+        "are needed"
+    )
     write_second(tmp_path / "narrow", "clt", skip=False)
     config = tmp_path / "narrow/config.json"
     config.write_text(config.read_text().replace('"width": 12', '"width": 13'))

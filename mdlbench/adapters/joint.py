@@ -26,7 +26,7 @@ from mdlbench.adapters.protocol import Origin, SparseCoder
 from mdlbench.errors import UsageError
 from mdlbench.sources.language.hooks import parsed
 from mdlbench.sources.protocol import ActivationSource, Block, SpliceLoss, Split
-from mdlbench.suite.site import AND, Place, Site
+from mdlbench.suite.site import AND, UNSAID, Place, Site
 
 VERSION = "1"
 """Version of this coder: it changes when the same SAEs come to mean other numbers."""
@@ -138,16 +138,21 @@ class NamedJoint:
     def singles(self) -> tuple[NamedCoder, ...]:
         return tuple(part.sae for part in self.parts)
 
-    def origin(self, site_of: Callable[[Origin, Place, str], Site]) -> Origin:
+    def origin(self, site_of: Callable[[Origin, Place, str], Site], said: Place = UNSAID) -> Origin:
         """All hook points, and what the SAEs say in common of the activations.
 
         Args:
             site_of: settles where one of them is scored.
+            said: what is said of all of them together.
 
         Raises:
             UsageError: two are at one place, or not on the same contexts of one model.
         """
-        sites = [site_of(part.sae.origin(), part.place, part.label) for part in self.parts]
+        shared = said.model_dump(include=set(SHARED), exclude_none=True)
+        sites = [
+            site_of(part.sae.origin(), part.place.model_copy(update=shared), part.label)
+            for part in self.parts
+        ]
         for i, site in enumerate(sites):
             self._refuse_twice(sites[:i], site, i)
             for what in SHARED:

@@ -212,8 +212,11 @@ def hub_errors(repo: str, file: str | None = None) -> Iterator[None]:
 
 def is_hub_error(error: Exception) -> bool:
     """Whether a loader's exception is about the hub or the disk, and not about content."""
+    from huggingface_hub.errors import StrictDataclassError
+
     package = type(error).__module__.partition(".")[0]
-    return package in HUB_PACKAGES or isinstance(error, ConnectionError) or _is_disk_full(error)
+    is_theirs = package in HUB_PACKAGES and not isinstance(error, StrictDataclassError)
+    return is_theirs or isinstance(error, ConnectionError) or _is_disk_full(error)
 
 
 def _ask_for(repo: str, file: str, revision: str | None, repo_type: str) -> None:

@@ -77,7 +77,8 @@ def evaluate(
         setting = Setting(device, limit, text, known_dtype(dtype), cache=cache)
         opener = Opener(loaded, setting, on_stage)
         sought = _named(opener, str(sae)) if isinstance(sae, str | Path) else _held(sae, name)
-        site = opener.site_of(sought.origin(), merged(sought.place, said), sought.label)
+        place = merged(sought.place, said)
+        site = opener.site_of(sought.origin(place), place, sought.label)
         _refuse_unheard(said, site, sought.label)
         bench = Bench.open(InProcess(opener), site, quantiser)
         on_stage("load")
@@ -100,7 +101,7 @@ class _Sought:
     label: str
     name: str | None
     place: Place
-    origin: Callable[[], Origin]
+    origin: Callable[[Place], Origin]
     sae: Sae
 
 
@@ -117,7 +118,7 @@ def _held(sae: object, name: str | None) -> _Sought:
         label,
         name,
         UNSAID,
-        lambda: origin_of_object(found, label),
+        lambda place: origin_of_object(found, label),
         HeldSae(lambda source: coder_of(found, source=source, device=str(source.device))),
     )
 

@@ -109,9 +109,12 @@ def _part(word: str, find: Callable[[str], list[Target]]) -> JointPart:
 
 
 def _listed(suite: Suite, word: str) -> list[Target]:
-    """What a suite means by a word that stands in one of its entries: a key or a spec."""
+    """What a suite means by a word that stands in one of its entries: a key or a spec.
+
+    A spec is not read yet, so that one that cannot be read stops no other entry.
+    """
     if is_spec(word):
-        return [Target(one) for one in NamedCoder(word, suite.folder).expand()]
+        return [Target(NamedCoder(word, suite.folder))]
     return [key_target(suite, word)]
 
 
@@ -173,11 +176,17 @@ def open_target(
 
 def target_site(opener: Opener, target: Target) -> Site:
     """Where a target is scored; raises as `Opener.site_of` does."""
-    return opener.site_of(target_origin(opener, target), target.place, target.label)
+    return opener.site_of(target_origin(opener, target, target.place), target.place, target.label)
 
 
-def target_origin(opener: Opener, target: Target) -> Origin:
-    """Which activations a target was trained on; for several SAEs, those at all their hooks."""
+def target_origin(opener: Opener, target: Target, place: Place) -> Origin:
+    """Which activations a target was trained on; for several SAEs, those at all their hooks.
+
+    Args:
+        opener: settles where each of several is scored.
+        target: the SAE, or several.
+        place: what is said of where it is scored.
+    """
     if isinstance(target.sae, NamedJoint):
-        return target.sae.origin(opener.site_of)
+        return target.sae.origin(opener.site_of, place)
     return target.sae.origin()

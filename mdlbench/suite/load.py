@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from mdlbench.errors import SuiteError, UsageError, did_you_mean, reason
+from mdlbench.errors import MdlbenchError, SuiteError, UsageError, did_you_mean, reason
 from mdlbench.suite.base import AT
 from mdlbench.suite.folders import SUITE_FILE, shipped_folder, suite_names, suites_folder
 from mdlbench.suite.kinds import config_class
@@ -67,10 +67,9 @@ def _first_problems(error: ValidationError, document: Document, limit: int = 3) 
     """What does not fit the schema, with the line of the first and the places of all."""
     problems, lines = [], []
     for item in error.errors()[:limit]:
-        place = (*item["loc"], *item.get("ctx", {}).get(AT, ()))
+        place, known = _walked((*item["loc"], *item.get("ctx", {}).get(AT, ())), document.content)
         message = item["msg"]
         if item["type"] == "extra_forbidden":
-            known = _known_keys(place[:-1], document.content)
             message = "unknown key. " + (did_you_mean(str(place[-1]), known) if known else "")
         where = ".".join(map(str, place)) or "suite"
         problems.append(f"{where[:LONGEST]}: {message.strip()[:LONGEST]}")
@@ -78,21 +77,49 @@ def _first_problems(error: ValidationError, document: Document, limit: int = 3) 
     return f", line {lines[0]}: {'; '.join(problems)}"
 
 
-def _known_keys(where: tuple[int | str, ...], content: dict[str, Any]) -> Iterable[str]:
-    """The keys that may stand at a place of a suite; empty where that is not known."""
-    model: type[BaseModel] | None = Suite
+def _walked(
+    where: tuple[int | str, ...], content: dict[str, Any]
+) -> tuple[list[int | str], list[str]]:
+    """A place of a suite as the file has it, and the keys that may stand there.
+
+    Where parts of several kinds may stand, the schema's place has the kind as a step of its own.
+    The keys are empty where they are not known.
+    """
+    place: list[int | str] = []
+    models: list[type[BaseModel]] = [Suite]
+    known: list[str] = []
     for step in where:
-        if isinstance(step, str) and model is not None:
-            is_source = model is Suite and step == "source"
-            model = config_class(content[step]["kind"]) if is_source else _model_at(model, step)
-    return () if model is None else model.model_fields
+        if len(models) > 1 and (of_kind := [one for one in models if _kind_of(one) == step]):
+            models = of_kind
+            continue
+        place.append(step)
+        if isinstance(step, str):
+            known = list(models[0].model_fields) if len(models) == 1 else []
+            is_source = models == [Suite] and step == "source"
+            models = _source_models(content) if is_source else _models_at(models, step)
+    return place, known
 
 
-def _model_at(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """What stands under a key of a part of a suite; None where that is no part, or one of many."""
-    field = model.model_fields.get(key)
-    found = [] if field is None else list(_models_in(field.annotation))
-    return found[0] if len(found) == 1 else None
+def _source_models(content: dict[str, Any]) -> list[type[BaseModel]]:
+    """The config of a suite's kind of source, where it says one that there is."""
+    source = content.get("source")
+    kind = source.get("kind") if isinstance(source, dict) else None
+    try:
+        return [config_class(kind)] if isinstance(kind, str) else []
+    except MdlbenchError:
+        return []
+
+
+def _models_at(models: list[type[BaseModel]], key: str) -> list[type[BaseModel]]:
+    """What may stand under a key of a part of a suite, where it is a part itself."""
+    fields = [model.model_fields[key] for model in models if key in model.model_fields]
+    return [found for field in fields for found in _models_in(field.annotation)]
+
+
+def _kind_of(model: type[BaseModel]) -> str | None:
+    """The `kind` that tells a part of a suite from others in its place; None where it has none."""
+    field = model.model_fields.get("kind")
+    return None if field is None else next(iter(get_args(field.annotation)), None)
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -167,6 +167,8 @@ class Suite(Strict):
         for i, entry in enumerate(self.saes):
             if entry.splice:
                 self._refuse_other_keys(entry, i)
+            else:
+                self._refuse_several(entry, i)
         self._refuse_repeated_limits()
         if (self.headline.metric, self.headline.epsilon) not in list(self.limits()):
             problem = {"message": "not among the tolerances", AT: ("headline",)}
@@ -183,6 +185,14 @@ class Suite(Strict):
                 message = f"{word!r} is no key of the suite. {did_you_mean(word, self.keys)}"
             else:
                 continue
+            problem = {"message": message, AT: ("saes", position, "spec")}
+            raise PydanticCustomError("splice", "{message}", problem)
+
+    def _refuse_several(self, entry: SuiteEntry, position: int) -> None:
+        """Where `splice` was forgotten; a path may have ` + ` in it, but names no adapter twice."""
+        words = several(entry.spec)
+        if len(words) > 1 and all(":" in word or word in self.keys for word in words):
+            message = "names several SAEs: write `splice: all` beside it"
             problem = {"message": message, AT: ("saes", position, "spec")}
             raise PydanticCustomError("splice", "{message}", problem)
 

@@ -108,7 +108,8 @@ class SecondConfig(BaseModel):
             raise CheckpointError(f"{modules!r}: each layer stands once, those before it first")
         if len(layers) != n_layers:
             raise CheckpointError(
-                f"its config says {len(layers)} layers, but it has the files of {n_layers}"
+                f"its config says {len(layers)} layers, but it has the files of {n_layers}: those "
+                "of all layers are needed"
             )
         names = (modules.replace(told[0], str(layer)) for layer in layers)
         return AND.join(hook_name(name, "gemma-3") for name in names)
@@ -303,7 +304,7 @@ def _architecture(config: TracerConfig | SecondConfig) -> str:
 
 
 def _config_file(request: Request) -> Path:
-    is_second = "params_layer_0.safetensors" in names_in(request)
+    is_second = bool(_numbers(request, SECOND))
     return place(request, SECOND_CONFIG if is_second else TRACER_CONFIG)[0]
 
 

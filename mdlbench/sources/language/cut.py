@@ -32,6 +32,8 @@ PLAIN = (str, int, float, list, tuple, dict, type(None))
 """What a config holds that decides something, beside the dtype, which the weights show."""
 CUT_ERRORS = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """How far, relatively, a model's pieces may be from the whole by rounding alone."""
+PROBED = 8
+"""Tokens on which a model's pieces are compared with the whole."""
 FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 """What a model's own code raises when it is run in a way that it is not made for."""
 
@@ -156,14 +158,15 @@ def require_cuttable(model: LanguageModel) -> None:
         UsageError: they do not.
     """
     tokens, where = _probe(model), "hook points"
-    logits = model.logits(tokens)
+    with explained(model, where):
+        logits = model.logits(tokens)
     if not logits.isfinite().all():
         raise SourceError(
             f"model {model.name}: its own logits are NaN or infinite, before any SAE; its weights "
             "are damaged, or try another --dtype"
         )
     middle = Hook(model.n_layers // 2, "resid_pre")
-    with _explained(model, where):
+    with explained(model, where):
         residual = model.capture(tokens, [middle])[middle]
         pieces = model.head(model.suffix(residual, HookEntry(middle.layer))[0])
     _require_near(pieces, logits[0], model, where)
@@ -182,7 +185,7 @@ def require_hook(model: LanguageModel, hook: Hook) -> None:
     if hook in model.accepted:
         return
     wiring, tokens = Wiring.of(hook, model.is_parallel), _probe(model)
-    with _explained(model, hook.name):
+    with explained(model, hook.name):
         captured = model.capture(tokens, sorted({hook, *wiring.base}))
         new = _moved(captured[hook])
         written = model.write_z(hook.layer, new[0])[None] if hook.kind == "z" else new
@@ -209,7 +212,7 @@ def require_hooks(model: LanguageModel, hooks: Sequence[Hook]) -> None:
         return
     tokens, where = _probe(model), joined(hooks)
     start = Hook(min(hook.layer for hook in hooks), "resid_pre")
-    with _explained(model, where):
+    with explained(model, where):
         captured = model.capture(tokens, sorted({start, *hooks}))
         changes = {hook: partial(_instead, _moved(captured[hook])) for hook in hooks}
         hidden = model.suffix(captured[start], HookEntry(start.layer), changes)
@@ -223,7 +226,7 @@ def _instead(new: Activation, x: torch.Tensor) -> torch.Tensor:
 
 def require_readable(model: LanguageModel, hook: Hook) -> None:
     """Check that a model has what a transcoder reads at a hook point; raises `UsageError`."""
-    with _explained(model, hook.name):
+    with explained(model, hook.name):
         model.capture(_probe(model), [hook])
 
 
@@ -233,11 +236,13 @@ def _moved(activation: Activation) -> Activation:
 
 
 def _probe(model: LanguageModel) -> TokenIds:
-    return torch.arange(1, 9, device=model.device)[None] % model.head.weight.shape[1]
+    """Some tokens, no more than the model reads at once."""
+    n_tokens = min(PROBED, model.n_positions)
+    return torch.arange(1, n_tokens + 1, device=model.device)[None] % model.head.weight.shape[1]
 
 
 @contextmanager
-def _explained(model: LanguageModel, where: str) -> Iterator[None]:
+def explained(model: LanguageModel, where: str) -> Iterator[None]:
     """What a model's own code raises when it is run in pieces, as an error that names it."""
     try:
         yield

@@ -27,6 +27,7 @@ from mdlbench.sources.language.cut import (
     Residual,
     TokenIds,
     Written,
+    explained,
     require_cuttable,
     settings_of,
     weights_digest,
@@ -65,19 +66,17 @@ class DecoderModel:
     def __init__(self, name: str, model: Any, tokenizer: Tokenizer, device: str) -> None:
         self.name, self.tokenizer = name, tokenizer
         self._model = model.eval().requires_grad_(False).to(device)
-        self._trunk = model.get_decoder()
-        config = model.config.get_text_config()
-        try:
+        with explained(self, "hook points"):
+            self._trunk = model.get_decoder()
             self._layers = list(part_of(self._trunk, LAYERS))
             self._norm: nn.Module = part_of(self._trunk, FINAL_NORM)
-        except (UsageError, TypeError) as error:
-            raise UsageError(f"model {name} cannot be cut at hook points: {error}") from error
-        self.d_model, self.n_layers = config.hidden_size, len(self._layers)
-        self.n_positions = config.max_position_embeddings
-        self.is_parallel = is_parallel(config)
-        unembedding = model.get_output_embeddings()
-        softcap = float(getattr(config, "final_logit_softcapping", None) or 0)
-        self.head = Head(unembedding.weight.T, unembedding.bias, softcap)
+            config = model.config.get_text_config()
+            self.d_model, self.n_layers = config.hidden_size, len(self._layers)
+            self.n_positions = config.max_position_embeddings
+            self.is_parallel = is_parallel(config)
+            unembedding = model.get_output_embeddings()
+            softcap = float(getattr(config, "final_logit_softcapping", None) or 0)
+            self.head = Head(unembedding.weight.T, unembedding.bias, softcap)
         self.sha256 = weights_digest(model)
         self.settings = settings_of(model.config.to_dict(), NAMES)
         self.device = torch.device(device)

@@ -131,7 +131,7 @@ def through(norm: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
 def part_of(module: nn.Module, names: tuple[str, ...]) -> Any:
     """The part that goes by one of these names; raises `UsageError` if there is none."""
     for name in names:
-        if hasattr(module, name):
+        if getattr(module, name, None) is not None:
             return getattr(module, name)
     raise UsageError(f"its {type(module).__name__} has no {' or '.join(names)}")
 

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.errors import (
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError
 
 from mdlbench.disk.cache import Recipe, kept
-from mdlbench.errors import HubError, UsageError, did_you_mean, first_line
+from mdlbench.errors import HubError, UsageError, did_you_mean, first_line, listed
 from mdlbench.hub.hub import explained, from_cache_if_unreachable, is_hub_error
 from mdlbench.sources.kinds.language import HubModel, Model, PackagedModel
 from mdlbench.sources.language.cut import LanguageModel
@@ -27,6 +31,9 @@ from mdlbench.suite.site import Scalar
 
 CONVERTERS = ("transformers", "gguf", "tokenizers", "torch")
 """Libraries that decide what a GGUF file becomes."""
+
+UNAVAILABLE = (LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError)
+"""What the hub's client raises, and `transformers` says less precisely; gated repositories too."""
 
 
 @contextmanager
@@ -97,23 +104,37 @@ def _asked(name: str, options: Mapping[str, Scalar]) -> frozenset[str]:
 def _load_from_hub(config: HubModel, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    name, revision = official_name(config.name), config.revision
+    name = official_name(config.name)
+    options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
     with _loading_errors(config.name):
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, **options)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    _require_all_weights(config.name, found)
     return model, tokenizer
+
+
+def _require_all_weights(name: str, found: Mapping[str, Any]) -> None:
+    """Raise `HubError` where the library has drawn weights that it has not found."""
+    drawn = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    if drawn:
+        raise HubError(
+            f"model {name}: its files lack {len(drawn)} of its weights, or have them in other "
+            f"shapes than its config says ({listed(drawn)}); name a repository that has all"
+        )
 
 
 @contextmanager
 def _loading_errors(name: str) -> Iterator[None]:
-    """What the libraries raise while they load a model of the hub, as errors that name it."""
+    """Whatever the libraries raise while they load a model of the hub, as errors that name it."""
     try:
         with from_cache_if_unreachable(name):
             yield
     except HubError:
         raise
     except Exception as error:
-        if isinstance(error.__cause__, GatedRepoError):
+        if isinstance(error.__cause__, UNAVAILABLE):
             raise explained(error.__cause__, name) from error
         if is_hub_error(error):
             raise explained(error, name) from error
@@ -127,9 +148,17 @@ def _loading_errors(name: str) -> Iterator[None]:
                 f"model {name}: not available ({first_line(error)}); run `mdlbench fetch` where "
                 "the hub can be reached"
             ) from error
-        if isinstance(error, ValueError):
-            raise UsageError(f"model {name}: {first_line(error)}") from error
-        raise
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> UsageError:
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return UsageError(
+        f"model {name} cannot be loaded: {kind}{first_line(error).rstrip(' :.')}; if files of it "
+        "are missing or damaged, `mdlbench fetch` gets them, and its own code is never run"
+    )
 
 
 def _load_packaged(config: PackagedModel, dtype: torch.dtype) -> tuple[Any, Tokenizer]:

@@ -184,7 +184,7 @@ def _refuse_long_contexts(model: LanguageModel, site: Site) -> None:
     if (site.context or 0) > model.n_positions:
         raise UsageError(
             f"contexts of {site.context} tokens are longer than the {model.n_positions} that "
-            f"{model.name} reads"
+            f"{model.name} reads; write `place: {{context: {model.n_positions}}}` into the suite"
         )
 
 

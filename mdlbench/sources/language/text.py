@@ -110,7 +110,10 @@ def pack(
     """
     bos = tokenizer.bos_token_id
     if prepend_bos and bos is None:
-        raise UsageError("the SAE wants a BOS token, but the tokenizer has none")
+        raise UsageError(
+            "contexts are to begin with a BOS token, but the model's tokenizer has none; write "
+            "`place: {prepend_bos: false}` into the suite"
+        )
     body = context - prepend_bos
     stream = np.fromiter(
         islice(_token_stream(texts, tokenizer), n_documents * body + 1), dtype=np.int64
@@ -208,7 +211,7 @@ def _dataset(text: HubText) -> Iterator[str]:
 
 @contextmanager
 def _loading_errors(dataset: str) -> Iterator[None]:
-    """Turn what `datasets` raises while it loads a dataset into errors that name the dataset."""
+    """Turn whatever `datasets` raises while it loads a dataset into errors that name it."""
     from datasets.exceptions import DatasetsError
 
     try:
@@ -224,9 +227,12 @@ def _loading_errors(dataset: str) -> Iterator[None]:
                 f"dataset {dataset}: not available ({first_line(error)}); run `mdlbench fetch` "
                 "where the hub can be reached, or give a text of yours with --text"
             ) from error
-        if isinstance(error, ValueError):
-            raise SuiteError(f"dataset {dataset}: {first_line(error)}") from error
-        raise
+        if isinstance(error, MemoryError):
+            raise
+        raise SuiteError(
+            f"dataset {dataset} cannot be loaded: {first_line(error).rstrip('.')}; name another in "
+            "the suite, or give a text of yours with --text"
+        ) from error
 
 
 def _text_of(row: Mapping[str, object], column: str, where: object) -> str:

@@ -33,8 +33,8 @@ TABLE_CELLS = 2**22
 """Pairs of latents counted at once while a forest is learned; bounds its memory."""
 
 DENSE = 1 / 16
-"""From this share of nonzeros on, pairs are counted by a product of matrices, which is faster then:
-1.4 times with 58 of 1,024 latents on, 24 times with 245. With 47 of 2,048 it is 3 times slower."""
+"""From this share of nonzeros on, pairs are counted by a product of matrices, which is faster then
+(`benchmarks/forests.py`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,17 +273,18 @@ def _co_occurrences(
         kept = symbols.latent >= start
         token, latent = symbols.token[kept], symbols.latent[kept] - np.int32(start)
         if len(token) < DENSE * symbols.n_tokens * table.shape[1]:
-            _add_pair_by_pair(table, token, latent)
+            add_pair_by_pair(table, token, latent)
         else:
-            _add_product(table, token, latent, symbols.n_tokens)
+            add_product(table, token, latent, symbols.n_tokens)
     return table
 
 
-def _add_pair_by_pair(
+def add_pair_by_pair(
     table: Int32[np.ndarray, "row latent"],
     token: Int32[np.ndarray, " nnz"],
     latent: Int32[np.ndarray, " nnz"],
 ) -> None:
+    """Add a run's pairs to a table that `_co_occurrences` describes."""
     n_rows, width = table.shape
     row = latent.astype(np.int64) * width
     one = np.flatnonzero(latent < n_rows)
@@ -296,13 +297,13 @@ def _add_pair_by_pair(
         np.add.at(table.reshape(-1), row[one] + latent[one + distance], np.int32(1))
 
 
-def _add_product(
+def add_product(
     table: Int32[np.ndarray, "row latent"],
     token: Int32[np.ndarray, " nnz"],
     latent: Int32[np.ndarray, " nnz"],
     n_tokens: int,
 ) -> None:
-    """Sums of products of 0 and 1, which float32 holds exactly below 2²⁴ tokens."""
+    """The same, as sums of products of 0 and 1, which float32 holds exactly below 2²⁴ tokens."""
     n_rows, width = table.shape
     on = np.zeros((n_tokens, width), dtype=np.float32)
     on[token, latent] = 1

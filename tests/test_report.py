@@ -771,6 +771,17 @@ def test_an_sae_of_no_bits_leaves_the_others_their_place():
     assert "← 0" in texts_of(panel)
 
 
+@pytest.mark.parametrize(
+    ("bits", "reach"),
+    [(0.0, (1 - 0.05, 2 + 0.25)), (40.0, (40 - 0.05 * 40, 40 + 0.25 * 40))],
+    ids=["no bits", "every draw alike"],
+)
+def test_a_panel_of_one_mark_has_two_ends(bits, reach):
+    record = make_record("alone", (bits, bits), coder={"architecture": "topk"})
+    (panel,) = architectures_figure(build([record], HEADLINE)).axes
+    assert panel.get_xlim() == pytest.approx(reach)
+
+
 def test_panels_are_of_one_loss_the_tightest_first():
     limits = [("fvu", 0.3), ("fvu", 0.01), ("delta_ce", 0.05)]
     records = [

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 ABREAST = 3
 NEAR = 3.0
-"""Panels reach as far as this factor of the shortest SAE's bits; what is beyond is written."""
+"""Panels hold what takes up to so many times the shortest SAE's bits; the rest is written."""
 MARGINS = (0.05, 0.25)
-"""Of a panel, left and right of its intervals, as shares of what they span: bits stand right."""
+"""Room left and right of a panel's intervals, as shares of what they span: bits stand right."""
 WIDTH = 1.5
 """Inches of a panel."""
 NAME_LENGTH = 26
@@ -151,15 +151,15 @@ def _panel(ax: Axes, table: Table, names: Sequence[str], modes: Sequence[Mode]) 
 def _reach(rows: Sequence[Row]) -> tuple[float, float]:
     """Where a panel begins and ends: it holds the intervals of what is near the shortest SAE.
 
-    Baselines that are longer than all SAEs do not widen it.
+    Baselines that are longer than all SAEs do not widen it, nor does what takes no bits.
     """
-    saes = [row for row in rows if not row.record.is_baseline] or rows
-    least = min((row.result.bits for row in saes if row.result.bits), default=1.0)
-    marked = [(row in saes, _marked(row)) for row in rows]
-    low = min((one.low for _, one in marked if one.bits >= least / NEAR), default=least)
-    ends = [one.high for is_sae, one in marked if is_sae and one.bits <= NEAR * least]
-    high = max(ends, default=2 * least)
-    left, right = (share * (high - low) for share in MARGINS)
+    costly = [row for row in rows if row.result.bits]
+    saes = [row for row in costly if not row.record.is_baseline] or costly
+    least = min((_marked(row).bits for row in saes), default=1.0)
+    near = [one for one in map(_marked, costly) if one.bits >= least / NEAR]
+    ends = [one.high for one in map(_marked, saes) if one.bits <= NEAR * least]
+    low, high = min((one.low for one in near), default=least), max(ends, default=2 * least)
+    left, right = (share * ((high - low) or least) for share in MARGINS)
     return low - left, high + right
 
 

@@ -201,10 +201,9 @@ def _how_long(plan: Plan, seconds: float | None) -> str:
     if plan.n_to_score == 0:
         return "nothing is to be scored"
     wanted = f"{plan.n_to_score} {plan.counted}{'' if plan.n_to_score == 1 else 's'}"
-    if seconds is None:
+    if seconds is None or plan.seconds is None:
         return f"not known until one is scored here, for {wanted}"
-    known = "" if plan.seconds is None else f" at {plan.seconds:.1f} s each, as in {plan.seen_in}/"
-    return f"{about(seconds)} for {wanted}{known}"
+    return f"{about(seconds)} for {wanted} at {plan.seconds:.1f} s each, as in {plan.seen_in}/"
 
 
 def check_rows(checks: Sequence[Check]) -> list[Row]:

@@ -208,7 +208,8 @@ def test_a_model_that_cannot_be_had_is_one_message(hub, tmp_path):
     arguments = ("eval", "--suite", "gpt2-l8", "--sae", "splitting-768", "-o", tmp_path / "results")
     run = mdlbench(tmp_path / "hub", *arguments)
     assert run.returncode == 1
-    assert "model gpt2: not available" in run.stderr
+    (line,) = [line for line in run.stderr.splitlines() if "Run `mdlbench fetch" in line]
+    assert "gpt2 is not in the cache" in line
     assert "Traceback" not in run.stderr
 
 

@@ -214,7 +214,7 @@ def test_a_suites_error_names_file_and_place(toy, tmp_path):
     content = yaml.safe_load(toy.path("suite.yaml").read_text())
     content["source"]["features"][0]["correlation"] = -0.5
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump(content))
-    where = r"suite\.yaml, line \d+: source\.features\.0\.pair: .*correlation from -0\.111 to 1"
+    where = r"suite\.yaml, line \d+: source\.features\.0: .*correlation from -0\.111 to 1"
     with pytest.raises(SuiteError, match=where):
         load_suite(tmp_path)
 

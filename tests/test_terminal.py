@@ -98,7 +98,7 @@ def test_a_pipe_gets_every_column_in_one_line():
     lines = piped("leaderboard", BOARDS / "smollm2-l15").stdout.decode().splitlines()
     row = next(line for line in lines if "batchtopk-2048-k48 " in line and "tree" not in line)
     assert " ".join(row.split()) == (
-        "2 batchtopk-2048-k48 2048 27.4 176.73 ± 22.08 37.83 [35.59, 40.99] 2.2%"
+        "5 batchtopk-2048-k48 2048 27.4 176.73 ± 22.08 53.66 [45.57, 67.29] 2.2%"
     )
     assert "Measured on 5,948 test tokens of python-docs." in [line.strip() for line in lines]
     paths = sorted((BOARDS / "toy" / "records").glob("*.json"))

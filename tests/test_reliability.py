@@ -592,7 +592,7 @@ def test_what_the_report_has(part, done):
     words = (folder / "report.md").read_text()
     assert "near-12" not in words
     assert "8 trained SAEs, 2 configurations with 2 training seeds in 2 of 2 worlds." in words
-    assert "the suite calls not tight" not in words
+    assert "the suite does not call tight" not in words
     assert "| rdo-tree" not in words
     names = {path.name for path in paths}
     assert {"verdicts.png", "correlations.pdf", "training.png", "table.csv"} <= names
@@ -638,7 +638,7 @@ def test_a_part_whose_data_are_fixed_is_scored_on_halves(tmp_path):
         "No setting passes all six. Fewest are falsified in flat, tight: 1; 2, 3, 4, 5, 6 could "
         "not be decided.\n"
     ) in words
-    assert "The tight one is the suite's headline here, which the suite calls not tight." in words
+    assert "The tight one is the suite's headline, which the suite does not call tight." in words
     assert "## Trained SAEs" not in words
 
 

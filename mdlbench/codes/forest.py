@@ -303,7 +303,10 @@ def add_product(
     latent: Int32[np.ndarray, " nnz"],
     n_tokens: int,
 ) -> None:
-    """The same, as sums of products of 0 and 1, which float32 holds exactly below 2²⁴ tokens."""
+    """The same, as sums of products of 0 and 1, which float32 holds exactly below 2²⁴ tokens.
+
+    Beside the table it takes 4 / `DENSE` bytes for each nonzero, at most.
+    """
     n_rows, width = table.shape
     on = np.zeros((n_tokens, width), dtype=np.float32)
     on[token, latent] = 1

@@ -131,7 +131,7 @@ def _extent(part: Evidence) -> str:
     words.append(f"Tight is {label} ≤ {limits.tight:g}, coarse {label} ≤ {limits.coarse:g}.")
     suite = part.part.places[0].suite
     if not part.part.worlds and (limits.metric, limits.tight) not in suite.tight:
-        words.append("The tight one is the suite's headline here, which the suite calls not tight.")
+        words.append("The tight one is the suite's headline, which the suite does not call tight.")
     if runs:
         times = limits.tight / part.smallest_floor
         words.append(

@@ -354,7 +354,7 @@ def test_a_diverged_run_is_said_and_excluded(whole, home, monkeypatch, tmp_path)
     said = text(found, comparison_table(found))
     assert "7 of 8 runs on suite suite.yaml are scored" in said
     assert f"**{key} diverged and is excluded: the loss became nan in epoch 1.**" in said
-    assert "Grids differ: batchtopk, 12 latents, k2: 1 of 2 seeds" in said
+    assert "Grids differ: batchtopk has one run of width 12 and sparsity 1: left out" in said
 
 
 def test_a_damaged_note_of_a_run_that_diverged_is_named(tmp_path):
@@ -402,7 +402,7 @@ def test_architectures_without_a_grid_in_common_are_not_compared(whole):
     ]
     said = text(found, comparison_table(found))
     assert "a has width 12, and not every architecture has: left out of the comparison" in said
-    assert "tabular" in latex_table("x", comparison_table(found))
+    assert "tabular" in latex_table(found, comparison_table(found))
     assert set(drawings(found)) == {"bits-fvu", "hulls-fvu"}
 
 
@@ -478,7 +478,7 @@ def test_what_one_architecture_has_not_run_is_compared_nowhere(whole):
     done = [d for d in done if (d.run.architecture, d.run.width, d.run.level) not in gone]
     grid = equal_grid(done)
     assert grid.warnings == (
-        "a, b has no run of width 12 and sparsity 2, and others have: left out of the comparison",
+        "a has no run, b has no run of width 12 and sparsity 2: left out of the comparison",
     )
     cells = {
         name: {(d.run.width, d.run.level) for d in grid.done if d.run.architecture == name}
@@ -560,6 +560,41 @@ def test_a_verdict_names_who_is_longer_and_who_cannot_be_told_apart():
     assert said[3] == "No configuration meets it with every seed: never."
 
 
+def test_one_seed_claims_nothing_of_architectures(whole, tmp_path):
+    """The plan has two seeds, and one of them is scored."""
+    folder = shutil.copytree(whole, tmp_path / "one")
+    for file in (folder / "records").glob("*seed2*"):
+        file.unlink()
+    found = findings(folder)
+    assert len(found.study.seeds) == 2
+    said = text(found, comparison_table(found))
+    assert "4 of 8 runs on suite" in said
+    assert "2 architectures, width 12, training seed 4. " in said
+    assert "There is one training seed only, so that architectures are not compared." in said
+    assert "One training seed cannot say which architecture is the shortest." in said
+    assert not set(comparison_table(found).columns) & {"more", "more low", "more high"}
+    assert [one.standing.differences for one in found.compared] == [{}, {}]
+    for words in ("hortest is", "shorter beyond chance", "told apart", "crossed", "simultaneous"):
+        assert words not in said + latex_table(found, comparison_table(found))
+
+
+def test_a_configuration_of_one_seed_is_not_compared_where_others_have_two(whole):
+    """As where it diverged with one of two seeds."""
+    study, record = plan(), read_records(whole)[0]
+    lost = study.runs()[-1]
+    done = [Done(run, record) for run in study.runs() if run != lost]
+    grid = equal_grid(done)
+    assert grid.warnings == (
+        f"{lost.architecture} has one run of width {lost.width} and sparsity {lost.level + 1}: "
+        "left out of the comparison",
+    )
+    assert {one.run.level for one in grid.done} == {0, 1} - {lost.level}
+    three = [Done(run, record) for run in plan(seeds=[1, 2, 3]).runs()]
+    assert equal_grid(three[:-1]).warnings == (
+        "plain-topk, 12 latents, k3: 2 of 3 seeds; its mean is over those",
+    )
+
+
 @given(seed=st.integers(0, 2**31))
 @settings(max_examples=15, deadline=None)
 def test_shares_of_variance_against_nested_means(seed):
@@ -601,7 +636,7 @@ def test_a_report_says_what_one_seed_cannot_and_which_epoch_was_kept(whole):
     said = text(replace(two, study=some), comparison_table(two))
     assert "was not trained on, but the last one of batchtopk was kept; the test" in said
     assert "their share is not known" not in said
-    one = plan(seeds=[4], architectures={"plain-topk": kinds["plain-topk"]}, shared=keep)
+    one = plan(architectures={"plain-topk": kinds["plain-topk"]}, seeds=[4], shared=keep)
     done = tuple(d for d in two.done if d.run.key in {run.key for run in one.runs()})
     grid = equal_grid(done)
     coarse = level(grid.done, "fvu", 0.9)
@@ -616,8 +651,10 @@ def test_a_report_says_what_one_seed_cannot_and_which_epoch_was_kept(whole):
 
 
 def test_latex_escapes_names(whole):
-    table = comparison_table(findings(whole))
-    latex = latex_table("tiny_study", table.replace("plain-topk", "plain_topk"))
+    found = findings(whole)
+    table = comparison_table(found)
+    latex = latex_table(found, table.replace("plain-topk", "plain_topk"))
+    assert latex.startswith("% study tiny-study\n% Each architecture has its best configuration")
     assert r"plain\_topk" in latex
     assert latex.count(r"\\") == 1 + len(table)
     assert latex.endswith("\\bottomrule\n\\end{tabular}\n")

@@ -36,7 +36,7 @@ class Standing:
     Attributes:
         shortest: of each, the bits of its best configuration, with an interval for it alone.
         differences: bits of the second minus bits of the first, of every pair by name; all
-            intervals together cover with 95%.
+            intervals together cover with 95%. Empty where there is one training seed.
         order: the architectures, those of fewest bits first.
     """
 
@@ -65,7 +65,7 @@ def standing(level: Level, seed: int) -> Standing:
     order = tuple(sorted(values, key=lambda name: values[name]))
     return Standing(
         shortest={name: _interval(values[name], draws[name]) for name in order},
-        differences=simultaneous(values, draws),
+        differences=simultaneous(values, draws) if level.n_seeds > 1 else {},
         order=order,
     )
 

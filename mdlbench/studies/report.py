@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
@@ -34,6 +35,11 @@ METHOD = (
     "both drawn anew, and the best configuration is chosen again in every draw. Differences have "
     "simultaneous 95% intervals over all pairs of architectures at a tolerance (max-|t|), so that "
     "all of them hold together 95% of the time; tolerances are not corrected for one another."
+)
+METHOD_OF_ONE_SEED = (
+    "Each architecture has its best configuration, the one of fewest bits. There is one training "
+    "seed only, so that architectures are not compared. Intervals are from a bootstrap over test "
+    "documents alone: the best configuration is chosen again in every draw."
 )
 
 
@@ -67,6 +73,11 @@ class Findings:
     diverged: dict[str, str]
     grid: EqualGrid
     compared: tuple[Compared, ...]
+
+    @property
+    def method(self) -> str:
+        """How bits and intervals come about."""
+        return METHOD_OF_ONE_SEED if len(self.grid.seeds) == 1 else METHOD
 
     @property
     def shares(self) -> dict[str, Shares]:
@@ -126,7 +137,7 @@ def write_report(folder: Path, output: Path) -> list[Path]:
     table = comparison_table(found)
     extra = {
         "comparison.csv": table.to_csv(index=False, lineterminator="\n"),
-        "comparison.tex": latex_table(found.study.name, table),
+        "comparison.tex": latex_table(found, table),
     }
     paths = write_outputs(output, drawings(found), runs_table(found), text(found, table))
     for name, content in extra.items():
@@ -171,7 +182,10 @@ def runs_table(found: Findings) -> pd.DataFrame:
 
 
 def comparison_table(found: Findings) -> pd.DataFrame:
-    """A row for each tolerance and architecture: bits, and how much more than the shortest."""
+    """A row for each tolerance and architecture: bits, and how much more than the shortest.
+
+    How much more is left out where there is one training seed.
+    """
     rows = []
     for one in found.compared:
         for family in one.level.families:
@@ -188,13 +202,13 @@ def comparison_table(found: Findings) -> pd.DataFrame:
 def _row(found: Standing, name: str) -> dict[str, object]:
     bits, low, high = found.shortest[name]
     row: dict[str, object] = {"bits": bits, "low": low, "high": high}
-    if name != found.order[0]:
+    if found.differences and name != found.order[0]:
         more = found.difference(found.order[0], name)
         row |= {"more": more.value, "more low": more.low, "more high": more.high}
     return row
 
 
-def latex_table(name: str, table: pd.DataFrame) -> str:
+def latex_table(found: Findings, table: pd.DataFrame) -> str:
     """The comparison with booktabs; differences to the shortest architecture at the tolerance."""
     lines = [
         r"\begin{tabular}{llrrl}",
@@ -211,8 +225,8 @@ def latex_table(name: str, table: pd.DataFrame) -> str:
             str(row.get("best configuration", "")) if row.get("bits") == row.get("bits") else "",
         ]
         lines.append(" & ".join(latex_text(cell) for cell in cells) + r" \\")
-    comment = f"% study {name}; intervals: crossed bootstrap, differences simultaneous (max-|t|)"
-    return "\n".join([comment, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    comments = [f"% study {found.study.name}", *(f"% {line}" for line in wrap(found.method))]
+    return "\n".join([*comments, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _cell(row: Mapping[Hashable, object], *keys: str) -> str:
@@ -222,7 +236,7 @@ def _cell(row: Mapping[Hashable, object], *keys: str) -> str:
 
 def text(found: Findings, table: pd.DataFrame) -> str:
     """The report in Markdown."""
-    parts = [f"# Study {found.study.name}", _extent(found), METHOD, *_warnings(found)]
+    parts = [f"# Study {found.study.name}", _extent(found), found.method, *_warnings(found)]
     for one in found.compared:
         parts += [f"## {one.words}", " ".join(verdict(one))]
         if one.level.families:
@@ -240,17 +254,16 @@ def drawings_of(found: Findings) -> list[str]:
 
 
 def _extent(found: Findings) -> str:
-    study = found.study
-    n = len(study.architectures)
-    words = (
-        f"{len(found.done)} of {found.n_runs} runs on suite {study.suite} are scored: "
-        f"{n} architecture{'s' * (n != 1)}, {_listed('width', study.widths)}, "
-        f"{_listed('training seed', study.seeds)}. {_epochs(study)}; the test split was not looked "
-        "at before an SAE was scored."
+    runs = [one.run for one in found.done]
+    n = len({run.architecture for run in runs})
+    widths = sorted({run.width for run in runs})
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    return (
+        f"{len(found.done)} of {found.n_runs} runs on suite {found.study.suite} are scored: "
+        f"{n} architecture{'s' * (n != 1)}, {_listed('width', widths)}, "
+        f"{_listed('training seed', seeds)}. "
+        f"{_epochs(found.study)}; the test split was not looked at before an SAE was scored."
     )
-    if len({one.run.seed for one in found.grid.done}) == 1:
-        words += " There is one seed only: intervals are over documents alone."
-    return words
 
 
 def _epochs(study: Study) -> str:
@@ -283,9 +296,17 @@ def verdict(one: Compared) -> Iterator[str]:
     if not found.order:
         yield f"No SAE meets {one.words} with every seed."
         return
+    if one.level.n_seeds > 1:
+        yield from _comparison(found)
+    else:
+        yield "One training seed cannot say which architecture is the shortest."
+    if missed:
+        yield f"No configuration meets it with every seed: {', '.join(missed)}."
+
+
+def _comparison(found: Standing) -> Iterator[str]:
     first = found.order[0]
-    bits = found.shortest[first]
-    yield f"Shortest is {first}: {_interval(bits)} bits per token."
+    yield f"Shortest is {first}: {_interval(found.shortest[first])} bits per token."
     rest = {name: found.difference(first, name) for name in found.order[1:]}
     if apart := [name for name in rest if rest[name].sign > 0]:
         listed = "; ".join(f"{name} by {_interval(rest[name])}" for name in apart)
@@ -293,8 +314,6 @@ def verdict(one: Compared) -> Iterator[str]:
     if ties := [name for name in rest if rest[name].sign <= 0]:
         listed = "; ".join(f"{name} ({_interval(rest[name])})" for name in ties)
         yield f"It cannot be told apart from {listed}."
-    if missed:
-        yield f"No configuration meets it with every seed: {', '.join(missed)}."
 
 
 def _variance(found: Findings) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -80,6 +81,11 @@ class Level:
     families: tuple[Family, ...]
 
     @property
+    def n_seeds(self) -> int:
+        """How many training seeds every architecture has."""
+        return min((family.n_seeds for family in self.families), default=0)
+
+    @property
     def met(self) -> list[Family]:
         return [family for family in self.families if family.is_met]
 
@@ -148,11 +154,17 @@ class EqualGrid:
     done: tuple[Done, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def seeds(self) -> list[int]:
+        """The training seeds, in the study's order."""
+        return list(dict.fromkeys(one.run.seed for one in self.done))
+
 
 def equal_grid(done: Sequence[Done]) -> EqualGrid:
     """The widths, sparsity levels and seeds that all architectures have; the rest is left out.
 
-    So are a width and a level of which, together, not every architecture has a run.
+    So are a width and a level of which, together, not every architecture has a run, or two runs
+    where there are two training seeds.
     """
     names = list(dict.fromkeys(one.run.architecture for one in done))
     common, warnings = list(done), []
@@ -174,20 +186,27 @@ def equal_grid(done: Sequence[Done]) -> EqualGrid:
     return EqualGrid(tuple(common), (*warnings, *missing, *_holes(common)))
 
 
+COUNTED = ("no run", "one run")
+
+
 def _without_missing(done: Sequence[Done], names: Sequence[str]) -> tuple[list[Done], list[str]]:
-    """The runs where every architecture has the width and level, and what is lacking elsewhere."""
-    cells = {
-        name: {_cell(one.run) for one in done if one.run.architecture == name} for name in names
-    }
-    shared = set.intersection(*cells.values()) if cells else set()
-    lines = []
-    for width, level_ in sorted(set().union(*cells.values()) - shared):
-        lacking = ", ".join(name for name in names if (width, level_) not in cells[name])
-        lines.append(
-            f"{lacking} has no run of width {width} and sparsity {level_ + 1}, and others have: "
-            "left out of the comparison"
-        )
-    return [one for one in done if _cell(one.run) in shared], lines
+    """The runs where every architecture has enough, and what is lacking elsewhere.
+
+    Two training seeds of a width and a level are enough, or one where there is one.
+    """
+    enough = min(2, len({one.run.seed for one in done}))
+    runs = Counter((one.run.architecture, _cell(one.run)) for one in done)
+    dropped, lines = set(), []
+    for cell in sorted({_cell(one.run) for one in done}):
+        lacking = [name for name in names if runs[name, cell] < enough]
+        if lacking:
+            dropped.add(cell)
+            listed = ", ".join(f"{name} has {COUNTED[runs[name, cell]]}" for name in lacking)
+            lines.append(
+                f"{listed} of width {cell[0]} and sparsity {cell[1] + 1}: left out of the "
+                "comparison"
+            )
+    return [one for one in done if _cell(one.run) not in dropped], lines
 
 
 def _cell(run: Run) -> tuple[int, int]:

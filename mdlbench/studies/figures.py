@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 
-from mdlbench.console.style import ALERT, CATEGORIES, FAINT, INK, MARKERS, house_style, legend_below
+from mdlbench.console.labels import End, label_ends, label_limits, note_below, text_inches
+from mdlbench.console.style import (
+    CATEGORIES,
+    FAINT,
+    INK,
+    Margins,
+    family_colours,
+    house_style,
+    legend_below,
+    panels,
+    plain_log_scale,
+)
 from mdlbench.curves.curve import RateDistortionCurve
+from mdlbench.report.view import Range, view_of
 from mdlbench.statistics.metrics import metric_of
-from mdlbench.studies.inference import Shares, Standing
-from mdlbench.studies.results import Done, Level
+from mdlbench.studies.inference import Interval, Shares, Standing
+from mdlbench.studies.results import Done, Family, Level
+from mdlbench.suite.base import MetricName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,73 +33,142 @@ if TYPE_CHECKING:
 
 BITS = "bits per token"
 PARTS = ("architecture", "width", "sparsity", "seed")
-LINES = ("-", "--", ":", "-.")
+ABREAST = 3
+WIDTH, LINE = 1.7, 0.2
+"""Inches of a panel of intervals, and of a line of it."""
+HULLS = 3.9, 3.2
+"""Inches of the panel of hulls."""
+N_SAMPLES = 600
+
+Points = Float64[np.ndarray, " point"]
 
 
 def intervals(levels: Sequence[tuple[Level, Standing]]) -> Figure:
-    """Bits of each architecture's best configuration at every tolerance, seeds as dots."""
-    figure = _figure(len(levels), 0.34 * max(len(level.families) for level, _ in levels) + 1.3)
+    """Bits of each architecture's best configuration at every tolerance, seeds as ticks.
+
+    Architectures are sorted by bits at the tightest of the tolerances that most of them meet.
+    """
+    names = _sorted_names(levels)
+    n_lines = -(-len(levels) // ABREAST)
+    abreast = min(ABREAST, len(levels))
+    left = 0.15 + text_inches(names)
     with house_style():
-        for ax, (level, found) in zip(_axes(figure, len(levels)), levels, strict=True):
-            _intervals(ax, level, found)
+        figure, axes = panels(
+            WIDTH,
+            [max(1, len(names)) * LINE + 0.1] * n_lines,
+            Margins(left, 0.3, 0.65, above=0.25, between=(0.25, 0.7)),
+            "Best configuration of each architecture",
+            abreast=abreast,
+        )
+        for ax, (level, found) in zip(axes, levels, strict=False):
+            _intervals(ax, level, found, names)
+        for ax in axes[len(levels) :]:
+            ax.remove()
+        for ax in axes[::abreast]:
+            ax.set_yticklabels(names, fontsize=8)
+        note_below(
+            figure, ["Points: means over training seeds, with 95% intervals. Ticks: seeds."], 0.1
+        )
     return figure
 
 
-def _intervals(ax: Axes, level: Level, found: Standing) -> None:
-    names = [*found.order, *(one.name for one in level.families if not one.is_met)]
-    by_name = {family.name: family for family in level.families}
-    for place, name in enumerate(names):
-        family = by_name[name]
-        if not family.is_met:
-            ax.text(
-                0.02,
-                place,
-                "meets it nowhere",
-                color=ALERT,
-                va="center",
-                fontsize=7,
-                transform=ax.get_yaxis_transform(),
-            )
-            continue
-        value, low, high = found.shortest[name]
-        own = family.bits[family.best]
-        ax.plot([low, high], [place, place], color=CATEGORIES[0], linewidth=2)
-        ax.plot(value, place, "o", color=CATEGORIES[0], markersize=5)
-        ax.plot(own, np.full(len(own), place), "|", color=INK, markersize=8)
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
+def _sorted_names(levels: Sequence[tuple[Level, Standing]]) -> list[str]:
+    names = [family.name for family in levels[0][0].families]
+    tightest_first = sorted((level.epsilon, i) for i, (level, _) in enumerate(levels))
+    _, at = max(tightest_first, key=lambda pair: len(levels[pair[1]][1].order))
+    order = levels[at][1].order
+    return [*order, *(name for name in names if name not in order)]
+
+
+def _intervals(ax: Axes, level: Level, found: Standing, names: Sequence[str]) -> None:
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_yticks(range(len(names)), [""] * len(names))
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", visible=False)
     ax.set_xlabel(BITS)
-    ax.set_title(limit_words(level.metric, level.epsilon))
+    ax.set_title(limit_words(level.metric, level.epsilon), fontsize=8.5)
+    for family in level.families:
+        line = names.index(family.name)
+        if family.is_met:
+            _interval(ax, line, family, found.shortest[family.name])
+        else:
+            place = ax.get_yaxis_transform()
+            ax.text(0.02, line, "misses ε", color=FAINT, va="center", fontsize=7, transform=place)
+    ax.margins(x=0.3)
 
 
-def hulls(done: Sequence[Done], metric: str) -> Figure:
+def _interval(ax: Axes, line: int, family: Family, of: Interval) -> None:
+    seeds = family.bits[family.best]
+    ax.plot([of.low, of.high], [line, line], color=CATEGORIES[0], linewidth=1.3)
+    ax.plot(of.value, line, "o", color=CATEGORIES[0], markersize=3.5)
+    ax.plot(seeds, np.full(len(seeds), line), "|", color=INK, markersize=6, markeredgewidth=0.8)
+    ax.annotate(
+        f"{of.value:.1f}",
+        (max(of.high, np.nanmax(seeds)), line),
+        (4, 0),
+        textcoords="offset points",
+        color=INK,
+        fontsize=7,
+        va="center",
+    )
+
+
+class Line(NamedTuple):
+    """A hull as far as it is in view, by rising rate."""
+
+    rates: Points
+    losses: Points
+
+
+def hulls(done: Sequence[Done], metric: MetricName) -> Figure:
     """The lower hull of each architecture's operating points, one thin line a seed."""
-    figure = _figure(1, 4.6)
     names = list(dict.fromkeys(one.run.architecture for one in done))
+    colours = family_colours(names)
+    view = view_of([one.record for one in done], metric) if done else None
     with house_style():
-        ax = figure.add_subplot()
-        for i, name in enumerate(names):
-            for j, curve in enumerate(family_hulls(done, name, metric).values()):
-                ax.plot(
-                    curve.rates,
-                    curve.distortions,
-                    color=CATEGORIES[i % len(CATEGORIES)],
-                    linestyle=LINES[i // len(CATEGORIES) % len(LINES)],
-                    marker=MARKERS[i % len(MARKERS)],
-                    markersize=2.5,
-                    linewidth=0.9,
-                    label=name if j == 0 else None,
-                )
-        ax.set_xscale("log")
-        ax.set_yscale("log")
+        margins = Margins(0.78, 0.3 + text_inches(names), 0.6)
+        title = "Hulls over equal grids"
+        figure, (ax,) = panels(HULLS[0], [HULLS[1]], margins, title)
         ax.set_xlabel(BITS)
-        ax.set_ylabel(metric_of(metric).label)
-        ax.set_title("hulls of architectures over equal grids, one line a training seed")
-        legend_below(figure)
+        ax.set_ylabel(metric_of(metric).axis)
+        if view is not None:
+            _scales(ax, view.rates, view.losses)
+            ends = []
+            for name in names:
+                lines = list(_lines(family_hulls(done, name, metric).values(), ax))
+                for line in lines:
+                    ax.plot(line.rates, line.losses, color=colours[name], linewidth=0.8)
+                if lines:
+                    longest = min(lines, key=lambda line: line.losses[-1])
+                    end = float(longest.rates[-1]), float(longest.losses[-1])
+                    ends.append(End(*end, name, colours[name]))
+            label_ends(ax, ends)
+            label_limits(ax, [r.epsilon for r in done[0].record.tolerances if r.metric == metric])
+        note_below(figure, ["A line is one architecture with one training seed."], left=0.78)
     return figure
 
 
-def family_hulls(done: Sequence[Done], name: str, metric: str) -> dict[int, RateDistortionCurve]:
+def _scales(ax: Axes, rates: Range, losses: Range) -> None:
+    foot, top = losses.log
+    ax.set_yscale("log")
+    ax.set_xlim(0.0, rates.linear[1])
+    ax.set_ylim(foot, top)
+    plain_log_scale(ax.yaxis, float(np.log10(top / foot)))
+
+
+def _lines(curves: Iterable[RateDistortionCurve], ax: Axes) -> Iterator[Line]:
+    """The hulls as far as a panel shows them."""
+    foot, top = ax.get_ylim()
+    for curve in curves:
+        rates, losses = curve.along_hull(foot, N_SAMPLES)
+        inside = (losses >= foot) & (losses <= top) & (rates <= ax.get_xlim()[1])
+        if inside.any():
+            yield Line(rates[inside], losses[inside])
+
+
+def family_hulls(
+    done: Sequence[Done], name: str, metric: MetricName
+) -> dict[int, RateDistortionCurve]:
     """By training seed: the lower hull of all operating points of an architecture (maths §8)."""
     own = [one for one in done if one.run.architecture == name]
     found = {}
@@ -103,33 +186,26 @@ def family_hulls(done: Sequence[Done], name: str, metric: str) -> dict[int, Rate
 
 def shares(found: Mapping[str, Shares]) -> Figure:
     """How much of the variance of log bits is architecture, width, sparsity and seed."""
-    figure = _figure(1, 0.4 * len(found) + 1.4)
+    from matplotlib.figure import Figure
+
     with house_style():
+        figure = Figure(figsize=(6.0, 0.3 * len(found) + 1.2), layout="constrained")
         ax = figure.add_subplot()
         places = range(len(found))
         left = np.zeros(len(found))
         for part, colour in zip(PARTS, (*CATEGORIES[:3], FAINT), strict=True):
-            width = np.array([getattr(one, part) for one in found.values()])
-            ax.barh(places, width, left=left, color=colour, label=part)
+            width = np.nan_to_num([getattr(one, part) for one in found.values()])
+            ax.barh(places, width, left=left, color=colour, label=part, height=0.7)
             left += width
         ax.set_yticks(places, list(found))
         ax.invert_yaxis()
         ax.set_xlim(0, 1)
-        ax.set_xlabel("share of the variance of log₂ bits over runs")
+        ax.grid(axis="y", visible=False)
+        ax.set_title("Where the variance between runs is")
+        ax.set_xlabel("share of the variance of log₂ bits")
         legend_below(figure)
     return figure
 
 
 def limit_words(metric: str, epsilon: float) -> str:
     return f"{metric_of(metric).label} ≤ {epsilon:g}"
-
-
-def _figure(columns: int, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    with house_style():
-        return Figure(figsize=(min(3.6 * columns + 3.0, 16.0), height), layout="constrained")
-
-
-def _axes(figure: Figure, n: int) -> list[Axes]:
-    return list(figure.subplots(1, n, squeeze=False)[0])

@@ -81,7 +81,7 @@ def _sorted_names(levels: Sequence[tuple[Level, Standing]]) -> list[str]:
 
 
 def _intervals(ax: Axes, level: Level, found: Standing, names: Sequence[str]) -> None:
-    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_ylim(max(1, len(names)) - 0.5, -0.5)
     ax.set_yticks(range(len(names)), [""] * len(names))
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", visible=False)

@@ -56,7 +56,7 @@ def eval_suite(
             "gives it a name. Repeatable. Default: all of the suite's.",
         ),
     ] = None,
-    output: Annotated[Path | None, output_option("Results folder [results/SUITE].")] = None,
+    output: Annotated[Path | None, output_option("Results folder [results/SUITE, or results/SUITE-limit-N].")] = None,
     adapter: AdapterOption = None,
     limit: LimitOption = None,
     quantiser: QuantisersOption = None,

@@ -30,9 +30,16 @@ from mdlbench.scoring.suite_run import Scored
 from mdlbench.scoring.worker import Worker
 from mdlbench.sources.open import Opener
 from mdlbench.sources.protocol import Block
+from mdlbench.studies import figures
 from mdlbench.studies import run as study_run
 from mdlbench.studies.held_out import HeldOut
-from mdlbench.studies.inference import crossed_draws, simultaneous, standing, variance_shares
+from mdlbench.studies.inference import (
+    Shares,
+    crossed_draws,
+    simultaneous,
+    standing,
+    variance_shares,
+)
 from mdlbench.studies.plan import parse_study
 from mdlbench.studies.report import (
     Compared,
@@ -658,3 +665,36 @@ def test_latex_escapes_names(whole):
     assert r"plain\_topk" in latex
     assert latex.count(r"\\") == 1 + len(table)
     assert latex.endswith("\\bottomrule\n\\end{tabular}\n")
+
+
+def test_the_figure_of_variance_has_a_legend_of_what_is_drawn():
+    one = Shares(0.5, 0.3, 0.2, float("nan"), 8)
+    (legend,) = figures.shares({"FVU ≤ 0.1": one}).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["architecture", "width", "sparsity"]
+
+
+def test_bits_of_architectures_stand_in_one_order_in_all_panels():
+    generator = np.random.default_rng(0)
+    noise = 0.1 * generator.standard_normal(500)
+
+    def at(epsilon, **bits):
+        families = tuple(
+            family(name, [[b, b]], [[b + noise, b + noise]])
+            if b
+            else Family(name, (), np.zeros((0, 2)), np.zeros((0, 2, 0)), ())
+            for name, b in bits.items()
+        )
+        one = Level("fvu", epsilon, families)
+        return one, standing(one, 0)
+
+    drawn = figures.intervals([at(0.1, a=0, b=7.0, c=6.5), at(0.2, a=3.0, b=5.0, c=4.0)])
+    assert [ax.get_title(loc="left") for ax in drawn.axes] == ["FVU ≤ 0.1", "FVU ≤ 0.2"]
+    assert [text.get_text() for text in drawn.axes[0].get_yticklabels()] == ["a", "c", "b"]
+    said = [
+        {text.get_text(): text.xy[1] for text in ax.texts if hasattr(text, "xy")}
+        for ax in drawn.axes
+    ]
+    assert said == [{"6.5": 1, "7.0": 2}, {"3.0": 0, "4.0": 1, "5.0": 2}]
+    assert [text.get_text() for text in drawn.axes[0].texts if not hasattr(text, "xy")] == [
+        "misses ε"
+    ]

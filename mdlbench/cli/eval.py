@@ -56,7 +56,10 @@ def eval_suite(
             "gives it a name. Repeatable. Default: all of the suite's.",
         ),
     ] = None,
-    output: Annotated[Path | None, output_option("Results folder [results/SUITE, or results/SUITE-limit-N].")] = None,
+    output: Annotated[
+        Path | None,
+        output_option("Results folder [results/SUITE; with --limit results/SUITE-limit-N]."),
+    ] = None,
     adapter: AdapterOption = None,
     limit: LimitOption = None,
     quantiser: QuantisersOption = None,

@@ -195,7 +195,8 @@ def shares(found: Mapping[str, Shares]) -> Figure:
         left = np.zeros(len(found))
         for part, colour in zip(PARTS, (*CATEGORIES[:3], FAINT), strict=True):
             width = np.nan_to_num([getattr(one, part) for one in found.values()])
-            ax.barh(places, width, left=left, color=colour, label=part, height=0.7)
+            if width.any():
+                ax.barh(places, width, left=left, color=colour, label=part, height=0.7)
             left += width
         ax.set_yticks(places, list(found))
         ax.invert_yaxis()

@@ -122,7 +122,7 @@ def worsens_in_training(snapshots: Snapshots) -> Verdict:
     known = ~np.isnan(slopes)
     rho = mean(slopes[known], configuration[known]) if known.any() else NOTHING
     why = {
-        f"{share.value:.0%} of the pairs worsen > {MOST_WORSENED:.0%}": (
+        f"{share.value:.0%} of the pairs worsen, more than {MOST_WORSENED:.0%}": (
             share.value > MOST_WORSENED
         ),
         f"early snapshots are preferred to the last: {', '.join(preferred)}": bool(preferred),

@@ -155,7 +155,10 @@ def _summary(found: Found) -> str:
     best = _least_falsified(found)
     words = ["No setting passes all six.", f"Fewest are falsified in {_fate(best, found)}"]
     if whole and best not in whole:
-        words.append(f"Where all six could be decided: in {_fate(_least_falsified(whole), whole)}")
+        words.append(
+            "Among the settings where all six could be decided, fewest are falsified in "
+            f"{_fate(_least_falsified(whole), whole)}"
+        )
     return " ".join(words)
 
 

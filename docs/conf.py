@@ -15,7 +15,7 @@ extensions = [
     "sphinx-mathjax-offline",
     "generated",
 ]
-exclude_patterns = ["reproduced/*/table.md"]
+exclude_patterns = ["reproduced/*/table.md", "studies/*/report/table.md"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["math"]

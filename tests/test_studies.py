@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sae_lens import SAE
+from scipy.stats import studentized_range
 from typer.testing import CliRunner
 
 from mdlbench.cli.app import app
@@ -33,13 +34,7 @@ from mdlbench.sources.protocol import Block
 from mdlbench.studies import figures
 from mdlbench.studies import run as study_run
 from mdlbench.studies.held_out import HeldOut
-from mdlbench.studies.inference import (
-    Shares,
-    crossed_draws,
-    simultaneous,
-    standing,
-    variance_shares,
-)
+from mdlbench.studies.inference import Shares, crossed_draws, interval, standing, variance_shares
 from mdlbench.studies.plan import parse_study
 from mdlbench.studies.report import (
     Compared,
@@ -527,26 +522,49 @@ def test_the_crossed_bootstrap_has_the_variance_of_a_mean_over_seeds_and_documen
     assert drawn.var() == pytest.approx(seeds.var(ddof=1) / 3 + documents.var(), rel=0.05)
 
 
-def test_simultaneous_intervals_hold_together():
+@given(seed=st.integers(0, 2**31), n_seeds=st.integers(2, 5), n_compared=st.integers(2, 8))
+@settings(max_examples=10, deadline=None)
+def test_an_interval_is_games_and_howells(seed, n_seeds, n_compared):
+    generator = np.random.default_rng(seed)
+    one, other = 5 + generator.standard_normal((2, n_seeds))
+    draws = generator.standard_normal(300)
+    draws *= 1.2 * np.sqrt((one.var(ddof=1) + other.var(ddof=1)) / n_seeds) / draws.std(ddof=1)
+    families = [
+        family(name, [bits], bits[None, :, None]) for name, bits in (("a", one), ("b", other))
+    ]
+    found = interval(2.0, draws, families, n_compared)
+    error = np.sqrt(((draws - draws.mean()) ** 2).sum() / 299)
+    noise = 0.0
+    for bits in (one, other):
+        variance = ((bits - bits.mean()) ** 2).sum() / (n_seeds - 1) / n_seeds
+        noise += variance**2 / (n_seeds - 1)
+    half = (found.high - found.low) / 2
+    assert (found.low + found.high) / 2 == pytest.approx(found.value) == pytest.approx(2.0)
+    reached = studentized_range.cdf(np.sqrt(2) * half / error, n_compared, error**4 / noise)
+    assert 0.95 - 1e-6 < reached < 0.957
+
+
+def test_an_interval_over_documents_alone_is_normal():
+    draws = np.random.default_rng(0).standard_normal(500)
+    found = interval(3.0, draws, [family("a", [[3.0]], [[draws]])])
+    assert found.high - 3.0 == pytest.approx(1.95996 * draws.std(ddof=1), rel=1e-4)
+
+
+def test_intervals_of_few_seeds_hold_together():
+    """Four equal architectures, three seeds each, documents that add nothing."""
     generator = np.random.default_rng(5)
-    draws = {
-        name: scale * generator.standard_normal(4000)
-        for name, scale in zip("abc", (1, 2, 3), strict=False)
-    }
-    found = simultaneous({"a": 1.0, "b": 2.0, "c": 4.0}, draws)
-    assert list(found) == [("a", "b"), ("a", "c"), ("b", "c")]
-    inside = np.ones(4000, dtype=bool)
-    alone = []
-    for (one, other), interval in found.items():
-        difference = draws[other] - draws[one]
-        half = (interval.high - interval.low) / 2
-        own = np.abs(difference - difference.mean()) <= half
-        alone.append(own.mean())
-        inside &= own
-        assert interval.value == pytest.approx((interval.low + interval.high) / 2)
-    assert inside.mean() == pytest.approx(0.95, abs=0.002)
-    assert min(alone) > 0.955
-    assert simultaneous({"a": 1.0}, {"a": draws["a"]}) == {}
+    whole = single = 0
+    for _ in range(100):
+        seeds = generator.standard_normal((4, 3))
+        families = tuple(
+            family(name, [own], np.repeat(own[None, :, None], 100, axis=2))
+            for name, own in zip("abcd", seeds, strict=True)
+        )
+        found = standing(Level("fvu", 0.1, families), int(generator.integers(2**31)))
+        whole += all(one.low <= 0 for one in found.more.values())
+        single += sum(one.low <= 0 <= one.high for one in found.shortest.values())
+    assert whole / 100 > 0.85
+    assert 0.9 < single / 400 < 0.99
 
 
 def test_a_verdict_names_who_is_longer_and_who_cannot_be_told_apart():
@@ -580,7 +598,7 @@ def test_one_seed_claims_nothing_of_architectures(whole, tmp_path):
     assert "There is one training seed only, so that architectures are not compared." in said
     assert "One training seed cannot say which architecture is the shortest." in said
     assert not set(comparison_table(found).columns) & {"more", "more low", "more high"}
-    assert [one.standing.differences for one in found.compared] == [{}, {}]
+    assert [one.standing.more for one in found.compared] == [{}, {}]
     for words in ("hortest is", "shorter beyond chance", "told apart", "crossed", "simultaneous"):
         assert words not in said + latex_table(found, comparison_table(found))
 

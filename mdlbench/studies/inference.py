@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,9 @@ from jaxtyping import Float64, Int64
 
 from mdlbench.statistics.bootstrap import CONFIDENCE
 from mdlbench.studies.results import Family, Level
+
+LARGE = 10_000
+"""Degrees of freedom that do as if there were infinitely many."""
 
 Draws = Float64[np.ndarray, " replicate"]
 
@@ -34,22 +38,19 @@ class Standing:
     """How the architectures that meet a tolerance compare.
 
     Attributes:
-        shortest: of each, the bits of its best configuration, with an interval for it alone.
-        differences: bits of the second minus bits of the first, of every pair by name; all
-            intervals together cover with 95%. Empty where there is one training seed.
-        order: the architectures, those of fewest bits first.
+        shortest: of each, the bits of its best configuration, with an interval for it alone; those
+            of fewest bits first.
+        more: how many bits each takes beyond the first. The intervals of all pairs' differences,
+            of which these are some, cover together. Empty where there is one training seed.
     """
 
     shortest: dict[str, Interval]
-    differences: dict[tuple[str, str], Interval]
-    order: tuple[str, ...]
+    more: dict[str, Interval]
 
-    def difference(self, one: str, other: str) -> Interval:
-        """Bits of `other` minus bits of `one`."""
-        if (one, other) in self.differences:
-            return self.differences[one, other]
-        found = self.differences[other, one]
-        return Interval(-found.value, -found.high, -found.low)
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The architectures, those of fewest bits first."""
+        return tuple(self.shortest)
 
 
 def standing(level: Level, seed: int) -> Standing:
@@ -61,13 +62,72 @@ def standing(level: Level, seed: int) -> Standing:
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     draws = {family.name: crossed_draws(family, generator) for family in level.met}
-    values = {family.name: family.shortest for family in level.met}
-    order = tuple(sorted(values, key=lambda name: values[name]))
+    ranked = sorted(level.met, key=lambda family: family.shortest)
     return Standing(
-        shortest={name: _interval(values[name], draws[name]) for name in order},
-        differences=simultaneous(values, draws) if level.n_seeds > 1 else {},
-        order=order,
+        shortest={
+            family.name: interval(family.shortest, draws[family.name], [family])
+            for family in ranked
+        },
+        more={
+            other.name: interval(
+                other.shortest - ranked[0].shortest,
+                draws[other.name] - draws[ranked[0].name],
+                [ranked[0], other],
+                n_compared=len(ranked),
+            )
+            for other in ranked[1:]
+            if level.n_seeds > 1
+        },
     )
+
+
+def interval(
+    value: float, draws: Draws, families: Sequence[Family], n_compared: int = 2
+) -> Interval:
+    """Value ± SE times the `critical` value, after Games and Howell (1976).
+
+    SE is the standard deviation of the draws.
+
+    Args:
+        value: bits of one architecture, or what a second one takes beyond a first.
+        draws: the same in each draw of the crossed bootstrap.
+        families: those that it is of.
+        n_compared: of how many architectures any two are compared.
+    """
+    error = float(draws.std(ddof=1))
+    half = critical(n_compared, _floor(degrees_of_freedom(error**2, families))) * error
+    return Interval(value, value - half, value + half)
+
+
+@cache
+def critical(n_compared: int, freedom: float) -> float:
+    """The 95% quantile of the studentized range of so many means, over √2; for two, Student's t."""
+    from scipy.stats import studentized_range
+
+    return float(studentized_range.ppf(CONFIDENCE, n_compared, freedom)) / math.sqrt(2)
+
+
+def _floor(freedom: float) -> float:
+    """Two significant digits, rounded down, so that few critical values are computed."""
+    if freedom > LARGE:
+        return math.inf
+    unit = 10.0 ** (math.floor(math.log10(freedom)) - 1)
+    return round(math.floor(freedom / unit) * unit, 12)
+
+
+def degrees_of_freedom(variance: float, families: Sequence[Family]) -> float:
+    """Of a variance, as far as a few training seeds estimate it (Welch and Satterthwaite).
+
+    It is variance² / Σ (s² / S)² / (S − 1) over the families, s² the variance of the best
+    configuration's bits over its S seeds, and at least the least S − 1. What test documents add is
+    known far better.
+    """
+    seeds = [bits[~np.isnan(bits)] for bits in (family.bits[family.best] for family in families)]
+    several = [bits for bits in seeds if len(bits) > 1]
+    noise = sum(float(bits.var(ddof=1) / len(bits)) ** 2 / (len(bits) - 1) for bits in several)
+    if noise == 0:
+        return math.inf
+    return max(variance**2 / noise, min(len(bits) for bits in several) - 1.0)
 
 
 def crossed_draws(family: Family, generator: np.random.Generator) -> Draws:
@@ -99,35 +159,6 @@ def _stretched(
     n = (~np.isnan(resampled)).sum(axis=1, keepdims=True)
     factor = np.sqrt(n / np.maximum(n - 1, 1))
     return np.asarray(centre + np.where(n > 1, factor, 1.0) * (resampled - centre))
-
-
-def simultaneous(
-    values: dict[str, float], draws: dict[str, Draws]
-) -> dict[tuple[str, str], Interval]:
-    """Intervals of all pairs' differences that cover all at once with 95%: max-|t|.
-
-    Each is value ± q·SE, q the 95% quantile of the largest |deviation| / SE over pairs.
-    """
-    pairs = list(combinations(values, 2))
-    if not pairs:
-        return {}
-    differences = np.array([draws[b] - draws[a] for a, b in pairs])
-    deviations = differences - differences.mean(axis=1, keepdims=True)
-    errors = deviations.std(axis=1, ddof=1, keepdims=True)
-    ratios = np.divide(np.abs(deviations), errors, out=np.zeros_like(deviations), where=errors > 0)
-    quantile = float(np.quantile(ratios.max(axis=0), CONFIDENCE))
-    found = {}
-    for (a, b), error in zip(pairs, errors[:, 0], strict=True):
-        value, half = values[b] - values[a], quantile * float(error)
-        found[a, b] = Interval(value, value - half, value + half)
-    return found
-
-
-def _interval(value: float, draws: Draws) -> Interval:
-    """Value ± the quantiles of the draws about their mean."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws - draws.mean(), [tail, 1 - tail])
-    return Interval(value, value + float(low), value + float(high))
 
 
 class Shares(NamedTuple):

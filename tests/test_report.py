@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
 from rich.console import Console
 
 from mdlbench.boards.leaderboard import build, to_json
@@ -728,7 +729,7 @@ def architecture_records():
         make_record("short", (40.0, 41.0), coder={"architecture": "mdl"}),
         make_record("gates", None, results=[make_result(LIMIT, None)], coder=GATED),
         make_record("narrow", (45.0, 46.0), coder={"architecture": "topk"}, quantiser="rdo"),
-        make_record("k", (10.0, 10.5), coder={"architecture": "kmeans"}, adapter="baseline"),
+        make_record("k", (5.0, 6.0), coder={"architecture": "kmeans"}, adapter="baseline"),
         make_record("p", (200.0, 210.0), coder={"architecture": "pca"}, adapter="baseline"),
     ]
 
@@ -739,47 +740,168 @@ def test_the_shortest_sae_of_each_architecture_sorted_by_bits():
     assert has_several(board)
     assert not has_several(build([records[0], records[5]], HEADLINE))
     assert sorted_architectures(board, "mse") == ["mdl", "topk", "kmeans", "pca"]
-    (panel,) = architectures_figure(board).axes
+    figure = architectures_figure(board)
+    (panel,) = figure.axes
     assert [label.get_text() for label in panel.get_yticklabels()] == [
         "mdl",
         "topk",
         "kmeans",
         "pca",
     ]
-    marks = {
+    low, high = panel.get_xlim()
+    assert (low, high) == pytest.approx((40.025 - 0.06 * 10.95, 50.975 + 0.06 * 10.95))
+    assert marks_of(panel) == {
+        (0, "o"): 40.5,
+        (1, "o"): 50.5,
+        (1, "s"): 45.5,
+        (2, CARETLEFTBASE): low,
+        (3, CARETRIGHTBASE): high,
+    }
+    (key,) = figure.legends
+    assert [text.get_text() for text in key.texts] == [
+        "the suite's own mode",
+        "[rdo]",
+        "rank 1",
+        "out of view",
+    ]
+
+
+def marks_of(panel):
+    """The bits of each mark, by its architecture's line and its marker."""
+    return {
         (round(line.get_ydata()[0]), line.get_marker()): line.get_xdata()[0]
         for line in panel.lines
         if line.get_marker() != "None"
     }
-    assert marks == {(0, "o"): 40.5, (1, "o"): 50.5, (1, "s"): 45.5}
-    written = set(texts_of(panel))
-    assert {"← 10", "205 →", "40.5", "50.5"} == written
-    assert panel.get_xlim() == pytest.approx((40.025 - 0.05 * 10.95, 50.975 + 0.25 * 10.95))
-    (key,) = architectures_figure(board).legends
-    assert [text.get_text() for text in key.texts] == [
-        "the suite's own mode, with its bits",
-        "[rdo]",
-        "rank 1",
+
+
+def test_what_has_no_bits_in_the_suites_own_mode_comes_last_of_its_kind():
+    gates = make_record("gates", (30.0, 31.0), coder=GATED, quantiser="rdo")
+    records = [record for record in architecture_records() if record.identity.coder.name != "gates"]
+    board = build([*records, gates], HEADLINE)
+    assert sorted_architectures(board, "mse") == ["mdl", "topk", "gated", "kmeans", "pca"]
+    (panel,) = architectures_figure(board).axes
+    assert texts_of(panel) == ["40.5", "50.5", "–", "5.5", "205.0"]
+    assert marks_of(panel)[2, "s"] == 30.5
+
+
+def test_numbers_end_at_one_place_between_their_panel_and_the_next():
+    limits = [("mse", 0.01), LIMIT]
+    records = [
+        make_record(name, results=[make_result(limit, bits) for limit in limits], coder=coder)
+        for name, bits, coder in (
+            ("one", (900.0, 1100.0), {"architecture": "topk"}),
+            ("other", (300.0, 310.0), GATED),
+        )
     ]
+    figure = architectures_figure(build(records, HEADLINE))
+    left, right = figure.axes
+    for panel, end in ((left, right.bbox.x0), (right, figure.bbox.x1)):
+        short, long = boxes_of(figure, panel.texts)
+        assert texts_of(panel) == ["305.0", "1000.0"]
+        assert short.x1 == pytest.approx(long.x1)
+        assert panel.bbox.x1 + 5 < long.x0
+        assert long.x1 < end - 5
+
+
+def test_an_interval_that_leaves_its_panel_ends_in_a_caret():
+    records = [
+        make_record("short", (40.0, 41.0), coder={"architecture": "topk"}),
+        make_record("gates", (50.0, 51.0), coder=GATED),
+        make_record("p", (20.0, 80.0), coder={"architecture": "pca"}, adapter="baseline"),
+        make_record(
+            "p", (45.0, 80.0), coder={"architecture": "pca"}, adapter="baseline", quantiser="rdo"
+        ),
+    ]
+    (panel,) = architectures_figure(build(records, HEADLINE)).axes
+    high = panel.get_xlim()[1]
+    assert high < 62.5
+    assert marks_of(panel) == {
+        (0, "o"): 40.5,
+        (1, "o"): 50.5,
+        (2, "o"): 50.0,
+        (2, CARETRIGHTBASE): high,
+    }
+    assert texts_of(panel)[2] == "50.0"
+    assert all(line.get_xdata()[-1] <= high for line in panel.lines)
+
+
+def test_saes_of_up_to_five_times_the_shortests_bits_are_in_view():
+    records = [
+        make_record(name, (bits, bits), coder={"architecture": name})
+        for name, bits in (("topk", 10.0), ("mdl", 49.0), ("relu", 60.0))
+    ]
+    (panel,) = architectures_figure(build(records, HEADLINE)).axes
+    high = panel.get_xlim()[1]
+    assert high == pytest.approx(49 + 0.06 * 39)
+    assert marks_of(panel) == {(0, "o"): 10.0, (1, "o"): 49.0, (2, CARETRIGHTBASE): high}
+
+
+def test_an_architectures_modes_lie_closer_together_than_architectures():
+    records = [
+        make_record(name, (40.0, 41.0), coder={"architecture": name}, quantiser=mode)
+        for name in ("mdl", "topk")
+        for mode in (None, "rdo")
+    ]
+    (panel,) = architectures_figure(build(records, HEADLINE)).axes
+    at = [line.get_ydata()[0] for line in panel.lines if line.get_marker() != "None"]
+    inches = np.diff(at) * panel.get_position().height * panel.figure.get_figheight() / 2
+    np.testing.assert_allclose(inches, [0.06, 0.14, 0.06], rtol=0.2)
+
+
+def test_the_title_names_the_content_and_the_foot_says_what_sorts():
+    figure = architectures_figure(build(architecture_records(), HEADLINE))
+    title = " ".join(figure.get_suptitle().split())
+    assert title == "mnist: the shortest SAE of each architecture"
+    _, note = figure.texts
+    assert note.get_text().replace("\n", " ") == (
+        "Numbers: bits in the suite's own mode (–: none within ε). Rows are sorted by those at "
+        "MSE\N{NO-BREAK SPACE}≤\N{NO-BREAK SPACE}0.015, baselines last. Bars: 95% intervals."
+    )
+    (box,) = boxes_of(figure, [note])
+    assert box.x1 < figure.bbox.x1
+
+
+def test_lines_of_panels_are_as_long_as_one_another():
+    limits = [("mse", epsilon) for epsilon in (0.01, 0.011, 0.012, 0.015)]
+    records = [
+        make_record(name, results=[make_result(limit, (50.0, 51.0)) for limit in limits], coder=who)
+        for name, who in (("one", GATED), ("other", {"architecture": "topk"}))
+    ]
+    axes = architectures_figure(build(records, HEADLINE)).axes
+    lefts = [ax.get_position().x0 for ax in axes]
+    assert lefts == [lefts[0], lefts[1]] * 2
 
 
 def test_an_sae_of_no_bits_leaves_the_others_their_place():
     silent = make_record("silent", (0.0, 0.0), coder={"architecture": "relu"})
     records = [*architecture_records(), silent]
     (panel,) = architectures_figure(build(records, HEADLINE)).axes
-    assert panel.get_xlim()[0] == pytest.approx(40.025 - 0.05 * 10.95)
-    assert "← 0" in texts_of(panel)
+    low = panel.get_xlim()[0]
+    assert low == pytest.approx(40.025 - 0.06 * 10.95)
+    assert marks_of(panel)[0, CARETLEFTBASE] == low
+    assert texts_of(panel)[0] == "0.0"
 
 
 @pytest.mark.parametrize(
     ("bits", "reach"),
-    [(0.0, (1 - 0.05, 2 + 0.25)), (40.0, (40 - 0.05 * 40, 40 + 0.25 * 40))],
+    [(0.0, (1 - 0.06, 2 + 0.06)), (40.0, (40 - 0.06 * 40, 40 + 0.06 * 40))],
     ids=["no bits", "every draw alike"],
 )
 def test_a_panel_of_one_mark_has_two_ends(bits, reach):
     record = make_record("alone", (bits, bits), coder={"architecture": "topk"})
     (panel,) = architectures_figure(build([record], HEADLINE)).axes
     assert panel.get_xlim() == pytest.approx(reach)
+
+
+def test_a_loss_whose_tolerances_all_miss_has_an_empty_panel():
+    records = [
+        make_record(name, results=[make_result(LIMIT, None)], coder={"architecture": name})
+        for name in ("mdl", "topk")
+    ]
+    figure = architectures_figure(build(records, HEADLINE))
+    assert texts_of(figure.axes[0]) == []
+    assert png(figure).startswith(PNG_SIGNATURE)
 
 
 def test_panels_are_of_one_loss_the_tightest_first():

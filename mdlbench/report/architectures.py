@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdlbench.boards.leaderboard import Leaderboard, Row, Table
-from mdlbench.console.labels import text_inches
+from mdlbench.console.labels import NOTE, SIZE, note_below, text_inches
 from mdlbench.console.style import (
     ALERT,
     CATEGORIES,
@@ -18,7 +19,7 @@ from mdlbench.console.style import (
     panels,
 )
 from mdlbench.quantisers.modes import mode_of
-from mdlbench.report.tables import TITLE_LENGTH, printable
+from mdlbench.report.tables import ABSENT, TITLE_LENGTH, printable
 from mdlbench.statistics.metrics import metric_of
 from mdlbench.suite.base import MetricName
 
@@ -28,17 +29,57 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ABREAST = 3
-NEAR = 3.0
-"""Panels hold what takes up to so many times the shortest SAE's bits; the rest is written."""
-MARGINS = (0.05, 0.25)
-"""Room left and right of a panel's intervals, as shares of what they span: bits stand right."""
-WIDTH = 1.5
+"""Most panels in a line."""
+NEAR = 5.0
+"""Panels hold what takes up to so many times the shortest SAE's bits."""
+MARGIN = 0.06
+"""Room left and right of a panel's intervals, as a share of what they span."""
+WIDTH = 1.02
 """Inches of a panel."""
+APART, LINE = 0.06, 0.14
+"""Inches between an architecture's modes, and between its last one and the next architecture."""
+GAP = 0.1
+"""Inches between a panel and the column of bits right of it, which carets leave room for."""
+LETTERS = 18
+"""Letters of small print to an inch."""
 NAME_LENGTH = 26
-SMALL: dict[str, Any] = {"fontsize": 7, "va": "center"}
+LEFT, RIGHT = 8, 9
+"""Carets that begin at their place, as matplotlib numbers its markers."""
 
 Mode = str | None
 """A quantiser's name; None is the suite's own."""
+
+
+class Marked(NamedTuple):
+    """Bits, and the ends of their interval."""
+
+    low: float
+    bits: float
+    high: float
+
+
+class Panel(NamedTuple):
+    """What is drawn of a table.
+
+    Attributes:
+        title: the tolerance.
+        lines: of each architecture, its shortest row in each mode; None where there is none.
+        reach: the bits at the panel's ends.
+    """
+
+    title: str
+    lines: list[list[Row | None]]
+    reach: tuple[float, float]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for line in self.lines for row in line if row is not None]
+
+    @property
+    def numbers(self) -> list[str]:
+        """Of each architecture, the bits in the first mode."""
+        first = [line[0] for line in self.lines]
+        return [ABSENT if row is None else f"{_marked(row).bits:.1f}" for row in first]
 
 
 def has_several(board: Leaderboard) -> bool:
@@ -59,24 +100,23 @@ def sorted_at(board: Leaderboard, metric: MetricName) -> Table:
 
 
 def sorted_architectures(board: Leaderboard, metric: MetricName) -> list[str]:
-    """Those that are within some ε, by bits at one: SAEs in the suite's own mode, then baselines.
+    """Those that are within some ε, by bits in the first mode at one: SAEs, then baselines.
 
-    What misses that ε comes last. Where there is nothing in the suite's own mode, the shortest of
-    the others decides.
+    What has none there comes last, by its bits in another mode.
     """
     tables = tables_of(board, metric)
+    modes = _modes(tables)
     found = {
         (row.record.is_baseline, row.record.coder.architecture)
         for table in tables
         for row in _shown(table)
     }
-    at = sorted_at(board, metric)
+    at = _shown(sorted_at(board, metric))
 
-    def place(key: tuple[bool, str]) -> tuple[bool, bool, float, str]:
-        rows = [row for row in _shown(at) if row.record.coder.architecture == key[1]]
-        own = [row for row in rows if row.record.identity.quantiser is None] or rows
-        bits = min((row.result.bits or 0.0 for row in own), default=float("inf"))
-        return key[0], not rows, bits, key[1]
+    def place(key: tuple[bool, str]) -> tuple[bool, float, float, str]:
+        best = _best(at, key[1], modes)
+        bits = [float("inf") if row is None else _marked(row).bits for row in best]
+        return key[0], bits[0], min(bits), key[1]
 
     return [name for _, name in sorted(found, key=place)]
 
@@ -84,33 +124,52 @@ def sorted_architectures(board: Leaderboard, metric: MetricName) -> list[str]:
 def architectures_figure(board: Leaderboard, metric: MetricName | None = None) -> Figure:
     """One panel per tolerance of a loss, one line per architecture: its shortest SAE in each mode.
 
+    Right of a panel stand the bits in the first mode.
+
     Args:
         board: of one site.
         metric: the loss; the headline's by default.
     """
     metric = board.headline.metric if metric is None else metric
-    names, tables = sorted_architectures(board, metric), tables_of(board, metric)
-    modes = _modes(tables)
-    n_lines = -(-len(tables) // ABREAST)
-    line = 0.15 + 0.045 * (len(modes) - 1)
+    tables = tables_of(board, metric)
+    names, modes = sorted_architectures(board, metric), _modes(tables)
+    shown = [_panel(table, names, modes) for table in tables]
     words = [printable(name, NAME_LENGTH) for name in names]
+    left, column = 0.15 + text_inches(words), _column_inches(shown)
+    abreast, beside = _abreast(len(shown)), column + 0.12
+    width = left + abreast * (WIDTH + beside)
+    note = wrap(_note(modes[0], sorted_at(board, metric)), int(LETTERS * width))
+    key, columns = _key(shown, modes), 2 * abreast - 1
+    foot = 0.18 * -(-len(key) // columns)
+    below = 0.52 + foot + NOTE * len(note)
     with house_style():
         figure, axes = panels(
             WIDTH,
-            [max(1, len(names)) * line + 0.1] * n_lines,
-            Margins(0.15 + text_inches(words), 0.2, 0.72, above=0.25, between=(0.25, 0.7)),
-            f"{printable(board.title, TITLE_LENGTH)}: the shortest SAE of each architecture with "
-            f"its 95% interval, sorted by bits at {_short(sorted_at(board, metric))}",
-            abreast=min(ABREAST, len(tables)),
+            [max(1, len(names)) * _pitch(modes) + 0.06] * -(-len(shown) // abreast),
+            Margins(left, beside, below, above=0.25, between=(beside, 0.7)),
+            f"{printable(board.title, TITLE_LENGTH)}: the shortest SAE of each architecture",
+            abreast,
         )
-        for ax, table in zip(axes, tables, strict=False):
-            _panel(ax, table, names, modes)
-        for ax in axes[len(tables) :]:
+        for ax, panel in zip(axes, shown, strict=False):
+            _draw(ax, panel, modes)
+            _write_numbers(ax, panel, column)
+        for ax in axes[len(shown) :]:
             ax.remove()
-        for ax in axes[::ABREAST]:
-            ax.set_yticklabels(words, fontsize=8)
-        legend_of_marks(figure, _key(axes, modes), columns=4)
+        for ax in axes[::abreast]:
+            ax.set_yticklabels(words)
+        legend_of_marks(figure, key, columns)
+        note_below(figure, note, left=0.1, bottom=0.1 + foot)
     return figure
+
+
+def _abreast(n_panels: int) -> int:
+    """Panels in a line, such that lines are as long as one another."""
+    return -(-n_panels // -(-n_panels // ABREAST))
+
+
+def _column_inches(shown: Iterable[Panel]) -> float:
+    """From a panel's right edge to the right end of its numbers."""
+    return GAP + text_inches(number for panel in shown for number in panel.numbers)
 
 
 def _short(table: Table) -> str:
@@ -125,27 +184,28 @@ def _shown(table: Table) -> list[Row]:
 def _modes(tables: Iterable[Table]) -> list[Mode]:
     """The suite's own mode first, then the others by name."""
     found = {row.record.identity.quantiser for table in tables for row in _shown(table)}
-    return sorted(found, key=lambda mode: (mode is not None, mode or ""))
+    return sorted(found or {None}, key=lambda mode: (mode is not None, mode or ""))
 
 
-def _panel(ax: Axes, table: Table, names: Sequence[str], modes: Sequence[Mode]) -> None:
+def _best(rows: Sequence[Row], architecture: str, modes: Sequence[Mode]) -> list[Row | None]:
+    """An architecture's row of fewest bits in each mode; None where there is none."""
+    found: dict[Mode, Row] = {}
+    for row in sorted(rows, key=lambda row: _marked(row).bits):
+        if row.record.coder.architecture == architecture:
+            found.setdefault(row.record.identity.quantiser, row)
+    return [found.get(mode) for mode in modes]
+
+
+def _marked(row: Row) -> Marked:
+    bits = row.result.bits or 0.0
+    low, high = row.result.bits_ci or (bits, bits)
+    return Marked(low, bits, high)
+
+
+def _panel(table: Table, names: Sequence[str], modes: Sequence[Mode]) -> Panel:
     rows = _shown(table)
-    lines = {
-        name: [
-            _shortest((row for row in rows if row.record.coder.architecture == name), mode)
-            for mode in modes
-        ]
-        for name in names
-    }
-    ax.set_xlim(_reach([row for line in lines.values() for row in line if row is not None]))
-    ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.set_yticks(range(len(names)), labels=[""] * len(names))
-    ax.tick_params(axis="y", length=0)
-    ax.set_title(_short(table), fontsize=8.5)
-    ax.set_xlabel("bits per token")
-    ax.grid(axis="x", visible=False)
-    for line, name in enumerate(names):
-        _line(ax, line, lines[name], modes)
+    lines = [_best(rows, name, modes) for name in names]
+    return Panel(_short(table), lines, _reach([row for line in lines for row in line if row]))
 
 
 def _reach(rows: Sequence[Row]) -> tuple[float, float]:
@@ -159,73 +219,65 @@ def _reach(rows: Sequence[Row]) -> tuple[float, float]:
     near = [one for one in map(_marked, costly) if one.bits >= least / NEAR]
     ends = [one.high for one in map(_marked, saes) if one.bits <= NEAR * least]
     low, high = min((one.low for one in near), default=least), max(ends, default=2 * least)
-    left, right = (share * ((high - low) or least) for share in MARGINS)
-    return low - left, high + right
+    margin = MARGIN * ((high - low) or least)
+    return low - margin, high + margin
 
 
-def _shortest(rows: Iterable[Row], mode: Mode) -> Row | None:
-    """The row of fewest bits in a mode; None where there is none."""
-    found = [row for row in rows if row.record.identity.quantiser == mode]
-    return min(found, key=lambda row: row.result.bits or 0.0, default=None)
+def _pitch(modes: Sequence[Mode]) -> float:
+    """Inches from one architecture to the next."""
+    return LINE + APART * (len(modes) - 1)
 
 
-def _line(ax: Axes, line: int, best: Sequence[Row | None], modes: Sequence[Mode]) -> None:
-    """An architecture's marks, a mode below the other, and the bits in the first mode."""
-    found = [(row, mode) for row, mode in zip(best, modes, strict=True) if row is not None]
+def _draw(ax: Axes, panel: Panel, modes: Sequence[Mode]) -> None:
+    n_lines = len(panel.lines)
+    ax.set_xlim(panel.reach)
+    ax.set_ylim(max(1, n_lines) - 0.5, -0.5)
+    ax.set_yticks(range(n_lines), labels=[""] * n_lines)
+    ax.tick_params(labelsize=SIZE)
+    ax.tick_params(axis="y", length=0, pad=6)
+    ax.set_title(panel.title, fontsize=8.5)
+    ax.set_xlabel("bits per token", fontsize=8.5)
+    ax.grid(axis="x", visible=False)
+    step = APART / _pitch(modes)
+    for at, line in enumerate(panel.lines):
+        for i, (row, mode) in enumerate(zip(line, modes, strict=True)):
+            if row is not None:
+                _mark(ax, at + (i - (len(modes) - 1) / 2) * step, row, mode)
+
+
+def _write_numbers(ax: Axes, panel: Panel, column: float) -> None:
+    """Write each architecture's bits so many inches right of the panel, where they end."""
+    for at, number in enumerate(panel.numbers):
+        ax.annotate(
+            number,
+            (1.0, at),
+            (72 * column, 0),
+            xycoords=ax.get_yaxis_transform(),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            color=FAINT if number == ABSENT else INK,
+            fontsize=SIZE,
+        )
+
+
+def _mark(ax: Axes, at: float, row: Row, mode: Mode) -> None:
+    """Draw the bits with their interval, and a caret at each end where they leave the panel."""
     low, high = ax.get_xlim()
-    bits = [row.result.bits or 0.0 for row, _ in found]
-    faint: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "color": FAINT, **SMALL}
-    if not found:
-        ax.text(0.02, line, "misses ε", **faint)
-    elif not any(low <= value <= high for value in bits):
-        is_left = max(bits) < low
-        words = f"← {max(bits):.0f}" if is_left else f"{min(bits):.0f} →"
-        ax.text(0.02 if is_left else 0.98, line, words, ha="left" if is_left else "right", **faint)
-    else:
-        marks = [_mark(ax, line, row, mode, modes) for row, mode in found]
-        if best[0] is not None and low <= marks[0].bits <= high:
-            _say_bits(ax, line, marks[0].bits, [one for one in marks if low <= one.bits <= high])
-
-
-def _say_bits(ax: Axes, line: int, bits: float, shown: Sequence[Marked]) -> None:
-    """Write the bits beside the marks, to the right where there is room."""
-    low, high = ax.get_xlim()
-    first, last = min(end.low for end in shown), max(end.high for end in shown)
-    room = 0.2 * (high - low)
-    is_right = last < high - room or first < low + room
-    ax.annotate(
-        f"{bits:.1f}",
-        (last if is_right else first, line),
-        (4 if is_right else -4, 0),
-        textcoords="offset points",
-        ha="left" if is_right else "right",
-        color=INK,
-        **SMALL,
-    )
-
-
-class Marked(NamedTuple):
-    """Bits that are drawn, and the ends of their interval."""
-
-    low: float
-    bits: float
-    high: float
-
-
-def _marked(row: Row) -> Marked:
-    bits = row.result.bits or 0.0
-    low, high = row.result.bits_ci or (bits, bits)
-    return Marked(low, bits, high)
-
-
-def _mark(ax: Axes, line: int, row: Row, mode: Mode, modes: Sequence[Mode]) -> Marked:
-    """Draw the bits with their interval."""
     marked = _marked(row)
-    at = line + 0.5 * (modes.index(mode) / max(1, len(modes) - 1) - 0.5) if modes[1:] else line
-    colour = ALERT if row.ranking.rank == 1 else CATEGORIES[0]
-    ax.plot([marked.low, marked.high], [at, at], color=colour, linewidth=1.3)
-    ax.plot(marked.bits, at, color=colour, **_look(mode))
-    return marked
+    look: dict[str, Any] = {"color": _colour(row), "clip_on": False}
+    ends = [min(max(end, low), high) for end in (marked.low, marked.high)]
+    ax.plot(ends, [at, at], linewidth=1.3, **look)
+    if low <= marked.bits <= high:
+        ax.plot(marked.bits, at, **look, **_look(mode))
+    if marked.low < low:
+        ax.plot(low, at, marker=LEFT, markersize=4, **look)
+    if marked.high > high:
+        ax.plot(high, at, marker=RIGHT, markersize=4, **look)
+
+
+def _colour(row: Row) -> str:
+    return ALERT if row.ranking.rank == 1 else CATEGORIES[0]
 
 
 def _look(mode: Mode) -> dict[str, Any]:
@@ -236,16 +288,35 @@ def _look(mode: Mode) -> dict[str, Any]:
     return look | {"marker": mode_of(mode).marker}
 
 
-def _key(axes: Sequence[Axes], modes: Sequence[Mode]) -> dict[str, Artist]:
+def _name(mode: Mode) -> str:
+    return "the suite's own mode" if mode is None else f"[{mode}]"
+
+
+def _key(shown: Sequence[Panel], modes: Sequence[Mode]) -> dict[str, Artist]:
     """What the marks mean that are drawn."""
     from matplotlib.lines import Line2D
 
     entries: dict[str, Artist] = {}
     if len(modes) > 1:
         for mode in modes:
-            name = "the suite's own mode, with its bits" if mode is None else f"[{mode}]"
-            entries[name] = Line2D([], [], linestyle="", color=FAINT, **_look(mode))
-    drawn = [line for ax in axes if ax.figure for line in ax.lines if line.get_marker() != "None"]
-    if any(line.get_color() == ALERT for line in drawn):
+            entries[_name(mode)] = Line2D([], [], linestyle="", color=FAINT, **_look(mode))
+    if any(row.ranking.rank == 1 for panel in shown for row in panel.rows):
         entries["rank 1"] = Line2D([], [], color=ALERT, linewidth=2)
+    if any(_is_beyond(row, panel.reach) for panel in shown for row in panel.rows):
+        caret: dict[str, Any] = {"marker": RIGHT, "markersize": 4, "linestyle": ""}
+        entries["out of view"] = Line2D([], [], color=FAINT, **caret)
     return entries
+
+
+def _is_beyond(row: Row, reach: tuple[float, float]) -> bool:
+    """Whether some of a row's interval is out of view."""
+    marked = _marked(row)
+    return marked.low < reach[0] or marked.high > reach[1]
+
+
+def _note(mode: Mode, at: Table) -> str:
+    limit = _short(at).replace(" ", "\N{NO-BREAK SPACE}")
+    return (
+        f"Numbers: bits in {_name(mode)} ({ABSENT}: none within ε). Rows are sorted by those at "
+        f"{limit}, baselines last. Bars: 95% intervals."
+    )

@@ -186,6 +186,19 @@ def test_rates_at_distortions_lie_on_chords_and_are_nan_beyond():
     assert (alone[0], np.isnan(alone[1])) == (1, True)
 
 
+@pytest.mark.parametrize("n", [2, 7, 400])
+def test_a_drawn_hull_is_cut_on_the_chord_that_reaches_beyond_the_edge(n):
+    curve = curve_of((0, 8), (2, 2), (10, 1))
+    rates, losses = curve.along_hull(n=n, most=6.0)
+    assert (rates[0], losses[0]) == (0, 8)
+    assert (rates[-1], losses[-1]) == (6, 1.5)
+    assert (len(rates), len(losses)) == (n, n)
+    whole = curve.along_hull(n=n, most=10.0)
+    np.testing.assert_array_equal(whole, curve.along_hull(n=n))
+    assert curve_of((3, 2), (4, 1)).along_hull(most=2.0)[0].tolist() == []
+    assert [found.tolist() for found in curve.along_hull(most=0.0)] == [[0], [8]]
+
+
 @given(some_points, st.floats(0, 20))
 def test_a_curve_at_epsilon_is_the_score_there(points, epsilon):
     """One rule: what a hull has at ε is the cheapest that shares tokens among the points."""

@@ -107,7 +107,7 @@ class RateDistortionCurve:
         return np.where(beyond, np.nan, rates)
 
     def along_hull(
-        self, least: float = 0.0, n: int = 400
+        self, least: float = 0.0, n: int = 400, most: float = np.inf
     ) -> tuple[Float64[np.ndarray, " point"], Float64[np.ndarray, " point"]]:
         """Rates and distortions along the lower hull, by rising rate, as it is drawn.
 
@@ -116,17 +116,18 @@ class RateDistortionCurve:
         Args:
             least: positive distortions below it are left out; all that are not positive are.
             n: places at most, spaced evenly in the logarithm of the distortion.
+            most: bits per token at which it is cut, on whichever chord that is.
         """
         hull = self.lower_hull()
-        losses = hull.distortions
+        rates, losses = _cut(hull.rates, hull.distortions, most)
         kept = losses[losses > 0]
         if len(kept) == 0 or len(losses) == 1:
-            return hull.rates[losses > 0], kept
+            return rates[losses > 0], kept
         foot = max(losses[-1], least, 1e-6 * losses[0])
         if foot >= losses[0]:
-            return hull.rates[:1], losses[:1]
+            return rates[:1], losses[:1]
         grid = np.clip(np.geomspace(losses[0], foot, n), foot, losses[0])
-        return self.rates_at(grid), grid
+        return np.interp(-grid, -losses, rates), grid
 
     @property
     def shown_name(self) -> str:
@@ -145,6 +146,16 @@ class RateDistortionCurve:
             ax: to draw on; a new figure's by default.
         """
         return draw_curve(self, ax, self.window())
+
+
+def _cut(
+    rates: Float64[np.ndarray, " vertex"], losses: Float64[np.ndarray, " vertex"], most: float
+) -> tuple[Float64[np.ndarray, " kept"], Float64[np.ndarray, " kept"]]:
+    """A hull's vertices up to a rate, and the point of its chord there."""
+    n = int((rates <= most).sum())
+    if n in (0, len(rates)):
+        return rates[:n], losses[:n]
+    return np.append(rates[:n], most), np.append(losses[:n], np.interp(most, rates, losses))
 
 
 def gaussian_rate_distortion(

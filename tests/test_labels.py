@@ -70,6 +70,74 @@ def test_names_stand_beside_the_ends_in_their_colours():
     assert leaders[-1].get_ydata()[-1] == one.xy[1]
 
 
+def leaders(ax):
+    """The lines from the panel's edge to the names."""
+    return [line for line in ax.lines if line.get_xdata()[-1] > 1 and len(line.get_xdata()) == 2]
+
+
+def test_a_way_to_a_name_has_the_dashes_of_its_line_and_does_not_cross_another():
+    ax = panel()
+    heights = [0.5, 0.101, 0.1, 0.102, 0.1]
+    ends = [End(100, y, f"line {i}", "#0072B2", dash="-.") for i, y in enumerate(heights)]
+    label_ends(ax, ends, gap=36)
+    assert [text.xy[0] for text in ax.texts] == pytest.approx([1 + 36 / 72 / 2] * 5)
+    assert [line.get_linestyle() for line in leaders(ax)] == ["-."] * 5
+    ways = sorted(tuple(line.get_ydata()) for line in leaders(ax))
+    arrivals = [arrival for _, arrival in ways]
+    assert arrivals == sorted(arrivals)
+    assert min(np.diff(arrivals)) > 0.05
+
+
+def shares_of(ax, text):
+    """The place of a text's left end, as shares of the panel."""
+    assert text.get_ha() == "left"
+    return text.xy
+
+
+def test_a_tolerance_is_named_in_its_line_at_the_left_where_nothing_else_runs():
+    ax = panel()
+    ax.plot([50, 100], [1, 0.01])
+    label_limits(ax, [0.1])
+    assert shares_of(ax, ax.texts[0]) == pytest.approx((4 / 72 / 2, 0.5))
+
+
+def test_a_tolerance_is_named_right_of_curves_that_run_at_the_left():
+    ax = panel()
+    ax.plot([0, 40], [1, 0.01])
+    ax.plot(42, 0.1, "o")
+    label_limits(ax, [0.1])
+    assert shares_of(ax, ax.texts[0]) == pytest.approx((0.42 + 4 / 72 / 2, 0.5))
+
+
+def test_a_tolerance_is_named_over_its_line_where_another_runs_along_it():
+    ax = panel()
+    ax.plot([0, 100], [0.1, 0.1])
+    label_limits(ax, [0.1])
+    step = 8 * 1.3 / 72 / 1.8
+    assert shares_of(ax, ax.texts[0]) == pytest.approx((4 / 72 / 2, 0.5 + 0.6 * step))
+
+
+def test_a_name_that_has_room_nowhere_is_behind_the_lines():
+    ax = panel()
+    for x in range(0, 100, 5):
+        ax.plot([x, x], [1, 0.01])
+    label_limits(ax, [0.1])
+    (name,) = ax.texts
+    assert shares_of(ax, name)[1] == pytest.approx(0.5)
+    assert name.get_zorder() < min(line.get_zorder() for line in ax.lines[:-1])
+    assert name.get_bbox_patch().get_alpha() == 1.0
+
+
+def test_near_tolerances_are_named_beside_one_another():
+    ax = panel()
+    label_limits(ax, [0.19, 0.2], bold=[0.19])
+    low, high = (shares_of(ax, text) for text in ax.texts)
+    assert low == pytest.approx((4 / 72 / 2, np.log(19) / np.log(100)))
+    assert high[1] == pytest.approx(np.log(20) / np.log(100))
+    assert high[0] > low[0] + 7 * 0.5 * 8 / 72 / 2
+    assert [text.get_weight() for text in ax.texts] == ["bold", "normal"]
+
+
 def test_tolerances_that_are_drawn_again_are_drawn_among_the_others():
     ax = panel()
     label_limits(ax, [0.1, 0.5])

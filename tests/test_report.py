@@ -18,6 +18,7 @@ from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
 from rich.console import Console
 
 from mdlbench.boards.leaderboard import build, to_json
+from mdlbench.console.labels import line_inches, place_in
 from mdlbench.console.style import colour_of, house_style, png, width_colours
 from mdlbench.curves.curve import RateDistortionCurve, RatePoint, gaussian_rate_distortion
 from mdlbench.errors import OutputError, RecordError, UsageError
@@ -52,6 +53,7 @@ from tests.records import (
     HEADLINE,
     MNIST_LIMITS,
     make_distortion,
+    make_point,
     make_record,
     make_result,
     make_site_references,
@@ -266,12 +268,18 @@ def hull_named(ax, name):
     )
 
 
+def dashes_of(line):
+    """As they were asked for, in widths of the line."""
+    return line._unscaled_dash_pattern[1]
+
+
 def overlaps(boxes):
     return [
         (one, other)
         for i, one in enumerate(boxes)
         for other in boxes[:i]
         if one.y0 < other.y1 - 0.5 and other.y0 < one.y1 - 0.5
+        if one.x0 < other.x1 and other.x0 < one.x1
     ]
 
 
@@ -309,10 +317,11 @@ def test_curves_show_the_members_the_gaussian_and_the_tolerances(zoo):
         "",
         "mse",
     )
-    (dashed,) = [line for line in ax.lines if line.get_linestyle() == "-."] or [
-        line for line in ax.lines if line.get_linewidth() == 1.2 and len(line.get_xdata()) > 50
-    ][-1:]
-    np.testing.assert_allclose(dashed.get_xdata(), gaussian.rates_at(dashed.get_ydata()))
+    (dotted,) = [
+        line for line in ax.lines if len(line.get_xdata()) > 2 and dashes_of(line) == (1, 2.5)
+    ]
+    expected = gaussian.rates_at(dotted.get_ydata())
+    np.testing.assert_allclose(dotted.get_xdata(), expected, rtol=2e-4)
     assert {"Gaussian R(D)", "pca", "jumprelu"} <= set(texts_of(ax))
     for metric in ("mse", "delta_ce"):
         (panel,) = curves_figure(zoo, references, build(zoo, HEADLINE), metric).axes
@@ -325,9 +334,91 @@ def test_curves_show_the_members_the_gaussian_and_the_tolerances(zoo):
 
 def test_what_is_not_in_view_is_said_and_has_no_name(zoo):
     figure = drawn(zoo)
-    (note,) = [text.get_text() for text in figure.texts if "Lines:" in text.get_text()]
+    note = note_of(figure)
     assert "Out of view: n bits per dimension." in note
     assert "n bits per dimension" not in texts_of(figure.axes[0])
+
+
+def family(name, *points, **changes):
+    """An SAE of an architecture of its own with these bits and losses."""
+    made = [make_point(0.5, bits, mse, 16.0) for bits, mse in points]
+    return make_record(name, points=made, coder={"architecture": name}, **changes)
+
+
+FALLING = family("falling", (10, 0.03), (100, 0.012), (1000, 0.0115))
+"""Within the tolerance from 85 bits, so that 1.3 times as many are in view."""
+
+
+def note_of(figure):
+    (note,) = [text.get_text() for text in figure.texts if "Lines:" in text.get_text()]
+    return note
+
+
+def test_a_line_ends_at_the_panels_edge_on_the_chord_that_goes_on():
+    figure = drawn([FALLING])
+    line = hull_named(figure.axes[0], "falling")
+    assert figure.axes[0].get_xlim() == pytest.approx((0, 110.5))
+    last = line.get_xdata()[-1], line.get_ydata()[-1]
+    assert last == pytest.approx((110.5, 0.012 - 0.0005 * 10.5 / 900))
+    assert line.get_marker() == ""
+    assert "Dot" not in note_of(figure)
+
+
+def test_ends_are_explained_where_they_are_drawn():
+    floor = family("floor", (20, 0.02), (60, 0.0109))
+    below = family("below", (30, 0.02), (70, 0.001))
+    figure = drawn([FALLING, floor, below])
+    ends = "Dot at a line's end: no finer step lowers the loss. Triangle: the line goes on below."
+    assert ends in note_of(figure).splitlines()
+    (ax,) = figure.axes
+    markers = {name: hull_named(ax, name).get_marker() for name in ("falling", "floor", "below")}
+    assert markers == {"falling": "", "floor": "o", "below": "v"}
+
+
+def test_the_lowest_end_in_view_is_off_the_frame():
+    (ax,) = drawn([FALLING, family("floor", (20, 0.02), (60, 0.0109))]).axes
+    band = line_inches()  # the Gaussian goes on below
+    up = (band + 3.0 * 0.04 / 1.04) / (3.0 + band)
+    assert place_in(ax, 60, 0.0109)[1] == pytest.approx(up)
+
+
+def test_a_line_that_only_cuts_off_a_corner_is_out_of_view():
+    figure = drawn([FALLING, family("corner", (108, 0.023), (300, 0.016))])
+    assert "corner" not in texts_of(figure.axes[0])
+    assert "Out of view: corner, n bits per dimension." in note_of(figure)
+
+
+def test_a_point_in_another_mode_is_a_ring_around_the_one_in_the_suites_own():
+    who = {"adapter": "baseline", "coder": {"architecture": "kmeans", "d_latents": 64}}
+    point = [make_point(0.5, 40, 0.014, 1.0)]
+    both = [make_record("k", points=point, quantiser=mode, **who) for mode in (None, "tree")]
+    figure = drawn([FALLING, *both])
+    (ax,) = figure.axes
+    marks = [line for line in ax.lines if line.get_xdata()[0] == 40]
+    found = {(mark.get_markersize(), mark.get_markerfacecolor()) for mark in marks}
+    assert found == {(3.5, "#222222"), (7.0, "none")}
+    assert "Dot" not in note_of(figure)
+
+
+def test_modes_differ_in_colour_and_dashes_as_do_the_ways_to_their_names():
+    points = (10, 0.03), (100, 0.012)
+    others = [family("falling", *points, quantiser=mode) for mode in ("tree", "rdo-tree")]
+    (ax,) = drawn([FALLING, *others]).axes
+    found = {}
+    for text in ax.texts:
+        if text.get_text().startswith("all"):
+            lines = [line for line in ax.lines if line.get_color() == text.get_color()]
+            hull, _, way = lines
+            assert dashes_of(hull) == dashes_of(way)
+            found[text.get_text()] = dashes_of(way)
+    assert set(found) == {"all [tree]", "all [rdo-tree]"}
+    assert len(set(map(tuple, found.values()))) == 2
+
+
+@pytest.mark.parametrize(("metric", "loss"), [("mse", "MSE"), ("delta_ce", "ΔCE")])
+def test_the_title_names_the_loss(zoo, metric, loss):
+    figure = curves_figure(zoo, make_site_references(), build(zoo, HEADLINE), metric)
+    assert figure.get_suptitle() == f"mnist: {loss} against bits per token"
 
 
 def many_families(n=12):
@@ -385,6 +476,8 @@ def test_near_tolerances_have_names_that_do_not_overlap():
     found = [text for text in ax.texts if text.get_text().startswith("ε")]
     assert [text.get_text() for text in found] == [f"ε = {epsilon:g}" for _, epsilon in limits]
     assert not overlaps(boxes_of(ax, found))
+    for text, (_, epsilon) in zip(found, limits, strict=True):
+        assert text.xy[1] == pytest.approx(place_in(ax, 0, epsilon)[1], abs=0.03)
     assert [text.get_weight() for text in found].index("bold") == 1
 
 

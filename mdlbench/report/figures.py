@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from mdlbench.console.style import (
     plain_log_scale,
 )
 from mdlbench.curves.curve import RateDistortionCurve, RatePoint, gaussian_rate_distortion
-from mdlbench.quantisers.modes import mode_of
+from mdlbench.quantisers.modes import MODES, mode_of
 from mdlbench.records.record import EvalRecord, SiteReferences, other_quantisers, with_quantiser
 from mdlbench.report.tables import TITLE_LENGTH, printable
 from mdlbench.report.view import view_of
@@ -42,24 +43,37 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANEL = 3.7, 3.0
+PANEL = 3.1, 3.0
 """Inches of the panel, without the band for names of lines that leave it below."""
 MEMBER = "#d4d4d4"
 """Colour of single SAEs' curves."""
-OTHER_MODE = "#5a5a5a"
-"""Colour of the hull of all SAEs in a mode that is not the suite's own."""
+MODE_COLOURS = ("#8A6D3B", "#7B68EE", "#00868B", "#4B6A88", "#5a5a5a", "#B3001B")
+"""Colours of the hulls of all SAEs in a mode that is not the suite's own, as `MODES` are sorted."""
 LEFT = 0.78
 """Inches left of the panel."""
+GAP = 30.0
+"""Points right of the panel in which ways to names fan out."""
 NAME_LENGTH = 26
 MARKERS = {"kmeans": "D", "dense": "s", "mean": "^"}
 """Markers of baselines that are a single point."""
 RIGHT = 1.3
 """The panel reaches so far beyond the families' bits at the finest tolerances that they meet."""
 NEAR_FLOOR = 0.5
-"""Floors down to this share of the least loss in view are shown, too."""
+"""Lines that end above this share of the least loss in view are shown to their ends."""
+ROOM_BELOW = 0.04
+"""Share of the panel's height below the lowest of those ends."""
 POINT = 0.02
 """A line that spans a smaller share of the panel is a point."""
+CORNER = 0.05
+"""A line that only cuts off a smaller share of the panel at its right edge is out of view."""
+ENDS = {
+    "o": "Dot at a line's end: no finer step lowers the loss.",
+    "v": "Triangle: the line goes on below.",
+}
+"""What markers of lines' ends mean."""
 GAUSSIAN = "Gaussian R(D)"
+DOT, RING = 3.5, 7.0
+"""Sizes of a point's marker, in the suite's own mode and in another, which may be around it."""
 DENSE = "n bits per dimension"
 N_SAMPLES = 600
 
@@ -86,8 +100,9 @@ class Path(NamedTuple):
     """A line as it is drawn, by rising rate.
 
     Attributes:
-        end: the marker of its end: "o" where nothing is lost any more by coarser steps, so that it
-            is a floor; "v" where it goes on below the panel; empty where it goes on to the right.
+        end: the marker of its end: "o" where no finer step lowers the loss; "v" where it goes on
+            below the panel; empty where it goes on to the right.
+        is_point: whether it is too short for a line.
     """
 
     name: str
@@ -95,6 +110,7 @@ class Path(NamedTuple):
     losses: Points
     look: dict[str, Any]
     end: str
+    is_point: bool
 
     @property
     def falls_below(self) -> bool:
@@ -102,9 +118,14 @@ class Path(NamedTuple):
         return self.end == "v"
 
     def cut_at(self, loss: float) -> Path:
-        """The part of it that lies above a loss."""
-        kept = self.losses >= loss
-        return self._replace(rates=self.rates[kept], losses=self.losses[kept])
+        """The part of it that lies above a loss, which it may not reach."""
+        if loss <= self.losses[-1]:
+            return self
+        kept = self.losses > loss
+        at = np.interp(-loss, -self.losses, self.rates)
+        return self._replace(
+            rates=np.append(self.rates[kept], at), losses=np.append(self.losses[kept], loss)
+        )
 
 
 def curves_figure(
@@ -130,23 +151,23 @@ def curves_figure(
     view = _view(shown, families, metric)
     paths = [path for line in lines if (path := _path(line, view))]
     in_view = {path.name for path in paths}
-    note = _note([line.name for line in lines if line.name not in in_view])
+    note = _note(paths, [line.name for line in lines if line.name not in in_view])
     band = line_inches() * sum(path.falls_below for path in paths)
     height = PANEL[1] + band
     with house_style():
         margins = Margins(
             left=LEFT,
-            right=0.3 + text_inches(path.name for path in paths),
+            right=GAP / 72 + 0.15 + text_inches(path.name for path in paths),
             below=0.5 + NOTE * len(note),
         )
-        figure, (ax,) = panels(PANEL[0], [height], margins, _title(shown, board))
+        figure, (ax,) = panels(PANEL[0], [height], margins, _title(shown, board, metric))
         _scales(ax, view, metric, share=band / height)
         for record in _own([record for record in shown if not record.is_baseline]):
             curve = record.curve(metric)
             ax.plot(curve.rates, above_zero(curve.distortions), color=MEMBER, linewidth=0.7)
-        label_ends(ax, _drawn(ax, paths))
+        label_ends(ax, _drawn(ax, paths), gap=GAP)
         _tolerances(ax, shown[0], metric, board)
-        note_below(figure, note, left=LEFT)
+        note_below(figure, note, left=0.1)
     return figure
 
 
@@ -160,14 +181,18 @@ def _own(records: Sequence[EvalRecord]) -> list[EvalRecord]:
     return [record for record in records if record.identity.quantiser is None] or list(records)
 
 
-def _title(records: Sequence[EvalRecord], board: Leaderboard) -> str:
+def _title(records: Sequence[EvalRecord], board: Leaderboard, metric: MetricName) -> str:
     partial = " (partial: made with --limit)" if records[0].partial else ""
-    return f"{printable(board.title, TITLE_LENGTH)}: rate-distortion curves{partial}"
+    loss = metric_of(metric).label
+    return f"{printable(board.title, TITLE_LENGTH)}: {loss} against bits per token{partial}"
 
 
-def _note(outside: Sequence[str]) -> list[str]:
-    """What the lines are, and which of them are out of view."""
-    lines = ["Lines: lower hulls of families. Grey: their members."]
+def _note(paths: Sequence[Path], outside: Sequence[str]) -> list[str]:
+    """What the lines and their ends are, and which lines are out of view."""
+    lines = ["Lines: lower hulls of families. Pale grey: single SAEs."]
+    drawn = {path.end for path in paths if not path.is_point}
+    if ends := " ".join(text for end, text in ENDS.items() if end in drawn):
+        lines.append(ends)
     text = "Out of view:"
     for i, name in enumerate(outside):
         word = name + ("," if i + 1 < len(outside) else ".")
@@ -187,9 +212,10 @@ def _families(records: Sequence[EvalRecord], metric: MetricName) -> Iterator[Fam
         colour = colours[members[0].coder.architecture]
         look = {"color": colour, "linewidth": 1.4, "linestyle": "-"}
         yield _family(name, members, metric, look)
+    mode_colours = dict(zip(MODES, cycle(MODE_COLOURS), strict=False))
     for mode in other_quantisers(trained) if own != trained else ():
         members = [record for record in trained if record.identity.quantiser == mode]
-        look = {"color": OTHER_MODE, "linewidth": 1.4, "linestyle": mode_of(mode).line}
+        look = {"linestyle": mode_of(mode).line, "linewidth": 1.4, "color": mode_colours[mode]}
         yield _family(with_quantiser("all", mode), members, metric, look)
     for name, members in _by_family([record for record in records if record.is_baseline]):
         yield _family(name, members, metric, _baseline_look(members[0]))
@@ -228,7 +254,7 @@ def _references(metric: MetricName, references: SiteReferences) -> Iterator[Fami
     eigenvalues = np.array(references.eigenvalues, dtype=np.float64)
     unit = of_mse(references.d, float(eigenvalues.sum()))
     rates, losses = gaussian_rate_distortion(eigenvalues)
-    gaussian = {"color": INK, "linewidth": 1.2, "linestyle": (0, (5, 2, 1, 2))}
+    gaussian = {"color": INK, "linewidth": 1.5, "linestyle": (0, (1, 2.5))}
     yield _reference(GAUSSIAN, rates, losses * unit, metric, gaussian)
     n_bits, dense = np.array(references.dense, dtype=np.float64).reshape(-1, 2).T
     fixed = {"color": FAINT, "linewidth": 1.2, "linestyle": ":"}
@@ -243,7 +269,7 @@ def _reference(
 
 
 def _view(records: Sequence[EvalRecord], families: Sequence[Family], metric: MetricName) -> View:
-    """The neighbourhood of the tolerances, with the floors near it.
+    """The neighbourhood of the tolerances, with the ends of lines near it.
 
     To the right as far as the families' bits at the finest tolerance that each meets, and a little
     farther.
@@ -256,11 +282,12 @@ def _view(records: Sequence[EvalRecord], families: Sequence[Family], metric: Met
     own = [family for family in families if family.name in trained] or families
     bits = [_finest(family.curve.rates_at(np.sort(epsilons))) for family in own]
     met = [value for value in bits if value is not None and value > 0]
-    foot, top = around.losses.log
-    floors = [float(family.curve.distortions.min()) for family in families if family.curve.points]
-    near = [floor for floor in floors if floor >= foot * NEAR_FLOOR]
     most = RIGHT * max(met) if met else around.rates.linear[1]
-    return View(most, min(foot, 0.97 * min(near, default=foot)), top)
+    foot, top = around.losses.log
+    ends = [family.curve.along_hull(most=most)[1][-1:] for family in families]
+    near = [float(end) for end in np.concatenate(ends) if end >= foot * NEAR_FLOOR]
+    lowest = min(near, default=top)
+    return View(most, min(foot, lowest * (lowest / top) ** ROOM_BELOW), top)
 
 
 def _finest(rates: Points) -> float | None:
@@ -269,15 +296,18 @@ def _finest(rates: Points) -> float | None:
 
 
 def _path(family: Family, view: View) -> Path | None:
-    """A family's hull as far as it is in view; None where nothing of it is."""
-    rates, losses = family.curve.along_hull(1e-3 * view.foot, N_SAMPLES)
-    inside = (losses <= view.top) & (rates <= view.most)
-    if not (inside & (losses >= view.foot)).any():
+    """A family's hull as far as it is in view; None where at most a corner of it is."""
+    rates, losses = family.curve.along_hull(1e-3 * view.foot, N_SAMPLES, view.most)
+    inside = losses <= view.top
+    rates, losses = rates[inside], losses[inside]
+    if not (losses >= view.foot).any():
         return None
-    last = int(np.flatnonzero(inside)[-1])
-    is_whole = last + 1 == len(rates)
-    end = "v" if losses[last] < view.foot else "o" if is_whole else ""
-    return Path(family.name, rates[inside], losses[inside], family.look, end)
+    goes_on = rates[-1] == view.most
+    if goes_on and rates[0] > (1 - CORNER) * view.most:
+        return None
+    end = "v" if losses[-1] < view.foot else "" if goes_on else "o"
+    is_point = end == "o" and np.ptp(rates) < POINT * view.most
+    return Path(family.name, rates, losses, family.look, end, bool(is_point))
 
 
 def _scales(ax: Axes, view: View, metric: MetricName, share: float) -> None:
@@ -307,16 +337,16 @@ def _drawn(ax: Axes, paths: Sequence[Path]) -> list[End]:
     for path in paths:
         drawn = path.cut_at(cuts.get(id(path), 0.0))
         colour, marker = path.look["color"], path.look.get("marker", "*")
-        is_other = path.look["linestyle"] != "-"
-        is_point = np.ptp(drawn.rates) < POINT * ax.get_xlim()[1] and not path.falls_below
-        if is_point:
-            face = "white" if is_other else colour
-            ax.plot(drawn.rates[-1], drawn.losses[-1], marker, color=colour, mfc=face, ms=4)
+        dash = path.look["linestyle"]
+        is_other = dash != "-"
+        place = float(drawn.rates[-1]), float(drawn.losses[-1])
+        if path.is_point:
+            face, size = ("none", RING) if is_other else (colour, DOT)
+            ax.plot(*place, marker, color=colour, mfc=face, ms=size)
         else:
             line = {key: value for key, value in path.look.items() if key != "marker"}
             ax.plot(drawn.rates, drawn.losses, marker=path.end, markevery=[-1], ms=2.5, **line)
-        place = float(drawn.rates[-1]), float(drawn.losses[-1])
-        ends.append(End(*place, path.name, colour, marker if is_point else "", is_other))
+        ends.append(End(*place, path.name, colour, marker if path.is_point else "", is_other, dash))
     return ends
 
 

@@ -271,6 +271,24 @@ def _taken_off(ax: Axes) -> list[float]:
     return found
 
 
+def cuts_at_foot(ax: Axes, rates: Sequence[float]) -> list[float]:
+    """Where to cut lines that leave a panel at its foot, so that ways to names do not cross.
+
+    Each gets the height of a name, the lines of least rate the lowest.
+
+    Args:
+        ax: whose limits and place are final; its losses are logarithmic, and go upwards.
+        rates: of each line at the foot.
+
+    Returns:
+        A loss for each line.
+    """
+    foot, top = ax.get_ylim()
+    step = line_inches() / inches_of(ax)[1]
+    ranks = np.argsort(np.argsort(rates, kind="stable"), kind="stable")
+    return [float(foot * (top / foot) ** (step * (rank + 0.5))) for rank in ranks]
+
+
 def text_inches(texts: Iterable[str], size: float = SIZE) -> float:
     """The width that the longest of some labels takes, about."""
     return 0.6 * size / 72 * max((len(text) for text in texts), default=0)

@@ -13,7 +13,7 @@ from mdlbench.boards.leaderboard import Leaderboard
 from mdlbench.console.labels import (
     NOTE,
     End,
-    inches_of,
+    cuts_at_foot,
     label_ends,
     label_limits,
     line_inches,
@@ -327,12 +327,10 @@ def _drawn(ax: Axes, paths: Sequence[Path]) -> list[End]:
     Those that leave the panel at its foot are cut where their names fit, the shortest lowest, so
     that no line to a name crosses another.
     """
-    foot, top = ax.get_ylim()
-    step = line_inches() / inches_of(ax)[1]
-    falling = sorted(
-        (path for path in paths if path.falls_below), key=lambda path: path.cut_at(foot).rates[-1]
-    )
-    cuts = {id(path): foot * (top / foot) ** (step * (i + 0.5)) for i, path in enumerate(falling)}
+    foot, _ = ax.get_ylim()
+    falling = [path for path in paths if path.falls_below]
+    losses = cuts_at_foot(ax, [path.cut_at(foot).rates[-1] for path in falling])
+    cuts = {id(path): loss for path, loss in zip(falling, losses, strict=True)}
     ends = []
     for path in paths:
         drawn = path.cut_at(cuts.get(id(path), 0.0))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
-from mdlbench.console.labels import End, label_ends, label_limits, note_below, text_inches
+from mdlbench.console.labels import (
+    End,
+    cuts_at_foot,
+    label_ends,
+    label_limits,
+    line_inches,
+    note_below,
+    text_inches,
+)
 from mdlbench.console.style import (
     CATEGORIES,
     FAINT,
@@ -21,7 +29,7 @@ from mdlbench.console.style import (
     plain_log_scale,
 )
 from mdlbench.curves.curve import RateDistortionCurve
-from mdlbench.report.view import Range, view_of
+from mdlbench.report.view import Range, View, view_of
 from mdlbench.statistics.metrics import metric_of
 from mdlbench.studies.inference import Interval, Shares, Standing
 from mdlbench.studies.results import Done, Family, Level
@@ -39,6 +47,8 @@ WIDTH, LINE = 1.7, 0.2
 HULLS = 3.9, 3.2
 """Inches of the panel of hulls."""
 N_SAMPLES = 600
+NOTHING = View(Range((0.0, 1.0), (0.1, 1.0)), Range((0.0, 1.0), (0.1, 1.0)))
+"""What is shown where no run is compared."""
 
 Points = Float64[np.ndarray, " point"]
 
@@ -119,51 +129,63 @@ class Line(NamedTuple):
     rates: Points
     losses: Points
 
+    def above(self, loss: float) -> Line:
+        """The part of it that does not lie below a loss."""
+        kept = self.losses >= loss
+        return Line(self.rates[kept], self.losses[kept])
+
 
 def hulls(done: Sequence[Done], metric: MetricName) -> Figure:
     """The lower hull of each architecture's operating points, one thin line a seed."""
-    names = list(dict.fromkeys(one.run.architecture for one in done))
-    colours = family_colours(names)
-    view = view_of([one.record for one in done], metric) if done else None
+    view = view_of([one.record for one in done], metric) if done else NOTHING
+    foot, top = view.losses.log
+    lines = _lines(done, metric, view)
+    falling = [name for name, own in lines.items() if min(one.losses[-1] for one in own) < foot]
+    band = line_inches() * len(falling)
+    height = HULLS[1] + band
     with house_style():
-        margins = Margins(0.78, 0.3 + text_inches(names), 0.6)
-        title = "Hulls over equal grids"
-        figure, (ax,) = panels(HULLS[0], [HULLS[1]], margins, title)
+        margins = Margins(0.78, 0.3 + text_inches(lines), 0.6)
+        title = f"{metric_of(metric).label}: hulls of architectures over equal grids"
+        figure, (ax,) = panels(HULLS[0], [height], margins, title)
+        ax.set_yscale("log")
+        ax.set_xlim(0.0, view.rates.linear[1])
+        ax.set_ylim(top * (foot / top) ** (height / HULLS[1]), top)
+        plain_log_scale(ax.yaxis, float(np.log10(top / foot)))
         ax.set_xlabel(BITS)
         ax.set_ylabel(metric_of(metric).axis)
-        if view is not None:
-            _scales(ax, view.rates, view.losses)
-            ends = []
-            for name in names:
-                lines = list(_lines(family_hulls(done, name, metric).values(), ax))
-                for line in lines:
-                    ax.plot(line.rates, line.losses, color=colours[name], linewidth=0.8)
-                if lines:
-                    longest = min(lines, key=lambda line: line.losses[-1])
-                    end = float(longest.rates[-1]), float(longest.losses[-1])
-                    ends.append(End(*end, name, colours[name]))
-            label_ends(ax, ends)
+        label_ends(ax, list(_drawn(ax, lines, falling)))
+        if done:
             label_limits(ax, [r.epsilon for r in done[0].record.tolerances if r.metric == metric])
         note_below(figure, ["A line is one architecture with one training seed."], left=0.78)
     return figure
 
 
-def _scales(ax: Axes, rates: Range, losses: Range) -> None:
-    foot, top = losses.log
-    ax.set_yscale("log")
-    ax.set_xlim(0.0, rates.linear[1])
-    ax.set_ylim(foot, top)
-    plain_log_scale(ax.yaxis, float(np.log10(top / foot)))
+def _lines(done: Sequence[Done], metric: MetricName, view: View) -> dict[str, list[Line]]:
+    """By architecture: the hulls of its seeds, without those that are out of view."""
+    foot, top = view.losses.log
+    found: dict[str, list[Line]] = {}
+    for name in dict.fromkeys(one.run.architecture for one in done):
+        for curve in family_hulls(done, name, metric).values():
+            rates, losses = curve.along_hull(1e-3 * foot, N_SAMPLES, view.rates.linear[1])
+            line = Line(rates[losses <= top], losses[losses <= top])
+            if (line.losses >= foot).any():
+                found.setdefault(name, []).append(line)
+    return found
 
 
-def _lines(curves: Iterable[RateDistortionCurve], ax: Axes) -> Iterator[Line]:
-    """The hulls as far as a panel shows them."""
-    foot, top = ax.get_ylim()
-    for curve in curves:
-        rates, losses = curve.along_hull(foot, N_SAMPLES)
-        inside = (losses >= foot) & (losses <= top) & (rates <= ax.get_xlim()[1])
-        if inside.any():
-            yield Line(rates[inside], losses[inside])
+def _drawn(ax: Axes, lines: Mapping[str, Sequence[Line]], falling: Sequence[str]) -> Iterator[End]:
+    """Draw the lines, and say for each architecture where its lowest one ends."""
+    foot, _ = ax.get_ylim()
+    colours = family_colours(lines)
+    lowest = {name: min(own, key=lambda one: one.losses[-1]) for name, own in lines.items()}
+    losses = cuts_at_foot(ax, [float(lowest[name].above(foot).rates[-1]) for name in falling])
+    cuts = dict(zip(falling, losses, strict=True))
+    for name, own in lines.items():
+        for line in own:
+            shown = line.above(cuts.get(name, foot))
+            ax.plot(shown.rates, shown.losses, color=colours[name], linewidth=0.8)
+        end = lowest[name].above(cuts.get(name, foot))
+        yield End(float(end.rates[-1]), float(end.losses[-1]), name, colours[name])
 
 
 def family_hulls(

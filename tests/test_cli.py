@@ -65,7 +65,7 @@ def finished(suite, tmp_path_factory):
 def test_eval_leaves_records_tables_and_figures(finished):
     folder, run = finished
     assert len(measured(folder)) == 3
-    for name in ("table.csv", "table.md", "curves.png", "width.png", "references.json"):
+    for name in ("table.csv", "table.md", "curves.png", "sparsity.png", "references.json"):
         assert (folder / name).stat().st_size > 500, name
     assert "pca" in run.stdout
     lines = run.stderr.splitlines()
@@ -132,7 +132,7 @@ def test_a_leaderboard_is_rebuilt_byte_for_byte(finished, tmp_path):
     folder, _ = finished
     run = mdlbench("leaderboard", folder, "-o", tmp_path)
     assert run.returncode == 0, run.stderr
-    for name in ("table.csv", "table.md", "curves.png", "width.png", "tolerances.png"):
+    for name in ("table.csv", "table.md", "curves.png", "sparsity.png"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
 
 

@@ -270,7 +270,7 @@ def test_figures(scored, tmp_path):
     names = [text.get_text() for text in panel.texts]
     assert [name for name in names if name.startswith("ε")] == epsilons
     written = write_report(scored.records, scored.references, tmp_path)
-    assert {path.name for path in written} >= {"table.csv", "curves.png", "tolerances.png"}
+    assert {path.name for path in written} >= {"table.csv", "curves.png", "sparsity.png"}
 
 
 def test_page(scored):

@@ -11,8 +11,6 @@ import random
 import matplotlib
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
 from rich.console import Console
@@ -42,8 +40,7 @@ from mdlbench.report.tables import (
 from mdlbench.report.view import view_of
 from mdlbench.report.widths import (
     best_per_width,
-    infeasible_widths,
-    lanes,
+    has_widths,
     sparsity_figure,
     tolerances_figure,
     width_figure,
@@ -509,7 +506,7 @@ def test_curves_of_saes_that_are_all_infeasible_can_be_drawn():
     board = build([record], HEADLINE)
     for figure in (width_figure(board), sparsity_figure(board), tolerances_figure(board)):
         assert png(figure).startswith(PNG_SIGNATURE)
-        assert any("no SAE is feasible" in t.get_text() for ax in figure.axes for t in ax.texts)
+        assert any("no SAE within ε" in t.get_text() for ax in figure.axes for t in ax.texts)
 
 
 def test_partial_records_are_drawn_and_said_to_be_partial(zoo):
@@ -575,10 +572,9 @@ def width_rows():
     ]
 
 
-def test_best_and_infeasible_widths_by_hand():
+def test_the_best_of_each_width_by_hand():
     rows = build(width_rows()[:6], HEADLINE).headline.rows
     assert [row.label for row in best_per_width(rows)] == ["w64-a", "w128", "w256-a"]
-    assert infeasible_widths(rows) == [32]
 
 
 def joined(ax):
@@ -596,11 +592,17 @@ def joined(ax):
 def test_width_figure_joins_a_sweep_and_nothing_else():
     figure = width_figure(build(width_rows(), HEADLINE))
     ax, dead = figure.axes
-    assert joined(ax) == [([64, 128, 256], [120.0, 110.0, 100.0])]  # not the two gated ones
-    assert has_line(ax, [32], [0.965])  # marked as infeasible along the top
+    # the widths' bands are 4 wide; the gated SAEs, which are not joined, stand left of the others
+    assert joined(ax) == [([6.5, 10.0, 14.5], [120.0, 110.0, 100.0])]
+    assert has_line(ax, [5.5, 13.5], [119.5, 99.5])
+    assert has_line(ax, [2], [0.965])  # 32 is marked as infeasible along the top
     assert dead.get_ylabel() == "dead"
-    assert joined(dead) == [([64, 128, 256], [0.0, 0.05, 0.1])]
-    assert dead.get_xlim() == ax.get_xlim()
+    assert joined(dead) == [([6.5, 10.0, 14.5], [0.0, 0.05, 0.1])]
+    assert has_line(dead, [5.5, 13.5], [0.0, 0.0])
+    assert dead.get_xlim() == ax.get_xlim() == (0.0, 16.0)
+    assert [tick.get_text() for tick in dead.get_xticklabels()] == ["32", "64", "128", "256"]
+    assert list(dead.get_xticks()) == [2.0, 6.0, 10.0, 14.0]
+    assert [band.get_x() for band in ax.patches] == [0.0, 8.0]
     assert {"batchtopk", "gated"} <= set(texts_of(ax))
     key = [text.get_text() for text in figure.legends[0].texts]
     assert key == ["rank 1", "no SAE of this width within ε"]
@@ -613,18 +615,68 @@ def test_sparsity_figure_joins_one_architecture_at_one_width():
     assert "batchtopk, 256" in texts_of(ax)
 
 
+def test_each_width_has_a_mark_in_the_sparsity_figure():
+    figure = sparsity_figure(build(width_rows(), HEADLINE))
+    (ax,) = figure.axes
+    marks = {
+        (line.get_marker(), float(bits))
+        for line in ax.lines
+        if line.get_marker() in ("o", "s", "^") and line.get_markerfacecolor() != "none"
+        for bits in line.get_ydata()
+    }
+    assert marks == {
+        *(("o", bits) for bits in (119.5, 120.0, 150.0)),
+        ("s", 110.0),
+        *(("^", bits) for bits in (99.5, 100.0, 101.0, 104.0)),
+    }
+    key = dict(zip(*reversed(key_of(figure)), strict=True))
+    assert {name: key[name].get_marker() for name in key if name.startswith("width")} == {
+        "width 64": "o",
+        "width 128": "s",
+        "width 256": "^",
+    }
+
+
+@pytest.mark.parametrize(("widest", "scale"), [(20.0, "linear"), (200.0, "log")])
+def test_sparsities_that_differ_much_are_on_a_logarithmic_axis(widest, scale):
+    records = [
+        make_record(str(l0), results=[make_result(LIMIT, (50.0, 51.0), l0=l0)])
+        for l0 in (10.0, widest)
+    ]
+    assert sparsity_figure(build(records, HEADLINE)).axes[0].get_xscale() == scale
+
+
+def key_of(figure):
+    """The artists of the key, and their names."""
+    (legend,) = figure.legends
+    return legend.legend_handles, [text.get_text() for text in legend.texts]
+
+
+def in_mode(record, mode, shorter=0.0):
+    """The record in another mode, some bits shorter at every tolerance that it meets."""
+    identity = record.identity.model_copy(update={"quantiser": mode})
+    results = [
+        result
+        if result.bits is None
+        else make_result(
+            (result.metric, result.epsilon), [bits - shorter for bits in result.replicates]
+        )
+        for result in record.tolerances
+    ]
+    changes = {"identity": identity, "id": identity.id, "tolerances": results}
+    return record.model_copy(update=changes)
+
+
 def test_another_quantisers_marks_are_hollow_and_its_lines_its_own():
     sources = [row for row in width_rows() if row.coder.architecture == "batchtopk"]
-    others = []
-    for record in sources:
-        identity = record.identity.model_copy(update={"quantiser": "tree"})
-        others.append(record.model_copy(update={"identity": identity, "id": identity.id}))
+    others = [in_mode(record, "tree") for record in sources]
     figure = width_figure(build([*sources, *others], HEADLINE))
     marks = [
         line
         for line in figure.axes[0].lines
-        if list(line.get_xdata()) == [64, 128, 256] and line.get_marker() in ("o", "^")
+        if list(line.get_ydata()) == [120, 110, 100] and line.get_marker() in ("o", "^")
     ]
+    assert [list(line.get_xdata()) for line in marks] == [[5.5, 9.5, 13.5], [6.5, 10.5, 14.5]]
     assert [line.get_markerfacecolor() == "white" for line in marks] == [False, True]
     assert [line.get_marker() for line in marks] == ["o", "^"]
     assert {"batchtopk", "batchtopk [tree]"} <= set(texts_of(figure.axes[0]))
@@ -643,19 +695,6 @@ def test_a_tie_is_named_only_where_there_is_one():
     assert key(tied) == ["rank 1, shared"]
 
 
-@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 10)), max_size=12), st.floats(0.1, 3))
-def test_intervals_in_one_lane_never_touch(drawn_intervals, gap):
-    intervals = [(low, low + length) for low, length in drawn_intervals]
-    found = lanes(intervals, gap)
-    for (one, lane), (other, other_lane) in itertools.combinations(
-        zip(intervals, found, strict=True), 2
-    ):
-        if lane == other_lane:
-            assert one[1] + gap <= other[0] or other[1] + gap <= one[0]
-    if intervals:
-        assert {abs(lane) for lane in found} == set(range(max(map(abs, found)) + 1))
-
-
 def test_near_baselines_are_lines_and_far_ones_are_named():
     near = make_record("pca", [129.0, 130.0, 131.0], adapter="baseline")
     far = make_record("dense", [799.0, 800.0, 801.0], adapter="baseline")
@@ -664,15 +703,15 @@ def test_near_baselines_are_lines_and_far_ones_are_named():
     assert has_line(ax, [0, 1], [130.0, 130.0])
     assert not has_line(ax, [0, 1], [800.0, 800.0])
     assert "pca: 130" in texts_of(ax)
-    assert "off scale: dense 800 bits" in [text.get_text() for text in figure.texts]
-    assert ax.get_ylim()[0] < 99 < 151 < ax.get_ylim()[1] < 200
+    assert "dense: 800 ↑" in texts_of(ax)
+    assert ax.get_ylim()[0] < 99 < 131 < ax.get_ylim()[1] < 200
 
 
 def test_error_bars_are_the_intervals():
     figure = width_figure(build(width_rows(), HEADLINE))
     bars = [c for c in figure.axes[0].collections if hasattr(c, "get_segments")]
     low, high = np.quantile([119.0, 120.0, 121.0], [0.025, 0.975])
-    np.testing.assert_allclose(bars[0].get_segments()[0], [[64, low], [64, high]])
+    np.testing.assert_allclose(bars[0].get_segments()[0], [[6.5, low], [6.5, high]])
 
 
 def test_tolerances_figure_has_a_panel_per_tolerance(board):
@@ -680,6 +719,134 @@ def test_tolerances_figure_has_a_panel_per_tolerance(board):
     assert titles == [f"MSE ≤ {e}" for e in (0.01, 0.015, 0.02, 0.03)]
     titles = [ax.get_title(loc="left") for ax in tolerances_figure(board, "delta_ce").axes]
     assert titles == [f"ΔCE ≤ {e} nats" for e in (0.01, 0.02, 0.05, 0.1)]
+
+
+LOOSE = ("mse", 0.02)
+
+
+def at_two_tolerances(name, width, bits, loose, **coder):
+    """A record with bits at the headline and at a looser tolerance; None misses it."""
+    results = [
+        make_result(limit, None if value is None else [value - 0.5, value, value + 0.5])
+        for limit, value in ((LIMIT, bits), (LOOSE, loose))
+    ]
+    adapter = coder.pop("adapter", "saelens")
+    return make_record(name, results=results, coder={"d_latents": width, **coder}, adapter=adapter)
+
+
+def two_tolerances():
+    """A sweep at the looser tolerance only, another architecture, and PCA, which is shorter."""
+    return build(
+        [
+            at_two_tolerances("w64", 64, 120.0, 60.0),
+            at_two_tolerances("w128", 128, 110.0, 50.0),
+            at_two_tolerances("w256", 256, None, 40.0),
+            at_two_tolerances("gated", 64, None, 55.0, **GATED),
+            at_two_tolerances("pca", 300, 80.0, 400.0, adapter="baseline"),
+            in_mode(at_two_tolerances("dense", 300, 81.0, 41.0, adapter="baseline"), "tree"),
+        ],
+        HEADLINE,
+    )
+
+
+def test_a_sweep_keeps_its_colour_at_tolerances_where_it_is_none():
+    figure = tolerances_figure(two_tolerances())
+    tight, loose = figure.axes
+    marks = [
+        next(line for line in ax.lines if len(line.get_xdata()) == n and line.get_marker() == "o")
+        for ax, n in ((tight, 2), (loose, 3))
+    ]
+    assert {line.get_color() for line in marks} == {"#0072B2"}
+    assert [line.get_linestyle() for line in marks] == ["None", "-"]
+    pale = [line for line in loose.lines if list(line.get_ydata()) == [55.0]]
+    assert [line.get_color() for line in pale] == ["#b0b0b0"]
+    handles, names = key_of(figure)
+    assert names[:2] == ["batchtopk", "other SAEs"]
+    assert [handle.get_color() for handle in handles[:2]] == ["#0072B2", "#b0b0b0"]
+
+
+def test_every_baseline_is_named_at_every_tolerance_in_the_mode_of_the_saes():
+    tight, loose = tolerances_figure(two_tolerances()).axes
+    assert texts_of(tight) == ["pca: 80"]
+    assert has_line(tight, [0, 1], [80.0, 80.0])
+    assert tight.get_ylim()[0] < 80
+    assert texts_of(loose) == ["pca: 400 ↑"]
+    assert not has_line(loose, [0, 1], [400.0, 400.0])
+
+
+def test_a_panel_without_saes_has_its_baselines():
+    board = build(
+        [
+            at_two_tolerances("w64", 64, None, 60.0),
+            at_two_tolerances("w128", 128, None, 50.0),
+            at_two_tolerances("pca", 300, 80.0, 70.0, adapter="baseline"),
+        ],
+        HEADLINE,
+    )
+    tight = tolerances_figure(board).axes[0]
+    assert texts_of(tight) == ["no SAE within ε", "pca: 80"]
+    assert has_line(tight, [0, 1], [80.0, 80.0])
+    assert len(tight.get_yticks()) > 1
+
+
+def test_bits_are_drawn_against_width_where_several_widths_meet_a_tolerance():
+    def tables(*rows):
+        return build([at_two_tolerances(*row) for row in rows], HEADLINE).tables
+
+    assert has_widths(tables(("w64", 64, None, 60.0), ("w128", 128, None, 50.0)))
+    assert not has_widths(tables(("w64", 64, None, 60.0), ("w128", 128, 50.0, None)))
+    assert not has_widths(tables(("a", 64, 61.0, 60.0), ("b", 64, 51.0, 50.0)))
+
+
+def test_a_report_of_one_width_has_no_figure_against_width(zoo, tmp_path):
+    one = [r for r in zoo if r.is_baseline or r.coder.d_latents == 256]
+    names = {path.name for path in write_report(one, realistic_references(), tmp_path)}
+    assert "sparsity.png" in names
+    assert not {name for name in names if name.startswith(("width", "tolerances"))}
+
+
+def test_what_is_first_in_another_mode_is_said_where_it_is_not_drawn():
+    sources = width_rows()[3:5]
+    other = in_mode(sources[1], "tree", shorter=20.0)
+    board = build([*sources, other], HEADLINE)
+    width, sparsity = width_figure(board), sparsity_figure(board)
+    first = "rank 1, in another mode: w256-a [tree] 80.0 bits"
+    assert first in [text.get_text() for text in width.texts]
+    assert key_of(width)[1] == ["the suite's own mode"]
+    said = [text.get_text() for text in sparsity.texts]
+    assert f"in the suite's own mode\n{first}" in said
+    assert "in the suite's own mode" in [text.get_text() for text in tolerances_figure(board).texts]
+
+
+@pytest.mark.parametrize("draw", [width_figure, sparsity_figure, tolerances_figure])
+def test_no_axis_name_is_cut_or_touches_its_numbers(draw):
+    rows = [
+        at_two_tolerances(f"w{w}", w, 1e5 + w, 1e4 + w, dead_fraction=0.99) for w in (8, 16, 32)
+    ]
+    figure = draw(build(rows, HEADLINE))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    for ax in figure.axes:
+        name = ax.yaxis.label.get_window_extent(renderer)
+        numbers = [
+            tick.label1.get_window_extent(renderer)
+            for tick in ax.yaxis.get_major_ticks()
+            if tick.label1.get_text()
+        ]
+        if ax.get_ylabel():
+            assert name.x0 > 0
+            assert name.x1 <= min(box.x0 for box in numbers)
+
+
+def test_widths_are_upright_where_they_do_not_fit():
+    def turns(widths):
+        rows = [at_two_tolerances(f"w{w}", w, 50.0, 40.0) for w in widths]
+        ax = tolerances_figure(build(rows, HEADLINE)).axes[0]
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == [str(w) for w in widths]
+        return {tick.get_rotation() for tick in ax.get_xticklabels()}
+
+    assert turns((64, 128, 256)) == {0.0}
+    assert turns([2**k for k in range(5, 13)]) == {90.0}
 
 
 def test_widths_have_different_colours_and_one_width_has_one():
@@ -755,7 +922,7 @@ def test_feature_grid_file_is_deterministic_and_its_name_harmless(tmp_path):
 
 
 def test_report_is_the_same_bytes_for_any_order_of_records(zoo, tmp_path):
-    some = [*zoo[:3], zoo[-1]]
+    some = [zoo[2], zoo[6], zoo[9], zoo[-1]]
     shuffled = random.Random(3).sample(some, len(some))
     assert shuffled != some
     paths = write_report(some, realistic_references(), tmp_path / "a")

@@ -114,11 +114,17 @@ def _figures(
     """The figures of one site by file name.
 
     Those of a loss that is not the headline's have it in their names, and where there are several
-    sites, all have theirs.
+    sites, all have theirs. Bits are drawn against width where SAEs of several widths meet a
+    tolerance.
     """
-    from mdlbench.report.architectures import architectures_figure, has_several
+    from mdlbench.report.architectures import architectures_figure, has_several, tables_of
     from mdlbench.report.figures import curves_figure
-    from mdlbench.report.widths import sparsity_figure, tolerances_figure, width_figure
+    from mdlbench.report.widths import (
+        has_widths,
+        sparsity_figure,
+        tolerances_figure,
+        width_figure,
+    )
 
     end = "" if board.site is None else f"-{_slug(board.site)}"
     found: dict[str, Callable[[], Figure]] = {}
@@ -128,8 +134,10 @@ def _figures(
             found[f"architectures{which}{end}"] = partial(architectures_figure, board, metric)
         curves = partial(curves_figure, records, references, board, metric)
         found[f"curves{which}{end}"] = curves
-        found[f"tolerances{which}{end}"] = partial(tolerances_figure, board, metric)
-    found[f"width{end}"] = partial(width_figure, board)
+        if has_widths(tables_of(board, metric)):
+            found[f"tolerances{which}{end}"] = partial(tolerances_figure, board, metric)
+    if has_widths([board.headline]):
+        found[f"width{end}"] = partial(width_figure, board)
     found[f"sparsity{end}"] = partial(sparsity_figure, board)
     return found
 

@@ -613,6 +613,8 @@ def test_sparsity_figure_joins_one_architecture_at_one_width():
     (ax,) = sparsity_figure(build(width_rows(), HEADLINE)).axes
     assert joined(ax) == [([12.0, 14.0, 18.0], [100.0, 101.0, 104.0])]
     assert "batchtopk, 256" in texts_of(ax)
+    low, high = ax.get_ylim()
+    assert [tick for tick in ax.get_yticks() if low <= tick <= high] == [*range(100, 151, 10)]
 
 
 def test_each_width_has_a_mark_in_the_sparsity_figure():

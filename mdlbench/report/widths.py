@@ -497,7 +497,7 @@ def _bits_axis(ax: Axes, drawn: Sequence[Row], baselines: Sequence[Row]) -> None
     if not shown:
         ax.set_yticks([])
         return
-    _few_ticks(ax, 6)
+    _few_ticks(ax, 8)
     room = max(max(shown) - min(shown), 0.02 * max(shown))
     ax.set_ylim(min(shown) - 0.08 * room, max(shown) + 0.16 * room)
 

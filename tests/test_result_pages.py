@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from mdlbench.boards.pairing import differences
-from mdlbench.records.store import read_records
+from mdlbench.records.checks import problems_of_file
+from mdlbench.records.store import read_records, record_paths
+from mdlbench.studies.report import write_report
 
 ROOT = Path(__file__).parent.parent
 ABSENT = "–"
@@ -114,3 +117,37 @@ def test_the_hierarchical_world_s_saes():
             for record in (flat, tree)
         ]
         assert [cell.strip("*") for cell in cells] == expected, name
+
+
+def test_the_study_of_eight_architectures():
+    study = pd.read_csv(ROOT / "docs/studies/mnist/report/comparison.csv")
+    at = study[study["tolerance"] == "MSE ≤ 0.015"].sort_values("bits")
+    expected = [
+        [
+            f"`{row['architecture']}`",
+            f"{row['bits']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
+            f"{row['more']:.2f} [{row['more low']:.2f}, {row['more high']:.2f}]"
+            if row["more"] == row["more"]
+            else ABSENT,
+            row["best configuration"],
+        ]
+        for row in at.to_dict("records")
+    ]
+    assert table("docs/results.md", "| Architecture | Bits per token, 95% |") == expected
+
+
+def test_the_report_of_the_committed_study_is_rebuilt_byte_for_byte(tmp_path):
+    folder = ROOT / "docs/studies/mnist"
+    write_report(folder, tmp_path)
+    committed = sorted((folder / "report").iterdir())
+    assert [path.name for path in committed] == sorted(
+        path.name for path in tmp_path.iterdir() if path.suffix != ".pdf"
+    )
+    for path in committed:
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
+
+
+def test_every_record_of_the_committed_study_is_valid():
+    paths = record_paths(ROOT / "docs/studies/mnist")
+    assert len(paths) == 216
+    assert [path.name for path in paths[::12] if problems_of_file(path)] == []

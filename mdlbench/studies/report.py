@@ -239,13 +239,44 @@ def text(found: Findings, table: pd.DataFrame) -> str:
     """The report in Markdown."""
     parts = [f"# Study {found.study.name}", _extent(found), found.method, *_warnings(found)]
     for one in found.compared:
-        parts += [f"## {one.words}", " ".join(verdict(one))]
+        parts += [f"## {one.words}", " ".join([*verdict(one), *_at_the_edge(one.level)])]
         if one.level.families:
-            shown = table[table["tolerance"] == one.words].drop(columns="tolerance")
-            parts.append(frame_as_markdown(shown).strip())
+            parts.append(_level_table(table[table["tolerance"] == one.words]))
     parts += ["## Where the variance is", *_variance(found)]
     parts += [f"![{name}]({name}.png)" for name in drawings_of(found)]
     return "\n\n".join(parts) + "\n"
+
+
+def _level_table(table: pd.DataFrame) -> str:
+    """The comparison at one tolerance, those of fewest bits first."""
+    known = table.reindex(columns=[*table.columns, *({"bits", "best configuration"} - {*table})])
+    rows = known.sort_values("bits", kind="stable").to_dict("records")
+    shown = [
+        {
+            "architecture": row["architecture"],
+            "bits": _cell(row, "bits", "low", "high"),
+            "more than the shortest": _cell(row, "more", "more low", "more high"),
+            "best configuration": row["best configuration"],
+            "configurations": row["configurations"],
+            "left out": row["left out"],
+        }
+        for row in rows
+    ]
+    return frame_as_markdown(pd.DataFrame(shown)).strip()
+
+
+def _at_the_edge(level: Level) -> Iterator[str]:
+    """Whose best configuration has the grid's largest width."""
+    widths = {one.width for family in level.met for one in family.configurations}
+    largest = max(widths, default=0)
+    names = [
+        family.name for family in level.met if family.configurations[family.best].width == largest
+    ]
+    if len(widths) > 1 and names:
+        yield (
+            f"The best configuration has the grid's largest width, so that a wider one may be "
+            f"shorter: {', '.join(names)}."
+        )
 
 
 def drawings_of(found: Findings) -> list[str]:

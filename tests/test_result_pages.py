@@ -147,7 +147,7 @@ def test_the_report_of_the_committed_study_is_rebuilt_byte_for_byte(tmp_path):
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
 
 
-def test_every_record_of_the_committed_study_is_valid():
+def test_a_sample_of_the_committed_study_s_records_is_valid():
     paths = record_paths(ROOT / "docs/studies/mnist")
     assert len(paths) == 216
     assert [path.name for path in paths[::12] if problems_of_file(path)] == []

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,22 @@ from mdlbench.sources.protocol import Block
 from mdlbench.studies import figures
 from mdlbench.studies import run as study_run
 from mdlbench.studies.held_out import HeldOut
-from mdlbench.studies.inference import Shares, crossed_draws, interval, standing, variance_shares
+from mdlbench.studies.inference import (
+    Estimate,
+    Shares,
+    alone,
+    beyond,
+    crossed_draws,
+    degrees_of_freedom,
+    estimate,
+    standing,
+    variance_shares,
+)
 from mdlbench.studies.plan import parse_study
 from mdlbench.studies.report import (
     Compared,
     Findings,
+    _at_the_edge,
     comparison_table,
     drawings,
     findings,
@@ -356,7 +368,7 @@ def test_a_diverged_run_is_said_and_excluded(whole, home, monkeypatch, tmp_path)
     said = text(found, comparison_table(found))
     assert "7 of 8 runs on suite suite.yaml are scored" in said
     assert f"**{key} diverged and is excluded: the loss became nan in epoch 1.**" in said
-    assert "Grids differ: batchtopk has one run of width 12 and sparsity 1: left out" in said
+    assert "width 12 and sparsity 1 are left out of the comparison (batchtopk has one run)" in said
 
 
 def test_a_damaged_note_of_a_run_that_diverged_is_named(tmp_path):
@@ -398,7 +410,7 @@ def test_architectures_without_a_grid_in_common_are_not_compared(whole):
     grid = equal_grid(done)
     nothing = level(grid.done, "fvu", 0.9)
     compared = (Compared(nothing, standing(nothing, 0)),)
-    found = Findings(study, len(done), done, {}, grid, compared)
+    found = Findings(study, len(done), done, {}, {}, grid, compared)
     assert list(verdict(compared[0])) == [
         "Nothing is compared: no width, sparsity and seed is common to all architectures."
     ]
@@ -417,7 +429,7 @@ def test_a_report_before_any_record(tmp_path):
 def test_the_report_of_a_study(whole):
     found = findings(whole)
     tight, coarse = found.compared
-    assert list(verdict(tight)) == ["No SAE meets FVU ≤ 0.0001 with every seed."]
+    assert list(verdict(tight)) == ["No configuration meets FVU ≤ 0.0001 with every seed."]
     first, *_rest = coarse.standing.order
     bits = {
         name: min(
@@ -480,7 +492,7 @@ def test_what_one_architecture_has_not_run_is_compared_nowhere(whole):
     done = [d for d in done if (d.run.architecture, d.run.width, d.run.level) not in gone]
     grid = equal_grid(done)
     assert grid.warnings == (
-        "a has no run, b has no run of width 12 and sparsity 2: left out of the comparison",
+        "width 12 and sparsity 2 are left out of the comparison (a has no run, b has no run)",
     )
     cells = {
         name: {(d.run.width, d.run.level) for d in grid.done if d.run.architecture == name}
@@ -526,43 +538,61 @@ def test_the_crossed_bootstrap_has_the_variance_of_a_mean_over_seeds_and_documen
 @settings(max_examples=10, deadline=None)
 def test_an_interval_is_games_and_howells(seed, n_seeds, n_compared):
     generator = np.random.default_rng(seed)
-    one, other = 5 + generator.standard_normal((2, n_seeds))
-    draws = generator.standard_normal(300)
-    draws *= 1.2 * np.sqrt((one.var(ddof=1) + other.var(ddof=1)) / n_seeds) / draws.std(ddof=1)
-    families = [
-        family(name, [bits], bits[None, :, None]) for name, bits in (("a", one), ("b", other))
-    ]
-    found = interval(2.0, draws, families, n_compared)
-    error = np.sqrt(((draws - draws.mean()) ** 2).sum() / 299)
-    noise = 0.0
-    for bits in (one, other):
-        variance = ((bits - bits.mean()) ** 2).sum() / (n_seeds - 1) / n_seeds
-        noise += variance**2 / (n_seeds - 1)
+    draws = generator.standard_normal((2, 300))
+    one, other = (
+        Estimate(bits, own, float(share * own.var(ddof=1)), n_seeds)
+        for bits, own, share in zip((7.0, 5.0), draws, generator.random(2), strict=True)
+    )
+    found = beyond(other, one, n_compared)
+    both = draws[0] - draws[1]
+    variance = ((both - both.mean()) ** 2).sum() / 299
+    noise = (one.seed_variance**2 + other.seed_variance**2) / (n_seeds - 1)
     half = (found.high - found.low) / 2
     assert (found.low + found.high) / 2 == pytest.approx(found.value) == pytest.approx(2.0)
-    reached = studentized_range.cdf(np.sqrt(2) * half / error, n_compared, error**4 / noise)
+    reached = studentized_range.cdf(
+        np.sqrt(2 / variance) * half, n_compared, min(variance**2 / noise, 1e5)
+    )
     assert 0.95 - 1e-6 < reached < 0.957
+
+
+def test_degrees_of_freedom_are_at_least_those_of_the_seeds():
+    small = Estimate(5.0, np.zeros(3), 2.0, 3)
+    assert degrees_of_freedom(0.01, [small, small._replace(n_seeds=4)]) == 2.0
+    assert degrees_of_freedom(8.0, [small]) == 8.0**2 / (2.0**2 / 2)
+    assert degrees_of_freedom(8.0, [small._replace(n_seeds=1)]) == np.inf
+
+
+def test_what_seeds_add_has_the_choice_of_the_configuration_in_it():
+    """Two configurations, either of which is the best with other seeds."""
+    generator = np.random.default_rng(0)
+    bits = np.array([[4.0, 6.0, 5.0], [6.1, 4.1, 5.1]])
+    resampled = bits[..., None] + 0.1 * generator.standard_normal(2000)
+    found = estimate(family("a", bits, resampled), generator)
+    assert (found.bits, found.n_seeds) == (5.0, 3)
+    assert found.seed_variance == pytest.approx(max(1 / 3, found.draws.var(ddof=1) - 0.01), rel=0.1)
+    fixed = estimate(family("a", bits[:1], resampled[:1]), generator)
+    assert fixed.seed_variance == pytest.approx(1 / 3, rel=0.1)
+    assert estimate(family("a", bits[:1, :1], resampled[:1, :1]), generator).seed_variance == 0
 
 
 def test_an_interval_over_documents_alone_is_normal():
     draws = np.random.default_rng(0).standard_normal(500)
-    found = interval(3.0, draws, [family("a", [[3.0]], [[draws]])])
+    found = alone(Estimate(3.0, draws, 0.0, 1))
     assert found.high - 3.0 == pytest.approx(1.95996 * draws.std(ddof=1), rel=1e-4)
 
 
 def test_intervals_of_few_seeds_hold_together():
-    """Four equal architectures, three seeds each, documents that add nothing."""
+    """All pairs of four equal architectures, three seeds each, documents that add nothing."""
     generator = np.random.default_rng(5)
     whole = single = 0
     for _ in range(100):
-        seeds = generator.standard_normal((4, 3))
-        families = tuple(
-            family(name, [own], np.repeat(own[None, :, None], 100, axis=2))
-            for name, own in zip("abcd", seeds, strict=True)
-        )
-        found = standing(Level("fvu", 0.1, families), int(generator.integers(2**31)))
-        whole += all(one.low <= 0 for one in found.more.values())
-        single += sum(one.low <= 0 <= one.high for one in found.shortest.values())
+        estimates = [
+            estimate(family("a", [own], np.repeat(own[None, :, None], 100, axis=2)), generator)
+            for own in generator.standard_normal((4, 3))
+        ]
+        pairs = [beyond(*pair, 4) for pair in combinations(estimates, 2)]
+        whole += all(one.sign == 0 for one in pairs)
+        single += sum(alone(one).sign == 0 for one in estimates)
     assert whole / 100 > 0.85
     assert 0.9 < single / 400 < 0.99
 
@@ -603,6 +633,69 @@ def test_one_seed_claims_nothing_of_architectures(whole, tmp_path):
         assert words not in said + latex_table(found, comparison_table(found))
 
 
+def test_a_seed_that_is_not_finished_is_left_out(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "begun")
+    (lost,) = (folder / "records").glob("plain-topk-12-k3-seed2*")
+    lost.unlink()
+    found = findings(folder)
+    assert found.unfinished == {2: (3, 4)}
+    assert found.grid.seeds == [4]
+    assert len(found.grid.done) == 4
+    said = text(found, comparison_table(found))
+    assert (
+        "- **Training seed 2 is not finished (3 of 4 runs): left out of the comparison.**" in said
+    )
+    assert "7 of 8 runs" in said
+
+
+def test_a_study_of_which_nothing_is_within_epsilon(whole):
+    found = findings(whole)
+    tight = replace(found, compared=found.compared[:1])
+    table = comparison_table(tight)
+    assert list(table["configurations"]) == [0, 0]
+    assert "No configuration meets FVU ≤ 0.0001 with every seed." in text(tight, table)
+    assert latex_table(tight, table).count("--") >= 4
+
+
+def test_the_best_configuration_at_the_edge_of_the_grid_is_said():
+    noise = np.zeros(3)
+    corner, middle, beyond_reach = (
+        Configuration(64, 0, "k9"),
+        Configuration(128, 1, "k13"),
+        Configuration(256, 2, "k19"),
+    )
+    families = tuple(
+        Family(name, (best,), np.array([[5.0, 5.0]]), np.array([[noise, noise]]), (beyond_reach,))
+        for name, best in (("a", corner), ("b", middle))
+    )
+    assert list(_at_the_edge(Level("fvu", 0.1, families))) == [
+        "The best configuration is at the edge of the grid, so that others may be shorter: "
+        "a (narrowest, sparsest)."
+    ]
+    only = Family("c", (middle,), np.array([[5.0]]), np.zeros((1, 1, 3)), ())
+    assert list(_at_the_edge(Level("fvu", 0.1, (only,)))) == []
+
+
+def test_a_seed_counts_only_where_widths_are_shared(whole):
+    record = read_records(whole)[0]
+    runs = plan(
+        widths=[8, 12],
+        seeds=[1, 2],
+        architectures={
+            name: {"architecture": "topk", "sparsities": {"k2": {"k": 2}}} for name in ("a", "b")
+        },
+    ).runs()
+    gone = {("b", 8, 1), ("b", 8, 2), ("a", 12, 2)}
+    done = [
+        Done(run, record) for run in runs if (run.architecture, run.width, run.seed) not in gone
+    ]
+    grid = equal_grid(done)
+    assert {(d.run.architecture, d.run.width, d.run.seed) for d in grid.done} == {
+        ("a", 12, 1),
+        ("b", 12, 1),
+    }
+
+
 def test_a_configuration_of_one_seed_is_not_compared_where_others_have_two(whole):
     """As where it diverged with one of two seeds."""
     study, record = plan(), read_records(whole)[0]
@@ -610,8 +703,8 @@ def test_a_configuration_of_one_seed_is_not_compared_where_others_have_two(whole
     done = [Done(run, record) for run in study.runs() if run != lost]
     grid = equal_grid(done)
     assert grid.warnings == (
-        f"{lost.architecture} has one run of width {lost.width} and sparsity {lost.level + 1}: "
-        "left out of the comparison",
+        f"width {lost.width} and sparsity {lost.level + 1} are left out of the comparison "
+        f"({lost.architecture} has one run)",
     )
     assert {one.run.level for one in grid.done} == {0, 1} - {lost.level}
     three = [Done(run, record) for run in plan(seeds=[1, 2, 3]).runs()]
@@ -659,13 +752,13 @@ def test_a_report_says_what_one_seed_cannot_and_which_epoch_was_kept(whole):
     kinds = PLAN["architectures"]
     some = plan(architectures=kinds | {"batchtopk": kinds["batchtopk"] | {"settings": keep}})
     said = text(replace(two, study=some), comparison_table(two))
-    assert "was not trained on, but the last one of batchtopk was kept; the test" in said
+    assert "was not trained on; batchtopk kept the last one; the test" in said
     assert "their share is not known" not in said
     one = plan(architectures={"plain-topk": kinds["plain-topk"]}, seeds=[4], shared=keep)
     done = tuple(d for d in two.done if d.run.key in {run.key for run in one.runs()})
     grid = equal_grid(done)
     coarse = level(grid.done, "fvu", 0.9)
-    found = Findings(one, 2, done, {}, grid, (Compared(coarse, standing(coarse, 0)),))
+    found = Findings(one, 2, done, {}, {}, grid, (Compared(coarse, standing(coarse, 0)),))
     said = text(found, comparison_table(found))
     assert (
         "1 architecture, width 12, training seed 4. The last epoch of each was kept; the test"
@@ -683,6 +776,18 @@ def test_latex_escapes_names(whole):
     assert r"plain\_topk" in latex
     assert latex.count(r"\\") == 1 + len(table)
     assert latex.endswith("\\bottomrule\n\\end{tabular}\n")
+
+
+def test_hulls_of_architectures_are_named_where_they_end(whole):
+    drawn = figures.hulls(findings(whole).done, "fvu")
+    (ax,) = drawn.axes
+    names = {text.get_text() for text in ax.texts if not text.get_text().startswith("ε")}
+    assert names == {"batchtopk", "plain-topk"}
+    assert drawn.get_suptitle().startswith("FVU: hulls")
+    right, foot = ax.get_xlim()[1], ax.get_ylim()[0]
+    for line in (line for line in ax.lines if len(line.get_xdata()) > 10):
+        assert line.get_xdata()[-1] <= right * (1 + 1e-9)
+        assert line.get_ydata()[-1] >= foot
 
 
 def test_the_figure_of_variance_has_a_legend_of_what_is_drawn():
@@ -714,5 +819,5 @@ def test_bits_of_architectures_stand_in_one_order_in_all_panels():
     ]
     assert said == [{"6.5": 1, "7.0": 2}, {"3.0": 0, "4.0": 1, "5.0": 2}]
     assert [text.get_text() for text in drawn.axes[0].texts if not hasattr(text, "xy")] == [
-        "misses ε"
+        "none within ε"
     ]

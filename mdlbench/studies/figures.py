@@ -47,6 +47,10 @@ WIDTH, LINE = 1.7, 0.2
 HULLS = 3.9, 3.2
 """Inches of the panel of hulls."""
 N_SAMPLES = 600
+NOTE = (
+    "Points: means over training seeds. Ticks: seeds.",
+    "Bars: 95% intervals of each alone; they do not say which differ.",
+)
 NOTHING = View(Range((0.0, 1.0), (0.1, 1.0)), Range((0.0, 1.0), (0.1, 1.0)))
 """What is shown where no run is compared."""
 
@@ -66,7 +70,7 @@ def intervals(levels: Sequence[tuple[Level, Standing]]) -> Figure:
         figure, axes = panels(
             WIDTH,
             [max(1, len(names)) * LINE + 0.1] * n_lines,
-            Margins(left, 0.3, 0.65, above=0.25, between=(0.25, 0.7)),
+            Margins(left, 0.3, 0.78, above=0.25, between=(0.25, 0.7)),
             "Best configuration of each architecture",
             abreast=abreast,
         )
@@ -76,9 +80,7 @@ def intervals(levels: Sequence[tuple[Level, Standing]]) -> Figure:
             ax.remove()
         for ax in axes[::abreast]:
             ax.set_yticklabels(names, fontsize=8)
-        note_below(
-            figure, ["Points: means over training seeds, with 95% intervals. Ticks: seeds."], 0.1
-        )
+        note_below(figure, NOTE, 0.1)
     return figure
 
 
@@ -103,7 +105,9 @@ def _intervals(ax: Axes, level: Level, found: Standing, names: Sequence[str]) ->
             _interval(ax, line, family, found.shortest[family.name])
         else:
             place = ax.get_yaxis_transform()
-            ax.text(0.02, line, "misses ε", color=FAINT, va="center", fontsize=7, transform=place)
+            ax.text(
+                0.02, line, "none within ε", color=FAINT, va="center", fontsize=7, transform=place
+            )
     ax.margins(x=0.3)
 
 

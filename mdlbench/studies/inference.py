@@ -15,7 +15,7 @@ from mdlbench.statistics.bootstrap import CONFIDENCE
 from mdlbench.studies.results import Family, Level
 
 LARGE = 10_000
-"""Degrees of freedom that do as if there were infinitely many."""
+"""Degrees of freedom above which they count as infinitely many."""
 
 Draws = Float64[np.ndarray, " replicate"]
 
@@ -40,8 +40,8 @@ class Standing:
     Attributes:
         shortest: of each, the bits of its best configuration, with an interval for it alone; those
             of fewest bits first.
-        more: how many bits each takes beyond the first. The intervals of all pairs' differences,
-            of which these are some, cover together. Empty where there is one training seed.
+        more: how many bits each takes beyond the first, with intervals that hold together with
+            those of all other pairs. Empty where there is one training seed.
     """
 
     shortest: dict[str, Interval]
@@ -53,6 +53,22 @@ class Standing:
         return tuple(self.shortest)
 
 
+class Estimate(NamedTuple):
+    """What is known of an architecture's bits.
+
+    Attributes:
+        bits: those of its best configuration.
+        draws: the same where test documents and training seeds are drawn anew.
+        seed_variance: what training seeds add to the variance of the draws.
+        n_seeds: how many training seeds the best configuration has.
+    """
+
+    bits: float
+    draws: Draws
+    seed_variance: float
+    n_seeds: int
+
+
 def standing(level: Level, seed: int) -> Standing:
     """Compare the architectures that meet a tolerance.
 
@@ -61,42 +77,63 @@ def standing(level: Level, seed: int) -> Standing:
         seed: of the training seeds that are drawn.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
-    draws = {family.name: crossed_draws(family, generator) for family in level.met}
-    ranked = sorted(level.met, key=lambda family: family.shortest)
+    found = {family.name: estimate(family, generator) for family in level.met}
+    ranked = sorted(found, key=lambda name: found[name].bits)
+    others = ranked[1:] if level.n_seeds > 1 else []
     return Standing(
-        shortest={
-            family.name: interval(family.shortest, draws[family.name], [family])
-            for family in ranked
-        },
-        more={
-            other.name: interval(
-                other.shortest - ranked[0].shortest,
-                draws[other.name] - draws[ranked[0].name],
-                [ranked[0], other],
-                n_compared=len(ranked),
-            )
-            for other in ranked[1:]
-            if level.n_seeds > 1
-        },
+        shortest={name: alone(found[name]) for name in ranked},
+        more={name: beyond(found[ranked[0]], found[name], len(ranked)) for name in others},
     )
 
 
-def interval(
-    value: float, draws: Draws, families: Sequence[Family], n_compared: int = 2
-) -> Interval:
+def estimate(family: Family, generator: np.random.Generator) -> Estimate:
+    """What is known of an architecture that meets the tolerance.
+
+    What training seeds add is s² / S, s² the variance of the best configuration's bits over its S
+    seeds, or what the variance of the draws has beyond that of documents alone, if this is more: it
+    has the choice of the configuration in it.
+    """
+    draws = crossed_draws(family, generator)
+    bits = family.bits[family.best]
+    own = bits[~np.isnan(bits)]
+    documents_alone = np.nanmean(family.resampled, axis=1).min(axis=0)
+    rest = float(draws.var(ddof=1) - documents_alone.var(ddof=1))
+    added = max(float(own.var(ddof=1)) / len(own), rest) if len(own) > 1 else 0.0
+    return Estimate(family.shortest, draws, added, len(own))
+
+
+def alone(one: Estimate) -> Interval:
+    """An architecture's bits, with an interval for it alone."""
+    return _interval(one.bits, one.draws, [one], n_compared=2)
+
+
+def beyond(first: Estimate, one: Estimate, n_compared: int) -> Interval:
+    """How many bits one architecture takes beyond another, where so many are compared."""
+    return _interval(one.bits - first.bits, one.draws - first.draws, [first, one], n_compared)
+
+
+def _interval(value: float, draws: Draws, of: Sequence[Estimate], n_compared: int) -> Interval:
     """Value ± SE times the `critical` value, after Games and Howell (1976).
 
-    SE is the standard deviation of the draws.
-
-    Args:
-        value: bits of one architecture, or what a second one takes beyond a first.
-        draws: the same in each draw of the crossed bootstrap.
-        families: those that it is of.
-        n_compared: of how many architectures any two are compared.
+    SE is the standard deviation of the draws. For one architecture alone, as for the difference of
+    two that are all there are, the critical value is Student's t.
     """
     error = float(draws.std(ddof=1))
-    half = critical(n_compared, _floor(degrees_of_freedom(error**2, families))) * error
+    half = critical(n_compared, _floor(degrees_of_freedom(error**2, of))) * error
     return Interval(value, value - half, value + half)
+
+
+def degrees_of_freedom(variance: float, of: Sequence[Estimate]) -> float:
+    """How many degrees of freedom a variance has that few seeds estimate (Welch, Satterthwaite).
+
+    It is variance² / Σ V² / (S − 1) over the architectures, V what their S training seeds add to
+    it, and at least the least S − 1. What test documents add is known far better.
+    """
+    several = [one for one in of if one.n_seeds > 1]
+    noise = sum(one.seed_variance**2 / (one.n_seeds - 1) for one in several)
+    if noise == 0:
+        return math.inf
+    return max(variance**2 / noise, min(one.n_seeds for one in several) - 1.0)
 
 
 @cache
@@ -113,21 +150,6 @@ def _floor(freedom: float) -> float:
         return math.inf
     unit = 10.0 ** (math.floor(math.log10(freedom)) - 1)
     return round(math.floor(freedom / unit) * unit, 12)
-
-
-def degrees_of_freedom(variance: float, families: Sequence[Family]) -> float:
-    """Of a variance, as far as a few training seeds estimate it (Welch and Satterthwaite).
-
-    It is variance² / Σ (s² / S)² / (S − 1) over the families, s² the variance of the best
-    configuration's bits over its S seeds, and at least the least S − 1. What test documents add is
-    known far better.
-    """
-    seeds = [bits[~np.isnan(bits)] for bits in (family.bits[family.best] for family in families)]
-    several = [bits for bits in seeds if len(bits) > 1]
-    noise = sum(float(bits.var(ddof=1) / len(bits)) ** 2 / (len(bits) - 1) for bits in several)
-    if noise == 0:
-        return math.inf
-    return max(variance**2 / noise, min(len(bits) for bits in several) - 1.0)
 
 
 def crossed_draws(family: Family, generator: np.random.Generator) -> Draws:

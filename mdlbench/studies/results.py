@@ -163,14 +163,14 @@ class EqualGrid:
 def equal_grid(done: Sequence[Done]) -> EqualGrid:
     """The widths, sparsity levels and seeds that all architectures have; the rest is left out.
 
-    So are a width and a level of which, together, not every architecture has a run, or two runs
-    where there are two training seeds.
+    A width and a level are left out for all where an architecture has no run of them, or one only
+    of several training seeds.
     """
     names = list(dict.fromkeys(one.run.architecture for one in done))
     common, warnings = list(done), []
     for noun, of in FACTORS.items():
         values = {
-            name: {of(one.run) for one in done if one.run.architecture == name} for name in names
+            name: {of(one.run) for one in common if one.run.architecture == name} for name in names
         }
         shared = set.intersection(*values.values()) if values else set()
         common = [one for one in common if of(one.run) in shared]
@@ -203,8 +203,8 @@ def _without_missing(done: Sequence[Done], names: Sequence[str]) -> tuple[list[D
             dropped.add(cell)
             listed = ", ".join(f"{name} has {COUNTED[runs[name, cell]]}" for name in lacking)
             lines.append(
-                f"{listed} of width {cell[0]} and sparsity {cell[1] + 1}: left out of the "
-                "comparison"
+                f"width {cell[0]} and sparsity {cell[1] + 1} are left out of the comparison "
+                f"({listed})"
             )
     return [one for one in done if _cell(one.run) not in dropped], lines
 

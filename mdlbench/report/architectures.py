@@ -77,7 +77,7 @@ class Panel(NamedTuple):
 
     @property
     def numbers(self) -> list[str]:
-        """Of each architecture, the bits in the first mode."""
+        """The bits of each architecture in the first mode."""
         first = [line[0] for line in self.lines]
         return [ABSENT if row is None else f"{_marked(row).bits:.1f}" for row in first]
 
@@ -100,7 +100,7 @@ def sorted_at(board: Leaderboard, metric: MetricName) -> Table:
 
 
 def sorted_architectures(board: Leaderboard, metric: MetricName) -> list[str]:
-    """Those that are within some ε, by bits in the first mode at one: SAEs, then baselines.
+    """Those within some ε, by bits in the first mode at that of `sorted_at`: SAEs, then baselines.
 
     What has none there comes last, by its bits in another mode.
     """

@@ -88,7 +88,7 @@ class Family(NamedTuple):
     look: dict[str, Any]
 
 
-class View(NamedTuple):
+class Shown(NamedTuple):
     """What a panel shows: bits per token up to `most`, losses from `foot` to `top`."""
 
     most: float
@@ -268,7 +268,7 @@ def _reference(
     return Family(name, RateDistortionCurve.of(points, name, metric), look)
 
 
-def _view(records: Sequence[EvalRecord], families: Sequence[Family], metric: MetricName) -> View:
+def _view(records: Sequence[EvalRecord], families: Sequence[Family], metric: MetricName) -> Shown:
     """The neighbourhood of the tolerances, with the ends of lines near it.
 
     To the right as far as the families' bits at the finest tolerance that each meets, and a little
@@ -287,7 +287,7 @@ def _view(records: Sequence[EvalRecord], families: Sequence[Family], metric: Met
     ends = [family.curve.along_hull(most=most)[1][-1:] for family in families]
     near = [float(end) for end in np.concatenate(ends) if end >= foot * NEAR_FLOOR]
     lowest = min(near, default=top)
-    return View(most, min(foot, lowest * (lowest / top) ** ROOM_BELOW), top)
+    return Shown(most, min(foot, lowest * (lowest / top) ** ROOM_BELOW), top)
 
 
 def _finest(rates: Points) -> float | None:
@@ -295,7 +295,7 @@ def _finest(rates: Points) -> float | None:
     return next((float(rate) for rate in rates if not np.isnan(rate)), None)
 
 
-def _path(family: Family, view: View) -> Path | None:
+def _path(family: Family, view: Shown) -> Path | None:
     """A family's hull as far as it is in view; None where at most a corner of it is."""
     rates, losses = family.curve.along_hull(1e-3 * view.foot, N_SAMPLES, view.most)
     inside = losses <= view.top
@@ -310,7 +310,7 @@ def _path(family: Family, view: View) -> Path | None:
     return Path(family.name, rates, losses, family.look, end, bool(is_point))
 
 
-def _scales(ax: Axes, view: View, metric: MetricName, share: float) -> None:
+def _scales(ax: Axes, view: Shown, metric: MetricName, share: float) -> None:
     """The panel's axes, with a share of its height below the view."""
     foot, top = view.foot, view.top
     ax.set_yscale("log")

@@ -298,7 +298,7 @@ def test_a_study_that_is_killed_ends_with_the_same_numbers(home, whole):
     folder = home / "killed"
     study, content = study_run.read_study(home / "study.yaml")
     opener = Opener(load_suite(home))
-    claim(folder, content)
+    claim(folder, study, content)
     first = run_study(study, opener, folder)
     seen = [next(first) for _ in range(6)]
     first.close()
@@ -341,8 +341,28 @@ def test_the_kept_epoch_is_the_best_on_tokens_that_were_held_out(whole, home):
 
 
 def test_a_folder_of_another_study_is_refused(whole):
-    with pytest.raises(UsageError, match="holds another study, or this one with other settings"):
-        claim(whole, "name: other\n")
+    text = (whole / STUDY_FILE).read_text()
+    others = ({"validation": 0.2}, {"widths": [8]}, {"shared": {"epochs": 3}}, {"suite": "toy"})
+    for changes in others:
+        with pytest.raises(UsageError, match="holds another study, or this one with other"):
+            claim(whole, plan(**changes), "name: other\n")
+    assert (whole / STUDY_FILE).read_text() == text
+
+
+def test_a_study_grows_and_keeps_what_is_finished_without_its_weights(home, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "grown")
+    for weights in (folder / RUNS).glob("*/sae_weights.safetensors"):
+        weights.unlink()
+    before = {path.name: path.read_bytes() for path in (folder / "records").iterdir()}
+    more = plan(seeds=[4, 2, 7])
+    claim(folder, more, yaml.safe_dump(PLAN | {"seeds": [4, 2, 7]}, sort_keys=False))
+    outcomes = list(run_study(more, Opener(load_suite(home)), folder))
+    trained = {outcome.key for outcome in outcomes if isinstance(outcome, Trained)}
+    assert trained == {run.key for run in more.runs() if run.seed == 7}
+    assert len(outcomes) == 2 * len(trained)
+    after = {path.name: path.read_bytes() for path in (folder / "records").iterdir()}
+    assert after.items() > before.items()
+    assert findings(folder).grid.seeds == [4, 2, 7]
 
 
 def test_a_diverged_run_is_said_and_excluded(whole, home, monkeypatch, tmp_path):
@@ -380,7 +400,7 @@ def test_a_damaged_note_of_a_run_that_diverged_is_named(tmp_path):
             study_run.diverged(tmp_path, "a")
     (tmp_path / STUDY_FILE).write_bytes(b"\xff")
     with pytest.raises(UsageError, match="holds another study"):
-        claim(tmp_path, "name: other\n")
+        claim(tmp_path, plan(name="other", widths=[8]), "name: other\n")
 
 
 def test_a_report_is_of_records_of_one_suite_as_they_were_written(whole, tmp_path):

@@ -88,7 +88,7 @@ def _run(
     plan, content = read_study(file)
     n_runs = len([run.config() for run in plan.runs()])
     suite = suite_of_study(plan, file)
-    claim(output, content)
+    claim(output, plan, content)
     interrupt.keeps(lambda: _kept(output, n_runs))
     failed = 0
     with stages(quiet) as on_stage, engine(*cluster, None, device) as had:

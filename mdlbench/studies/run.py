@@ -14,6 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 
 import torch
+from sae_lens.constants import SAE_WEIGHTS_FILENAME
 
 from mdlbench.adapters.checkpoint import load_json
 from mdlbench.adapters.load import NamedCoder
@@ -120,25 +121,39 @@ def suite_of_study(study: Study, file: Path) -> Suite:
     return load_suite(study.suite if study.suite in suite_names() else file.parent / study.suite)
 
 
-def claim(folder: Path, text: str) -> None:
-    """Take a folder for a study.
+def claim(folder: Path, study: Study, text: str) -> None:
+    """Take a folder for a study, or for one with more runs than that which it holds.
+
+    Args:
+        folder: the study's.
+        study: what is to be run.
+        text: of its file, which is kept.
 
     Raises:
-        UsageError: it holds another study.
+        UsageError: the folder holds another study.
+        SuiteError: what it holds is none.
         OutputError: it cannot be written.
     """
     kept = folder / STUDY_FILE
-    if kept.is_file() and kept.read_bytes() != text.encode():
-        raise UsageError(
-            f"{folder}: holds another study, or this one with other settings: choose another "
-            "folder, or make the files equal"
-        )
-    if not kept.is_file():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be created: {reason(error)}") from error
-        write_atomically(kept, text.encode())
+    if kept.is_file():
+        earlier, _ = read_study(kept)
+        if not _has_all_of(earlier, study):
+            raise UsageError(
+                f"{folder}: holds another study, or this one with other settings: choose another "
+                "folder, or make the settings of its runs equal"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be created: {reason(error)}") from error
+    write_atomically(kept, text.encode())
+
+
+def _has_all_of(earlier: Study, study: Study) -> bool:
+    """Whether a study has the runs of an earlier one, with the same settings and data."""
+    runs = {run.key: run.settings for run in study.runs()}
+    same_data = (earlier.suite, earlier.validation) == (study.suite, study.validation)
+    return same_data and all(runs.get(run.key) == run.settings for run in earlier.runs())
 
 
 def run_study(
@@ -155,7 +170,8 @@ def run_study(
     """Train and score all runs, one training seed after the other, and keep them in `folder`.
 
     What is finished is not done again, and an unfinished training run goes on from its last
-    checkpoint, to the same numbers. No training run sees the suite's test split.
+    checkpoint, to the same numbers. A run that has its record is finished, though its weights are
+    deleted. No training run sees the suite's test split.
 
     Args:
         study: what to run.
@@ -178,7 +194,7 @@ def run_study(
         keys = [run.key for run in group]
         on_stage(f"train seed {seed}")
         yield from _trained(trained_on, folder, [tasks[key] for key in keys], engine)
-        finished = [_target(folder, key) for key in keys if diverged(folder, key) is None]
+        finished = [_target(folder, key) for key in keys if _has_weights(folder, key)]
         if finished:
             yield from suite_run.run(opener, finished, folder, on_stage, engine=engine)
 
@@ -236,6 +252,12 @@ def diverged(folder: Path, key: str) -> str | None:
     if "reason" not in content:
         raise CheckpointError(f"{file}: gives no reason; delete it, and the run is trained again")
     return str(content["reason"])
+
+
+def _has_weights(folder: Path, key: str) -> bool:
+    """Whether a run that did not diverge has its SAE, and not its record alone."""
+    weights = folder / RUNS / key / SAE_WEIGHTS_FILENAME
+    return diverged(folder, key) is None and weights.is_file()
 
 
 def _target(folder: Path, key: str) -> Target:

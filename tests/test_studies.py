@@ -399,7 +399,7 @@ def test_a_damaged_note_of_a_run_that_diverged_is_named(tmp_path):
         with pytest.raises(CheckpointError, match=f"^{file}: {message}"):
             study_run.diverged(tmp_path, "a")
     (tmp_path / STUDY_FILE).write_bytes(b"\xff")
-    with pytest.raises(SuiteError, match="study.yaml: cannot be read"):
+    with pytest.raises(SuiteError, match=r"study\.yaml: cannot be read"):
         claim(tmp_path, plan(name="other", widths=[8]), "name: other\n")
 
 

@@ -7,7 +7,6 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
 
 from mdlbench.boards.leaderboard import Leaderboard
 from mdlbench.console.labels import (
@@ -29,11 +28,11 @@ from mdlbench.console.style import (
     family_colours,
     house_style,
     panels,
-    plain_log_scale,
 )
 from mdlbench.curves.curve import RateDistortionCurve, RatePoint, gaussian_rate_distortion
 from mdlbench.quantisers.modes import MODES, mode_of
 from mdlbench.records.record import EvalRecord, SiteReferences, other_quantisers, with_quantiser
+from mdlbench.report.hulls import Line, Points, Shown, line_of, scales
 from mdlbench.report.tables import TITLE_LENGTH, printable
 from mdlbench.report.view import view_of
 from mdlbench.statistics.metrics import metric_of
@@ -75,9 +74,6 @@ GAUSSIAN = "Gaussian R(D)"
 DOT, RING = 3.5, 7.0
 """Sizes of a point's marker, in the suite's own mode and in another, which may be around it."""
 DENSE = "n bits per dimension"
-N_SAMPLES = 600
-
-Points = Float64[np.ndarray, " point"]
 
 
 class Family(NamedTuple):
@@ -86,14 +82,6 @@ class Family(NamedTuple):
     name: str
     curve: RateDistortionCurve
     look: dict[str, Any]
-
-
-class Shown(NamedTuple):
-    """What a panel shows: bits per token up to `most`, losses from `foot` to `top`."""
-
-    most: float
-    foot: float
-    top: float
 
 
 class Path(NamedTuple):
@@ -106,8 +94,7 @@ class Path(NamedTuple):
     """
 
     name: str
-    rates: Points
-    losses: Points
+    line: Line
     look: dict[str, Any]
     end: str
     is_point: bool
@@ -116,16 +103,6 @@ class Path(NamedTuple):
     def falls_below(self) -> bool:
         """Whether it leaves the panel at its foot."""
         return self.end == "v"
-
-    def cut_at(self, loss: float) -> Path:
-        """The part of it that lies above a loss, which it may not reach."""
-        if loss <= self.losses[-1]:
-            return self
-        kept = self.losses > loss
-        at = np.interp(-loss, -self.losses, self.rates)
-        return self._replace(
-            rates=np.append(self.rates[kept], at), losses=np.append(self.losses[kept], loss)
-        )
 
 
 def curves_figure(
@@ -161,7 +138,7 @@ def curves_figure(
             below=0.5 + NOTE * len(note),
         )
         figure, (ax,) = panels(PANEL[0], [height], margins, _title(shown, board, metric))
-        _scales(ax, view, metric, share=band / height)
+        scales(ax, view, metric, share=band / height)
         for record in _own([record for record in shown if not record.is_baseline]):
             curve = record.curve(metric)
             ax.plot(curve.rates, above_zero(curve.distortions), color=MEMBER, linewidth=0.7)
@@ -297,28 +274,15 @@ def _finest(rates: Points) -> float | None:
 
 def _path(family: Family, view: Shown) -> Path | None:
     """A family's hull as far as it is in view; None where at most a corner of it is."""
-    rates, losses = family.curve.along_hull(1e-3 * view.foot, N_SAMPLES, view.most)
-    inside = losses <= view.top
-    rates, losses = rates[inside], losses[inside]
-    if not (losses >= view.foot).any():
+    line = line_of(family.curve, view)
+    if line is None:
         return None
-    goes_on = rates[-1] == view.most
-    if goes_on and rates[0] > (1 - CORNER) * view.most:
+    goes_on = line.rates[-1] == view.most
+    if goes_on and line.rates[0] > (1 - CORNER) * view.most:
         return None
-    end = "v" if losses[-1] < view.foot else "" if goes_on else "o"
-    is_point = end == "o" and np.ptp(rates) < POINT * view.most
-    return Path(family.name, rates, losses, family.look, end, bool(is_point))
-
-
-def _scales(ax: Axes, view: Shown, metric: MetricName, share: float) -> None:
-    """The panel's axes, with a share of its height below the view."""
-    foot, top = view.foot, view.top
-    ax.set_yscale("log")
-    ax.set_xlim(0.0, view.most)
-    ax.set_ylim(top * (foot / top) ** (1 / (1 - share)), top)
-    plain_log_scale(ax.yaxis, float(np.log10(top / foot)))
-    ax.set_xlabel("bits per token")
-    ax.set_ylabel(metric_of(metric).axis)
+    end = "v" if line.losses[-1] < view.foot else "" if goes_on else "o"
+    is_point = end == "o" and np.ptp(line.rates) < POINT * view.most
+    return Path(family.name, line, family.look, end, bool(is_point))
 
 
 def _drawn(ax: Axes, paths: Sequence[Path]) -> list[End]:
@@ -329,11 +293,11 @@ def _drawn(ax: Axes, paths: Sequence[Path]) -> list[End]:
     """
     foot, _ = ax.get_ylim()
     falling = [path for path in paths if path.falls_below]
-    losses = cuts_at_foot(ax, [path.cut_at(foot).rates[-1] for path in falling])
+    losses = cuts_at_foot(ax, [path.line.cut_at(foot).rates[-1] for path in falling])
     cuts = {id(path): loss for path, loss in zip(falling, losses, strict=True)}
     ends = []
     for path in paths:
-        drawn = path.cut_at(cuts.get(id(path), 0.0))
+        drawn = path.line.cut_at(cuts.get(id(path), 0.0))
         colour, marker = path.look["color"], path.look.get("marker", "*")
         dash = path.look["linestyle"]
         is_other = dash != "-"
@@ -342,8 +306,8 @@ def _drawn(ax: Axes, paths: Sequence[Path]) -> list[End]:
             face, size = ("none", RING) if is_other else (colour, DOT)
             ax.plot(*place, marker, color=colour, mfc=face, ms=size)
         else:
-            line = {key: value for key, value in path.look.items() if key != "marker"}
-            ax.plot(drawn.rates, drawn.losses, marker=path.end, markevery=[-1], ms=2.5, **line)
+            look = {key: value for key, value in path.look.items() if key != "marker"}
+            ax.plot(drawn.rates, drawn.losses, marker=path.end, markevery=[-1], ms=2.5, **look)
         ends.append(End(*place, path.name, colour, marker if path.is_point else "", is_other, dash))
     return ends
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float64
 
 from mdlbench.console.labels import (
     End,
@@ -26,10 +25,10 @@ from mdlbench.console.style import (
     house_style,
     legend_below,
     panels,
-    plain_log_scale,
 )
 from mdlbench.curves.curve import RateDistortionCurve
-from mdlbench.report.view import Range, View, view_of
+from mdlbench.report.hulls import Line, Shown, line_of, scales
+from mdlbench.report.view import view_of
 from mdlbench.statistics.metrics import metric_of
 from mdlbench.studies.inference import Interval, Shares, Standing
 from mdlbench.studies.results import Done, Family, Level
@@ -46,15 +45,10 @@ WIDTH, LINE = 1.7, 0.2
 """Inches of a panel of intervals, and of a line of it."""
 HULLS = 3.9, 3.2
 """Inches of the panel of hulls."""
-N_SAMPLES = 600
 NOTE = (
     "Points: means over training seeds. Ticks: seeds.",
     "Bars: 95% intervals of each alone; they do not say which differ.",
 )
-NOTHING = View(Range((0.0, 1.0), (0.1, 1.0)), Range((0.0, 1.0), (0.1, 1.0)))
-"""What is shown where no run is compared."""
-
-Points = Float64[np.ndarray, " point"]
 
 
 def intervals(levels: Sequence[tuple[Level, Standing]]) -> Figure:
@@ -127,36 +121,21 @@ def _interval(ax: Axes, line: int, family: Family, of: Interval) -> None:
     )
 
 
-class Line(NamedTuple):
-    """A hull as far as it is in view, by rising rate."""
-
-    rates: Points
-    losses: Points
-
-    def above(self, loss: float) -> Line:
-        """The part of it that does not lie below a loss."""
-        kept = self.losses >= loss
-        return Line(self.rates[kept], self.losses[kept])
-
-
 def hulls(done: Sequence[Done], metric: MetricName) -> Figure:
     """The lower hull of each architecture's operating points, one thin line a seed."""
-    view = view_of([one.record for one in done], metric) if done else NOTHING
-    foot, top = view.losses.log
-    lines = _lines(done, metric, view)
-    falling = [name for name, own in lines.items() if min(one.losses[-1] for one in own) < foot]
+    view = view_of([one.record for one in done], metric)
+    shown = Shown(view.rates.linear[1], *view.losses.log)
+    lines = _lines(done, metric, shown)
+    falling = [
+        name for name, own in lines.items() if min(one.losses[-1] for one in own) < shown.foot
+    ]
     band = line_inches() * len(falling)
     height = HULLS[1] + band
     with house_style():
         margins = Margins(0.78, 0.3 + text_inches(lines), 0.6)
         title = f"{metric_of(metric).label}: hulls of architectures over equal grids"
         figure, (ax,) = panels(HULLS[0], [height], margins, title)
-        ax.set_yscale("log")
-        ax.set_xlim(0.0, view.rates.linear[1])
-        ax.set_ylim(top * (foot / top) ** (height / HULLS[1]), top)
-        plain_log_scale(ax.yaxis, float(np.log10(top / foot)))
-        ax.set_xlabel(BITS)
-        ax.set_ylabel(metric_of(metric).axis)
+        scales(ax, shown, metric, share=band / height)
         label_ends(ax, list(_drawn(ax, lines, falling)))
         if done:
             label_limits(ax, [r.epsilon for r in done[0].record.tolerances if r.metric == metric])
@@ -164,15 +143,13 @@ def hulls(done: Sequence[Done], metric: MetricName) -> Figure:
     return figure
 
 
-def _lines(done: Sequence[Done], metric: MetricName, view: View) -> dict[str, list[Line]]:
+def _lines(done: Sequence[Done], metric: MetricName, shown: Shown) -> dict[str, list[Line]]:
     """By architecture: the hulls of its seeds, without those that are out of view."""
-    foot, top = view.losses.log
     found: dict[str, list[Line]] = {}
     for name in dict.fromkeys(one.run.architecture for one in done):
         for curve in family_hulls(done, name, metric).values():
-            rates, losses = curve.along_hull(1e-3 * foot, N_SAMPLES, view.rates.linear[1])
-            line = Line(rates[losses <= top], losses[losses <= top])
-            if (line.losses >= foot).any():
+            line = line_of(curve, shown)
+            if line is not None:
                 found.setdefault(name, []).append(line)
     return found
 
@@ -182,13 +159,13 @@ def _drawn(ax: Axes, lines: Mapping[str, Sequence[Line]], falling: Sequence[str]
     foot, _ = ax.get_ylim()
     colours = family_colours(lines)
     lowest = {name: min(own, key=lambda one: one.losses[-1]) for name, own in lines.items()}
-    losses = cuts_at_foot(ax, [float(lowest[name].above(foot).rates[-1]) for name in falling])
+    losses = cuts_at_foot(ax, [float(lowest[name].cut_at(foot).rates[-1]) for name in falling])
     cuts = dict(zip(falling, losses, strict=True))
     for name, own in lines.items():
         for line in own:
-            shown = line.above(cuts.get(name, foot))
-            ax.plot(shown.rates, shown.losses, color=colours[name], linewidth=0.8)
-        end = lowest[name].above(cuts.get(name, foot))
+            drawn = line.cut_at(cuts.get(name, foot))
+            ax.plot(drawn.rates, drawn.losses, color=colours[name], linewidth=0.8)
+        end = lowest[name].cut_at(cuts.get(name, foot))
         yield End(float(end.rates[-1]), float(end.losses[-1]), name, colours[name])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ GAP = 9.0
 """Points between a panel and the labels on its right."""
 NOTE = 0.13
 """Inches of a line of small print."""
+LETTERS = 18.0
+"""Letters of small print to an inch."""
 PAD = 4.0
 """Points left and right of a tolerance's name that are free of lines."""
 BESIDE = 0.6
@@ -292,6 +295,11 @@ def cuts_at_foot(ax: Axes, rates: Sequence[float]) -> list[float]:
 def text_inches(texts: Iterable[str], size: float = SIZE) -> float:
     """The width that the longest of some labels takes, about."""
     return 0.6 * size / 72 * max((len(text) for text in texts), default=0)
+
+
+def note_lines(text: str, inches: float) -> list[str]:
+    """Small print in lines of so many inches."""
+    return wrap(text, int(LETTERS * inches), break_on_hyphens=False)
 
 
 def note_below(figure: Figure, lines: Sequence[str], left: float, bottom: float = 0.06) -> None:

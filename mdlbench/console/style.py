@@ -182,6 +182,11 @@ def panels(
     return figure, axes
 
 
+def legend_inches(n_entries: int, columns: int) -> float:
+    """The height of `legend_of_marks`."""
+    return 0.18 * -(-n_entries // columns)
+
+
 def legend_of_marks(figure: Figure, entries: Mapping[str, Artist], columns: int) -> None:
     """What marks mean, at the figure's foot."""
     if entries:

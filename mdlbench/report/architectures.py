@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdlbench.boards.leaderboard import Leaderboard, Row, Table
-from mdlbench.console.labels import NOTE, SIZE, note_below, text_inches
+from mdlbench.console.labels import NOTE, SIZE, note_below, note_lines, text_inches
 from mdlbench.console.style import (
     ALERT,
     CATEGORIES,
@@ -15,6 +14,7 @@ from mdlbench.console.style import (
     INK,
     Margins,
     house_style,
+    legend_inches,
     legend_of_marks,
     panels,
 )
@@ -40,8 +40,6 @@ APART, LINE = 0.06, 0.14
 """Inches between an architecture's modes, and between its last one and the next architecture."""
 GAP = 0.1
 """Inches between a panel and the column of bits right of it, which carets leave room for."""
-LETTERS = 18
-"""Letters of small print to an inch."""
 NAME_LENGTH = 26
 LEFT, RIGHT = 8, 9
 """Carets that begin at their place, as matplotlib numbers its markers."""
@@ -138,9 +136,9 @@ def architectures_figure(board: Leaderboard, metric: MetricName | None = None) -
     left, column = 0.15 + text_inches(words), _column_inches(shown)
     abreast, beside = _abreast(len(shown)), column + 0.12
     width = left + abreast * (WIDTH + beside)
-    note = wrap(_note(modes[0], sorted_at(board, metric)), int(LETTERS * width))
+    note = note_lines(_note(modes[0], sorted_at(board, metric)), width)
     key, columns = _key(shown, modes), 2 * abreast - 1
-    foot = 0.18 * -(-len(key) // columns)
+    foot = legend_inches(len(key), columns)
     below = 0.52 + foot + NOTE * len(note)
     with house_style():
         figure, axes = panels(
@@ -288,7 +286,8 @@ def _look(mode: Mode) -> dict[str, Any]:
     return look | {"marker": mode_of(mode).marker}
 
 
-def _name(mode: Mode) -> str:
+def mode_name(mode: Mode) -> str:
+    """What a mode is called in a figure."""
     return "the suite's own mode" if mode is None else f"[{mode}]"
 
 
@@ -299,7 +298,7 @@ def _key(shown: Sequence[Panel], modes: Sequence[Mode]) -> dict[str, Artist]:
     entries: dict[str, Artist] = {}
     if len(modes) > 1:
         for mode in modes:
-            entries[_name(mode)] = Line2D([], [], linestyle="", color=FAINT, **_look(mode))
+            entries[mode_name(mode)] = Line2D([], [], linestyle="", color=FAINT, **_look(mode))
     if any(row.ranking.rank == 1 for panel in shown for row in panel.rows):
         entries["rank 1"] = Line2D([], [], color=ALERT, linewidth=2)
     if any(_is_beyond(row, panel.reach) for panel in shown for row in panel.rows):
@@ -317,6 +316,6 @@ def _is_beyond(row: Row, reach: tuple[float, float]) -> bool:
 def _note(mode: Mode, at: Table) -> str:
     limit = _short(at).replace(" ", "\N{NO-BREAK SPACE}")
     return (
-        f"Numbers: bits in {_name(mode)} ({ABSENT}: none within ε). Rows are sorted by those at "
-        f"{limit}, baselines last. Bars: 95% intervals."
+        f"Numbers: bits in {mode_name(mode)} ({ABSENT}: none within ε). Rows are sorted by those "
+        f"at {limit}, baselines last. Bars: 95% intervals."
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from mdlbench.console.labels import (
     label_ends,
     line_inches,
     note_below,
+    note_lines,
     text_inches,
 )
 from mdlbench.console.style import (
@@ -30,13 +30,14 @@ from mdlbench.console.style import (
     Margins,
     family_colours,
     house_style,
+    legend_inches,
     legend_of_marks,
     panels,
     plain_log_scale,
 )
 from mdlbench.quantisers.modes import mode_of
 from mdlbench.records.record import with_quantiser
-from mdlbench.report.architectures import tables_of
+from mdlbench.report.architectures import mode_name, tables_of
 from mdlbench.report.tables import TITLE_LENGTH, limit_name, printable
 from mdlbench.statistics.metrics import metric_of
 from mdlbench.suite.base import MetricName
@@ -72,8 +73,6 @@ NAME_LENGTH = 26
 PALE, BAND = "#b0b0b0", "#f5f5f5"
 COLUMNS = 2
 """Columns in which the marks' meanings stand."""
-NOTE_CHARACTERS = 16.0
-"""Characters of small print to an inch."""
 LOGARITHMIC = 3.0
 """Ratio of the largest L0 to the least from which their axis is logarithmic."""
 MISSED = "no SAE of this width within ε"
@@ -366,7 +365,7 @@ def _own(kinds: Sequence[Kind]) -> list[Kind]:
 def _mode_note(kinds: Iterable[Kind], tables: Sequence[Table]) -> list[str]:
     """That all is in the suite's own mode, where other modes are left out."""
     is_own = all(kind.mode is None for kind in kinds)
-    return ["in the suite's own mode"] if _has_modes(tables) and is_own else []
+    return [f"in {mode_name(None)}"] if _has_modes(tables) and is_own else []
 
 
 def _sweeps(kind: Kind, tables: Iterable[Table]) -> bool:
@@ -582,9 +581,7 @@ def _mode_key(kinds: Iterable[Kind], tables: Sequence[Table]) -> dict[str, Artis
         return {}
     modes = {kind.mode: kind._replace(colour=FAINT) for kind in kinds}
     return {
-        "the suite's own mode" if mode is None else f"[{mode}]": _mark(
-            **modes[mode].look | {"linestyle": ""}
-        )
+        mode_name(mode): _mark(**modes[mode].look | {"linestyle": ""})
         for mode in sorted(modes, key=lambda mode: (mode is not None, mode or ""))
     }
 
@@ -616,7 +613,7 @@ def _first_elsewhere(table: Table, drawn: Sequence[Row], inches: float) -> list[
         if row.ranking.rank == 1 and row.label not in labels and _kind_of(row)[1] is not None
     ]
     words = f"rank 1, in another mode: {', '.join(first)} bits" if first else ""
-    return wrap(words, int(NOTE_CHARACTERS * inches), break_on_hyphens=False)
+    return note_lines(words, inches)
 
 
 def _left_inches(tables: Iterable[Table], size: float) -> float:
@@ -632,10 +629,10 @@ def _name_bits_axis(ax: Axes, left: float) -> None:
 
 def _foot_inches(n_entries: int, note: Sequence[str]) -> float:
     """The height of the axis' name, the marks' meanings, and small print."""
-    return 0.5 + 0.18 * -(-n_entries // COLUMNS) + NOTE * len(note)
+    return 0.5 + legend_inches(n_entries, COLUMNS) + NOTE * len(note)
 
 
 def _foot(figure: Figure, entries: dict[str, Artist], note: Sequence[str]) -> None:
     legend_of_marks(figure, entries, COLUMNS)
     if note:
-        note_below(figure, note, left=0.1, bottom=0.06 + 0.18 * -(-len(entries) // COLUMNS))
+        note_below(figure, note, left=0.1, bottom=0.06 + legend_inches(len(entries), COLUMNS))

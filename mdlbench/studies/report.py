@@ -16,6 +16,7 @@ from mdlbench.disk.files import write_atomically
 from mdlbench.errors import MdlbenchError
 from mdlbench.report.exports import latex_text
 from mdlbench.report.outputs import frame_as_markdown, write_outputs
+from mdlbench.report.tables import ABSENT
 from mdlbench.studies import figures
 from mdlbench.studies.figures import limit_words
 from mdlbench.studies.inference import Interval, Shares, Standing, standing, variance_shares
@@ -267,7 +268,7 @@ def latex_table(found: Findings, table: pd.DataFrame) -> str:
 
 def _cell(row: Mapping[Hashable, object], *keys: str) -> str:
     value, low, high = (float(str(row.get(key, "nan"))) for key in keys)
-    return "–" if value != value else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return ABSENT if value != value else _interval(Interval(value, low, high))
 
 
 def text(found: Findings, table: pd.DataFrame) -> str:

@@ -136,7 +136,9 @@ def claim(folder: Path, study: Study, text: str) -> None:
     """
     kept = folder / STUDY_FILE
     if kept.is_file():
-        earlier, _ = read_study(kept)
+        earlier, earlier_text = read_study(kept)
+        if earlier_text == text:
+            return
         if not _has_all_of(earlier, study):
             raise UsageError(
                 f"{folder}: holds another study, or this one with other settings: choose another "

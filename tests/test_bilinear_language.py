@@ -649,7 +649,8 @@ def features(share, n=100):
     [
         ((0.2, 0.5, 0.9), [True, True]),
         ((0.1, 0.2, 0.3), [False, True]),
-        ((0.2, 0.1, 0.5), [None, False]),
+        ((0.2, 0.1, 0.5), [None, None]),
+        ((0.5, 0.1, 0.9), [True, False]),
         ((0.9, 0.5, 0.2), [False, False]),
         ((0.5, 0.5, 0.5), [None, None]),
     ],

@@ -203,10 +203,23 @@ def test_what_is_written(world, tmp_path):
     assert set(report.table(evidence)["network"]) == set(evidence.keys)
 
 
-def made_up(evidence: Evidence, bits: dict[str, float]) -> Evidence:
-    """One point within every ε for each kind, its bits a little more for every next network."""
+def made_up(evidence: Evidence, bits: dict[str, float], spread: float = 0.0) -> Evidence:
+    """One point within every ε for each kind, its bits a little more for every next network.
+
+    Those of eigenvectors are `spread` larger for the second network.
+    """
     points = {
-        key: [Point(kind, 1, 1.0, b * (1 + i / 50), 0.01, 0.9) for kind, b in bits.items()]
+        key: [
+            Point(
+                kind,
+                1,
+                1.0,
+                b * (1 + i / 50) * (1 + i * spread * (kind == EIGENVECTORS)),
+                0.01,
+                0.9,
+            )
+            for kind, b in bits.items()
+        ]
         + [Point(WEIGHTS, 1, 1.0, 1.0, 9.0, 0.1)]
         for i, key in enumerate(evidence.keys)
     }
@@ -238,6 +251,11 @@ def test_the_shortest_within_a_loss_is_taken(world):
 def test_the_numbers_decide(changes, verdicts, world):
     evidence = made_up(world[1], BITS | changes)
     assert [finding.holds for finding in claims.claims(evidence)[:3]] == verdicts
+
+
+def test_what_seeds_do_not_tell_apart_is_not_decided(world):
+    evidence = made_up(world[1], BITS | {EIGENVECTORS: 900.0}, spread=0.2)
+    assert [finding.holds for finding in claims.claims(evidence)[:2]] == [True, None]
 
 
 def test_messages_are_set_against_the_shortest_latents(world):

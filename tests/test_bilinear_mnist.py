@@ -214,12 +214,18 @@ def changed(evidence, **numbers):
     [
         ("accurate", {"accuracy": lambda c: 0.971}, True),
         ("accurate", {"accuracy": lambda c: 0.969}, False),
+        ("accurate", {"accuracy": lambda c: 0.972 + c.seed / 100}, None),
         ("truncated", {"accuracy": lambda c: 0.95, "kept": lambda c: {10: 0.9495}}, True),
         ("truncated", {"accuracy": lambda c: 0.95, "kept": lambda c: {10: 0.948}}, False),
         (
             "ranked",
             {"effective_rank": lambda c: (9 - c.weight_decay + 2 * c.noise + c.seed / 100,)},
             True,
+        ),
+        (
+            "truncated",
+            {"accuracy": lambda c: 0.95, "kept": lambda c: {10: 0.949 + (c.seed - 1) / 100}},
+            None,
         ),
         (
             "ranked",
@@ -235,6 +241,19 @@ def changed(evidence, **numbers):
             "noisy",
             {"accuracy": lambda c: 1 - c.noise, "roughness": lambda c: 2 + c.noise},
             False,
+        ),
+        (
+            "noisy",
+            {
+                "accuracy": lambda c: 1 - c.noise * (c.seed + 0.1),
+                "roughness": lambda c: 2 - c.noise,
+            },
+            None,
+        ),
+        (
+            "noisy",
+            {"accuracy": lambda c: c.seed - c.noise, "roughness": lambda c: c.seed - c.noise},
+            True,
         ),
     ],
 )
@@ -258,13 +277,56 @@ def test_masks_decide_at_every_strength(evidence):
     }
     finding = claims.masked(replace(evidence, masked=worse))
     assert finding.holds
-    assert "40.0% against 80.0% at 0.5" in finding.evidence
+    said = (
+        "40.0% under a mask of norm 6 against 80.0% under its permuted pixels, apart at every norm"
+    )
+    assert f"With noise (0.15 in training) {said}" in finding.evidence
     towards = np.mean([evidence.masked[c.key].towards[:, -1].mean() for c in PLAN.accurate])
-    assert f"at 6 {towards:.1%} of other classes' images become" in finding.evidence
+    assert f"{towards:.1%} of other classes' images become" in finding.evidence
     one = dict(worse)
     key = PLAN.noiseless[0].key
     one[key] = replace(one[key], accuracy=np.full((10, n), 0.9))
-    assert claims.masked(replace(evidence, masked=one)).holds is False
+    undecided = claims.masked(replace(evidence, masked=one))
+    assert undecided.holds is None
+    assert f"not apart at {', '.join(f'{strength:g}' for strength in STRENGTHS)};" in (
+        undecided.evidence
+    )
+    both = worse | {c.key: one[key] for c in PLAN.noiseless}
+    assert claims.masked(replace(evidence, masked=both)).holds is False
+
+
+@pytest.mark.parametrize(
+    ("shares", "holds"), [((0.955, 0.956), True), ((0.7, 0.71), False), ((0.7, 1.0), None)]
+)
+def test_groups_are_separated_beyond_chance_or_it_is_not_said(shares, holds, evidence):
+    made = {
+        config.key: replace(
+            evidence.measured[config.key],
+            grouping=replace(evidence.measured[config.key].grouping, share=share),
+        )
+        for config, share in zip(PLAN.accurate, shares, strict=True)
+    }
+    finding = claims.grouped(replace(evidence, measured=evidence.measured | made))
+    assert finding.holds is holds
+
+
+def test_the_known_task_is_solved_beyond_chance_or_it_is_not_said(evidence):
+    def told(*shares):
+        known = [
+            [replace(one, accuracy=1.0, alone=share) for one in both]
+            for both, share in zip(evidence.known, shares, strict=True)
+        ]
+        return claims.known(replace(evidence, known=known)).holds
+
+    assert [told(0.97, 0.971), told(0.9, 0.901), told(0.9, 1.0)] == [True, False, None]
+
+
+def test_the_report_names_every_recipe(evidence):
+    rows = report._recipes(evidence)
+    assert list(rows["Seeds"]) == [2, 3, 2, 2, 2, 2]
+    assert list(rows["h"]) == ["30", "12, 14", "12", "13", "64", "30"]
+    assert list(rows["Noise"]) == ["0.15", "0.4", "0, 0.2", "0, 0.3", "0.1", "0"]
+    assert list(rows["Epochs"]) == ["2", "1", "1", "1", "2", "1"]
 
 
 def test_two_networks_of_one_name_are_refused():

@@ -406,8 +406,12 @@ def test_description_length_figure_shows_the_pairs(study):
     left = figure.axes[0]
     tops = [bar.get_y() + bar.get_height() for bar in left.containers[1].patches]
     assert tops == pytest.approx([entry.point.bits.plugin for entry in study.at.pairs])
-    written = {text.get_text() for text in left.texts}
-    assert {letter for text in written for letter in text.split(", ")} == set(study.at.regimes())
+    regimes = study.at.regimes()
+    places = {text.get_text(): text.xy[0] for text in left.texts}
+    bars = {letter: one.width for letter, one in regimes.items() if one in study.at.pairs}
+    assert places == bars
+    assert set(regimes) - set(bars) == {"C"}
+    assert {text.get_text() for text in figure.axes[1].texts} == set(regimes)
 
 
 # --- scoring and features, on a tiny suite --------------------------------------------------

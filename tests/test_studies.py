@@ -633,6 +633,10 @@ def test_a_verdict_names_who_is_longer_and_who_cannot_be_told_apart():
     assert said[1].startswith("It is shorter beyond chance than far by 4.00 [")
     assert said[2].startswith("It cannot be told apart from near (0.02 [")
     assert said[3] == "No configuration meets it with every seed: never."
+    alone_in_it = Level("fvu", 0.1, (families[0], missing))
+    said = list(verdict(Compared(alone_in_it, standing(alone_in_it, 0))))
+    assert said[0].startswith("Only far meets it: 9.00 [")
+    assert said[1:] == ["No configuration meets it with every seed: never."]
 
 
 def test_one_seed_claims_nothing_of_architectures(whole, tmp_path):

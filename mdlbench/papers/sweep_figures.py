@@ -48,10 +48,10 @@ SUPPORT, MAGNITUDE = "#56B4E9", "#E69F00"
 BITS = "bits per token"
 WIDTH = "width: latents in the dictionary"
 REGIME_TITLES: dict[Regime, str] = {
-    "A": "A: wide, sparsest",
+    "A": "A: widest",
     "B": "B: shortest",
-    "C": "C: narrower",
-    "D": "D: narrowest, densest",
+    "C": "C: narrower than B",
+    "D": "D: narrowest",
 }
 COLUMNS = 6
 ENVELOPE_SAMPLES = 400
@@ -60,7 +60,10 @@ BAR = 0.22
 
 
 def description_length(at: Level, widths: Sequence[int]) -> Figure:
-    """DL at ε against width, split into support and magnitude, and against L0; regimes marked."""
+    """DL at ε against width, split into support and magnitude, and against L0.
+
+    Letters mark the regimes' SAEs where they are drawn: C and D need not be the best of a width.
+    """
     figure, (left, right) = _panels("Description length", at, 2, (11.0, 4.9))
     with house_style():
         _split_bars(left, at.pairs)
@@ -71,7 +74,8 @@ def description_length(at: Level, widths: Sequence[int]) -> Figure:
         left.set_ylabel(BITS)
         left.set_ylim(0, 1.13 * max(map(_top, at.entries)))
         regimes = at.regimes()
-        _letters(left, {k: (e.width, _top(e)) for k, e in regimes.items()})
+        bars = {id(entry) for entry in at.pairs}
+        _letters(left, {k: (e.width, _top(e)) for k, e in regimes.items() if id(e) in bars})
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=4)
         _against_l0(right, at, widths)
         _letters(right, {k: (e.l0, e.bits) for k, e in regimes.items()})
@@ -131,7 +135,7 @@ def dead_latents(levels: Sequence[Level], widths: Sequence[int]) -> Figure:
             twin.set_ylim(-0.02 * max(most, 0.05), 1.1 * max(most, 0.05))
             twin.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             twin.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
-            twin.tick_params(labelright=at is levels[-1])
+            twin.tick_params(labelsize=7)
             ax.axvline(at.best.width, color=CATEGORIES[0], linewidth=1.0, label="shortest")
             start = onset((e.record for e in at.pairs), DEAD_SHARE)
             if start is not None:
@@ -143,7 +147,7 @@ def dead_latents(levels: Sequence[Level], widths: Sequence[int]) -> Figure:
                     label=f"first width with over {DEAD_SHARE:.0%} dead",
                 )
             _width_axis(ax, widths)
-            ax.tick_params(axis="x", labelrotation=90, labelsize=7)
+            ax.tick_params(axis="x", labelrotation=90)
             ax.set_title(at.limit)
         axes[0].set_ylabel(BITS)
         legend_below(figure)
@@ -180,7 +184,9 @@ def tolerances(levels: Sequence[Level], records: Sequence[EvalRecord]) -> Figure
         _width_axis(left, widths)
         left.set_ylabel(BITS)
         left.set_title("DL against width; the minimum is ringed")
-        left.legend()
+        figure.legend(
+            *left.get_legend_handles_labels(), loc="outside lower left", ncols=len(levels)
+        )
         _minimum_against_epsilon(right, levels, records, widths)
         figure.suptitle("The minimum at other tolerances", x=0.01, ha="left", weight="bold")
     return figure
@@ -262,6 +268,7 @@ def _panels(title: str, at: Level, n: int, size: tuple[float, float]) -> tuple[F
 def _width_axis(ax: Axes, widths: Sequence[int]) -> None:
     ax.set_xscale("log", base=2)
     plain_numbers(ax.xaxis, widths)
+    ax.tick_params(axis="x", labelsize=7)
     ax.set_xlim(widths[0] / 1.4, widths[-1] * 1.4)
     ax.set_xlabel(WIDTH)
 

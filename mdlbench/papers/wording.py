@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,9 @@ from mdlbench.statistics.bootstrap import CONFIDENCE
 
 NEGLIGIBLE = 0.1
 """A bias of less than this share of half an interval moves few closed forms out of it."""
+
+IS: dict[bool | None, str] = {True: "holds", False: "does not hold", None: "is within chance"}
+"""A verdict within a sentence."""
 
 
 class Finding(NamedTuple):
@@ -34,6 +37,14 @@ def by_verdict(findings: Sequence[Finding], source: str) -> Iterator[str]:
         if found:
             yield f"## {title}"
             yield "\n".join(f"- **{finding.claim}.** {finding.evidence}" for finding in found)
+
+
+def all_positive(signs: Iterable[int]) -> bool | None:
+    """Whether all signs are 1; None where some are 0, by chance, and none is −1."""
+    found = list(signs)
+    if any(sign < 0 for sign in found):
+        return False
+    return True if found and all(sign > 0 for sign in found) else None
 
 
 def coverage(name: str, hits: Sequence[bool]) -> str:

@@ -391,7 +391,8 @@ def verdict(one: Compared) -> Iterator[str]:
 
 def _comparison(found: Standing) -> Iterator[str]:
     first = found.order[0]
-    yield f"Shortest is {first}: {_interval(found.shortest[first])} bits per token."
+    bits = f"{_interval(found.shortest[first])} bits per token."
+    yield f"Shortest is {first}: {bits}" if found.more else f"Only {first} meets it: {bits}"
     if apart := [name for name, more in found.more.items() if more.sign > 0]:
         listed = "; ".join(f"{name} by {_interval(found.more[name])}" for name in apart)
         yield f"It is shorter beyond chance than {listed}."

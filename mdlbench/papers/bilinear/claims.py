@@ -7,8 +7,7 @@ from itertools import pairwise
 
 from mdlbench.papers.bilinear.evidence import Evidence
 from mdlbench.papers.bilinear.intervals import SeedMean
-from mdlbench.papers.bilinear.masks import STRENGTHS
-from mdlbench.papers.wording import Finding
+from mdlbench.papers.wording import IS, Finding, all_positive
 
 ACCURATE = 0.97
 ALIKE = (0.8, 0.9)
@@ -40,7 +39,7 @@ def accurate(evidence: Evidence) -> Finding:
     config = evidence.plan.accurate[0]
     return Finding(
         "V1: a network of one bilinear layer reaches 97%, and its eigenvectors look like strokes",
-        found.value >= ACCURATE,
+        all_positive([found.side(ACCURATE)]),
         f"Test accuracy {found.text('.2f', 100)}% at h = {config.hidden} (weight decay "
         f"{config.weight_decay:g}, noise {config.noise:g}, {config.epochs} epochs). What its "
         "eigenvectors look like is for the eye: `eigenvectors.png`.",
@@ -49,24 +48,25 @@ def accurate(evidence: Evidence) -> Finding:
 
 def alike(evidence: Evidence) -> Finding:
     found = {width: evidence.similarity(width) for width in evidence.plan.widths}
-    wide = [mean.value for width, mean in found.items() if width >= ALIKE_FROM]
     low, high = ALIKE
-    rises = _rises([mean.value for mean in found.values()])
+    wide = [mean for width, mean in found.items() if width >= ALIKE_FROM]
+    within = [sign for mean in wide for sign in (mean.side(low), -mean.side(high))]
+    rises = [_order(one, other) for one, other in pairwise(found.values())]
     shown = "; ".join(f"h = {width}: {mean.text()}" for width, mean in found.items())
     return Finding(
         f"V2: the top eigenvectors of different seeds have a mean cosine of {low:g} to {high:g} "
         f"from h = {ALIKE_FROM} on, rising with h",
-        all(low <= value <= high for value in wide) and rises if wide else None,
-        f"{shown}. It {'rises' if rises else 'does not rise'} with h throughout.",
+        all_positive([*within, *rises]) if wide else None,
+        f"{shown}. That it rises with h throughout {IS[all_positive(rises)]}.",
     )
 
 
 def truncated(evidence: Evidence) -> Finding:
     drops = {width: evidence.drop(width, FEW) for width in evidence.plan.widths}
-    shown = "; ".join(f"h = {w}: {drop.text('.2f', 100)}" for w, drop in drops.items())
+    shown = "; ".join(f"h = {w}: {drop.text('z.2f', 100)}" for w, drop in drops.items())
     return Finding(
         f"V3: {FEW} eigenvectors a class lose at most {100 * SMALL_DROP:g} points of accuracy",
-        all(drop.value <= SMALL_DROP for drop in drops.values()),
+        all_positive(-drop.side(SMALL_DROP) for drop in drops.values()),
         f"Points lost with {FEW}: {shown}.",
     )
 
@@ -85,7 +85,7 @@ def ranked(evidence: Evidence) -> Finding:
         )
     return Finding(
         "V4: weight decay lowers the effective rank, and noise raises it",
-        all(sign > 0 for sign in signs),
+        all_positive(signs),
         f"{_sentence('; '.join(parts))}",
     )
 
@@ -93,8 +93,8 @@ def ranked(evidence: Evidence) -> Finding:
 def noisy(evidence: Evidence) -> Finding:
     accuracy = evidence.by_noise(lambda network: network.accuracy)
     rough = evidence.by_noise(lambda network: network.roughness)
-    falls = _rises([-mean.value for mean in accuracy.values()])
-    smoother = _rises([-mean.value for mean in rough.values()])
+    falls = [-step.sign for step in evidence.noise_steps(lambda network: network.accuracy)]
+    smoother = [-step.sign for step in evidence.noise_steps(lambda network: network.roughness)]
     rows = "; ".join(
         f"noise {noise:g}: accuracy {accuracy[noise].text('.2f', 100)}%, roughness "
         f"{rough[noise].text('.2f')}"
@@ -102,9 +102,9 @@ def noisy(evidence: Evidence) -> Finding:
     )
     return Finding(
         "V5: with more noise in training, features get cleaner and the accuracy falls, throughout",
-        falls and smoother,
-        f"{rows}. Accuracy {'falls' if falls else 'does not fall'} throughout, roughness "
-        f"{'falls' if smoother else 'does not fall'} throughout.",
+        all_positive([*falls, *smoother]),
+        f"{rows}. From each noise to the next, paired by seed: that the accuracy falls throughout "
+        f"{IS[all_positive(falls)]}; that the roughness does {IS[all_positive(smoother)]}.",
     )
 
 
@@ -122,7 +122,7 @@ def known(evidence: Evidence) -> Finding:
     stronger = evidence.known_mean(lambda one: one.stronger)
     return Finding(
         "V6: where the label is the cosine with a target, one eigenvector does it",
-        share.value >= KNOWN_SHARE,
+        all_positive([share.side(KNOWN_SHARE)]),
         f"The top eigenvector alone has {share.text('.1f', 100)}% of the accuracy "
         f"({whole.text('.1f', 100)}% with all; {never.text('.1f', 100)}% if no input is taken to "
         f"be of the class); its cosine with the target is {cosine.text()}. Its eigenvalue has "
@@ -133,28 +133,24 @@ def known(evidence: Evidence) -> Finding:
 
 def masked(evidence: Evidence) -> Finding:
     plan = evidence.plan
-    parts, holds = [], []
+    parts, signs = [], []
     for name, configs in (("with noise", plan.accurate), ("without noise", plan.noiseless)):
         levels = evidence.under_masks(configs)
-        holds += [level.lower.sign > 0 for level in levels]
-        shown = ", ".join(
-            f"{level.accuracy.value:.1%} against {level.permuted.value:.1%} at {level.strength:g}"
-            for level in levels
-        )
-        apart = [f"{level.strength:g}" for level in levels if level.lower.sign <= 0]
+        signs += [level.lower.sign for level in levels]
+        near = ", ".join(f"{level.strength:g}" for level in levels if level.lower.sign <= 0)
         last = levels[-1]
         parts.append(
-            f"{name} ({configs[0].noise:g} in training) {shown}"
-            + (f"; not apart at {', '.join(apart)}" if apart else "; apart at every one")
-            + f"; at {last.strength:g} {last.towards.value:.1%} of other classes' images become "
-            "the mask's class"
+            f"{name} ({configs[0].noise:g} in training) {last.accuracy.value:.1%} under a mask of "
+            f"norm {last.strength:g} against {last.permuted.value:.1%} under its permuted pixels, "
+            f"{f'not apart at {near}' if near else 'apart at every norm'}; "
+            f"{last.towards.value:.1%} of other classes' images become the mask's class"
         )
     return Finding(
         "V7: a mask read off the weights lowers the accuracy more than its permuted pixels do, at "
         "every strength",
-        all(holds),
-        f"Accuracy under the mask against under permuted ones, {_strengths()}: {'. '.join(parts)}. "
-        "A mask for each class: the input that excites its top eigenvector and no other class's.",
+        all_positive(signs),
+        f"{_sentence('. '.join(map(_capital, parts)))} The table below has every norm. There is a "
+        "mask for each class: the input that excites its top eigenvector and no other class's.",
     )
 
 
@@ -164,7 +160,7 @@ def grouped(evidence: Evidence) -> Finding:
     groups = [" | ".join(map(_digits, network.grouping.groups)) for network in networks]
     return Finding(
         "V8: the strongest factor that all classes share separates groups of digits",
-        share.value >= SEPARATED,
+        all_positive([share.side(SEPARATED)]),
         f"It tells {share.text('.1f', 100)}% of the test images by their group (50% is chance; "
         f"called separated from {SEPARATED:.0%}). The groups by seed: {'; '.join(groups)}.",
     )
@@ -174,17 +170,18 @@ def _digits(classes: list[int]) -> str:
     return " ".join(map(str, classes)) or "none"
 
 
-def _strengths() -> str:
-    return f"norms {STRENGTHS[0]:g} to {STRENGTHS[-1]:g}"
-
-
 def _ends(values: Sequence[float]) -> str:
     return f"{values[0]:g} → {values[-1]:g}"
 
 
-def _rises(values: Sequence[float]) -> bool:
-    return all(one < other for one, other in pairwise(values))
+def _order(one: SeedMean, other: SeedMean) -> int:
+    """1 or −1 where the other is larger or smaller, their intervals apart; else 0."""
+    return int(other.low > one.high) - int(other.high < one.low)
+
+
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{_capital(text)}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -88,6 +88,14 @@ class Evidence:
             noise: SeedMean.of([number(network) for network in self.of(configs)])
             for noise, configs in self.plan.of_noises.items()
         }
+
+    def noise_steps(self, number: Callable[[Measured], float]) -> list[SeedMean]:
+        """V5: what a number gains from each noise to the next, paired by seed."""
+        groups = [self.of(configs) for configs in self.plan.of_noises.values()]
+        return [
+            SeedMean.of([number(other) - number(one) for one, other in zip(*both, strict=True)])
+            for both in pairwise(groups)
+        ]
 
     def under_masks(self, configs: Sequence[BilinearConfig]) -> list[MaskLevel]:
         """V7: accuracy under the masks, the mean over classes, at each strength."""

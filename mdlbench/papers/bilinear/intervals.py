@@ -57,7 +57,11 @@ class SeedMean:
     @property
     def sign(self) -> int:
         """1 or −1 where the interval is on one side of 0; else 0."""
-        return int(self.low > 0) - int(self.high < 0)
+        return self.side(0)
+
+    def side(self, limit: float) -> int:
+        """1 or −1 where the interval is above or below `limit`; else 0."""
+        return int(self.low > limit) - int(self.high < limit)
 
     def text(self, form: str = ".3f", scale: float = 1.0) -> str:
         """As a report has it: the mean, and the interval in brackets."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from mdlbench.papers.bilinear.claims import claims
 from mdlbench.papers.bilinear.evidence import Evidence
+from mdlbench.papers.bilinear.known_task import D_IN, known_config
 from mdlbench.papers.wording import by_verdict
 from mdlbench.report.outputs import frame_as_markdown
 
@@ -47,6 +50,7 @@ def to_markdown(evidence: Evidence) -> str:
     parts = [
         "# Bilinear MNIST classifiers",
         _scope(evidence),
+        frame_as_markdown(_recipes(evidence)).rstrip(),
         *by_verdict(found, "networks"),
         "## Not tested as stated",
         f"- {UNTESTED}",
@@ -54,6 +58,8 @@ def to_markdown(evidence: Evidence) -> str:
         frame_as_markdown(_rank_table(evidence)).rstrip(),
         "## Accuracy with n eigenvectors a class",
         frame_as_markdown(_kept_table(evidence)).rstrip(),
+        "## Accuracy under masks",
+        frame_as_markdown(_mask_table(evidence)).rstrip(),
         _DEFINITIONS,
     ]
     return "\n\n".join(parts) + "\n"
@@ -63,21 +69,65 @@ _DEFINITIONS = (
     "Eigenvectors are those of the space of pixels, EᵀQE (docs/maths.md §11): found in the "
     "embedding's space they are neither unit nor orthogonal. The top eigenvector of a class is the "
     "strongest of those that raise its logit. Effective rank is (‖λ‖₁/‖λ‖₂)², the mean over the "
-    "classes. Noise is the standard deviation on each pixel. Roughness is the sum of squared "
-    "differences of neighbouring pixels of the top eigenvectors over that of squared pixels. "
+    "classes. The norm of a mask is that of what is added; an image of a digit has about 9. Noise "
+    "is the standard deviation on each pixel. Roughness is the sum of squared differences of "
+    "neighbouring pixels of the top eigenvectors over that of squared pixels. "
     "Intervals are 95%, Student's t over training seeds; for cosines of pairs of seeds, by the "
-    "jackknife over seeds. They say nothing of other test images. Weights are stored in half "
-    "precision, and measured as stored."
+    "jackknife over seeds. They say nothing of other test images. A verdict needs a whole interval "
+    "on one side of what is claimed. Weights are stored in half precision, and measured as stored."
 )
 
 
 def _scope(evidence: Evidence) -> str:
-    plan = evidence.plan
     return (
         f"{len(evidence.measured)} classifiers of MNIST's images: an embedding, one bilinear "
         "layer, a head, no biases. AdamW, rate 0.001 falling along half a cosine, batches of "
-        f"{plan.batch_size:,}; {plan.epochs} epochs, and {plan.long_epochs} for V1. The claims are "
-        "those of the paper on bilinear MLPs; `table.csv` has every network."
+        f"{evidence.plan.batch_size:,}. The claims are those of the paper on bilinear MLPs; "
+        "`table.csv` has every network. Claims are tested on:"
+    )
+
+
+def _recipes(evidence: Evidence) -> pd.DataFrame:
+    """The settings of each claim's networks; some networks serve several claims."""
+    plan = evidence.plan
+    known = [known_config(seed, plan.known_epochs) for seed in range(plan.known_seeds)]
+    groups = {
+        "V1, V7 with noise, V8": plan.accurate,
+        "V2, V3": [config for configs in plan.of_widths.values() for config in configs],
+        "V4": list(plan.zoo.values()),
+        "V5": [config for configs in plan.of_noises.values() for config in configs],
+        f"V6, on random inputs of {D_IN} dimensions, with biases": known,
+        "V7 without noise": plan.noiseless,
+    }
+    return pd.DataFrame(
+        {
+            "Claim": claim,
+            "h": _values([config.hidden for config in configs]),
+            "Weight decay": _values([config.weight_decay for config in configs]),
+            "Noise": _values([config.noise for config in configs]),
+            "Epochs": _values([config.epochs for config in configs]),
+            "Seeds": len({config.seed for config in configs}),
+        }
+        for claim, configs in groups.items()
+    )
+
+
+def _values(of: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in sorted(set(of)))
+
+
+def _mask_table(evidence: Evidence) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "Noise in training": f"{configs[0].noise:g}",
+            "Norm": f"{level.strength:g}",
+            "Mask": level.accuracy.text(".3f"),
+            "Permuted": level.permuted.text(".3f"),
+            "Lower by": level.lower.text("z.3f"),
+            "Made the mask's class": level.towards.text(".3f"),
+        }
+        for configs in (evidence.plan.accurate, evidence.plan.noiseless)
+        for level in evidence.under_masks(configs)
     )
 
 

@@ -16,7 +16,7 @@ from mdlbench.papers.bilinear_language.evidence import (
     alone,
     together,
 )
-from mdlbench.papers.wording import Finding
+from mdlbench.papers.wording import IS, Finding, all_positive
 
 PAPERS = (0.17, 0.28, 0.42, 0.52, 0.59)
 """L4 in the paper, at 1, 2, 4, 8 and 16 times the steps."""
@@ -130,16 +130,16 @@ def explained(evidence: Evidence) -> Finding:
 
 def longer(evidence: Evidence) -> Finding:
     """L4 on the studied layer."""
-    shares = {budget: evidence.explained(budget) for budget in sorted(evidence.features)}
-    rises = all(one.value < other.value for one, other in pairwise(shares.values()))
-    rise = evidence.rise()
-    parts = [f"{budget}: {share.text('.2f')}" for budget, share in shares.items()]
+    budgets = sorted(evidence.features)
+    rises = all_positive(evidence.rise(*both).sign for both in pairwise(budgets))
+    whole = evidence.rise(budgets[0], budgets[-1])
+    parts = [f"{budget}: {evidence.explained(budget).text('.2f')}" for budget in budgets]
     return Finding(
         "L4: the longer the SAE is trained, the larger that share, throughout",
-        None if rise.sign == 0 else rises and rise.sign > 0,
+        rises,
         f"Share by length of training (the paper: {', '.join(f'{p:g}' for p in PAPERS)}): "
-        f"{'; '.join(parts)}. It {'rises' if rises else 'does not rise'} throughout; from the "
-        f"shortest to the longest it changes by {rise.text('+z.2f')}.",
+        f"{'; '.join(parts)}. That it rises from each length to the next {IS[rises]}; from the "
+        f"shortest to the longest it changes by {whole.text('+z.2f')}.",
     )
 
 
@@ -150,7 +150,7 @@ def shorter(evidence: Evidence) -> Finding:
     return Finding(
         "Beyond the paper: at equal ΔCE, the shortest explanation of the output by eigenvectors "
         "takes fewer bits than the SAE, wherever either meets it",
-        _all_positive(signs) if signs else None,
+        all_positive(signs),
         f"Layer {evidence.plan.studied}, bits per token: {'; '.join(text for _, text in found)}.",
     )
 
@@ -177,14 +177,7 @@ def _outcome(evidence: Evidence, epsilon: float) -> tuple[int | None, str]:
 
 def _verdict(found: Sequence[Estimate], sign: Callable[[Estimate], int]) -> bool | None:
     """Whether all are as claimed; None where some are not and none contradicts."""
-    return _all_positive([sign(one) for one in found])
-
-
-def _all_positive(signs: Sequence[int]) -> bool | None:
-    """Whether all are; None where some are 0 and none is negative."""
-    if all(one > 0 for one in signs):
-        return True
-    return False if any(one < 0 for one in signs) else None
+    return all_positive([sign(one) for one in found])
 
 
 def _sentence(parts: Sequence[str]) -> str:

@@ -120,13 +120,12 @@ class Evidence:
         """The mean of a number over features."""
         return self._over_features(self.values(budget, number))
 
-    def rise(self) -> Estimate:
-        """What the longest training adds to the share explained, over the shortest."""
-        last, first = (
-            (self.values(budget, "two") >= EXPLAINED).astype(np.float64)
-            for budget in (self.longest, min(self.features))
+    def rise(self, budget: int, longer: int) -> Estimate:
+        """What a longer training adds to the share explained."""
+        more, less = (
+            (self.values(each, "two") >= EXPLAINED).astype(np.float64) for each in (longer, budget)
         )
-        return Estimate.of_difference(last, first, self.plan.replicates, self.plan.seed)
+        return Estimate.of_difference(more, less, self.plan.replicates, self.plan.seed)
 
     def bits(self, key: str, metric: MetricName, epsilon: float) -> Estimate | None:
         """Bits per token of an explanation at a tolerance; None where it does not meet it."""

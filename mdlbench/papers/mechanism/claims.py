@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from mdlbench.papers.bilinear.intervals import SeedMean
 from mdlbench.papers.mechanism.evidence import Evidence
 from mdlbench.papers.mechanism.plan import BASIS, CALLED, EIGENVECTORS, SVD, WEIGHTS
-from mdlbench.papers.wording import Finding
+from mdlbench.papers.wording import Finding, all_positive
 
 
 def claims(evidence: Evidence) -> list[Finding]:
@@ -22,11 +22,11 @@ def claims(evidence: Evidence) -> list[Finding]:
 
 
 def shorter(name: str, evidence: Evidence, kind: str, other: str) -> Finding:
-    """Whether one kind of message is shorter than another at every ε."""
+    """Whether one kind of message is shorter than another at every ε that all networks meet."""
     found = {e: evidence.log_ratio(kind, other, e) for e in evidence.epsilons}
     return Finding(
         f"{name}: at equal ΔCE, {CALLED[kind]} are a shorter description than {CALLED[other]}",
-        _everywhere(found, lambda mean: mean.sign < 0),
+        all_positive(-mean.sign for mean in _known(found)),
         f"Bits of the one over those of the other: {_by_epsilon(found, factor)}.",
     )
 
@@ -36,8 +36,8 @@ def decoder(evidence: Evidence) -> Finding:
     found = {e: evidence.log_beyond_decoder(kind, e) for e, kind in evidence.shortest_kinds.items()}
     return Finding(
         "M4: at equal ΔCE, the shortest description of the weights takes fewer bits than the "
-        "decoder and codebook of the SAE whose latents are shortest",
-        _everywhere(found, lambda mean: mean.sign < 0),
+        "decoder and codebook of the SAE whose latents are shortest, wherever all networks meet it",
+        all_positive(-mean.sign for mean in _known(found)),
         f"Bits of the one over those of the other: {_by_epsilon(found, factor)}. Where this "
         "holds, the weights are the shorter ones from the first token on.",
     )
@@ -47,8 +47,9 @@ def paid_back(evidence: Evidence) -> Finding:
     """The shortest message against an SAE's latents, its decoder free."""
     found = {e: evidence.paid_back(kind, e) for e, kind in evidence.shortest_kinds.items()}
     return Finding(
-        f"M5: it takes fewer bits than the latents alone of {evidence.n_test:,} images",
-        _everywhere(found, lambda mean: mean.high < evidence.n_test),
+        "M5: at equal ΔCE, the shortest description of the weights takes fewer bits than the "
+        f"latents alone of {evidence.n_test:,} images, wherever all networks meet it",
+        all_positive(-mean.side(evidence.n_test) for mean in _known(found)),
         "Images whose latents cost as much as the weights, the SAE's decoder free: "
         f"{_by_epsilon(found, lambda mean: mean.text(',.0f'))}.",
     )
@@ -60,12 +61,9 @@ def factor(log: SeedMean) -> str:
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _everywhere(
-    found: Mapping[float, SeedMean | None], holds: Callable[[SeedMean], bool]
-) -> bool | None:
-    """Whether it holds at every ε at which all networks have a number; None where none has."""
-    known = [mean for mean in found.values() if mean is not None]
-    return all(holds(mean) for mean in known) if known else None
+def _known(found: Mapping[float, SeedMean | None]) -> Iterator[SeedMean]:
+    """Those of every ε that all networks meet."""
+    return (mean for mean in found.values() if mean is not None)
 
 
 def _by_epsilon(found: Mapping[float, SeedMean | None], shown: Callable[[SeedMean], str]) -> str:

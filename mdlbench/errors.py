@@ -56,6 +56,10 @@ class TrainingError(MdlbenchError):
     """A training run cannot go on: its loss is no longer a number."""
 
 
+class MemoryShortageError(MdlbenchError):
+    """The memory of the machine, or of its device, does not suffice."""
+
+
 class RecordError(MdlbenchError):
     """A record or bitstream cannot be read: truncated, of a newer schema, or inconsistent."""
 
@@ -156,7 +160,34 @@ def _alike(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one, other).ratio()
 
 
-def first_line(error: Exception) -> str:
+CPU_SHORTAGE = "DefaultCPUAllocator: can't allocate memory"
+"""What PyTorch says on a CPU, by an exception that may mean anything."""
+
+
+def shortage(error: BaseException) -> MemoryShortageError | None:
+    """What an exception says of too little memory; None for one that says something else.
+
+    PyTorch raises `torch.OutOfMemoryError` for devices, and a plain `RuntimeError` for CPUs.
+    """
+    said = first_line(error)
+    if CPU_SHORTAGE in said:
+        said = said[said.index(CPU_SHORTAGE) :]
+    elif not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+        return None
+    return MemoryShortageError(
+        f"memory does not suffice: {said.rstrip('.')}. What is finished is kept, and the same "
+        "command goes on from there; fewer workers, or --dtype bfloat16 for a language model, "
+        "take less"
+    )
+
+
+def heed_shortage(error: BaseException) -> None:
+    """Raise `MemoryShortageError` where that is what an exception says, before a file is blamed."""
+    if found := shortage(error):
+        raise found from error
+
+
+def first_line(error: BaseException) -> str:
     """The first line of what an exception says; its kind where it says nothing."""
     return _plain(str(error).strip().partition("\n")[0], SAID) or type(error).__name__
 

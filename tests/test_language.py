@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from mdlbench.disk import cache
 from mdlbench.disk.cache import kept
-from mdlbench.errors import HubError, MdlbenchWarning, SourceError, UsageError
+from mdlbench.errors import HubError, MdlbenchWarning, MemoryShortageError, SourceError, UsageError
 from mdlbench.hub.hub import WHAT_TO_DO, HubUnreachableError
 from mdlbench.sources.kinds.language import HubModel
 from mdlbench.sources.language import losses
@@ -817,7 +817,7 @@ class ProxyError(Exception):
             UsageError,
             "KeyError: 'a mistake of the library'; if",
         ),
-        (MemoryError(), MemoryError, ""),
+        (MemoryError(), MemoryShortageError, "memory does not suffice"),
     ],
 )
 def test_why_a_model_of_the_hub_cannot_be_loaded(monkeypatch, name, error, raised, message):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mdlbench.console.stages import silent
-from mdlbench.errors import HubError, SuiteError, UsageError
+from mdlbench.errors import HubError, MemoryShortageError, SuiteError, UsageError
 from mdlbench.sources.kinds.language import FileText, HubText, PythonDocs
 from mdlbench.sources.language.opener import LEAST_DOCUMENTS, TEST_SHARE, LanguageOpener
 from mdlbench.sources.language.text import natural_spacing, pack, read
@@ -309,7 +309,7 @@ def test_errors_that_are_not_about_the_hub_are_the_datasets(monkeypatch, error, 
         "give a text of yours with --text"
     )
     refusing(monkeypatch, MemoryError())
-    with pytest.raises(MemoryError):
+    with pytest.raises(MemoryShortageError):
         read(HUB_TEXT, Path())
 
 

@@ -30,6 +30,7 @@ from mdlbench.errors import (
     MdlbenchError,
     did_you_mean,
     first_line,
+    heed_shortage,
     listed,
     reason,
     shown,
@@ -69,6 +70,7 @@ def blamed_on(where: object, reason: str = "cannot be understood") -> Iterator[N
     except MdlbenchError:
         raise
     except Exception as error:
+        heed_shortage(error)
         raise CheckpointError(f"{where}: {reason}: {first_line(error)}") from error
 
 
@@ -116,6 +118,7 @@ def load_pickle_free(path: Path) -> dict[str, Any]:
         held = archive.unpacked_bytes(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:
+        heed_shortage(error)
         raise CheckpointError(f"{path}: {_why_not_loaded(error)}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise CheckpointError(

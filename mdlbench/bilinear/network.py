@@ -15,7 +15,7 @@ from torch import nn
 
 from mdlbench.bilinear.layer import BilinearLayer
 from mdlbench.disk.files import read_regular, write_atomically
-from mdlbench.errors import CheckpointError, UsageError, first_line, listed
+from mdlbench.errors import CheckpointError, UsageError, first_line, heed_shortage, listed
 
 NETWORK_FILE = "bilinear.safetensors"
 LARGEST_FILE = 1 << 29
@@ -114,6 +114,7 @@ def load_network(path: Path) -> BilinearNetwork:
             name: tensor.float() for name, tensor in load(read_regular(path, LARGEST_FILE)).items()
         }
     except Exception as error:
+        heed_shortage(error)
         raise CheckpointError(
             f"{path}: not a bilinear network that can be read: {first_line(error)}"
         ) from error

@@ -26,7 +26,7 @@ def main() -> None:
 def _run() -> None:
     from mdlbench.cli.app import DEBUG, app
     from mdlbench.console.terminal import print_anything, say
-    from mdlbench.errors import MdlbenchError, readable
+    from mdlbench.errors import MdlbenchError, readable, shortage
     from mdlbench.extensions.foreign import end_stdout
 
     print_anything()
@@ -34,13 +34,16 @@ def _run() -> None:
     _silence_matplotlib()
     try:
         app()
-    except (MdlbenchError, OSError) as error:
+    except (MdlbenchError, OSError, MemoryError, RuntimeError) as error:
+        expected = error if isinstance(error, MdlbenchError | OSError) else shortage(error)
+        if expected is None:
+            raise
         if DEBUG.get():
             import traceback
 
             say(traceback.format_exc(), to_stderr=True)
-        say(f"mdlbench: {readable(str(error))}", to_stderr=True)
-        sys.exit(error.exit_code if isinstance(error, MdlbenchError) else 1)
+        say(f"mdlbench: {readable(str(expected))}", to_stderr=True)
+        sys.exit(expected.exit_code if isinstance(expected, MdlbenchError) else 1)
     finally:
         end_stdout()
 

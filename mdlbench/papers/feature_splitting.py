@@ -287,10 +287,11 @@ def _legend(figure: Figure, codes: Sequence[Comparison]) -> None:
         "exact: three latents are shorter": Patch(color=_tint(COLOURS[1])),
         "exact break-even": Line2D([], [], color=INK, linewidth=1.6),
         "impossible": Patch(color=IMPOSSIBLE),
-        "simulated: two are shorter": Line2D([], [], **_dot(-1)),
-        "simulated: three are shorter": Line2D([], [], **_dot(1)),
-        "simulated: a tie (95% interval)": Line2D([], [], **_dot(0)),
     }
+    simulated = {-1: "two are shorter", 1: "three are shorter", 0: "a tie (95% interval)"}
+    for sign, words in simulated.items():
+        if any(code.simulated_sign == sign for code in codes):
+            entries[f"simulated: {words}"] = Line2D([], [], **_dot(sign))
     if any(code.opposite for code in codes):
         entries["simulated: opposite to exact"] = Line2D([], [], **_dot(0, opposite=True))
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from mdlbench.codes.rates import Rates
 from mdlbench.console.stages import OnStage, silent
-from mdlbench.errors import CoderError, first_problem
+from mdlbench.errors import CoderError, first_problem, heed_shortage
 from mdlbench.records.record import (
     Bits,
     Distortion,
@@ -69,11 +69,15 @@ def evaluate_coder(
         CheckpointError: the SAE cannot be loaded.
         CoderError: it misbehaves: wrong shapes, non-finite latents or reconstruction, facts
             that a record cannot hold.
+        MemoryShortageError: it takes more memory than there is.
     """
     try:
         return _evaluate(bench, sae, identity, on_stage, steps)
     except ValidationError as error:
         raise CoderError(f"{identity.coder.name}: {first_problem(error)}") from error
+    except (MemoryError, RuntimeError) as error:
+        heed_shortage(error)
+        raise
 
 
 def _evaluate(

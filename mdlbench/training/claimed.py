@@ -19,7 +19,14 @@ from safetensors import SafetensorError
 from mdlbench.adapters.checkpoint import load_json
 from mdlbench.adapters.formats.saelens.told import TRAINING_FILE
 from mdlbench.disk.files import UNFINISHED, write_atomically
-from mdlbench.errors import CheckpointError, OutputError, TrainingError, UsageError, reason
+from mdlbench.errors import (
+    CheckpointError,
+    OutputError,
+    TrainingError,
+    UsageError,
+    heed_shortage,
+    reason,
+)
 
 LOG_FILE = "log.csv"
 PACKAGES = ("mdlbench", "sae-lens", "torch")
@@ -162,6 +169,7 @@ def reading_checkpoint(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        heed_shortage(error)
         raise CheckpointError(
             f"{checkpoint}: not a readable checkpoint; delete it to train afresh: {reason(error)}"
         ) from error

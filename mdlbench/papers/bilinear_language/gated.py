@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 
 from mdlbench.bilinear.layer import BilinearLayer
 from mdlbench.disk.files import read_regular, write_atomically
-from mdlbench.errors import CheckpointError, UsageError, first_line
+from mdlbench.errors import CheckpointError, UsageError, first_line, heed_shortage
 
 GATED_FILE = "gated.safetensors"
 LARGEST_FILE = 1 << 30
@@ -118,6 +118,7 @@ def load_gated(path: Path) -> Gated:
             float(weights["beta"]),
         )
     except Exception as error:
+        heed_shortage(error)
         raise CheckpointError(
             f"{path}: not a gated layer that can be read: {first_line(error)}"
         ) from error

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import nn
 
-from mdlbench.errors import MdlbenchError, SourceError, UsageError, first_line
+from mdlbench.errors import MdlbenchError, SourceError, UsageError, first_line, heed_shortage
 from mdlbench.sources.language.hooks import Hook, HookEntry, Wiring, joined
 from mdlbench.sources.language.text import Tokenizer
 
@@ -246,9 +246,8 @@ def explained(model: LanguageModel, where: str) -> Iterator[None]:
     """What a model's own code raises when it is run in pieces, as an error that names it."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except (MdlbenchError, *FOREIGN) as error:
+        heed_shortage(error)
         reason = str(error) if isinstance(error, MdlbenchError) else first_line(error)
         raise _refusal(model, where, reason) from error
 

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from mdlbench.disk.cache import Recipe, kept
-from mdlbench.errors import HubError, UsageError, did_you_mean, first_line, listed
+from mdlbench.errors import HubError, UsageError, did_you_mean, first_line, heed_shortage, listed
 from mdlbench.hub.hub import explained, from_cache_if_unreachable, is_hub_error
 from mdlbench.sources.kinds.language import HubModel, Model, PackagedModel
 from mdlbench.sources.language.cut import LanguageModel
@@ -148,8 +148,7 @@ def _loading_errors(name: str) -> Iterator[None]:
                 f"model {name}: not available ({first_line(error)}); run `mdlbench fetch` where "
                 "the hub can be reached"
             ) from error
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            raise
+        heed_shortage(error)
         raise _unreadable(name, error) from error
 
 
@@ -166,6 +165,7 @@ def _load_packaged(config: PackagedModel, dtype: torch.dtype) -> tuple[Any, Toke
     try:
         return _load_converted(config, path, dtype)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        heed_shortage(error)
         raise HubError(f"{path}: not a GGUF model that can be read: {error}") from error
 
 

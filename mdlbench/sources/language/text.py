@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from mdlbench.disk.files import expanded
-from mdlbench.errors import HubError, SuiteError, UsageError, first_line
+from mdlbench.errors import HubError, SuiteError, UsageError, first_line, heed_shortage
 from mdlbench.hub.hub import explained, from_cache_if_unreachable, is_hub_error
 from mdlbench.sources.kinds.language import FileText, HubText, Text
 
@@ -227,8 +227,7 @@ def _loading_errors(dataset: str) -> Iterator[None]:
                 f"dataset {dataset}: not available ({first_line(error)}); run `mdlbench fetch` "
                 "where the hub can be reached, or give a text of yours with --text"
             ) from error
-        if isinstance(error, MemoryError):
-            raise
+        heed_shortage(error)
         raise SuiteError(
             f"dataset {dataset} cannot be loaded: {first_line(error).rstrip('.')}; name another in "
             "the suite, or give a text of yours with --text"

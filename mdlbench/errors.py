@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import traceback
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -160,30 +161,41 @@ def _alike(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one, other).ratio()
 
 
-CPU_SHORTAGE = "DefaultCPUAllocator: can't allocate memory"
-"""What PyTorch says on a CPU, by an exception that may mean anything."""
+SHORTAGES = (
+    "out of memory",
+    "an't allocate memory",
+    "annot allocate memory",
+    "nable to allocate",
+    "ALLOC_FAILED",
+)
+"""What libraries and systems say where memory does not suffice, first letters apart."""
+_PLACE = re.compile(r"\[enforce fail at [^]]*\] [^.]*\. ")
+"""Where in PyTorch's own source an allocation failed."""
 
 
 def shortage(error: BaseException) -> MemoryShortageError | None:
     """What an exception says of too little memory; None for one that says something else.
 
-    PyTorch raises `torch.OutOfMemoryError` for devices, and a plain `RuntimeError` for CPUs.
+    PyTorch raises exceptions that differ by device, NumPy a `MemoryError`, a system an `OSError`.
     """
-    said = first_line(error)
-    if CPU_SHORTAGE in said:
-        said = said[said.index(CPU_SHORTAGE) :]
-    elif not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+    if isinstance(error, MemoryShortageError):
+        return error
+    said = _PLACE.sub("", first_line(error))
+    told = not isinstance(error, MdlbenchError) and any(each in said for each in SHORTAGES)
+    if not told and not isinstance(error, MemoryError):
         return None
     return MemoryShortageError(
-        f"memory does not suffice: {said.rstrip('.')}. What is finished is kept, and the same "
-        "command goes on from there; fewer workers, or --dtype bfloat16 for a language model, "
-        "take less"
+        f"memory does not suffice: {said.rstrip('.')}; free some, or ask for less at once"
     )
 
 
 def heed_shortage(error: BaseException) -> None:
-    """Raise `MemoryShortageError` where that is what an exception says, before a file is blamed."""
+    """Raise `MemoryShortageError` if that is what an exception says, before a file is blamed.
+
+    What its frames hold is let go, so that the next SAE has that memory.
+    """
     if found := shortage(error):
+        traceback.clear_frames(error.__traceback__)
         raise found from error
 
 

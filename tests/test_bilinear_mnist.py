@@ -292,7 +292,9 @@ def test_masks_decide_at_every_strength(evidence):
         undecided.evidence
     )
     both = worse | {c.key: one[key] for c in PLAN.noiseless}
-    assert claims.masked(replace(evidence, masked=both)).holds is False
+    contradicted = claims.masked(replace(evidence, masked=both))
+    assert contradicted.holds is False
+    assert "the other way round at 0.5, 1, 2, 3, 4, 6;" in contradicted.evidence
 
 
 @pytest.mark.parametrize(

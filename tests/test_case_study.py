@@ -31,6 +31,7 @@ from mdlbench.papers.sweep_report import (
     features_grow,
     findings,
     mode_gains,
+    one_width_for_all,
     table,
     to_markdown,
 )
@@ -183,10 +184,30 @@ def test_an_interior_minimum_has_ends_above_it_beyond_chance():
     assert found.widest.bits == pytest.approx(5)
 
 
-@pytest.mark.parametrize("bits", [(70, 75, 80), (80, 75, 70), (70.001, 70, 75), (75, 70, 70.001)])
-def test_a_minimum_at_an_end_or_within_chance_is_not_interior(bits):
+@pytest.mark.parametrize(
+    ("bits", "interior"),
+    [
+        ((70, 75, 80), False),
+        ((80, 75, 70), False),
+        ((70.001, 70, 75), None),
+        ((75, 70, 70.001), None),
+    ],
+)
+def test_a_minimum_at_an_end_is_not_interior_and_within_chance_it_cannot_be_said(bits, interior):
     records = [made(64 << i, b, 10 + i) for i, b in enumerate(bits)]
-    assert not minimum(level(records, 0.015)).interior
+    assert minimum(level(records, 0.015)).interior is interior
+
+
+def test_one_width_for_all_unless_ties_leave_it_open():
+    def verdict(*zoos):
+        return one_width_for_all([level([made(*sae) for sae in zoo], 0.015) for zoo in zoos]).holds
+
+    narrow, wide = [(64, 70), (128, 80)], [(64, 80), (128, 70)]
+    tied = [(64, 70.001), (128, 70)]
+    assert verdict(narrow, narrow) is True
+    assert verdict(narrow, tied) is None
+    assert verdict(narrow, wide, tied) is False
+    assert verdict(narrow) is None
 
 
 def test_pairs_are_the_best_of_each_width_and_ties_share_the_first_rank():
@@ -358,6 +379,10 @@ def test_a_mode_that_saves_two_bits_everywhere(zoo):
     )
     worse = gains(zoo, [in_mode(record, "rdo", 1.0) for record in zoo])
     assert mode_gains("rdo", worse, "normalised").holds is False
+    same = gains(zoo, [in_mode(record, "rdo", 0.0) for record in zoo])
+    assert mode_gains("rdo", same, "normalised").holds is None
+    assert mode_gains("rdo", [*same, *found], "normalised").holds is None
+    assert mode_gains("rdo", [*worse, *found], "normalised").holds is False
 
 
 def test_points_coarser_than_every_tolerance_do_not_enter_bd_bits(zoo):

@@ -1,5 +1,7 @@
 """What messages suggest, and what they put the blame on."""
 
+from weakref import ref
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -10,16 +12,20 @@ from mdlbench.bilinear import network
 from mdlbench.cli import app, main
 from mdlbench.errors import (
     CheckpointError,
+    CoderError,
     HubError,
     MemoryShortageError,
+    heed_shortage,
     nearest_paths,
     readable,
     reason,
     shortage,
 )
+from mdlbench.extensions.foreign import blamed
 from mdlbench.papers.bilinear_language import gated
 from mdlbench.scoring import evaluation
 from mdlbench.sources.language import cut, load, text
+from mdlbench.suite.artefact import artefact
 from mdlbench.training import claimed
 
 GEMMA = [
@@ -90,18 +96,25 @@ def raising(error: Exception):
         (lambda: torch.empty(10**15), "you tried to allocate 4000000000000000 bytes"),
         (lambda: np.empty(10**15), "Unable to allocate"),
         (raising(torch.OutOfMemoryError("CUDA out of memory. Tried")), "CUDA out of memory"),
+        (raising(RuntimeError("CUDA error: out of memory\nmore")), "CUDA error: out of memory;"),
+        (raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")), "CUBLAS_STATUS_ALLOC"),
+        (raising(RuntimeError("unable to mmap 8 bytes: Cannot allocate memory (12)")), "mmap 8"),
+        (raising(OSError(12, "Cannot allocate memory")), "Cannot allocate memory"),
         (raising(MemoryError()), "MemoryError"),
     ],
 )
 def test_too_little_memory_is_known_by_what_libraries_raise(take, said):
-    with pytest.raises((MemoryError, RuntimeError)) as raised:
+    with pytest.raises((MemoryError, RuntimeError, OSError)) as raised:
         take()
     found = shortage(raised.value)
     assert isinstance(found, MemoryShortageError)
     assert str(found).startswith("memory does not suffice: ")
     assert "enforce fail" not in str(found)
     assert said in str(found)
+    assert str(found).endswith("; free some, or ask for less at once")
+    assert shortage(found) is found
     assert shortage(RuntimeError("shapes do not fit")) is None
+    assert shortage(CheckpointError("x: a layer 'out of memory' is unknown")) is None
 
 
 def _of_a_hub_model(path):
@@ -116,6 +129,16 @@ def _of_a_dataset(path):
 
 def _of_a_cut(path):
     with cut.explained(None, "blocks.0"):
+        raise ON_A_CPU
+
+
+def _of_an_encoder(path):
+    with blamed("x: encode failed", CoderError):
+        raise ON_A_CPU
+
+
+def _of_a_suite_s_file(path):
+    with artefact(path, "an array"):
         raise ON_A_CPU
 
 
@@ -134,6 +157,8 @@ def _of_training(path):
         _of_a_hub_model,
         _of_a_dataset,
         _of_a_cut,
+        _of_an_encoder,
+        _of_a_suite_s_file,
         _of_training,
     ],
 )
@@ -170,7 +195,7 @@ def test_a_damaged_file_is_still_blamed(tmp_path):
 
 def test_an_sae_that_takes_too_much_memory_is_an_expected_failure(monkeypatch):
     monkeypatch.setattr(evaluation, "_evaluate", raising(ON_A_CPU))
-    with pytest.raises(MemoryShortageError, match="goes on from there"):
+    with pytest.raises(MemoryShortageError, match="ask for less at once"):
         evaluation.evaluate_coder(None, None, None)
     monkeypatch.setattr(evaluation, "_evaluate", raising(RuntimeError("a mistake")))
     with pytest.raises(RuntimeError, match="a mistake"):
@@ -187,3 +212,25 @@ def test_a_command_says_that_memory_does_not_suffice_in_one_line(monkeypatch, ca
     monkeypatch.setattr(app, "app", raising(RuntimeError("a mistake of ours")))
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         main._run()
+
+
+def test_what_a_failed_attempt_held_is_let_go():
+    class Held:
+        pass
+
+    def encode():
+        held = Held()
+        seen.append(ref(held))
+        raise ON_A_CPU.with_traceback(None)
+
+    def attempt():
+        try:
+            encode()
+        except RuntimeError as error:
+            heed_shortage(error)
+
+    seen: list[ref[Held]] = []
+    with pytest.raises(MemoryShortageError) as kept:
+        attempt()
+    assert kept.value.__cause__ is ON_A_CPU
+    assert seen[0]() is None

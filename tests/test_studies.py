@@ -637,6 +637,10 @@ def test_a_verdict_names_who_is_longer_and_who_cannot_be_told_apart():
     said = list(verdict(Compared(alone_in_it, standing(alone_in_it, 0))))
     assert said[0].startswith("Only far meets it: 9.00 [")
     assert said[1:] == ["No configuration meets it with every seed: never."]
+    for columns in (1, 2):
+        only = Level("fvu", 0.1, (family("far", [[9.0] * columns], [[9.0 + noise] * columns]),))
+        (sentence,) = verdict(Compared(only, standing(only, 0)))
+        assert sentence.startswith("far takes 9.00 [")
 
 
 def test_one_seed_claims_nothing_of_architectures(whole, tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from mdlbench.errors import MdlbenchError
+from mdlbench.errors import MdlbenchError, heed_shortage
 
 Item = TypeVar("Item")
 
@@ -30,6 +30,7 @@ def blamed(what: str, kind: type[MdlbenchError]) -> Iterator[None]:
     except (MdlbenchError, KeyboardInterrupt):
         raise
     except BaseException as error:
+        heed_shortage(error)
         raise kind(f"{what}: {type(error).__name__}: {error}") from error
 
 

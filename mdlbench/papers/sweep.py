@@ -20,6 +20,7 @@ from mdlbench.boards.leaderboard import Row, rank
 from mdlbench.boards.pairing import AtTolerance, Difference
 from mdlbench.curves.curve import Crossing, RateDistortionCurve, bd_bits, bd_rate, crossings
 from mdlbench.errors import MdlbenchError
+from mdlbench.papers.wording import all_positive
 from mdlbench.records.record import EvalRecord, OperatingPoint
 from mdlbench.statistics.metrics import metric_of
 
@@ -181,20 +182,21 @@ class Minimum(NamedTuple):
     widest: Difference | None
 
     @property
-    def interior(self) -> bool:
-        """Whether both ends lie above, beyond chance."""
+    def interior(self) -> bool | None:
+        """Whether both ends lie above; None where an end does so within chance."""
         ends = self.narrowest, self.widest
-        return all(end is not None and end.sign > 0 for end in ends)
+        return all_positive(-1 if end is None else end.sign for end in ends)
 
 
 def minimum(at: Level) -> Minimum:
     """The minimum of DL over the widths that meet ε."""
     pairs, best = at.pairs, at.best
-    ends = [None if e.width == best.width else _above(best, e, at) for e in (pairs[0], pairs[-1])]
+    ends = [None if e.width == best.width else above(best, e, at) for e in (pairs[0], pairs[-1])]
     return Minimum(best, *ends)
 
 
-def _above(best: SweepEntry, entry: SweepEntry, at: Level) -> Difference:
+def above(best: SweepEntry, entry: SweepEntry, at: Level) -> Difference:
+    """Bits of an SAE minus those of the best one at ε, paired over images."""
     found = pairing.differences(best.record, entry.record, METRIC)
     return next(one.difference for one in found if one.epsilon == at.epsilon)
 

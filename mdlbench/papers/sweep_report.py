@@ -20,6 +20,7 @@ from mdlbench.papers.sweep import (
     Regime,
     Study,
     SweepEntry,
+    above,
     limit_name,
     linear_fit,
     minimum,
@@ -29,7 +30,7 @@ from mdlbench.papers.sweep import (
     sparsest,
     trained_k,
 )
-from mdlbench.papers.wording import Finding, by_verdict
+from mdlbench.papers.wording import Finding, all_positive, by_verdict
 from mdlbench.records.record import EvalRecord
 from mdlbench.report.outputs import frame_as_markdown
 from mdlbench.report.tables import escape_markdown
@@ -145,12 +146,14 @@ def index_costs(at: Level) -> Finding:
         return Finding(claim, None, "The minimum is at the largest width.")
     a, b = regimes["A"], regimes["B"]
     supports = a.point.bits.support, b.point.bits.support
+    longer = above(b, a, at)
     return Finding(
         claim,
-        a.l0 < b.l0 and supports[0] > supports[1] and a.bits > b.bits,
+        all_positive([longer.sign]) if a.l0 < b.l0 and supports[0] > supports[1] else False,
         f"{_name(a)} has L0 {a.l0:.2f} where {_name(b)} has {b.l0:.2f}; its support costs "
         f"{supports[0]:.1f} bits against {supports[1]:.1f} ({supports[0] / a.l0:.1f} against "
-        f"{supports[1] / b.l0:.1f} per nonzero), its DL is {a.bits:.2f} against {b.bits:.2f}.",
+        f"{supports[1] / b.l0:.1f} per nonzero), its DL is {a.bits:.2f} against {b.bits:.2f}, "
+        f"a difference of {_signed(longer)}.",
     )
 
 
@@ -219,12 +222,14 @@ def features_grow(at: Level, sheets: Mapping[Regime, Sheet]) -> Finding:
 
 
 def one_width_for_all(levels: Sequence[Level]) -> Finding:
+    """True or False where ties for the first rank cannot change it."""
+    claim = "The width of the minimum is the same at every ε"
     shown = "; ".join(f"{at.limit}: {_name(at.best)}, {at.best.bits:.2f} bits" for at in levels)
-    return Finding(
-        "The width of the minimum is the same at every ε",
-        len({at.best.width for at in levels}) == 1 if len(levels) > 1 else None,
-        f"{shown}.",
-    )
+    widths = [{entry.width for entry in (at.best, *at.tied)} for at in levels]
+    if not set.intersection(*widths):
+        return Finding(claim, False, f"{shown}.")
+    is_one = len(levels) > 1 and len(set.union(*widths)) == 1
+    return Finding(claim, True if is_one else None, f"{shown}.")
 
 
 def curves_cross(pairs: Sequence[PairOfCurves]) -> Finding:
@@ -264,7 +269,7 @@ def dead_at_minimum(levels: Sequence[Level]) -> Finding:
 
 
 def mode_gains(mode: str, found: Sequence[Gain], anchor: str) -> Finding:
-    """Whether most SAEs are shorter in a mode, beyond chance."""
+    """Whether most SAEs are shorter in a mode; None where ties could change it."""
     claim = f"Does `{mode}` shorten the code of most SAEs against `{anchor}`"
     means = [gain.mean for gain in found if gain.mean is not None]
     if not means:
@@ -287,7 +292,8 @@ def mode_gains(mode: str, found: Sequence[Gain], anchor: str) -> Finding:
             f"BD-bits over the curves {median(averages):+.2f} in the median "
             f"({_span(averages, '+.2f')})"
         )
-    return Finding(claim, 2 * shorter > len(means), f"{'; '.join(parts)}.")
+    holds = True if 2 * shorter > len(means) else None if 2 * longer_means < len(means) else False
+    return Finding(claim, holds, f"{'; '.join(parts)}.")
 
 
 def _described(record: EvalRecord, at: Level) -> dict[str, object]:

@@ -14,7 +14,7 @@ from mdlbench.statistics.bootstrap import CONFIDENCE
 NEGLIGIBLE = 0.1
 """A bias of less than this share of half an interval moves few closed forms out of it."""
 
-IS: dict[bool | None, str] = {True: "holds", False: "does not hold", None: "is within chance"}
+IS: dict[bool | None, str] = {True: "holds", False: "does not hold", None: "cannot be said"}
 """A verdict within a sentence."""
 
 
@@ -40,7 +40,10 @@ def by_verdict(findings: Sequence[Finding], source: str) -> Iterator[str]:
 
 
 def all_positive(signs: Iterable[int]) -> bool | None:
-    """Whether all signs are 1; None where some are 0, by chance, and none is −1."""
+    """Whether all signs are 1; None where some are 0 and none is −1, and where there are none.
+
+    A sign is 0 where an interval has both sides in it, or where there is no interval.
+    """
     found = list(signs)
     if any(sign < 0 for sign in found):
         return False

@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 
 from mdlbench.console.stages import OnNotice, OnStage, silent
 from mdlbench.disk.cache import kept
-from mdlbench.errors import UsageError, did_you_mean, first_line
+from mdlbench.errors import UsageError, did_you_mean, first_line, heed_shortage
 from mdlbench.hub.items import Item
 from mdlbench.suite.site import Origin, Place, Site
 from mdlbench.suite.source import SourceConfig
@@ -156,6 +156,7 @@ def available_device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
+        heed_shortage(error)
         reason = first_line(error).partition(". ")[0].rstrip(".")
         raise UsageError(f"--device {name}: not available: {reason}") from error
     return name

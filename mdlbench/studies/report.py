@@ -381,7 +381,10 @@ def verdict(one: Compared) -> Iterator[str]:
     if not found.order:
         yield f"No configuration meets {one.words} with every seed."
         return
-    if one.level.n_seeds > 1:
+    if len(one.level.families) == 1:
+        (name,) = found.order
+        yield f"{name} takes {_interval(found.shortest[name])} bits per token."
+    elif one.level.n_seeds > 1:
         yield from _comparison(found)
     else:
         yield "One training seed cannot say which architecture is the shortest."

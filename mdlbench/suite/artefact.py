@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mdlbench.errors import MdlbenchError, SuiteError
+from mdlbench.errors import MdlbenchError, SuiteError, heed_shortage
 
 LONGEST = 500
 """The most characters of a reason."""
@@ -28,5 +28,6 @@ def artefact(path: Path, what: str) -> Iterator[None]:
     except MdlbenchError:
         raise
     except Exception as error:
+        heed_shortage(error)
         reason = " ".join(str(error).split())[:LONGEST] or type(error).__name__
         raise SuiteError(f"{path}: not {what}: {reason}") from error

@@ -12,7 +12,7 @@ from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_clas
 from sae_lens.saes.sae import SAEMetadata
 
 import mdlbench.training.architectures  # noqa: F401  (registers them)
-from mdlbench.errors import CoderError, UsageError, did_you_mean, first_line
+from mdlbench.errors import CoderError, UsageError, did_you_mean, first_line, shortage
 from mdlbench.sources.protocol import Activations
 from mdlbench.suite.site import Site
 from mdlbench.training.architectures.shared.selection import ChosenPerBatch
@@ -127,7 +127,8 @@ def build_sae(config: TrainingConfig, source: Activations) -> TrainingSAE[Any]:
     except (TypeError, ValueError, CoderError) as error:
         raise UsageError(f"architecture {config.architecture!r}: {error}") from error
     except RuntimeError as error:
-        raise UsageError(f"an SAE of width {config.width}: {first_line(error)}") from error
+        why = shortage(error) or first_line(error)
+        raise UsageError(f"an SAE of width {config.width}: {why}") from error
 
 
 def _refuse_normalisation(architecture: str, mode: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from mdlbench.papers.bilinear.evidence import Evidence
+from mdlbench.papers.bilinear.evidence import Evidence, MaskLevel
 from mdlbench.papers.bilinear.intervals import SeedMean
 from mdlbench.papers.wording import IS, Finding, all_positive
 
@@ -51,13 +51,15 @@ def alike(evidence: Evidence) -> Finding:
     low, high = ALIKE
     wide = [mean for width, mean in found.items() if width >= ALIKE_FROM]
     within = [sign for mean in wide for sign in (mean.side(low), -mean.side(high))]
-    rises = [_order(one, other) for one, other in pairwise(found.values())]
+    steps = [evidence.similarity_step(*both) for both in pairwise(evidence.plan.widths)]
+    rises = [step.sign for step in steps]
     shown = "; ".join(f"h = {width}: {mean.text()}" for width, mean in found.items())
     return Finding(
         f"V2: the top eigenvectors of different seeds have a mean cosine of {low:g} to {high:g} "
         f"from h = {ALIKE_FROM} on, rising with h",
         all_positive([*within, *rises]) if wide else None,
-        f"{shown}. That it rises with h throughout {IS[all_positive(rises)]}.",
+        f"{shown}. From each h to the next it changes by {_texts(steps)}: that it rises throughout "
+        f"{IS[all_positive(rises)]}. That it is {low:g} to {high:g} {IS[all_positive(within)]}.",
     )
 
 
@@ -93,8 +95,10 @@ def ranked(evidence: Evidence) -> Finding:
 def noisy(evidence: Evidence) -> Finding:
     accuracy = evidence.by_noise(lambda network: network.accuracy)
     rough = evidence.by_noise(lambda network: network.roughness)
-    falls = [-step.sign for step in evidence.noise_steps(lambda network: network.accuracy)]
-    smoother = [-step.sign for step in evidence.noise_steps(lambda network: network.roughness)]
+    changes = evidence.noise_steps(lambda network: network.accuracy)
+    rougher = evidence.noise_steps(lambda network: network.roughness)
+    falls = [-step.sign for step in changes]
+    smoother = [-step.sign for step in rougher]
     rows = "; ".join(
         f"noise {noise:g}: accuracy {accuracy[noise].text('.2f', 100)}%, roughness "
         f"{rough[noise].text('.2f')}"
@@ -103,8 +107,10 @@ def noisy(evidence: Evidence) -> Finding:
     return Finding(
         "V5: with more noise in training, features get cleaner and the accuracy falls, throughout",
         all_positive([*falls, *smoother]),
-        f"{rows}. From each noise to the next, paired by seed: that the accuracy falls throughout "
-        f"{IS[all_positive(falls)]}; that the roughness does {IS[all_positive(smoother)]}.",
+        f"{rows}. From each noise to the next, paired by seed, the accuracy changes by "
+        f"{_texts(changes, 100)} points: that it falls throughout {IS[all_positive(falls)]}. The "
+        f"roughness changes by {_texts(rougher)}: that it falls throughout "
+        f"{IS[all_positive(smoother)]}.",
     )
 
 
@@ -137,12 +143,11 @@ def masked(evidence: Evidence) -> Finding:
     for name, configs in (("with noise", plan.accurate), ("without noise", plan.noiseless)):
         levels = evidence.under_masks(configs)
         signs += [level.lower.sign for level in levels]
-        near = ", ".join(f"{level.strength:g}" for level in levels if level.lower.sign <= 0)
         last = levels[-1]
         parts.append(
             f"{name} ({configs[0].noise:g} in training) {last.accuracy.value:.1%} under a mask of "
             f"norm {last.strength:g} against {last.permuted.value:.1%} under its permuted pixels, "
-            f"{f'not apart at {near}' if near else 'apart at every norm'}; "
+            f"{_apart(levels)}; "
             f"{last.towards.value:.1%} of other classes' images become the mask's class"
         )
     return Finding(
@@ -152,6 +157,16 @@ def masked(evidence: Evidence) -> Finding:
         f"{_sentence('. '.join(map(_capital, parts)))} The table below has every norm. There is a "
         "mask for each class: the input that excites its top eigenvector and no other class's.",
     )
+
+
+def _apart(levels: Sequence[MaskLevel]) -> str:
+    """At which norms a mask does not lower the accuracy more, in words."""
+    said = [
+        f"{words} {', '.join(norms)}"
+        for words, sign in (("not apart at", 0), ("the other way round at", -1))
+        if (norms := [f"{level.strength:g}" for level in levels if level.lower.sign == sign])
+    ]
+    return ", ".join(said) or "apart at every norm"
 
 
 def grouped(evidence: Evidence) -> Finding:
@@ -174,9 +189,8 @@ def _ends(values: Sequence[float]) -> str:
     return f"{values[0]:g} → {values[-1]:g}"
 
 
-def _order(one: SeedMean, other: SeedMean) -> int:
-    """1 or −1 where the other is larger or smaller, their intervals apart; else 0."""
-    return int(other.low > one.high) - int(other.high < one.low)
+def _texts(steps: Sequence[SeedMean], scale: float = 1.0) -> str:
+    return ", ".join(step.text("+z.2f", scale) for step in steps)
 
 
 def _capital(text: str) -> str:

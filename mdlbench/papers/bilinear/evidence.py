@@ -44,6 +44,11 @@ class Evidence:
         """V2: |cosine| of the top eigenvectors of different seeds."""
         return SeedMean.of_pairs(similarity(self.of(self.plan.of_widths[width])))
 
+    def similarity_step(self, width: int, wider: int) -> SeedMean:
+        """V2: what that cosine gains from one width to another."""
+        one, other = (similarity(self.of(self.plan.of_widths[w])) for w in (width, wider))
+        return SeedMean.of_pairs(other - one)
+
     def drop(self, width: int, n: int) -> SeedMean:
         """V3: accuracy that is lost where n eigenvectors of each class are kept."""
         networks = self.of(self.plan.of_widths[width])

@@ -73,8 +73,9 @@ _DEFINITIONS = (
     "is the standard deviation on each pixel. Roughness is the sum of squared differences of "
     "neighbouring pixels of the top eigenvectors over that of squared pixels. "
     "Intervals are 95%, Student's t over training seeds; for cosines of pairs of seeds, by the "
-    "jackknife over seeds. They say nothing of other test images. A verdict needs a whole interval "
-    "on one side of what is claimed. Weights are stored in half precision, and measured as stored."
+    "jackknife over seeds. They say nothing of other test images. A verdict needs whole intervals "
+    "on one side of what is claimed, and is not corrected for their number. Weights are stored in "
+    "half precision, and measured as stored."
 )
 
 

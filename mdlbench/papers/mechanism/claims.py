@@ -25,7 +25,8 @@ def shorter(name: str, evidence: Evidence, kind: str, other: str) -> Finding:
     """Whether one kind of message is shorter than another at every ε that all networks meet."""
     found = {e: evidence.log_ratio(kind, other, e) for e in evidence.epsilons}
     return Finding(
-        f"{name}: at equal ΔCE, {CALLED[kind]} are a shorter description than {CALLED[other]}",
+        f"{name}: at every ΔCE that all networks meet, {CALLED[kind]} are a shorter description "
+        f"than {CALLED[other]}",
         all_positive(-mean.sign for mean in _known(found)),
         f"Bits of the one over those of the other: {_by_epsilon(found, factor)}.",
     )
@@ -35,8 +36,8 @@ def decoder(evidence: Evidence) -> Finding:
     """The shortest message against what an SAE sends once."""
     found = {e: evidence.log_beyond_decoder(kind, e) for e, kind in evidence.shortest_kinds.items()}
     return Finding(
-        "M4: at equal ΔCE, the shortest description of the weights takes fewer bits than the "
-        "decoder and codebook of the SAE whose latents are shortest, wherever all networks meet it",
+        "M4: at every ΔCE that all networks meet, the shortest description of the weights takes "
+        "fewer bits than the decoder and codebook of the SAE whose latents are shortest",
         all_positive(-mean.sign for mean in _known(found)),
         f"Bits of the one over those of the other: {_by_epsilon(found, factor)}. Where this "
         "holds, the weights are the shorter ones from the first token on.",
@@ -47,8 +48,8 @@ def paid_back(evidence: Evidence) -> Finding:
     """The shortest message against an SAE's latents, its decoder free."""
     found = {e: evidence.paid_back(kind, e) for e, kind in evidence.shortest_kinds.items()}
     return Finding(
-        "M5: at equal ΔCE, the shortest description of the weights takes fewer bits than the "
-        f"latents alone of {evidence.n_test:,} images, wherever all networks meet it",
+        "M5: at every ΔCE that all networks meet, the shortest description of the weights takes "
+        f"fewer bits than the latents alone of {evidence.n_test:,} images",
         all_positive(-mean.side(evidence.n_test) for mean in _known(found)),
         "Images whose latents cost as much as the weights, the SAE's decoder free: "
         f"{_by_epsilon(found, lambda mean: mean.text(',.0f'))}.",

@@ -134,6 +134,7 @@ def _loading_errors(name: str) -> Iterator[None]:
     except HubError:
         raise
     except Exception as error:
+        heed_shortage(error)
         if isinstance(error.__cause__, UNAVAILABLE):
             raise explained(error.__cause__, name) from error
         if is_hub_error(error):
@@ -148,7 +149,6 @@ def _loading_errors(name: str) -> Iterator[None]:
                 f"model {name}: not available ({first_line(error)}); run `mdlbench fetch` where "
                 "the hub can be reached"
             ) from error
-        heed_shortage(error)
         raise _unreadable(name, error) from error
 
 

@@ -218,6 +218,7 @@ def _loading_errors(dataset: str) -> Iterator[None]:
         with from_cache_if_unreachable(dataset):
             yield
     except Exception as error:
+        heed_shortage(error)
         if isinstance(error, HubError) or is_hub_error(error):
             found = error if isinstance(error, HubError) else explained(error, dataset)
             reason = str(found).rstrip(".")
@@ -227,7 +228,6 @@ def _loading_errors(dataset: str) -> Iterator[None]:
                 f"dataset {dataset}: not available ({first_line(error)}); run `mdlbench fetch` "
                 "where the hub can be reached, or give a text of yours with --text"
             ) from error
-        heed_shortage(error)
         raise SuiteError(
             f"dataset {dataset} cannot be loaded: {first_line(error).rstrip('.')}; name another in "
             "the suite, or give a text of yours with --text"

@@ -22,7 +22,7 @@ from mdlbench.adapters.formats.python.returned import (
     pairs,
 )
 from mdlbench.adapters.sample import sample
-from mdlbench.errors import CoderError
+from mdlbench.errors import CoderError, heed_shortage
 from mdlbench.extensions.foreign import blamed
 
 MUCH_BETTER = 0.8
@@ -109,7 +109,8 @@ class Foreign:
         for path, array in found.items():
             try:
                 error = self.decode(array.to(self.device, torch.float32)) - x
-            except (CoderError, RuntimeError):
+            except (CoderError, RuntimeError) as failed:
+                heed_shortage(failed)
                 continue
             decoded[path] = float(error.square().sum())
         ends = [

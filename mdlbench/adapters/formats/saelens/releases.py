@@ -28,7 +28,14 @@ from mdlbench.adapters.formats.saelens.config import (
     parse_config,
 )
 from mdlbench.adapters.identity import CoderIdentity
-from mdlbench.errors import CheckpointError, HubError, MdlbenchError, first_line, nearest_paths
+from mdlbench.errors import (
+    CheckpointError,
+    HubError,
+    MdlbenchError,
+    first_line,
+    heed_shortage,
+    nearest_paths,
+)
 from mdlbench.hub import hub
 
 DIRECTORY_FILE = "pretrained_saes.yaml"
@@ -195,6 +202,7 @@ class Published:
         except Exception as error:
             if hub.is_hub_error(error):
                 raise self._unavailable(error) from error
+            heed_shortage(error)
             raise CheckpointError(
                 f"{self.name}: SAELens' loader {self.release.converter!r} fails: "
                 f"{type(error).__name__}: {error}"

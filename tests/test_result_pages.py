@@ -149,5 +149,5 @@ def test_the_report_of_the_committed_study_is_rebuilt_byte_for_byte(tmp_path):
 
 def test_a_sample_of_the_committed_study_s_records_is_valid():
     paths = record_paths(ROOT / "docs/studies/mnist")
-    assert len(paths) == 216
+    assert len(paths) == 288
     assert [path.name for path in paths[::12] if problems_of_file(path)] == []

@@ -452,6 +452,25 @@ def test_a_limited_run_needs_another_folder(results):
         scored(results.suite, results.folder, limit=3)
 
 
+def test_a_site_that_takes_too_much_memory_stops_no_other_sae(loaded, tmp_path, monkeypatch):
+    def opened(executor, site, *args, **kwargs):
+        if site.hook == POST:
+            raise RuntimeError("CUDA error: out of memory")
+        return opens(executor, site, *args, **kwargs)
+
+    opens = Bench.open
+    monkeypatch.setattr(Bench, "open", opened)
+    large = {"key": "large", "spec": "baseline:pca", "place": {"hook": POST}}
+    small = {"key": "small", "spec": "baseline:mean", "place": {"hook": PRE}}
+    suite = language_suite(tmp_path / "suite", saes=[large, small])
+    found = {one.target.name: one for one in scored(suite, tmp_path / "out")}
+    assert found["large"].message == (
+        "large: memory does not suffice: CUDA error: out of memory; free some, or ask for less "
+        "at once"
+    )
+    assert found["small"].record.name == "small"
+
+
 def test_a_hook_that_the_model_lacks_stops_no_other_sae(loaded, tmp_path):
     wrong = {"key": "deep", "spec": "baseline:pca", "place": {"hook": "blocks.9.hook_resid_pre"}}
     silent = {"key": "silent", "spec": "baseline:pca"}

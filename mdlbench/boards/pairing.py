@@ -10,7 +10,7 @@ from jaxtyping import Float64
 
 from mdlbench.errors import RecordError
 from mdlbench.records.record import EvalRecord, ToleranceResult, shortened
-from mdlbench.statistics.bootstrap import percentile_interval, percentile_intervals
+from mdlbench.statistics.bootstrap import percentile_interval, percentile_intervals, side
 from mdlbench.suite.base import MetricName
 
 
@@ -24,7 +24,7 @@ class Difference(NamedTuple):
     @property
     def sign(self) -> int:
         """1 or −1 where the interval lies on one side of 0; 0 where it covers it."""
-        return int(self.low > 0) - int(self.high < 0)
+        return side(self.low, self.high)
 
 
 class AtTolerance(NamedTuple):

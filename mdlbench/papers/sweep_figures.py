@@ -62,7 +62,7 @@ BAR = 0.22
 def description_length(at: Level, widths: Sequence[int]) -> Figure:
     """DL at ε against width, split into support and magnitude, and against L0.
 
-    Letters mark the regimes' SAEs where they are drawn: C and D need not be the best of a width.
+    Letters mark the regimes' SAEs where they are drawn: not all are the best of their width.
     """
     figure, (left, right) = _panels("Description length", at, 2, (11.0, 4.9))
     with house_style():
@@ -74,8 +74,7 @@ def description_length(at: Level, widths: Sequence[int]) -> Figure:
         left.set_ylabel(BITS)
         left.set_ylim(0, 1.13 * max(map(_top, at.entries)))
         regimes = at.regimes()
-        bars = {id(entry) for entry in at.pairs}
-        _letters(left, {k: (e.width, _top(e)) for k, e in regimes.items() if id(e) in bars})
+        _letters(left, {k: (e.width, _top(e)) for k, e in regimes.items() if e in at.pairs})
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=4)
         _against_l0(right, at, widths)
         _letters(right, {k: (e.l0, e.bits) for k, e in regimes.items()})

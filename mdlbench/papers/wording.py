@@ -14,7 +14,7 @@ from mdlbench.statistics.bootstrap import CONFIDENCE
 NEGLIGIBLE = 0.1
 """A bias of less than this share of half an interval moves few closed forms out of it."""
 
-IS: dict[bool | None, str] = {True: "holds", False: "does not hold", None: "cannot be said"}
+IN_WORDS: dict[bool | None, str] = {True: "holds", False: "does not hold", None: "cannot be said"}
 """A verdict within a sentence."""
 
 
@@ -37,6 +37,11 @@ def by_verdict(findings: Sequence[Finding], source: str) -> Iterator[str]:
         if found:
             yield f"## {title}"
             yield "\n".join(f"- **{finding.claim}.** {finding.evidence}" for finding in found)
+
+
+def capital(text: str) -> str:
+    """The text, its first letter a capital."""
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def all_positive(signs: Iterable[int]) -> bool | None:

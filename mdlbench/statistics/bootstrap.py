@@ -54,6 +54,11 @@ def percentile_intervals(
     return np.asarray(np.quantile(replicates, [tail, 1 - tail], axis=1).T)
 
 
+def side(low: float, high: float, limit: float = 0.0) -> int:
+    """1 or −1 where an interval lies above or below a limit; 0 where it covers it, or is NaN."""
+    return int(low > limit) - int(high < limit)
+
+
 def upper_limit(replicates: Float64[np.ndarray, " replicate"]) -> float:
     """One-sided upper confidence limit at `CONFIDENCE`."""
     return float(np.quantile(replicates, CONFIDENCE))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from mdlbench.statistics.bootstrap import CONFIDENCE
+from mdlbench.statistics.bootstrap import CONFIDENCE, side
 from mdlbench.studies.results import Family, Level
 
 LARGE = 10_000
@@ -30,7 +30,7 @@ class Interval(NamedTuple):
     @property
     def sign(self) -> int:
         """1 or −1 where the interval lies on one side of 0; 0 where it covers it."""
-        return int(self.low > 0) - int(self.high < 0)
+        return side(self.low, self.high)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from mdlbench.papers.bilinear.evidence import Evidence, MaskLevel
 from mdlbench.papers.bilinear.intervals import SeedMean
-from mdlbench.papers.wording import IS, Finding, all_positive
+from mdlbench.papers.wording import IN_WORDS, Finding, all_positive, capital
 
 ACCURATE = 0.97
 ALIKE = (0.8, 0.9)
@@ -59,7 +59,8 @@ def alike(evidence: Evidence) -> Finding:
         f"from h = {ALIKE_FROM} on, rising with h",
         all_positive([*within, *rises]) if wide else None,
         f"{shown}. From each h to the next it changes by {_texts(steps)}: that it rises throughout "
-        f"{IS[all_positive(rises)]}. That it is {low:g} to {high:g} {IS[all_positive(within)]}.",
+        f"{IN_WORDS[all_positive(rises)]}. That it is {low:g} to {high:g} "
+        f"{IN_WORDS[all_positive(within)]}.",
     )
 
 
@@ -88,7 +89,7 @@ def ranked(evidence: Evidence) -> Finding:
     return Finding(
         "V4: weight decay lowers the effective rank, and noise raises it",
         all_positive(signs),
-        f"{_sentence('; '.join(parts))}",
+        f"{capital('; '.join(parts))}.",
     )
 
 
@@ -108,9 +109,10 @@ def noisy(evidence: Evidence) -> Finding:
         "V5: with more noise in training, features get cleaner and the accuracy falls, throughout",
         all_positive([*falls, *smoother]),
         f"{rows}. From each noise to the next, paired by seed, the accuracy changes by "
-        f"{_texts(changes, 100)} points: that it falls throughout {IS[all_positive(falls)]}. The "
-        f"roughness changes by {_texts(rougher)}: that it falls throughout "
-        f"{IS[all_positive(smoother)]}.",
+        f"{_texts(changes, 100)} points: that it falls throughout "
+        f"{IN_WORDS[all_positive(falls)]}. The roughness changes by {_texts(rougher)}: that it "
+        "falls throughout "
+        f"{IN_WORDS[all_positive(smoother)]}.",
     )
 
 
@@ -154,7 +156,7 @@ def masked(evidence: Evidence) -> Finding:
         "V7: a mask read off the weights lowers the accuracy more than its permuted pixels do, at "
         "every strength",
         all_positive(signs),
-        f"{_sentence('. '.join(map(_capital, parts)))} The table below has every norm. There is a "
+        f"{'. '.join(map(capital, parts))}. The table below has every norm. There is a "
         "mask for each class: the input that excites its top eigenvector and no other class's.",
     )
 
@@ -191,11 +193,3 @@ def _ends(values: Sequence[float]) -> str:
 
 def _texts(steps: Sequence[SeedMean], scale: float = 1.0) -> str:
     return ", ".join(step.text("+z.2f", scale) for step in steps)
-
-
-def _capital(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}"
-
-
-def _sentence(text: str) -> str:
-    return f"{_capital(text)}."

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy import stats
 
-from mdlbench.statistics.bootstrap import CONFIDENCE
+from mdlbench.statistics.bootstrap import CONFIDENCE, side
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SeedMean:
 
     def side(self, limit: float) -> int:
         """1 or −1 where the interval is above or below `limit`; else 0."""
-        return int(self.low > limit) - int(self.high < limit)
+        return side(self.low, self.high, limit)
 
     def text(self, form: str = ".3f", scale: float = 1.0) -> str:
         """As a report has it: the mean, and the interval in brackets."""

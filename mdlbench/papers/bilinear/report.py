@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -94,9 +95,9 @@ def _recipes(evidence: Evidence) -> pd.DataFrame:
     known = [known_config(seed, plan.known_epochs) for seed in range(plan.known_seeds)]
     groups = {
         "V1, V7 with noise, V8": plan.accurate,
-        "V2, V3": [config for configs in plan.of_widths.values() for config in configs],
+        "V2, V3": list(chain.from_iterable(plan.of_widths.values())),
         "V4": list(plan.zoo.values()),
-        "V5": [config for configs in plan.of_noises.values() for config in configs],
+        "V5": list(chain.from_iterable(plan.of_noises.values())),
         f"V6, on random inputs of {D_IN} dimensions, with biases": known,
         "V7 without noise": plan.noiseless,
     }

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from mdlbench.papers.bilinear_language.board import SAE, called
 from mdlbench.papers.bilinear_language.convert import BILINEAR, GATE_KEPT
-from mdlbench.papers.bilinear_language.estimate import Estimate
 from mdlbench.papers.bilinear_language.evidence import (
     EXPLAINED,
     TUNED,
@@ -16,7 +14,8 @@ from mdlbench.papers.bilinear_language.evidence import (
     alone,
     together,
 )
-from mdlbench.papers.wording import IS, Finding, all_positive
+from mdlbench.papers.wording import IN_WORDS, Finding, all_positive, capital
+from mdlbench.statistics.bootstrap import side
 
 PAPERS = (0.17, 0.28, 0.42, 0.52, 0.59)
 """L4 in the paper, at 1, 2, 4, 8 and 16 times the steps."""
@@ -63,8 +62,8 @@ def cheap(evidence: Evidence) -> Finding:
     return Finding(
         "L5a: an MLP turned bilinear costs less than half of what leaving it out costs, at every "
         "layer",
-        _verdict([evidence.beyond_half(layer) for layer in plan.layers], lambda one: -one.sign),
-        f"{_sentence(parts)}{_where_below(evidence)}",
+        all_positive(-evidence.beyond_half(layer).sign for layer in plan.layers),
+        f"{capital('; '.join(parts))}.{_where_below(evidence)}",
     )
 
 
@@ -83,9 +82,9 @@ def gated(evidence: Evidence) -> Finding:
     return Finding(
         "L5b: what it costs is the missing gate's doing: the same training with β = 1 costs less, "
         "at every layer",
-        _verdict([evidence.gate(n) for n in layers], lambda one: one.sign),
-        f"{_sentence(parts)} That training starts from what it is to match, and so measures what "
-        "training and rounding alone do.",
+        all_positive(evidence.gate(n).sign for n in layers),
+        f"{capital('; '.join(parts))}. That training starts from what it is to match, and so "
+        "measures what training and rounding alone do.",
     )
 
 
@@ -105,7 +104,7 @@ def tuned(evidence: Evidence) -> Finding:
     plan, gained = evidence.plan, evidence.gained()
     return Finding(
         "L5d: a short training of all converted layers together wins some of that back",
-        _verdict([gained], lambda one: -one.sign),
+        all_positive([-gained.sign]),
         f"From {evidence.delta(together(len(plan.layers))).text()} to "
         f"{evidence.delta(TUNED).text()} nats, by {gained.text('+z.3f')}, with "
         f"{plan.tuning_contexts:,} contexts.",
@@ -119,7 +118,7 @@ def explained(evidence: Evidence) -> Finding:
     return Finding(
         f"L3: for most features of the output, two eigenvectors correlate above {EXPLAINED:g} with "
         "the feature's latent on active tokens",
-        True if share.low > 0.5 else False if share.high < 0.5 else None,
+        all_positive([side(share.low, share.high, 0.5)]),
         f"Layer {evidence.plan.studied}: a share of {share.text('.2f')} of "
         f"{len(evidence.features[budget])} features (the paper: most; a reproduction elsewhere: "
         f".32 to .65). The mean correlation is {evidence.mean(budget, 'one').text('.2f')} with one "
@@ -138,8 +137,8 @@ def longer(evidence: Evidence) -> Finding:
         "L4: the longer the SAE is trained, the larger that share, throughout",
         rises,
         f"Share by length of training (the paper: {', '.join(f'{p:g}' for p in PAPERS)}): "
-        f"{'; '.join(parts)}. That it rises from each length to the next {IS[rises]}; from the "
-        f"shortest to the longest it changes by {whole.text('+z.2f')}.",
+        f"{'; '.join(parts)}. That it rises from each length to the next {IN_WORDS[rises]}; from "
+        f"the shortest to the longest it changes by {whole.text('+z.2f')}.",
     )
 
 
@@ -173,13 +172,3 @@ def _outcome(evidence: Evidence, epsilon: float) -> tuple[int | None, str]:
         f"{eigenvectors}, {sae.text('.1f')} with the SAE, a difference of "
         f"{difference.text('+z.1f')}: {word}"
     )
-
-
-def _verdict(found: Sequence[Estimate], sign: Callable[[Estimate], int]) -> bool | None:
-    """Whether all are as claimed; None where some are not and none contradicts."""
-    return all_positive([sign(one) for one in found])
-
-
-def _sentence(parts: Sequence[str]) -> str:
-    text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}."

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from mdlbench.statistics.bootstrap import Bootstrap, percentile_interval
+from mdlbench.statistics.bootstrap import Bootstrap, percentile_interval, side
 
 
 class Estimate(NamedTuple):
@@ -45,7 +45,7 @@ class Estimate(NamedTuple):
     @property
     def sign(self) -> int:
         """1 or −1 where the interval is on one side of 0; else 0."""
-        return int(self.low > 0) - int(self.high < 0)
+        return side(self.low, self.high)
 
     def text(self, form: str = "z.3f", scale: float = 1.0) -> str:
         """As a report has it: the number, and the interval in brackets."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +198,16 @@ def heed_shortage(error: BaseException) -> None:
     if found := shortage(error):
         traceback.clear_frames(error.__traceback__)
         raise found from error
+
+
+@contextmanager
+def heeding_shortage() -> Iterator[None]:
+    """Too little memory in the block is a `MemoryShortageError`; another error passes as it is."""
+    try:
+        yield
+    except Exception as error:
+        heed_shortage(error)
+        raise
 
 
 def first_line(error: BaseException) -> str:

@@ -34,9 +34,9 @@ def _run() -> None:
     _silence_matplotlib()
     try:
         app()
-    except (MdlbenchError, OSError, MemoryError, RuntimeError) as error:
-        expected = error if isinstance(error, MdlbenchError | OSError) else shortage(error)
-        if expected is None:
+    except Exception as error:
+        expected = shortage(error) or error
+        if not isinstance(expected, MdlbenchError | OSError):
             raise
         if DEBUG.get():
             import traceback

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from mdlbench.codes.rates import Rates
 from mdlbench.console.stages import OnStage, silent
-from mdlbench.errors import CoderError, first_problem, heed_shortage
+from mdlbench.errors import CoderError, first_problem, heeding_shortage
 from mdlbench.records.record import (
     Bits,
     Distortion,
@@ -72,12 +72,10 @@ def evaluate_coder(
         MemoryShortageError: it takes more memory than there is.
     """
     try:
-        return _evaluate(bench, sae, identity, on_stage, steps)
+        with heeding_shortage():
+            return _evaluate(bench, sae, identity, on_stage, steps)
     except ValidationError as error:
         raise CoderError(f"{identity.coder.name}: {first_problem(error)}") from error
-    except (MemoryError, RuntimeError) as error:
-        heed_shortage(error)
-        raise
 
 
 def _evaluate(

@@ -26,7 +26,7 @@ from mdlbench.errors import (
     SuiteError,
     UsageError,
     WorkerError,
-    heed_shortage,
+    heeding_shortage,
 )
 from mdlbench.hub.hub import WHAT_TO_DO, HubUnreachableError
 from mdlbench.records.record import EvalRecord, Identity
@@ -330,7 +330,8 @@ def _run_site(
     on_stage: OnStage,
 ) -> Iterator[Scored | Failed]:
     try:
-        bench = _opened(opener, executor, site, results)
+        with heeding_shortage():
+            bench = _opened(opener, executor, site, results)
     except (HubError, MemoryShortageError, SourceError, SpoolError) as error:
         yield from (Failed(target, error) for target in group)
         return
@@ -419,8 +420,7 @@ def _opened(opener: Opener, executor: Executor, site: Site, results: _Results) -
     """A bench at a site, and its part of the folder.
 
     Raises:
-        SourceError, HubError, SpoolError, MemoryShortageError: nothing can be scored at this
-            site; others may work.
+        SourceError, HubError, SpoolError: nothing can be scored at this site; others may work.
         UsageError: the suite's data cannot be read, or the folder holds another measurement's.
     """
     try:
@@ -429,9 +429,6 @@ def _opened(opener: Opener, executor: Executor, site: Site, results: _Results) -
         raise
     except UsageError as error:
         raise SourceError(str(error)) from error
-    except (MemoryError, RuntimeError) as error:
-        heed_shortage(error)
-        raise
     measurement, source = bench.measurement(), bench.source
     if not results.store.has_site(measurement, source.site.label, source.data_sha256):
         moved = results.store.add_site(measurement, bench.suite.headline, bench.references())

@@ -452,14 +452,16 @@ def test_a_limited_run_needs_another_folder(results):
         scored(results.suite, results.folder, limit=3)
 
 
-def test_a_site_that_takes_too_much_memory_stops_no_other_sae(loaded, tmp_path, monkeypatch):
-    def opened(executor, site, *args, **kwargs):
+@pytest.mark.parametrize("part", ["open", "references"])
+def test_a_site_that_takes_too_much_memory_stops_no_other_sae(part, loaded, tmp_path, monkeypatch):
+    def attempted(*args, **kwargs):
+        site = args[1] if part == "open" else args[0].source.site
         if site.hook == POST:
             raise RuntimeError("CUDA error: out of memory")
-        return opens(executor, site, *args, **kwargs)
+        return works(*args, **kwargs)
 
-    opens = Bench.open
-    monkeypatch.setattr(Bench, "open", opened)
+    works = getattr(Bench, part)
+    monkeypatch.setattr(Bench, part, attempted)
     large = {"key": "large", "spec": "baseline:pca", "place": {"hook": POST}}
     small = {"key": "small", "spec": "baseline:mean", "place": {"hook": PRE}}
     suite = language_suite(tmp_path / "suite", saes=[large, small])
